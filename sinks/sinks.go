@@ -1,0 +1,144 @@
+// Package sinks is the contract between the apply loop and a store.
+//
+// A sink applies records in batches and keeps, in the same store and moved in
+// the same transaction, a checkpoint per lane. It does not know the log: it is
+// told what to apply and where that moves the checkpoint. Package
+// sinks/sinktest holds the suite that every sink must pass.
+package sinks
+
+import (
+	"context"
+	"time"
+
+	"github.com/google/uuid"
+
+	walproxyv1 "github.com/walproxy/walproxy/api/proto/walproxy/v1"
+	"github.com/walproxy/walproxy/internal/position"
+	"github.com/walproxy/walproxy/mutation"
+)
+
+type (
+	// LSN is a record's position in its log; see wal.LSN.
+	LSN = position.LSN
+	// Point is a record in one history of a log.
+	Point = position.Point
+)
+
+// Sink is a store that records are applied to.
+//
+// The loop calls Resume once before the first Apply and Close once after the
+// last call has returned. Apply is called from several lanes at once, never
+// twice at once for one lane.
+type Sink interface {
+	// Resume claims the stream with a new epoch, shutting out whoever held an
+	// older one, and returns the checkpoint that applying continues from.
+	//
+	// Without a checkpoint for the stream it creates one at zero if
+	// claim.Fresh, else it returns ErrNoCheckpoint and changes nothing. It
+	// returns ErrForeignStream if the store belongs to another stream.
+	Resume(ctx context.Context, claim Claim) (Checkpoint, error)
+
+	// Apply applies the records of b and makes its moves, durably. results has
+	// one entry per record, in order; a nil slice means that err says it for
+	// all of them (OutcomeOf).
+	//
+	// Applying the same batch again after any outcome is safe: what was applied
+	// is not applied twice and is reported Applied. A transactional sink applies
+	// all or nothing: with a Rejected record in the batch it reports the others
+	// Retry. A batch whose moves start from elsewhere than the stored checkpoint,
+	// and do not end at it either, is ErrFenced.
+	Apply(ctx context.Context, b *Batch) (results []Result, err error)
+
+	// Close frees what the sink opened. It may be called twice.
+	Close(ctx context.Context) error
+}
+
+// Claim says who wants a stream.
+type Claim struct {
+	Stream uuid.UUID
+	// Owner names the claiming process for people: host, pid.
+	Owner string
+	// Lanes is how many lanes a fresh checkpoint gets. An existing one keeps its
+	// number until a batch with Relane changes it.
+	Lanes int
+	// Fresh allows creating the checkpoint. It is set only while nothing can
+	// have been applied yet.
+	Fresh bool
+}
+
+// Checkpoint is how far a sink has applied a stream: everything in lane i up to
+// and including Lanes[i].
+type Checkpoint struct {
+	Stream uuid.UUID
+	Epoch  uint64
+	Lanes  []Point
+}
+
+// Low returns the lane point with the lowest LSN: everything up to it is
+// applied.
+func (c Checkpoint) Low() Point {
+	var low Point
+	for i, p := range c.Lanes {
+		if i == 0 || p.LSN < low.LSN {
+			low = p
+		}
+	}
+	return low
+}
+
+// Batch is what one Apply does. The sink must not keep or change it.
+type Batch struct {
+	// Epoch is the one Resume returned.
+	Epoch uint64
+	// Records in LSN order. Empty when only checkpoints move.
+	Records []Record
+	// Moves of the lanes' checkpoints, in the same transaction as Records.
+	Moves []Move
+	// Relane makes Moves the whole new set of lanes, in order, whatever their
+	// number was; From is not checked beyond the epoch. Records is empty.
+	Relane bool
+}
+
+// Move says that a lane's checkpoint goes from one point to a later one.
+type Move struct {
+	Lane     int
+	From, To Point
+}
+
+// Record is one record of the log, decoded.
+type Record struct {
+	LSN LSN
+	// Accepted is when the write was accepted; expiry is judged by it.
+	Accepted time.Time
+	// Body is never nil and shared: read only.
+	Body *walproxyv1.Record
+	// Bytes is the record's size in the log.
+	Bytes int
+}
+
+// Reader is a Sink that can answer reads. Calls may be concurrent with each
+// other and with Apply. Unknown is an error, never "absent" and never version 0:
+// only mutation.ErrNotFound says that a record is not there.
+type Reader interface {
+	// Read returns a record as of the last Apply that returned.
+	Read(ctx context.Context, collection string, key *walproxyv1.Key) (*mutation.Document, error)
+	// ReadEvents returns up to limit events of a record's stream, from the
+	// from-th (1 is the first). An absent record is mutation.ErrNotFound.
+	ReadEvents(ctx context.Context, collection string, key *walproxyv1.Key, from uint64, limit int) ([]mutation.StoredEvent, error)
+}
+
+// Identifier is a Sink that can say which store it is, so that a copy of the
+// log never drains into another one: Postgres' system identifier, say.
+type Identifier interface {
+	Identity(ctx context.Context) (string, error)
+}
+
+// Settler is a Sink for which applied is not yet settled: a restart of the
+// store may lose what it acknowledged. The log is kept above the settled point
+// and the loop rewinds to it when the sink asks.
+type Settler interface {
+	// Settled returns the highest LSN that the store can no longer lose.
+	Settled() LSN
+	// Rewound delivers the LSN to apply from again, after a restart was seen.
+	Rewound() <-chan LSN
+}
