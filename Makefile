@@ -1,0 +1,81 @@
+# walproxy: every command a contributor needs. `make run` and `make test` are
+# the two that matter; the others are their parts and longer forms.
+SHELL       := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := build
+
+GO       ?= go
+TOOL     := $(GO) tool -modfile=$(CURDIR)/tools/go.mod
+PKGS     ?= ./...
+VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
+LDFLAGS  := -X main.version=$(VERSION)
+DATA_DIR ?= ./walproxy-data
+FUZZTIME ?= 5s
+
+.PHONY: run build test race short lint fuzz crash soak bench demo generate check-generate vuln install-deps clean
+
+## run: the proxy on the embedded store, in the foreground; data in DATA_DIR
+run: build
+	./bin/walproxy serve --data-dir $(DATA_DIR)
+
+## build: bin/walproxy
+build:
+	$(GO) build -ldflags '$(LDFLAGS)' -o bin/walproxy ./cmd/walproxy
+
+## test: everything CI checks, on a fresh machine
+test: install-deps lint check-generate race fuzz
+
+## race: all tests under the race detector, in their short form
+race:
+	$(GO) test -race -timeout 15m $(PKGS)
+
+## short: all tests without the race detector, for a quick look
+short:
+	$(GO) test -timeout 10m $(PKGS)
+
+## lint: formatting, vet and staticcheck
+lint:
+	@unformatted=$$(gofmt -l $$(git ls-files '*.go')); \
+	  if [ -n "$$unformatted" ]; then echo "gofmt would change:"; echo "$$unformatted"; exit 1; fi
+	$(GO) vet $(PKGS)
+	$(GO) vet -tags failpoint $(PKGS)
+	$(TOOL) staticcheck $(PKGS)
+
+## vuln: known vulnerabilities in what we use (needs the vulnerability database)
+vuln:
+	$(TOOL) govulncheck $(PKGS)
+
+## fuzz: every fuzz target for FUZZTIME (make fuzz FUZZTIME=10m for a long run)
+fuzz:
+	./scripts/fuzz $(FUZZTIME)
+
+## crash: the long form of every crash, power-cut and fault test (root, /dev/fuse)
+crash: install-deps
+	WALPROXY_LONG=1 $(GO) test -timeout 2h -count 1 -v ./internal/crashtest/... ./internal/powerfs/...
+
+## soak: property and model tests with many more seeds
+soak:
+	WALPROXY_LONG=1 $(GO) test -race -timeout 2h -count 1 ./wal/... ./replay/... ./sinks/... ./internal/accept/...
+
+## bench: the log beside a raw append + fdatasync loop, and the whole path
+bench:
+	./scripts/bench
+
+## demo: 200,000 writes, the server killed in mid-drain, the ledger compared
+demo: build
+	./bin/walproxy demo
+
+## generate: the code made from api/proto
+generate:
+	cd api/proto && $(TOOL) buf lint && $(TOOL) buf generate
+
+## check-generate: make generate leaves a clean tree
+check-generate: generate
+	@git diff --exit-code -- api/proto || { echo "make generate changed the tree: commit it"; exit 1; }
+
+## install-deps: what the tests run beside Go: strace, mkfs.ext4
+install-deps:
+	./scripts/install-deps
+
+clean:
+	rm -rf bin
