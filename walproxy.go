@@ -1,146 +1,198 @@
-// Package walproxy is embedded mode: a durable log in front of the sinks that
-// the caller passes in.
+// Package walproxy is the embedded mode: a durable log in front of the stores
+// that the caller passes in.
+//
+// A write is framed, appended to a local log and fsync'd; only then does Append
+// return. Loops behind the log apply it to the sinks in batches. After a crash
+// at any instant Open replays, from each sink's own checkpoint, what was not
+// applied yet.
+//
+//	   Append ──► log (fsync) ──► ack
+//	                │
+//	                └──► loop per sink ──► batches ──► store + checkpoint ──► space freed
+//
+// Importing this package pulls in no network server and no driver of a store:
+// sinks are separate packages (sinks/pebble and others), or the caller's own
+// type, tested with sinks/sinktest.
 package walproxy
 
 import (
-	"context"
+	"errors"
+	"fmt"
+	"path"
+	"path/filepath"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 
-	walproxyv1 "github.com/walproxy/walproxy/api/proto/walproxy/v1"
+	"github.com/walproxy/walproxy/internal/accept"
 	"github.com/walproxy/walproxy/mutation"
 	"github.com/walproxy/walproxy/replay"
 	"github.com/walproxy/walproxy/sinks"
 	"github.com/walproxy/walproxy/wal"
 )
 
-// CONTRACT STUBS: replaced by the real thing.
+// LSN is the position of a write in the log, and the version that it gives to
+// the record it writes.
+type LSN = wal.LSN
 
-// Level of durability that Wait waits for.
-type Level int
-
-const (
-	// Logged: fsync'd in the log; the ack.
-	Logged Level = iota
-	// Applied: in every sink it is routed to.
-	Applied
+var (
+	// ErrClosed is returned by every call after Close began.
+	ErrClosed = errors.New("walproxy: closed")
+	// ErrUnknownLSN is returned for an LSN that was not given out yet.
+	ErrUnknownLSN = errors.New("walproxy: no such LSN yet")
+	// ErrPaused is returned when a call needs a sink that is paused.
+	ErrPaused = errors.New("walproxy: the sink is paused")
+	// ErrConflict: a precondition does not hold; *ConflictError has the version.
+	ErrConflict = accept.ErrConflict
+	// ErrRequestMismatch: the request id was used with another payload.
+	ErrRequestMismatch = accept.ErrRequestMismatch
+	// ErrUnroutable: no route takes the collection.
+	ErrUnroutable = accept.ErrUnroutable
 )
 
-// Options of Open.
+// ConflictError says what a record's version is.
+type ConflictError = accept.ConflictError
+
+// Options of Open. Dir and Sinks are required; the zero value of everything
+// else is its default.
 type Options struct {
-	Dir    string
-	Log    wal.Options // FS, Logger, Boot, MustExist and ExtraBytes are set by Open
-	Sinks  []SinkOptions
-	Routes []Route // empty: everything to every sink
-	// KeyTypes by collection pattern (path.Match), first match; default KeyString.
-	KeyTypes     []KeyType
-	DrainTimeout time.Duration // 20 s
-	RequestAge   time.Duration // 24 h
-	RequestCount int           // 1,000,000
-	Logger       *zap.Logger
-	Registerer   prometheus.Registerer
+	// Dir holds the log and the state store. One process at a time.
+	Dir string
+	// Log bounds and tunes the log. Open fills in what ties it to the rest:
+	// Attach, ExtraBytes and Logger.
+	Log   wal.Options
+	Sinks []SinkOptions
+	// Routes: the first that matches a write's collection decides where it
+	// goes. None: every write to every sink, the first one answers reads.
+	Routes []Route
+	// KeyTypes: the first pattern that matches decides; mutation.KeyString if none.
+	KeyTypes []KeyType
+	// DrainTimeout bounds the drain in Close. 20 s.
+	DrainTimeout time.Duration
+	// RequestAge and RequestCount bound the window in which a request id is
+	// remembered. 24 h, 1,000,000.
+	RequestAge   time.Duration
+	RequestCount int
+
+	Logger     *zap.Logger           // nil: nothing is logged
+	Registerer prometheus.Registerer // nil: no metrics
 }
 
-// SinkOptions of one sink. The caller opened it and closes it after Close.
+// SinkOptions of one sink. The caller opened Sink and closes it, after Close.
 type SinkOptions struct {
+	// Name is written into the log with every record routed to the sink: once
+	// used it must stay.
 	Name string
 	Sink sinks.Sink
+	// Paused keeps the loop from running: writes are acknowledged and stay in
+	// the log.
+	Paused bool
+	// Loop tunes lanes, batches and retries. Name and Logger are filled in.
 	Loop replay.Options
 }
 
-// Route: the first match wins; its first sink answers reads.
+// Route sends the collections that match one of its patterns (path.Match) to
+// Sinks; the first of them answers reads.
 type Route struct {
 	Collections []string
 	Sinks       []string
 }
 
-// KeyType of the collections that match.
+// KeyType of the collections that match a pattern (path.Match).
 type KeyType struct {
 	Collection string
 	Type       mutation.KeyType
 }
 
-// Proxy is an open log with its loops.
-type Proxy struct{}
+const (
+	defaultDrainTimeout = 20 * time.Second
+	defaultRequestAge   = 24 * time.Hour
+	defaultRequestCount = 1_000_000
+	// releaseInterval bounds how often freed checkpoints are looked at.
+	releaseInterval = 200 * time.Millisecond
+)
 
-func Open(ctx context.Context, o Options) (*Proxy, error) { panic("stub") }
-
-// Result of an accepted write.
-type Result struct {
-	LSN wal.LSN // also the record's new version
-	// Repeat: the request id was seen before and LSN is the original write's.
-	Repeat bool
-	// EventCount after an append_event with if_event_count; else 0.
-	EventCount uint64
+// withDefaults returns o with every default filled in, or all its faults.
+func (o Options) withDefaults() (Options, error) {
+	if o.DrainTimeout == 0 {
+		o.DrainTimeout = defaultDrainTimeout
+	}
+	if o.RequestAge == 0 {
+		o.RequestAge = defaultRequestAge
+	}
+	if o.RequestCount == 0 {
+		o.RequestCount = defaultRequestCount
+	}
+	if o.Logger == nil {
+		o.Logger = zap.NewNop()
+	}
+	if len(o.Routes) == 0 {
+		all := Route{Collections: []string{"*"}}
+		for _, s := range o.Sinks {
+			all.Sinks = append(all.Sinks, s.Name)
+		}
+		o.Routes = []Route{all}
+	}
+	return o, o.validate()
 }
 
-func (p *Proxy) Append(ctx context.Context, m *walproxyv1.Mutation) (Result, error) { panic("stub") }
-func (p *Proxy) AppendGroup(ctx context.Context, g *walproxyv1.Group) (Result, error) {
-	panic("stub")
+func (o Options) validate() error {
+	var faults []error
+	fault := func(format string, args ...any) {
+		faults = append(faults, fmt.Errorf("walproxy: options: "+format, args...))
+	}
+	if o.Dir == "" {
+		fault("Dir is empty")
+	}
+	if len(o.Sinks) == 0 {
+		fault("Sinks is empty")
+	}
+	names := map[string]bool{}
+	for i, s := range o.Sinks {
+		switch {
+		case s.Name == "":
+			fault("Sinks[%d].Name is empty", i)
+		case names[s.Name]:
+			fault("Sinks[%d].Name: %q stands twice", i, s.Name)
+		}
+		if s.Sink == nil {
+			fault("Sinks[%d].Sink is nil", i)
+		}
+		names[s.Name] = true
+	}
+	for i, r := range o.Routes {
+		if len(r.Sinks) == 0 || len(r.Collections) == 0 {
+			fault("Routes[%d]: needs collections and sinks", i)
+		}
+		for _, name := range r.Sinks {
+			if !names[name] {
+				fault("Routes[%d].Sinks: no sink is named %q", i, name)
+			}
+		}
+		for _, pattern := range r.Collections {
+			if _, err := path.Match(pattern, ""); err != nil {
+				fault("Routes[%d].Collections: %q: %w", i, pattern, err)
+			}
+		}
+	}
+	for i, k := range o.KeyTypes {
+		if _, err := path.Match(k.Collection, ""); err != nil {
+			fault("KeyTypes[%d].Collection: %q: %w", i, k.Collection, err)
+		}
+	}
+	return errors.Join(faults...)
 }
 
-// BatchResult is the outcome of one mutation of AppendBatch.
-type BatchResult struct {
-	Result
-	Err error
+// keyType finds the key type of a collection.
+func (o Options) keyType(collection string) mutation.KeyType {
+	for _, k := range o.KeyTypes {
+		if ok, _ := path.Match(k.Collection, collection); ok { // validated: no error
+			return k.Type
+		}
+	}
+	return mutation.KeyString
 }
 
-// AppendBatch appends each mutation on its own (not atomic), sharing fsyncs.
-func (p *Proxy) AppendBatch(ctx context.Context, ms []*walproxyv1.Mutation) []BatchResult {
-	panic("stub")
-}
-
-// AppendAsync returns once the write has its LSN.
-func (p *Proxy) AppendAsync(ctx context.Context, m *walproxyv1.Mutation) (*Pending, error) {
-	panic("stub")
-}
-
-// Pending is a write that is not known to be durable yet.
-type Pending struct{}
-
-func (p *Pending) Done() <-chan struct{}                    { panic("stub") }
-func (p *Pending) Wait(ctx context.Context) (Result, error) { panic("stub") }
-
-func (p *Proxy) Read(ctx context.Context, collection string, key *walproxyv1.Key) (*mutation.Document, error) {
-	panic("stub")
-}
-func (p *Proxy) ReadEvents(ctx context.Context, collection string, key *walproxyv1.Key, from uint64, limit int) ([]mutation.StoredEvent, error) {
-	panic("stub")
-}
-func (p *Proxy) Wait(ctx context.Context, lsn wal.LSN, level Level) error { panic("stub") }
-
-// WriteState of a write: "unknown" (no such LSN yet), "logged", "applied".
-type WriteState struct {
-	LSN   wal.LSN
-	State string
-	Sinks map[string]string
-}
-
-func (p *Proxy) WriteState(lsn wal.LSN) WriteState { panic("stub") }
-
-// Status of log and sinks.
-type Status struct {
-	Stream string
-	Log    wal.Stats
-	State  int64 // bytes of the state store
-	Sinks  []SinkStatus
-}
-type SinkStatus struct {
-	Name string
-	replay.Status
-	Lag uint64 // durable - applied
-}
-
-func (p *Proxy) Status() Status { panic("stub") }
-
-// Done is closed when the proxy cannot go on (log poisoned); Err says why.
-func (p *Proxy) Done() <-chan struct{} { panic("stub") }
-func (p *Proxy) Err() error            { panic("stub") }
-
-// Report says what Close left.
-type Report struct{ Remaining map[string]uint64 }
-
-// Close: no new work, last group durable, drain until ctx or DrainTimeout, close.
-func (p *Proxy) Close(ctx context.Context) error { panic("stub") }
+func (o Options) logDir() string   { return filepath.Join(o.Dir, "log") }
+func (o Options) stateDir() string { return filepath.Join(o.Dir, "state") }

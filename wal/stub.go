@@ -30,12 +30,17 @@ type Options struct {
 	GroupBytes int
 	// MaxRecordBytes is the largest payload. 16 MiB.
 	MaxRecordBytes int
-	// MustExist makes Open fail with ErrFormat instead of creating a log.
-	MustExist bool
-	// Boot is a counter that the caller keeps durably elsewhere and raises
-	// before every Open. Open returns ErrBoot unless it is above the one that
-	// the last Open left in the log: then the caller's state is the older. 0: none.
-	Boot   uint64
+	// Attach, if set, ties the caller's own state to the log. Open calls it
+	// once, under the lock, as soon as the stream is known and whether the log
+	// ever held a record: for a new log before FORMAT is written (so that an
+	// error leaves no new log behind), else after the tail was judged and before
+	// the first segment of this start is begun. boot is a counter that the
+	// caller keeps durably elsewhere and raises at every start; Open returns
+	// ErrBoot unless it is above the one in the newest segment header (then the
+	// caller's state is older than the log). An error of Attach ends Open with it.
+	//
+	// Contract change: Attach replaces MustExist and Boot.
+	Attach func(stream uuid.UUID, empty bool) (boot uint64, err error)
 	FS     vfs.FS
 	Logger *zap.Logger
 }

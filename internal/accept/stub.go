@@ -102,6 +102,9 @@ func (a *Acceptor) Submit(ctx context.Context, w *walproxyv1.Record) (*Pending, 
 // Wait returns once the write is durable; see wal.Ticket.
 func (p *Pending) Wait(ctx context.Context) (Result, error) { panic("stub") }
 
+// LSN of the write (the original's for a repeat); known at once.
+func (p *Pending) LSN() wal.LSN { panic("stub") }
+
 // Done is closed when the outcome is known.
 func (p *Pending) Done() <-chan struct{} { panic("stub") }
 

@@ -1,0 +1,62 @@
+package walproxy
+
+import (
+	"context"
+	"fmt"
+
+	walproxyv1 "github.com/walproxy/walproxy/api/proto/walproxy/v1"
+	"github.com/walproxy/walproxy/mutation"
+)
+
+// Level is how far a write has come.
+type Level int
+
+const (
+	// Logged: fsync'd in the log; the acknowledgement.
+	Logged Level = iota
+	// Applied: in every sink, as far as it is routed there.
+	Applied
+)
+
+// Read returns a record with every write that was acknowledged before the call:
+// it waits until the key's pending writes are applied, and fails if they cannot
+// be. mutation.ErrNotFound: the record does not exist.
+func (p *Proxy) Read(ctx context.Context, collection string, key *walproxyv1.Key) (*mutation.Document, error) {
+	if p.closing.Load() {
+		return nil, ErrClosed
+	}
+	doc, err := p.acceptor.Read(ctx, collection, key)
+	return doc, closedError(err)
+}
+
+// ReadEvents returns up to limit events of a record's stream from the from-th
+// on (1 is the first). It waits as Read does. mutation.ErrNotFound: the record
+// does not exist.
+func (p *Proxy) ReadEvents(ctx context.Context, collection string, key *walproxyv1.Key, from uint64, limit int) ([]mutation.StoredEvent, error) {
+	if p.closing.Load() {
+		return nil, ErrClosed
+	}
+	events, err := p.acceptor.ReadEvents(ctx, collection, key, from, limit)
+	return events, closedError(err)
+}
+
+// Wait returns nil once everything up to lsn has come to level. It returns
+// ErrUnknownLSN for an LSN that was not given out, a halted sink's error, or
+// ctx's cause.
+func (p *Proxy) Wait(ctx context.Context, lsn LSN, level Level) error {
+	if lsn > p.log.Appended() {
+		return fmt.Errorf("%w: %d", ErrUnknownLSN, lsn)
+	}
+	if err := p.log.WaitDurable(ctx, lsn); err != nil {
+		return closedError(err)
+	}
+	if level == Logged {
+		return nil
+	}
+	for _, s := range p.sinks {
+		if err := s.Wait(ctx, lsn); err != nil {
+			return fmt.Errorf("sink %s: %w", s.name, err)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,71 @@
+package walproxy
+
+import (
+	"github.com/walproxy/walproxy/replay"
+	"github.com/walproxy/walproxy/wal"
+)
+
+// States of a write.
+const (
+	StateUnknown = "unknown" // no such LSN, or not durable yet
+	StateLogged  = "logged"
+	StateApplied = "applied"
+)
+
+// WriteState is how far one write has come.
+type WriteState struct {
+	LSN LSN
+	// State is the lowest of all sinks.
+	State string
+	Sinks map[string]string
+}
+
+// WriteState tells how far the write with this LSN has come. A sink that the
+// write is not routed to counts as applied once it has passed the LSN.
+func (p *Proxy) WriteState(lsn LSN) WriteState {
+	ws := WriteState{LSN: lsn, State: StateUnknown}
+	if lsn == 0 || lsn > p.log.Durable() {
+		return ws
+	}
+	ws.State = StateApplied
+	ws.Sinks = make(map[string]string, len(p.sinks))
+	for _, s := range p.sinks {
+		ws.Sinks[s.name] = StateApplied
+		if s.loop.Applied() < lsn {
+			ws.Sinks[s.name] = StateLogged
+			ws.State = StateLogged
+		}
+	}
+	return ws
+}
+
+// Status is a snapshot of log, state store and sinks.
+type Status struct {
+	Stream     string
+	Log        wal.Stats
+	StateBytes int64 // the state store on disk
+	Sinks      []SinkStatus
+}
+
+// SinkStatus is a snapshot of one sink's loop.
+type SinkStatus struct {
+	Name string
+	replay.Status
+	Paused bool
+	// Lag is durable - applied, in records.
+	Lag uint64
+}
+
+// Status returns a snapshot. It does no I/O beyond asking for free space.
+func (p *Proxy) Status() Status {
+	st := Status{Stream: p.log.Stream().String(), Log: p.log.Stats(), StateBytes: p.state.Bytes()}
+	for _, s := range p.sinks {
+		ls := s.loop.Status()
+		// Applied may have moved past the snapshot of Durable.
+		durable := max(st.Log.Durable, ls.Applied)
+		st.Sinks = append(st.Sinks, SinkStatus{
+			Name: s.name, Status: ls, Paused: s.paused, Lag: uint64(durable - ls.Applied),
+		})
+	}
+	return st
+}
