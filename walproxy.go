@@ -6,9 +6,9 @@
 // at any instant Open replays, from each sink's own checkpoint, what was not
 // applied yet.
 //
-//	   Append ──► log (fsync) ──► ack
-//	                │
-//	                └──► loop per sink ──► batches ──► store + checkpoint ──► space freed
+//	Append ──► log (fsync) ──► ack
+//	             │
+//	             └──► loop per sink ──► batches ──► store + checkpoint ──► space freed
 //
 // Importing this package pulls in no network server and no driver of a store:
 // sinks are separate packages (sinks/pebble and others), or the caller's own
