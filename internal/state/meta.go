@@ -1,0 +1,154 @@
+package state
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+
+	"github.com/cockroachdb/pebble/v2"
+	"github.com/google/uuid"
+
+	"github.com/walproxy/walproxy/internal/position"
+)
+
+// format is the version of the key space. A higher one is refused.
+const format = 1
+
+var (
+	keyFormat = []byte("mformat")
+	keyBoot   = []byte("mboot")
+	keyStream = []byte("mstream")
+	keyMark   = []byte("mmark")
+	keyCount  = []byte("mcount")
+)
+
+// load reads the meta values, checks the format and raises the boot counter.
+func (s *Store) load() error {
+	version, found, err := s.number(keyFormat)
+	if err != nil {
+		return err
+	}
+	switch {
+	case !found:
+		if err := s.checkEmpty(); err != nil {
+			return err
+		}
+	case version != format:
+		return fmt.Errorf("%w: version %d, this program knows %d", ErrFormat, version, format)
+	}
+	if s.boot, _, err = s.number(keyBoot); err != nil {
+		return err
+	}
+	mark, _, err := s.number(keyMark)
+	if err != nil {
+		return err
+	}
+	if s.mu.count, _, err = s.number(keyCount); err != nil {
+		return err
+	}
+	if s.mu.stream, s.mu.bound, err = s.loadStream(); err != nil {
+		return err
+	}
+	s.boot++
+	b := s.db.NewBatch()
+	defer b.Close()
+	if err := errors.Join(setNumber(b, keyFormat, format), setNumber(b, keyBoot, s.boot)); err != nil {
+		return err
+	}
+	if err := s.commit(b); err != nil {
+		return err
+	}
+	// What was read may have come from the page cache of a process that died;
+	// Pebble rewrote it durably when it opened, and the commit above came after.
+	s.mu.mark, s.mu.durable = position.LSN(mark), position.LSN(mark)
+	return nil
+}
+
+// checkEmpty refuses a Pebble database that somebody else made.
+func (s *Store) checkEmpty() error {
+	it, err := s.db.NewIter(nil)
+	if err != nil {
+		return err
+	}
+	found := it.First()
+	if err := errors.Join(it.Error(), it.Close()); err != nil {
+		return err
+	}
+	if found {
+		return fmt.Errorf("%w: the directory holds a Pebble database without the state store's format mark", ErrFormat)
+	}
+	return nil
+}
+
+func (s *Store) loadStream() (stream uuid.UUID, found bool, err error) {
+	value, found, err := s.get(keyStream)
+	if err != nil || !found {
+		return uuid.UUID{}, false, err
+	}
+	if stream, err = uuid.FromBytes(value); err != nil {
+		return uuid.UUID{}, false, fmt.Errorf("%w: stream: %w", ErrCorrupt, err)
+	}
+	return stream, true, nil
+}
+
+// Stream is the stream the store is bound to; ok is false if to none yet.
+func (s *Store) Stream() (stream uuid.UUID, ok bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.mu.stream, s.mu.bound
+}
+
+// Bind ties the store to stream, durably; empty says that the log never held a
+// record. Unbound with a log that is not empty: ErrMissing. Bound to another: ErrForeign.
+func (s *Store) Bind(stream uuid.UUID, empty bool) error {
+	return s.use(func() error {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		switch {
+		case s.mu.bound && s.mu.stream == stream:
+			return nil
+		case s.mu.bound:
+			return fmt.Errorf("%w: it is %s's, the log is stream %s", ErrForeign, s.mu.stream, stream)
+		case !empty:
+			return fmt.Errorf("%w: stream %s holds records, this state store is new", ErrMissing, stream)
+		}
+		b := s.db.NewBatch()
+		defer b.Close()
+		if err := b.Set(keyStream, stream[:], nil); err != nil {
+			return err
+		}
+		if err := s.commit(b); err != nil {
+			return err
+		}
+		s.mu.stream, s.mu.bound = stream, true
+		return nil
+	})
+}
+
+// get returns a copy of key's value.
+func (s *Store) get(key []byte) (value []byte, found bool, err error) {
+	stored, closer, err := s.db.Get(key)
+	if errors.Is(err, pebble.ErrNotFound) {
+		return nil, false, nil
+	}
+	if err != nil {
+		return nil, false, fmt.Errorf("state: read: %w", err)
+	}
+	value = append(make([]byte, 0, len(stored)), stored...)
+	return value, true, closer.Close()
+}
+
+func (s *Store) number(key []byte) (n uint64, found bool, err error) {
+	value, found, err := s.get(key)
+	if err != nil || !found {
+		return 0, false, err
+	}
+	if len(value) != 8 {
+		return 0, false, fmt.Errorf("%w: %s has %d bytes, want 8", ErrCorrupt, key[1:], len(value))
+	}
+	return binary.BigEndian.Uint64(value), true, nil
+}
+
+func setNumber(b *pebble.Batch, key []byte, n uint64) error {
+	return b.Set(key, binary.BigEndian.AppendUint64(nil, n), nil)
+}

@@ -1,0 +1,186 @@
+// Package state is the local state store: what must survive a restart beside
+// the log itself. It holds the stream it belongs to, the boot counter, the
+// sinks' claims and the request ids.
+//
+// It is a Pebble database with one key space; the first byte is the kind:
+//
+//	'm' name                      -> meta value: format, boot, stream, mark, count
+//	'c' sink name                 -> claim
+//	'i' principal length, principal, id -> request id: LSN, accepted, payload hash
+//	'l' LSN (8 bytes), principal length, principal, id -> nothing; the ids by age
+//
+// Numbers are big endian. What a method calls durable is fsync'd when the
+// method returns; the request ids alone wait for SyncRequests. Batches reach
+// the disk in the order they were made, so a crash keeps a prefix of them and
+// the request mark never runs ahead of the ids it speaks for.
+package state
+
+import (
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2"
+	"github.com/cockroachdb/pebble/v2/bloom"
+	"github.com/cockroachdb/pebble/v2/vfs"
+	"github.com/google/uuid"
+	"go.uber.org/zap"
+
+	"github.com/walproxy/walproxy/internal/failpoint"
+	"github.com/walproxy/walproxy/internal/pebblekit"
+	"github.com/walproxy/walproxy/internal/position"
+)
+
+var (
+	// ErrMissing: the log has records but the state store that belongs to it is gone.
+	ErrMissing = errors.New("state: the log's state store is missing")
+	// ErrForeign: the state store belongs to another stream.
+	ErrForeign = errors.New("state: belongs to another stream")
+	// ErrClosed: the store was closed before the call.
+	ErrClosed = errors.New("state: closed")
+	// ErrFormat: the directory holds another format, or no state store at all.
+	ErrFormat = errors.New("state: unusable format")
+	// ErrCorrupt: a stored value cannot be decoded.
+	ErrCorrupt = errors.New("state: corrupt")
+)
+
+// Memory and files are bounded: the store is small and its reads are few.
+const (
+	cacheBytes    = 8 << 20
+	memTableBytes = 4 << 20
+	openFilesMax  = 256
+)
+
+// bytesInterval is how old the answer of Bytes may be.
+const bytesInterval = 200 * time.Millisecond
+
+// Store is a Pebble database. All methods may be called concurrently.
+type Store struct {
+	log  *zap.Logger
+	boot uint64
+
+	// life is held for reading during every use of db, for writing by Close.
+	life   sync.RWMutex
+	db     *pebble.DB
+	closed bool
+	failed atomic.Pointer[pebblekit.FatalError] // first fatal error; never cleared
+
+	bytes   atomic.Int64 // last answer of Bytes
+	bytesAt atomic.Int64 // when it was made, Unix nanoseconds
+
+	// mu serialises changes of the meta values and of the request ids, whose
+	// index and count are read before they are written.
+	mu struct {
+		sync.Mutex
+		stream  uuid.UUID
+		bound   bool
+		mark    position.LSN // of the last PutRequests
+		durable position.LSN // mark known to be on disk
+		count   uint64       // request ids stored
+	}
+}
+
+// Options of Open.
+type Options struct {
+	Logger *zap.Logger
+}
+
+// Open opens or creates the store in dir and raises the boot counter, durably.
+// It returns ErrFormat for a directory of another format.
+func Open(dir string, o Options) (*Store, error) { return open(dir, o, vfs.Default) }
+
+func open(dir string, o Options, fs vfs.FS) (s *Store, err error) {
+	defer pebblekit.Catch(&err)
+	if o.Logger == nil {
+		o.Logger = zap.NewNop()
+	}
+	options := &pebble.Options{
+		FS:                          fs,
+		FormatMajorVersion:          pebble.FormatNewest,
+		CacheSize:                   cacheBytes,
+		MemTableSize:                memTableBytes,
+		MemTableStopWritesThreshold: 4,
+		MaxOpenFiles:                openFilesMax,
+		Logger:                      pebblekit.NewLogger(o.Logger),
+	}
+	for i := range options.Levels {
+		options.Levels[i].FilterPolicy = bloom.FilterPolicy(10)
+	}
+	db, err := pebble.Open(dir, options)
+	if err != nil {
+		return nil, fmt.Errorf("state: open %s: %w", dir, err)
+	}
+	s = &Store{log: o.Logger, db: db}
+	if err := s.load(); err != nil {
+		return nil, errors.Join(fmt.Errorf("%s: %w", dir, err), db.Close())
+	}
+	s.measure(time.Now())
+	return s, nil
+}
+
+// Boot is this start's boot counter, for wal.Options.
+func (s *Store) Boot() uint64 { return s.boot }
+
+// use calls f unless the store was closed or failed, and remembers a failure.
+func (s *Store) use(f func() error) (err error) {
+	s.life.RLock()
+	defer s.life.RUnlock()
+	if fatal := s.failed.Load(); fatal != nil {
+		return fmt.Errorf("state: %w", fatal)
+	}
+	if s.closed {
+		return ErrClosed
+	}
+	defer func() {
+		if fatal, ok := errors.AsType[*pebblekit.FatalError](err); ok {
+			s.failed.CompareAndSwap(nil, fatal)
+			err = fmt.Errorf("state: %w", err)
+		}
+	}()
+	defer pebblekit.Catch(&err)
+	return f()
+}
+
+// commit makes b and everything before it durable.
+func (s *Store) commit(b *pebble.Batch) error {
+	failpoint.Hit("state-before-sync")
+	return b.Commit(pebble.Sync)
+}
+
+// Bytes is the store's size on disk, at most 200 ms old. It never waits for the
+// disk and may be asked for every write.
+func (s *Store) Bytes() int64 {
+	now := time.Now()
+	at := s.bytesAt.Load()
+	if now.UnixNano()-at < int64(bytesInterval) || !s.bytesAt.CompareAndSwap(at, now.UnixNano()) {
+		return s.bytes.Load()
+	}
+	// An error leaves the last answer standing.
+	_ = s.use(func() error { s.measure(now); return nil })
+	return s.bytes.Load()
+}
+
+func (s *Store) measure(now time.Time) {
+	s.bytes.Store(int64(s.db.Metrics().DiskSpaceUsage()))
+	s.bytesAt.Store(now.UnixNano())
+}
+
+// Close waits for calls in progress and closes the database. It may be called
+// twice. After a fatal error the database is left as it is, for the next start
+// to recover, and the error is returned.
+func (s *Store) Close() (err error) {
+	s.life.Lock()
+	defer s.life.Unlock()
+	if fatal := s.failed.Load(); fatal != nil {
+		return fmt.Errorf("state: %w", fatal)
+	}
+	if s.closed {
+		return nil
+	}
+	s.closed = true
+	defer pebblekit.Catch(&err)
+	// Request ids that nobody synced are worth keeping: the rescan gets shorter.
+	return errors.Join(s.db.LogData(nil, pebble.Sync), s.db.Close())
+}
