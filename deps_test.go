@@ -1,0 +1,67 @@
+package walproxy_test
+
+import (
+	"os/exec"
+	"strings"
+	"testing"
+)
+
+const module = "github.com/walproxy/walproxy/"
+
+// TestImports holds the import rules of docs/architecture.md: who embeds the
+// log gets no driver and no server, the log does not know sinks, a sink does
+// not know the log, and one package imports each driver.
+func TestImports(t *testing.T) {
+	rules := []struct {
+		pkg    string
+		forbid []string // import paths, or prefixes ending in /
+	}{
+		{".", []string{
+			"github.com/jackc/pgx/", "github.com/aerospike/", "connectrpc.com/", "github.com/spf13/cobra",
+			"google.golang.org/grpc/", "github.com/hanwen/", "github.com/goccy/go-yaml",
+			module + "api/rpc", module + "api/admin", module + "cmd/", module + "internal/config",
+			module + "sinks/pebble", module + "sinks/postgres", module + "sinks/aerospike",
+		}},
+		{"./wal", []string{module + "sinks", module + "mutation", module + "replay", module + "internal/state",
+			module + "api/", "github.com/cockroachdb/", "google.golang.org/protobuf/"}},
+		{"./sinks/...", []string{module + "wal", module + "replay", module + "internal/accept", module + "internal/state"}},
+		{"./mutation", []string{module + "wal", module + "sinks", module + "replay", "github.com/cockroachdb/pebble/"}},
+		{"./replay", []string{module + "sinks/pebble", module + "api/rpc", module + "internal/accept"}},
+		{"./api/rpc", []string{module + "wal/", module + "sinks/pebble", "github.com/cockroachdb/pebble/v2/"}},
+	}
+	for _, rule := range rules {
+		t.Run(rule.pkg, func(t *testing.T) {
+			for _, dep := range deps(t, rule.pkg) {
+				for _, bad := range rule.forbid {
+					if dep == bad || strings.HasPrefix(dep, strings.TrimSuffix(bad, "/")+"/") {
+						t.Errorf("%s imports %s", rule.pkg, dep)
+					}
+				}
+			}
+		})
+	}
+}
+
+// deps lists everything that pkg imports, directly or not, without its tests.
+func deps(t *testing.T, pkg string) []string {
+	t.Helper()
+	out, err := exec.CommandContext(t.Context(), "go", "list", "-deps", pkg).Output()
+	if err != nil {
+		t.Fatalf("go list -deps %s: %v", pkg, err)
+	}
+	return strings.Fields(string(out))
+}
+
+// TestPackageComments: every package says what it is for.
+func TestPackageComments(t *testing.T) {
+	out, err := exec.CommandContext(t.Context(), "go", "list", "-f", "{{.ImportPath}}\t{{.Doc}}", "./...").Output()
+	if err != nil {
+		t.Fatalf("go list: %v", err)
+	}
+	for line := range strings.Lines(string(out)) {
+		path, doc, _ := strings.Cut(strings.TrimSpace(line), "\t")
+		if doc == "" && !strings.Contains(path, "/api/proto/") {
+			t.Errorf("%s has no package comment", path)
+		}
+	}
+}
