@@ -15,6 +15,7 @@ package pebblekit
 import (
 	"errors"
 	"fmt"
+	"runtime"
 
 	"github.com/cockroachdb/pebble/v2"
 	"go.uber.org/zap"
@@ -56,16 +57,24 @@ func (l logger) Fatalf(format string, args ...any) {
 //
 //	defer pebblekit.Catch(&err)
 //
-// Other panics go on. The caller has to remember a *FatalError and to leave the
+// Pebble also panics with a plain error where it cannot go on: the first large
+// commit after a failed sync finds the WAL's writer dead and does (commitWrite
+// and rotateWAL in its db.go). Such a panic becomes a *FatalError too. Other
+// panics, those of the Go runtime among them, go on. The caller has to remember a *FatalError and to leave the
 // database alone from then on.
 func Catch(err *error) {
 	r := recover()
 	if r == nil {
 		return
 	}
-	fatal, ok := r.(*FatalError)
-	if !ok {
+	switch r := r.(type) {
+	case *FatalError:
+		*err = r
+	case runtime.Error:
+		panic(r)
+	case error:
+		*err = &FatalError{Message: r.Error()}
+	default:
 		panic(r)
 	}
-	*err = fatal
 }

@@ -155,9 +155,15 @@ func (s *memoryStore) stage(staged map[string]row, r *sinks.Record) error {
 		if err != nil {
 			return fmt.Errorf("LSN %v: %w", r.LSN, err)
 		}
-		if !effect.Unchanged {
-			staged[key] = old.after(effect, r.LSN)
+		if effect.Unchanged {
+			continue
 		}
+		if effect.Document != nil { // one that is too large rejects its record
+			if _, err := mutation.EncodeDocument(nil, effect.Document); err != nil {
+				return fmt.Errorf("LSN %v: %w", r.LSN, err)
+			}
+		}
+		staged[key] = old.after(effect, r.LSN)
 	}
 	return nil
 }
@@ -189,14 +195,10 @@ func (m *Memory) find(collection string, key *walproxyv1.Key) (row, error) {
 	m.store.mu.RLock()
 	defer m.store.mu.RUnlock()
 	r := m.store.rows[string(mutation.AppendKey(nil, collection, key))]
-	if r.document == nil || expired(r.document, m.now()) {
+	if r.document == nil || r.document.ExpiredAt(m.now()) {
 		return row{}, mutation.ErrNotFound
 	}
 	return r, nil
-}
-
-func expired(d *mutation.Document, now time.Time) bool {
-	return !d.ExpiresAt.IsZero() && !d.ExpiresAt.After(now)
 }
 
 // Read implements sinks.Reader.

@@ -1,0 +1,208 @@
+package pebble
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2"
+	"go.uber.org/zap"
+
+	"github.com/walproxy/walproxy/internal/pebblekit"
+	"github.com/walproxy/walproxy/mutation"
+	"github.com/walproxy/walproxy/sinks"
+)
+
+// An expired record is absent for reads (by the clock) and for writes (by the
+// time they were accepted, mutation.Apply), so removing its bytes is only about
+// space, and must not be seen: a write accepted before the record ended may
+// still wait in the log, and has to find it. The sweep therefore removes what
+// ended before the horizon: the accept time of a record that every lane has
+// passed. Accept times never go back from one LSN to the next, so whatever is
+// applied later was accepted at or after it.
+
+// sweepRecords is how many records one sweep removes while lanes wait.
+const sweepRecords = 256
+
+// sweepStep is how far the horizon moves, in logged time, before a sweep looks.
+const sweepStep = time.Second
+
+// sample is the last record of a batch.
+type sample struct {
+	lsn      sinks.LSN
+	accepted time.Time
+}
+
+func sampleOf(b *sinks.Batch) sample {
+	if len(b.Records) == 0 {
+		return sample{}
+	}
+	last := b.Records[len(b.Records)-1]
+	return sample{lsn: last.LSN, accepted: last.Accepted}
+}
+
+// horizon is the time before which no unapplied record was accepted. It starts
+// unknown (zero) with every Open.
+type horizon struct {
+	at      time.Time
+	woken   time.Time // at, when a sweep was last asked for
+	pending []sample  // above the low-water mark, by LSN, at most maxSamples
+}
+
+const maxSamples = 64
+
+// observe takes the last record of an applied batch and the LSN that every lane
+// has reached. It reports whether a sweep is worth while.
+func (h *horizon) observe(s sample, low sinks.LSN) bool {
+	if s.lsn > 0 {
+		i, _ := slices.BinarySearchFunc(h.pending, s, func(a, b sample) int { return int(a.lsn) - int(b.lsn) })
+		h.pending = slices.Insert(h.pending, i, s)
+		h.pending = h.pending[:min(len(h.pending), maxSamples)]
+	}
+	passed := 0
+	for _, p := range h.pending {
+		if p.lsn > low {
+			break
+		}
+		if p.accepted.After(h.at) {
+			h.at = p.accepted
+		}
+		passed++
+	}
+	h.pending = slices.Delete(h.pending, 0, passed)
+	if h.at.Sub(h.woken) < sweepStep {
+		return false
+	}
+	h.woken = h.at
+	return true
+}
+
+// sweeper is the goroutine that removes expired records.
+type sweeper struct {
+	signal  chan struct{}
+	cancel  context.CancelFunc
+	joined  sync.WaitGroup
+	removed uint64 // records; guarded by Sink.mu
+}
+
+func (w *sweeper) start(s *Sink) {
+	w.signal = make(chan struct{}, 1)
+	ctx, cancel := context.WithCancel(context.Background())
+	w.cancel = cancel
+	w.joined.Go(func() {
+		for {
+			select {
+			case <-w.signal:
+				s.sweepAll(ctx)
+			case <-ctx.Done():
+				return
+			}
+		}
+	})
+}
+
+// wake asks for a sweep, without waiting.
+func (w *sweeper) wake() {
+	select {
+	case w.signal <- struct{}{}:
+	default:
+	}
+}
+
+func (w *sweeper) join() {
+	w.cancel()
+	w.joined.Wait()
+}
+
+// sweepAll removes all there is to remove, a few records at a time. A failure
+// is logged; the next sweep tries again.
+func (s *Sink) sweepAll(ctx context.Context) {
+	for more := true; more && ctx.Err() == nil && s.failure() == nil; {
+		var err error
+		if more, err = s.sweepSome(ctx); err != nil {
+			if ctx.Err() == nil {
+				s.log.Warn("expired records were not removed", zap.Error(err))
+			}
+			return
+		}
+	}
+}
+
+// sweepSome removes up to sweepRecords records; more says that there may be others.
+func (s *Sink) sweepSome(ctx context.Context) (more bool, err error) {
+	s.mu.Lock()
+	at := s.mu.horizon.at
+	s.mu.Unlock()
+	entries, err := s.expiredBefore(at)
+	if err != nil || len(entries) == 0 {
+		return false, err
+	}
+	release, err := s.gate.all(ctx, s.stop)
+	if err != nil {
+		return false, err
+	}
+	defer release()
+	b := s.db.NewBatch()
+	for _, entry := range entries {
+		if err := s.removeExpired(b, entry); err != nil {
+			return false, err
+		}
+	}
+	if err := s.writeBatch(b, false); err != nil {
+		return false, err
+	}
+	s.mu.Lock()
+	s.sweep.removed += uint64(len(entries))
+	s.mu.Unlock()
+	return len(entries) == sweepRecords, nil
+}
+
+// expiredBefore returns index entries of records that ended before at.
+func (s *Sink) expiredBefore(at time.Time) (entries [][]byte, err error) {
+	if at.IsZero() {
+		return nil, nil
+	}
+	defer pebblekit.Catch(&err)
+	it, err := s.db.NewIter(&pebble.IterOptions{
+		LowerBound: []byte{prefixExpiry}, UpperBound: appendExpiry(nil, at),
+	})
+	if err != nil {
+		return nil, err
+	}
+	defer it.Close()
+	for ok := it.First(); ok && len(entries) < sweepRecords; ok = it.Next() {
+		entries = append(entries, slices.Clone(it.Key()))
+	}
+	return entries, it.Error()
+}
+
+// removeExpired removes an index entry and its record, unless the record was
+// given another expiry since the index was read; all lanes are taken.
+func (s *Sink) removeExpired(b *pebble.Batch, entry []byte) error {
+	key, err := expiredDocument(entry)
+	if err != nil {
+		return err
+	}
+	d, err := s.document(key)
+	if err != nil {
+		return s.readFailed(err)
+	}
+	if err := b.Delete(entry, nil); err != nil {
+		return err
+	}
+	if d == nil || string(expiryKey(d.ExpiresAt, key)) != string(entry) {
+		return nil
+	}
+	return errors.Join(b.Delete(key, nil), dropEvents(b, key, d))
+}
+
+// dropEvents removes the stream of the record at key, whose document is d.
+func dropEvents(b *pebble.Batch, key []byte, d *mutation.Document) error {
+	if d == nil || d.EventCount == 0 {
+		return nil
+	}
+	prefix := eventPrefix(key)
+	return b.DeleteRange(prefix, successor(prefix), nil)
+}
