@@ -1,0 +1,194 @@
+// Package config is walproxy's configuration: a YAML file, environment
+// variables over it, defaults under it.
+//
+// Unknown keys are refused, and everything that is wrong is reported at once,
+// by YAML key and, where a file said it, by line and column. What belongs to a
+// later version is known here, so that a typo and a missing feature are told
+// apart, and refused when it is switched on.
+package config
+
+import (
+	"time"
+)
+
+// Config is the whole configuration. The zero value with Default applied is what
+// `walproxy serve` runs on without a file.
+type Config struct {
+	// DataDir holds the log, the state store and the embedded sinks.
+	DataDir  string          `yaml:"data_dir"`
+	Log      Log             `yaml:"log"`
+	API      API             `yaml:"api"`
+	Admin    Admin           `yaml:"admin"`
+	PGWire   *PGWire         `yaml:"pgwire"`
+	AeroWire *AeroWire       `yaml:"aerowire"`
+	Sinks    map[string]Sink `yaml:"sinks"`
+	Routes   []Route         `yaml:"routes"`
+	Requests Requests        `yaml:"request_ids"`
+	Shutdown Shutdown        `yaml:"shutdown"`
+
+	origin origin
+}
+
+// Log bounds and tunes the log.
+type Log struct {
+	Engine         string `yaml:"engine"`
+	MaxBytes       Size   `yaml:"max_bytes"`        // log and state store together
+	MinFree        Size   `yaml:"min_free"`         // stays free on the file system; -1: no floor
+	RingBytes      Size   `yaml:"ring_bytes"`       // memory for hot records
+	SegmentBytes   Size   `yaml:"segment_bytes"`    // where a segment is sealed
+	GroupBytes     Size   `yaml:"group_bytes"`      // cap of a group commit
+	MaxRecordBytes Size   `yaml:"max_record_bytes"` // largest record
+}
+
+// API is the REST endpoint.
+type API struct {
+	Listen string `yaml:"listen"`
+	// AllowInsecure permits an address that is not loopback although there is no
+	// authentication yet.
+	AllowInsecure    bool  `yaml:"allow_insecure"`
+	TLS              TLS   `yaml:"tls"`
+	Tokens           []any `yaml:"tokens"`
+	MaxConnections   int   `yaml:"max_connections"`
+	MaxItemBytes     Size  `yaml:"max_item_bytes"`     // one write
+	MaxBodyBytes     Size  `yaml:"max_body_bytes"`     // one POST /v1/mutations
+	MaxInFlightBytes Size  `yaml:"max_inflight_bytes"` // all requests being read
+}
+
+// TLS is recognised and not in this version yet.
+type TLS struct {
+	Cert     string `yaml:"cert"`
+	Key      string `yaml:"key"`
+	ClientCA string `yaml:"client_ca"`
+}
+
+// Admin is the endpoint for metrics, health and pprof.
+type Admin struct {
+	Listen        string `yaml:"listen"`
+	AllowInsecure bool   `yaml:"allow_insecure"`
+	Tokens        []any  `yaml:"tokens"`
+}
+
+// PGWire is recognised and not in this version yet.
+type PGWire struct {
+	Listen      string         `yaml:"listen"`
+	Upstream    string         `yaml:"upstream"`
+	Sink        string         `yaml:"sink"`
+	TLS         TLS            `yaml:"tls"`
+	WriteBehind map[string]any `yaml:"write_behind"`
+}
+
+// AeroWire is recognised and not in this version yet.
+type AeroWire struct {
+	Listen     string   `yaml:"listen"`
+	Namespaces []string `yaml:"namespaces"`
+	Sink       string   `yaml:"sink"`
+}
+
+// Sink is one store.
+type Sink struct {
+	Type string `yaml:"type"` // pebble
+	// Paused accepts writes for the sink without applying them.
+	Paused bool   `yaml:"paused"`
+	Path   string `yaml:"path"` // pebble: its directory
+	DSN    string `yaml:"dsn"`  // postgres
+	// Hosts and Namespace are aerospike's.
+	Hosts        []string              `yaml:"hosts"`
+	Namespace    string                `yaml:"namespace"`
+	Lanes        int                   `yaml:"lanes"`
+	Batch        Batch                 `yaml:"batch"`
+	ApplyTimeout Duration              `yaml:"apply_timeout"`
+	MaxLagBytes  Size                  `yaml:"max_lag_bytes"`
+	Collections  map[string]Collection `yaml:"collections"`
+}
+
+// Batch bounds one apply.
+type Batch struct {
+	Records int      `yaml:"records"`
+	Bytes   Size     `yaml:"bytes"`
+	Linger  Duration `yaml:"linger"`
+}
+
+// Collection says what a sink does with the collections that match a pattern.
+type Collection struct {
+	KeyType  string   `yaml:"key_type"` // string, int64, bytes, composite
+	OnReject string   `yaml:"on_reject"`
+	Table    string   `yaml:"table"` // postgres
+	Key      []string `yaml:"key"`   // postgres
+}
+
+// Route sends collections to sinks; the first match wins, the first sink of a
+// route answers reads.
+type Route struct {
+	Collections []string `yaml:"collections"`
+	Sinks       []string `yaml:"sinks"`
+}
+
+// Requests is the window in which a request id is remembered.
+type Requests struct {
+	Age   Duration `yaml:"age"`
+	Count int      `yaml:"count"`
+}
+
+// Shutdown bounds the stop.
+type Shutdown struct {
+	DrainTimeout Duration `yaml:"drain_timeout"`
+}
+
+const (
+	kib = 1 << 10
+	mib = 1 << 20
+	gib = 1 << 30
+)
+
+// MainSink is the name of the embedded sink there is without configuration.
+const MainSink = "main"
+
+// withDefaults fills in what was left out.
+func (c *Config) withDefaults() {
+	orString(&c.DataDir, "./walproxy-data")
+	orString(&c.Log.Engine, "tidwall")
+	or(&c.Log.MaxBytes, 64*gib)
+	or(&c.Log.MinFree, 2*gib)
+	or(&c.Log.RingBytes, 64*mib)
+	or(&c.Log.SegmentBytes, 16*mib)
+	or(&c.Log.GroupBytes, 4*mib)
+	or(&c.Log.MaxRecordBytes, 16*mib)
+	orString(&c.API.Listen, "127.0.0.1:7070")
+	or(&c.API.MaxConnections, 4096)
+	or(&c.API.MaxItemBytes, 1*mib)
+	or(&c.API.MaxBodyBytes, 256*mib)
+	or(&c.API.MaxInFlightBytes, 256*mib)
+	orString(&c.Admin.Listen, "127.0.0.1:7071")
+	or(&c.Requests.Age, Duration(24*time.Hour))
+	or(&c.Requests.Count, 1_000_000)
+	or(&c.Shutdown.DrainTimeout, Duration(20*time.Second))
+	if len(c.Sinks) == 0 {
+		c.Sinks = map[string]Sink{MainSink: {}}
+	}
+	for name, s := range c.Sinks {
+		orString(&s.Type, TypePebble)
+		or(&s.Lanes, 4)
+		or(&s.Batch.Records, 1000)
+		or(&s.Batch.Bytes, 1*mib)
+		or(&s.Batch.Linger, Duration(5*time.Millisecond))
+		or(&s.ApplyTimeout, Duration(30*time.Second))
+		c.Sinks[name] = s
+	}
+	if len(c.Routes) == 0 && len(c.Sinks) == 1 {
+		for name := range c.Sinks {
+			c.Routes = []Route{{Collections: []string{"*"}, Sinks: []string{name}}}
+		}
+	}
+}
+
+func or[T ~int | ~int64](p *T, value T) {
+	if *p == 0 {
+		*p = value
+	}
+}
+
+func orString(p *string, value string) {
+	if *p == "" {
+		*p = value
+	}
+}

@@ -1,0 +1,82 @@
+package config
+
+import (
+	"cmp"
+	"maps"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/walproxy/walproxy/mutation"
+)
+
+var keyTypes = map[string]mutation.KeyType{
+	"":          mutation.KeyString,
+	"string":    mutation.KeyString,
+	"int64":     mutation.KeyInt64,
+	"bytes":     mutation.KeyBytes,
+	"composite": mutation.KeyComposite,
+}
+
+// KeyTypeRule is the key type of the collections that match a pattern.
+type KeyTypeRule struct {
+	Pattern string
+	Type    mutation.KeyType
+}
+
+// KeyTypes lists the key types that the sinks' collections ask for, the one to
+// try first in front: names before patterns, longer patterns before shorter.
+func (c *Config) KeyTypes() []KeyTypeRule {
+	types := map[string]mutation.KeyType{}
+	for _, s := range c.Sinks {
+		for pattern, col := range s.Collections {
+			if col.KeyType != "" {
+				types[pattern] = keyTypes[col.KeyType]
+			}
+		}
+	}
+	patterns := slices.SortedFunc(maps.Keys(types), func(a, b string) int {
+		return cmp.Or(
+			cmp.Compare(wildcards(a), wildcards(b)), cmp.Compare(len(b), len(a)), cmp.Compare(a, b))
+	})
+	rules := make([]KeyTypeRule, len(patterns))
+	for i, p := range patterns {
+		rules[i] = KeyTypeRule{Pattern: p, Type: types[p]}
+	}
+	return rules
+}
+
+func wildcards(pattern string) int {
+	if strings.ContainsAny(pattern, `*?[\`) {
+		return 1
+	}
+	return 0
+}
+
+// keyTypes refuses two sinks that see one collection's keys differently: a key
+// has one canonical form, in the log.
+func (c *checker) keyTypes(cfg *Config) {
+	first := map[string]string{} // pattern -> sink
+	for _, name := range slices.Sorted(maps.Keys(cfg.Sinks)) {
+		for _, pattern := range slices.Sorted(maps.Keys(cfg.Sinks[name].Collections)) {
+			kt := cfg.Sinks[name].Collections[pattern].KeyType
+			if kt == "" {
+				continue
+			}
+			other, seen := first[pattern]
+			if seen && cfg.Sinks[other].Collections[pattern].KeyType != kt {
+				c.fault("sinks."+name+".collections."+pattern+".key_type",
+					"%s differs from sink %s's %s", kt, other, cfg.Sinks[other].Collections[pattern].KeyType)
+			}
+			first[pattern] = name
+		}
+	}
+}
+
+// SinkPath is where an embedded sink keeps its data.
+func (c *Config) SinkPath(name string) string {
+	if p := c.Sinks[name].Path; p != "" {
+		return p
+	}
+	return filepath.Join(c.DataDir, "sinks", name)
+}

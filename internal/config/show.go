@@ -1,0 +1,66 @@
+package config
+
+import (
+	"fmt"
+	"maps"
+	"net/url"
+	"regexp"
+
+	"github.com/goccy/go-yaml"
+)
+
+const redacted = "REDACTED"
+
+// Show is the whole configuration in effect, as YAML, without secrets.
+func (c *Config) Show() ([]byte, error) {
+	shown := *c
+	shown.API.Tokens = redactAll(c.API.Tokens)
+	shown.Admin.Tokens = redactAll(c.Admin.Tokens)
+	shown.Sinks = maps.Clone(c.Sinks)
+	for name, s := range shown.Sinks {
+		s.DSN = redactDSN(s.DSN)
+		shown.Sinks[name] = s
+	}
+	if c.PGWire != nil {
+		wire := *c.PGWire
+		wire.Upstream = redactDSN(wire.Upstream)
+		shown.PGWire = &wire
+	}
+	out, err := yaml.MarshalWithOptions(shown, yaml.OmitEmpty(), yaml.IndentSequence(true))
+	if err != nil {
+		return nil, fmt.Errorf("configuration: %w", err)
+	}
+	return out, nil
+}
+
+func redactAll(secrets []any) []any {
+	shown := make([]any, len(secrets))
+	for i := range secrets {
+		shown[i] = redacted
+	}
+	return shown
+}
+
+var passwordPair = regexp.MustCompile(`(?i)\b(\w*password\w*)(\s*=\s*)('(?:[^'\\]|\\.)*'|\S+)`)
+
+// redactDSN hides the password of a URL or of key=value pairs. What it cannot
+// read it hides altogether.
+func redactDSN(dsn string) string {
+	if dsn == "" {
+		return ""
+	}
+	if passwordPair.MatchString(dsn) {
+		dsn = passwordPair.ReplaceAllString(dsn, "${1}${2}"+redacted)
+	}
+	u, err := url.Parse(dsn)
+	if err != nil {
+		return redacted
+	}
+	if _, set := u.User.Password(); set {
+		u.User = url.UserPassword(u.User.Username(), redacted)
+	}
+	if u.Scheme == "" {
+		return dsn
+	}
+	return u.String()
+}
