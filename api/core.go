@@ -1,0 +1,50 @@
+// Package api is what front ends need from the core. They translate between a
+// protocol and this, and decide nothing.
+package api
+
+import (
+	"context"
+
+	"github.com/walproxy/walproxy"
+	walproxyv1 "github.com/walproxy/walproxy/api/proto/walproxy/v1"
+	"github.com/walproxy/walproxy/mutation"
+)
+
+// Core is the log with its loops; see walproxy.Proxy for what its methods
+// promise. All methods may be called concurrently.
+type Core interface {
+	// Submit gives m its LSN. An error means that nothing was logged.
+	Submit(ctx context.Context, m *walproxyv1.Mutation) (Pending, error)
+	// Wait returns nil once everything up to lsn has come to level.
+	Wait(ctx context.Context, lsn walproxy.LSN, level walproxy.Level) error
+	// Read and ReadEvents see every write that was acknowledged before the call.
+	Read(ctx context.Context, collection string, key *walproxyv1.Key) (*mutation.Document, error)
+	ReadEvents(ctx context.Context, collection string, key *walproxyv1.Key, from uint64, limit int) ([]mutation.StoredEvent, error)
+	WriteState(lsn walproxy.LSN) walproxy.WriteState
+	Status() walproxy.Status
+	// Err is why the log takes no more writes; nil while it does.
+	Err() error
+}
+
+// Pending is a write that has its LSN and is not known to be durable yet.
+type Pending interface {
+	LSN() walproxy.LSN
+	// Done is closed when the outcome is known.
+	Done() <-chan struct{}
+	// Wait returns nil once the write is durable: the ack. An error means that
+	// the outcome is unknown.
+	Wait(ctx context.Context) (walproxy.Result, error)
+}
+
+// New returns p as a Core.
+func New(p *walproxy.Proxy) Core { return core{p} }
+
+type core struct{ *walproxy.Proxy }
+
+func (c core) Submit(ctx context.Context, m *walproxyv1.Mutation) (Pending, error) {
+	pending, err := c.AppendAsync(ctx, m)
+	if err != nil {
+		return nil, err // not a Pending that holds a nil pointer
+	}
+	return pending, nil
+}

@@ -1,0 +1,295 @@
+package rpc
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"io"
+	"net/http"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/walproxy/walproxy/api"
+	"github.com/walproxy/walproxy/internal/jsonform"
+)
+
+const (
+	batchBufferIn  = 32 << 10
+	batchBufferOut = 32 << 10
+)
+
+// postMutations takes an array or lines of mutations and answers each, in order,
+// while it reads on: many of them share a fsync. At most Window of them are
+// under way; a client that does not take its answers is not read any further.
+func (s *Server) postMutations(w http.ResponseWriter, r *http.Request, _ target) *Error {
+	b, failed := s.newBatch(w, r)
+	if failed != nil {
+		return failed
+	}
+	defer b.end()
+	first, err := b.items.next()
+	if err != nil && !errors.Is(err, io.EOF) {
+		return b.broken(err) // nothing was answered yet: a plain error
+	}
+	w.Header().Set("Content-Type", contentType(r))
+	if !b.lines {
+		w.Header().Set("Content-Type", "application/json")
+	}
+	w.Header().Set("Cache-Control", "no-store")
+	w.WriteHeader(http.StatusOK)
+
+	var writer sync.WaitGroup
+	writer.Go(b.answer)
+	b.read(first, err)
+	close(b.slots)
+	writer.Wait()
+	return nil
+}
+
+// batch is one POST /v1/mutations.
+type batch struct {
+	server *Server
+	w      http.ResponseWriter
+	conn   *http.ResponseController
+	// ctx ends when answers cannot be written. It does not end with the request's
+	// own: what was accepted gets its ack also while a stop ends the reading.
+	ctx    context.Context
+	cancel context.CancelFunc
+	end    func() // once, behind everything else
+	items  itemReader
+	lines  bool
+	wait   wait
+	slots  chan slot // from read to answer
+	out    []byte    // answer's
+	count  int       // answer's: items answered
+	gone   bool      // answer's: the client takes nothing more
+}
+
+// slot is one item on its way to its answer.
+type slot struct {
+	pending api.Pending // nil: refused
+	failed  *Error
+	hasID   bool
+	since   time.Time
+}
+
+func (s *Server) newBatch(w http.ResponseWriter, r *http.Request) (*batch, *Error) {
+	if failed := checkContent(r, true); failed != nil {
+		return nil, failed
+	}
+	if r.Header.Get("Idempotency-Key") != "" {
+		return nil, invalid("Idempotency-Key", "each mutation has its own: send request_id in it")
+	}
+	q := parseQuery(r, "ack", "timeout")
+	b := &batch{
+		server: s, w: w, conn: http.NewResponseController(w),
+		lines: contentType(r) == contentLines,
+		wait:  wait{q.level(), q.timeout()},
+		slots: make(chan slot, s.options.Window),
+	}
+	if q.failed != nil {
+		return nil, q.failed
+	}
+	if r.ContentLength > s.options.MaxBodyBytes {
+		w.Header().Set("Connection", "close")
+		return nil, bodyError(&http.MaxBytesError{Limit: s.options.MaxBodyBytes})
+	}
+	need := s.options.MaxItemBytes
+	if r.ContentLength >= 0 {
+		need = min(need, r.ContentLength)
+	}
+	release, failed := s.reserve(r, need)
+	if failed != nil {
+		return nil, failed
+	}
+	_ = b.conn.EnableFullDuplex() // HTTP/2 needs no asking
+	b.ctx, b.cancel = context.WithCancel(context.WithoutCancel(r.Context()))
+	body := &patientReader{batch: b, body: http.MaxBytesReader(w, r.Body, s.options.MaxBodyBytes)}
+	// A stop wakes a reader that waits for its client.
+	undo := context.AfterFunc(s.stopping, body.wake)
+	b.end = func() { undo(); b.cancel(); release() }
+	b.items = itemReader{in: bufio.NewReaderSize(body, batchBufferIn), most: int(s.options.MaxItemBytes), lines: b.lines}
+	return b, nil
+}
+
+// patientReader gives the client some time for every read.
+type patientReader struct {
+	batch *batch
+	body  io.Reader
+	mu    struct {
+		sync.Mutex
+		ended bool // the deadline is no longer the body's
+	}
+}
+
+func (p *patientReader) Read(buf []byte) (int, error) {
+	s := p.batch.server
+	p.setDeadline(time.Now().Add(s.options.BodyTimeout))
+	// Looked at behind the deadline: neither a stop nor a failed answer is missed.
+	if s.stopping.Err() != nil {
+		return 0, errStopping
+	}
+	if p.batch.ctx.Err() != nil {
+		return 0, p.batch.ctx.Err()
+	}
+	n, err := p.body.Read(buf)
+	if err != nil {
+		p.ended()
+		if !errors.Is(err, io.EOF) && s.stopping.Err() != nil {
+			err = errStopping
+		}
+	}
+	return n, err
+}
+
+func (p *patientReader) setDeadline(at time.Time) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !p.mu.ended {
+		_ = p.batch.conn.SetReadDeadline(at)
+	}
+}
+
+func (p *patientReader) wake() { p.setDeadline(time.Unix(1, 0)) }
+
+// ended takes the deadline away: net/http now reads ahead for the end of the
+// connection, and would take a time-out for it.
+func (p *patientReader) ended() {
+	p.setDeadline(time.Time{})
+	p.mu.Lock()
+	p.mu.ended = true
+	p.mu.Unlock()
+}
+
+var errStopping = errors.New("rpc: stopping")
+
+// broken says why the rest of the body is not read.
+func (b *batch) broken(err error) *Error {
+	var syntax *syntaxError
+	switch {
+	case errors.As(err, &syntax):
+		return &Error{Status: http.StatusBadRequest, Code: codeInvalid, Message: "body: " + syntax.reason}
+	case errors.Is(err, errItemTooLarge):
+		return &Error{Status: http.StatusRequestEntityTooLarge, Code: "too_large", Message: err.Error(),
+			Details: map[string]any{"max_bytes": b.server.options.MaxItemBytes}}
+	case errors.Is(err, errStopping):
+		return &Error{Status: http.StatusServiceUnavailable, Code: "closing", Retryable: true,
+			Message: "the proxy is stopping; this item and those behind it were not written"}
+	}
+	return bodyError(err)
+}
+
+// read submits items until the body ends or breaks. item and err are what next
+// returned for the first.
+func (b *batch) read(item []byte, err error) {
+	for ; err == nil; item, err = b.items.next() {
+		b.push(b.submit(item))
+		if b.ctx.Err() != nil {
+			return
+		}
+	}
+	if !errors.Is(err, io.EOF) {
+		b.push(slot{failed: b.broken(err)})
+	}
+}
+
+func (b *batch) push(sl slot) {
+	select {
+	case b.slots <- sl:
+	case <-b.ctx.Done(): // answer has ended its work
+	}
+}
+
+func (b *batch) submit(item []byte) slot {
+	m, err := jsonform.DecodeMutation(item)
+	if err != nil {
+		return slot{failed: translate(err, refused)}
+	}
+	sl := slot{since: time.Now(), hasID: m.GetRequestId() != ""}
+	ctx, cancel := context.WithTimeout(b.ctx, b.wait.timeout)
+	defer cancel()
+	if sl.pending, err = b.server.core.Submit(ctx, m); err != nil {
+		return slot{failed: translate(err, refused)}
+	}
+	return sl
+}
+
+// answer writes one answer per slot, in order, until read closes the channel.
+// After the client has gone it goes on taking slots, so that read never hangs.
+func (b *batch) answer() {
+	if !b.lines {
+		b.out = append(b.out, '[')
+	}
+	for sl := range b.slots {
+		if b.gone {
+			continue
+		}
+		if sl.pending != nil && !settled(sl.pending) {
+			b.flush() // the client gets what is known while we wait
+		}
+		b.one(sl)
+		if len(b.out) >= batchBufferOut || len(b.slots) == 0 {
+			b.flush()
+		}
+	}
+	if !b.lines {
+		b.out = append(b.out, ']', '\n')
+	}
+	b.flush()
+}
+
+func settled(p api.Pending) bool {
+	select {
+	case <-p.Done():
+		return true
+	default:
+		return false
+	}
+}
+
+// one appends the answer to one item.
+func (b *batch) one(sl slot) {
+	if b.count > 0 && !b.lines {
+		b.out = append(b.out, ",\n"...)
+	}
+	b.out = strconv.AppendInt(append(b.out, `{"index":`...), int64(b.count), 10)
+	b.count++
+	var answer written
+	failed := sl.failed
+	if failed == nil {
+		ctx, cancel := context.WithDeadline(b.ctx, sl.since.Add(b.wait.timeout))
+		answer, failed = b.server.await(ctx, sl.pending, b.wait.level, sl.hasID)
+		cancel()
+	}
+	code := "ok"
+	if failed != nil {
+		code = failed.Code
+		b.out = append(append(b.out, `,"error":`...), marshal(failed)...)
+	} else {
+		b.out = answer.appendMembers(append(b.out, ','))
+	}
+	b.server.metrics.items.WithLabelValues(code).Inc()
+	b.out = append(b.out, '}')
+	if b.lines {
+		b.out = append(b.out, '\n')
+	}
+}
+
+// flush sends what there is. A client that does not take it is given up.
+func (b *batch) flush() {
+	if b.gone || len(b.out) == 0 {
+		return
+	}
+	_ = b.conn.SetWriteDeadline(time.Now().Add(b.server.options.BodyTimeout))
+	_, err := b.w.Write(b.out)
+	if err == nil {
+		err = b.conn.Flush()
+	}
+	b.out = b.out[:0]
+	if err != nil {
+		b.gone = true
+		b.cancel()
+		_ = b.conn.SetReadDeadline(time.Unix(1, 0)) // nobody would see the answers to what comes
+	}
+}

@@ -1,0 +1,136 @@
+package rpc
+
+import (
+	"context"
+	"errors"
+	"io"
+	"mime"
+	"net"
+	"net/http"
+	"time"
+)
+
+// reserveWait is how long a request waits for others to free their bytes.
+const reserveWait = time.Second
+
+// reserve takes n bytes of what all requests may hold while they are read.
+func (s *Server) reserve(r *http.Request, n int64) (release func(), failed *Error) {
+	ctx, cancel := context.WithTimeout(r.Context(), reserveWait)
+	defer cancel()
+	if err := s.inFlight.Acquire(ctx, n); err != nil {
+		return nil, &Error{Status: http.StatusTooManyRequests, Code: "too_many_requests", after: 1, Retryable: true,
+			Message: "api.max_inflight_bytes are being read already; nothing was written"}
+	}
+	return func() { s.inFlight.Release(n) }, nil
+}
+
+// readBody reads a whole body of at most MaxItemBytes. Nothing is allocated for
+// one that is announced as larger.
+func (s *Server) readBody(w http.ResponseWriter, r *http.Request) (body []byte, release func(), failed *Error) {
+	if failed := checkContent(r, false); failed != nil {
+		return nil, nil, failed
+	}
+	most := s.options.MaxItemBytes
+	if r.ContentLength > most {
+		return nil, nil, s.bodyTooLarge(w)
+	}
+	n := r.ContentLength
+	if n < 0 {
+		n = most
+	}
+	release, failed = s.reserve(r, n)
+	if failed != nil {
+		return nil, nil, failed
+	}
+	s.deadline(w, s.options.BodyTimeout)
+	body, err := readUpTo(r.Body, r.ContentLength, most)
+	s.deadline(w, 0) // else it would end the request while the write waits
+	if err == nil && int64(len(body)) > most {
+		release()
+		return nil, nil, s.bodyTooLarge(w)
+	}
+	if err != nil {
+		release()
+		return nil, nil, bodyError(err)
+	}
+	return body, release, nil
+}
+
+func readUpTo(body io.Reader, length, most int64) ([]byte, error) {
+	if length < 0 {
+		return io.ReadAll(io.LimitReader(body, most+1))
+	}
+	buf := make([]byte, length)
+	_, err := io.ReadFull(body, buf)
+	return buf, err
+}
+
+// deadline bounds the next reads of the body; 0 takes the bound away.
+func (s *Server) deadline(w http.ResponseWriter, d time.Duration) {
+	var at time.Time
+	if d > 0 {
+		at = time.Now().Add(d)
+	}
+	_ = http.NewResponseController(w).SetReadDeadline(at) // not a connection: no bound needed
+}
+
+func (s *Server) bodyTooLarge(w http.ResponseWriter) *Error {
+	w.Header().Set("Connection", "close") // the rest is not worth reading
+	return &Error{Status: http.StatusRequestEntityTooLarge, Code: "too_large",
+		Message: "the body is larger than api.max_item_bytes",
+		Details: map[string]any{"max_bytes": s.options.MaxItemBytes}}
+}
+
+// bodyError says why a body could not be read. Nothing of it was used.
+func bodyError(err error) *Error {
+	var tooLarge *http.MaxBytesError
+	var timeout net.Error
+	switch {
+	case errors.As(err, &tooLarge):
+		return &Error{Status: http.StatusRequestEntityTooLarge, Code: "too_large",
+			Message: "the body is larger than api.max_body_bytes",
+			Details: map[string]any{"max_bytes": tooLarge.Limit}}
+	case errors.As(err, &timeout) && timeout.Timeout():
+		return &Error{Status: http.StatusRequestTimeout, Code: "request_timeout", Retryable: true,
+			Message: "the body did not arrive in time"}
+	}
+	return &Error{Status: http.StatusBadRequest, Code: "incomplete_body", Retryable: true,
+		Message: "the body ended before its announced end"}
+}
+
+// checkContent refuses what is surely not JSON. What curl -d sends by default is
+// let through: browsers are kept out by their Origin.
+func checkContent(r *http.Request, lines bool) *Error {
+	if enc := r.Header.Get("Content-Encoding"); enc != "" && enc != "identity" {
+		return unsupported("Content-Encoding", "%q is not supported", clip(enc))
+	}
+	switch contentType(r) {
+	case "", "application/json", "application/x-www-form-urlencoded", "text/plain":
+		return nil
+	case contentLines:
+		if lines {
+			return nil
+		}
+	}
+	return unsupported("Content-Type", "%q is not supported; want application/json", clip(r.Header.Get("Content-Type")))
+}
+
+func unsupported(field, format string, args ...any) *Error {
+	e := invalid(field, format, args...)
+	e.Status, e.Code = http.StatusUnsupportedMediaType, "unsupported_media_type"
+	return e
+}
+
+const contentLines = "application/x-ndjson"
+
+func contentType(r *http.Request) string {
+	header := r.Header.Get("Content-Type")
+	if header == "" {
+		return ""
+	}
+	kind, _, err := mime.ParseMediaType(header)
+	if err != nil {
+		return header
+	}
+	return kind
+}

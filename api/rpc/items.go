@@ -1,0 +1,152 @@
+package rpc
+
+import (
+	"bufio"
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+)
+
+var errItemTooLarge = errors.New("the item is larger than api.max_item_bytes")
+
+// syntaxError: the items cannot be told apart any more.
+type syntaxError struct{ reason string }
+
+func (e *syntaxError) Error() string { return e.reason }
+
+// itemReader cuts a stream of JSON items into its items, without decoding them.
+// It holds one item at a time.
+type itemReader struct {
+	in    *bufio.Reader
+	most  int
+	lines bool // one per line; else the elements of one array
+	begun bool // array: behind the [
+	item  []byte
+}
+
+// next returns the bytes of the next item, valid until the call after it, or
+// io.EOF behind the last one. Any other error ends the stream; of the item that
+// it struck nothing is returned.
+func (r *itemReader) next() ([]byte, error) {
+	if r.lines {
+		return r.nextLine()
+	}
+	return r.nextElement()
+}
+
+// nextLine skips empty lines. The last line may lack its end, the stream not.
+func (r *itemReader) nextLine() ([]byte, error) {
+	for {
+		r.item = r.item[:0]
+		for {
+			part, err := r.in.ReadSlice('\n')
+			if len(r.item)+len(part) > r.most+1 {
+				return nil, errItemTooLarge
+			}
+			r.item = append(r.item, part...)
+			if errors.Is(err, bufio.ErrBufferFull) {
+				continue
+			}
+			if err != nil && !errors.Is(err, io.EOF) {
+				return nil, err
+			}
+			if line := bytes.TrimSpace(r.item); len(line) > 0 {
+				return line, nil
+			}
+			if err != nil {
+				return nil, io.EOF
+			}
+			break
+		}
+	}
+}
+
+func (r *itemReader) nextElement() ([]byte, error) {
+	c, err := r.skipSpace()
+	if err != nil {
+		return nil, err
+	}
+	if !r.begun {
+		if c != '[' {
+			return nil, &syntaxError{fmt.Sprintf("want an array of mutations, found %q", c)}
+		}
+		r.begun = true
+		if c, err = r.skipSpace(); err != nil {
+			return nil, err
+		}
+		if c == ']' {
+			return nil, r.end()
+		}
+		return r.element(c)
+	}
+	switch c {
+	case ']':
+		return nil, r.end()
+	case ',':
+		if c, err = r.skipSpace(); err != nil {
+			return nil, err
+		}
+		return r.element(c)
+	}
+	return nil, &syntaxError{fmt.Sprintf("want ',' or ']' behind a mutation, found %q", c)}
+}
+
+// end is io.EOF, unless something follows the array.
+func (r *itemReader) end() error {
+	c, err := r.skipSpace()
+	if errors.Is(err, io.ErrUnexpectedEOF) {
+		return io.EOF
+	}
+	if err != nil {
+		return err
+	}
+	return &syntaxError{fmt.Sprintf("found %q behind the array", c)}
+}
+
+// skipSpace returns the first byte that is no space. The end of the body is
+// io.ErrUnexpectedEOF: within an array there must be more.
+func (r *itemReader) skipSpace() (byte, error) {
+	for {
+		c, err := r.in.ReadByte()
+		if errors.Is(err, io.EOF) {
+			err = io.ErrUnexpectedEOF
+		}
+		if err != nil || c != ' ' && c != '\t' && c != '\r' && c != '\n' {
+			return c, err
+		}
+	}
+}
+
+// element reads up to the comma or bracket that ends the element, and leaves
+// that unread. It counts brackets outside of text and judges nothing else.
+func (r *itemReader) element(c byte) ([]byte, error) {
+	r.item = r.item[:0]
+	depth, text, escaped := 0, false, false
+	for {
+		switch {
+		case text:
+			text = escaped || c != '"'
+			escaped = !escaped && c == '\\'
+		case c == '"':
+			text = true
+		case c == '{' || c == '[':
+			depth++
+		case depth == 0 && (c == ',' || c == ']' || c == '}'):
+			return bytes.TrimSpace(r.item), r.in.UnreadByte()
+		case c == '}' || c == ']':
+			depth--
+		}
+		if len(r.item) == r.most {
+			return nil, errItemTooLarge
+		}
+		r.item = append(r.item, c)
+		var err error
+		if c, err = r.in.ReadByte(); err != nil {
+			if errors.Is(err, io.EOF) {
+				err = io.ErrUnexpectedEOF
+			}
+			return nil, err
+		}
+	}
+}

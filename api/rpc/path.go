@@ -1,0 +1,132 @@
+package rpc
+
+import (
+	"net/http"
+	"net/url"
+	"strings"
+	"unicode/utf8"
+
+	walproxyv1 "github.com/walproxy/walproxy/api/proto/walproxy/v1"
+	"github.com/walproxy/walproxy/internal/jsonform"
+	"github.com/walproxy/walproxy/mutation"
+)
+
+// Routes, as the metrics name them.
+const (
+	routeRecord    = "record"
+	routeVerb      = "verb"
+	routeEvents    = "events"
+	routeMutations = "mutations"
+	routeWrite     = "write"
+	routeStatus    = "status"
+)
+
+// target is what a path names.
+type target struct {
+	route      string
+	collection string
+	key        string // decoded; any bytes
+	verb       string
+	lsn        string
+}
+
+// rawPath is the path as the client sent it. r.URL cannot say it: it forgets
+// which colons were written %3A as soon as the path holds a byte that should
+// have been escaped.
+func rawPath(r *http.Request) string {
+	raw := r.RequestURI
+	if raw == "" { // a request that did not come over a connection
+		raw = r.URL.EscapedPath()
+	}
+	if _, rest, ok := strings.Cut(raw, "://"); ok && raw[0] != '/' { // absolute form
+		slash := strings.IndexByte(rest, '/')
+		if slash < 0 {
+			return "/"
+		}
+		raw = rest[slash:]
+	}
+	raw, _, _ = strings.Cut(raw, "?")
+	return raw
+}
+
+// parsePath reads /v1/{collection}/{key}[:verb] and the paths beside it. Names
+// and keys are percent-encoded; the verb follows the last plain colon.
+func parsePath(raw string) (target, *Error) {
+	rest, ok := strings.CutPrefix(raw, "/v1/")
+	if !ok {
+		return target{}, noSuchPath()
+	}
+	parts := strings.Split(rest, "/")
+	switch {
+	case len(parts) == 1 && (parts[0] == routeStatus || parts[0] == routeMutations):
+		return target{route: parts[0]}, nil
+	case len(parts) == 2 && parts[0] == "writes":
+		return target{route: routeWrite, lsn: parts[1]}, nil
+	case len(parts) == 2:
+		return parseRecord(parts[0], parts[1])
+	case len(parts) == 3 && parts[2] == "events":
+		t, err := parseRecord(parts[0], parts[1])
+		if err == nil && t.route == routeVerb {
+			return target{}, invalid("key", "a colon that is part of the key is written %%3A")
+		}
+		t.route = routeEvents
+		return t, err
+	}
+	return target{}, noSuchPath()
+}
+
+func parseRecord(collection, key string) (target, *Error) {
+	t := target{route: routeRecord}
+	if colon := strings.LastIndexByte(key, ':'); colon >= 0 {
+		t.route = routeVerb
+		key, t.verb = key[:colon], key[colon+1:]
+	}
+	var err error
+	if t.collection, err = url.PathUnescape(collection); err != nil || !utf8.ValidString(t.collection) {
+		return target{}, invalid("collection", "is not percent-encoded UTF-8")
+	}
+	if t.key, err = url.PathUnescape(key); err != nil {
+		return target{}, invalid("key", "is not percent-encoded: a %% must be followed by two hex digits")
+	}
+	if t.key == "" {
+		return target{}, invalid("key", "is empty")
+	}
+	return t, nil
+}
+
+func noSuchPath() *Error {
+	return &Error{Status: http.StatusNotFound, Code: "no_such_path",
+		Message: "paths are /v1/{collection}/{key}, /v1/{collection}/{key}:verb, /v1/{collection}/{key}/events, " +
+			"/v1/mutations, /v1/writes/{lsn} and /v1/status; a slash in a key is written %2F"}
+}
+
+// recordKey is the key that a path names, in its canonical form. A composite
+// key stands in the path as a JSON array, percent-encoded.
+func (s *Server) recordKey(t target) (*walproxyv1.Key, *Error) {
+	kind := s.options.KeyType(t.collection)
+	var key *walproxyv1.Key
+	switch {
+	case kind == mutation.KeyComposite:
+		var err error
+		if key, err = jsonform.DecodeKey([]byte(t.key)); err != nil {
+			return nil, invalid("key", "want a JSON array, percent-encoded: %s", err)
+		}
+	case utf8.ValidString(t.key):
+		key = mutation.String(t.key)
+	default:
+		key = mutation.Bytes([]byte(t.key))
+	}
+	canonical, err := mutation.CanonicalKey(key, kind)
+	if err != nil {
+		return nil, translate(err, refused)
+	}
+	return canonical, nil
+}
+
+func clip(s string) string {
+	const most = 40
+	if len(s) > most {
+		return s[:most] + "..."
+	}
+	return s
+}

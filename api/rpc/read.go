@@ -1,0 +1,136 @@
+package rpc
+
+import (
+	"context"
+	"encoding/json"
+	"net/http"
+	"strconv"
+
+	"github.com/walproxy/walproxy"
+	"github.com/walproxy/walproxy/internal/jsonform"
+	"github.com/walproxy/walproxy/mutation"
+)
+
+const (
+	defaultEvents = 100
+	maxEvents     = 1000
+)
+
+// readContext bounds a read by its time-out and by a stop.
+func (s *Server) readContext(r *http.Request, q *query) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithTimeout(r.Context(), q.timeout())
+	undo := context.AfterFunc(s.stopping, cancel)
+	return ctx, func() { undo(); cancel() }
+}
+
+// readError is translate for a read, with a stop told apart from a time-out.
+func (s *Server) readError(err error) *Error {
+	if s.stopping.Err() != nil {
+		return translate(walproxy.ErrClosed, reading)
+	}
+	return translate(err, reading)
+}
+
+func (s *Server) getRecord(w http.ResponseWriter, r *http.Request, t target) *Error {
+	key, failed := s.recordKey(t)
+	if failed != nil {
+		return failed
+	}
+	q := parseQuery(r, "timeout")
+	ctx, cancel := s.readContext(r, &q)
+	defer cancel()
+	if q.failed != nil {
+		return q.failed
+	}
+	doc, err := s.core.Read(ctx, t.collection, key)
+	if err != nil {
+		return s.readError(err)
+	}
+	w.Header().Set("ETag", etag(doc.Version))
+	if version, ok := parseETag(r.Header.Get("If-None-Match")); ok && version == uint64(doc.Version) {
+		w.WriteHeader(http.StatusNotModified)
+		return nil
+	}
+	out := jsonform.AppendKey([]byte(`{"key":`), key)
+	writeJSON(w, http.StatusOK, append(appendDocument(out, doc), '}'))
+	return nil
+}
+
+func appendDocument(out []byte, doc *mutation.Document) []byte {
+	out = appendNumber(out, `,"version":`, uint64(doc.Version))
+	if doc.EventCount > 0 {
+		out = appendNumber(out, `,"event_count":`, doc.EventCount)
+	}
+	if !doc.ExpiresAt.IsZero() {
+		out = append(out, `,"expires_at":"`...)
+		out = append(jsonform.AppendTime(out, doc.ExpiresAt), '"')
+	}
+	return jsonform.AppendFields(append(out, `,"fields":`...), doc.Fields)
+}
+
+func (s *Server) getEvents(w http.ResponseWriter, r *http.Request, t target) *Error {
+	key, failed := s.recordKey(t)
+	if failed != nil {
+		return failed
+	}
+	q := parseQuery(r, "timeout", "from", "limit")
+	from := q.number("from", 1, 1, 1<<62)
+	limit := q.number("limit", defaultEvents, 1, maxEvents)
+	ctx, cancel := s.readContext(r, &q)
+	defer cancel()
+	if q.failed != nil {
+		return q.failed
+	}
+	events, err := s.core.ReadEvents(ctx, t.collection, key, from, int(limit))
+	if err != nil {
+		return s.readError(err)
+	}
+	out := append(jsonform.AppendKey([]byte(`{"key":`), key), `,"events":[`...)
+	for i, e := range events {
+		if i > 0 {
+			out = append(out, ',')
+		}
+		out = appendNumber(out, `{"number":`, e.Number)
+		out = appendNumber(out, `,"lsn":`, uint64(e.LSN))
+		out = jsonform.AppendFields(append(out, `,"fields":`...), e.Event.GetFields())
+		out = append(out, '}')
+	}
+	out = append(out, ']')
+	if len(events) == int(limit) { // there may be more
+		out = appendNumber(out, `,"next":`, events[len(events)-1].Number+1)
+	}
+	writeJSON(w, http.StatusOK, append(out, '}'))
+	return nil
+}
+
+// writeState is the answer of GET /v1/writes/{lsn}.
+type writeState struct {
+	LSN   uint64            `json:"lsn"`
+	State string            `json:"state"`
+	Sinks map[string]string `json:"sinks"`
+}
+
+func (s *Server) getWrite(w http.ResponseWriter, r *http.Request, t target) *Error {
+	if q := parseQuery(r); q.failed != nil {
+		return q.failed
+	}
+	lsn, err := strconv.ParseUint(t.lsn, 10, 64)
+	if err != nil || lsn == 0 {
+		return invalid("lsn", "%q is no LSN: want a whole number from 1", clip(t.lsn))
+	}
+	ws := s.core.WriteState(walproxy.LSN(lsn))
+	if ws.State == walproxy.StateUnknown {
+		return translate(walproxy.ErrUnknownLSN, reading)
+	}
+	return reply(w, writeState{LSN: lsn, State: ws.State, Sinks: ws.Sinks})
+}
+
+func reply(w http.ResponseWriter, body any) *Error {
+	out, err := json.Marshal(body)
+	if err != nil {
+		return &Error{Status: http.StatusInternalServerError, Code: "internal",
+			Message: "the answer could not be made", cause: err}
+	}
+	writeJSON(w, http.StatusOK, out)
+	return nil
+}

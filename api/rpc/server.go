@@ -1,0 +1,196 @@
+// Package rpc is the API over HTTP. Today it is REST under /v1/; see
+// docs/rest.md for what it promises to clients.
+//
+// It only translates: paths, headers and JSON into mutations and reads, errors
+// of the core into one table of statuses. What it adds are limits, before
+// anything is allocated: the size of one write and of one body, the bytes being
+// read by all requests together, the time a client may take.
+package rpc
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"go.uber.org/zap"
+	"golang.org/x/sync/semaphore"
+
+	"github.com/walproxy/walproxy/api"
+	"github.com/walproxy/walproxy/mutation"
+)
+
+// Options of New. Core is required; zero values are the defaults.
+type Options struct {
+	Core api.Core
+	// KeyType of a collection: how the key in a path is read. Nil: all strings.
+	KeyType func(collection string) mutation.KeyType
+
+	MaxItemBytes     int64 // one write. 1 MiB
+	MaxBodyBytes     int64 // one POST /v1/mutations. 256 MiB
+	MaxInFlightBytes int64 // reserved by all requests being read. 256 MiB
+	// BodyTimeout is how long a client may pause while it sends its request or
+	// takes its answer. 30 s.
+	BodyTimeout time.Duration
+	// Window is how many writes of one POST /v1/mutations are under way at once. 1024
+	Window int
+
+	Logger     *zap.Logger           // nil: nothing is logged
+	Registerer prometheus.Registerer // nil: no metrics
+}
+
+func (o Options) withDefaults() (Options, error) {
+	if o.Core == nil {
+		return o, errors.New("rpc: options: Core is nil")
+	}
+	if o.KeyType == nil {
+		o.KeyType = func(string) mutation.KeyType { return mutation.KeyString }
+	}
+	if o.Logger == nil {
+		o.Logger = zap.NewNop()
+	}
+	if o.MaxItemBytes == 0 {
+		o.MaxItemBytes = 1 << 20
+	}
+	if o.MaxBodyBytes == 0 {
+		o.MaxBodyBytes = 256 << 20
+	}
+	if o.MaxInFlightBytes == 0 {
+		o.MaxInFlightBytes = 256 << 20
+	}
+	if o.BodyTimeout == 0 {
+		o.BodyTimeout = 30 * time.Second
+	}
+	if o.Window == 0 {
+		o.Window = 1024
+	}
+	o.MaxInFlightBytes = max(o.MaxInFlightBytes, o.MaxItemBytes)
+	return o, nil
+}
+
+// Server is the handler of the API port.
+type Server struct {
+	options  Options
+	core     api.Core
+	logger   *zap.Logger
+	inFlight *semaphore.Weighted // bytes
+	origins  *http.CrossOriginProtection
+	metrics  *metrics
+	// stopping ends when Stop is called: waits for the sinks are cut short and
+	// streams end behind the item they are at.
+	stopping context.Context
+	stop     context.CancelFunc
+	requests sync.WaitGroup
+}
+
+// New returns the handler.
+func New(o Options) (*Server, error) {
+	o, err := o.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	s := &Server{
+		options:  o,
+		core:     o.Core,
+		logger:   o.Logger,
+		inFlight: semaphore.NewWeighted(o.MaxInFlightBytes),
+		origins:  http.NewCrossOriginProtection(),
+	}
+	if s.metrics, err = newMetrics(o.Registerer); err != nil {
+		return nil, err
+	}
+	s.stopping, s.stop = context.WithCancel(context.Background())
+	return s, nil
+}
+
+// Stop makes requests end soon: call it before http.Server.Shutdown. What was
+// accepted is still acknowledged. It may be called twice.
+func (s *Server) Stop() { s.stop() }
+
+// Wait returns when the last request has ended. Call it after the HTTP server was
+// closed: it joins handlers whose connections were cut.
+func (s *Server) Wait() { s.requests.Wait() }
+
+// ServeHTTP serves REST. Other protocols of this port get their own prefix.
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	s.requests.Add(1)
+	defer s.requests.Done()
+	ww := &statusWriter{ResponseWriter: w, status: http.StatusOK, timeout: s.options.BodyTimeout}
+	start := time.Now()
+	s.metrics.inFlight.Inc()
+	route := s.rest(ww, r)
+	s.metrics.inFlight.Dec()
+	s.metrics.observe(route, r.Method, ww.status, time.Since(start))
+}
+
+// rest serves one request and returns the route's name for the metrics.
+func (s *Server) rest(w http.ResponseWriter, r *http.Request) (route string) {
+	t, err := parsePath(rawPath(r))
+	if err != nil {
+		s.fail(w, r, err)
+		return "none"
+	}
+	// A page in somebody's browser must not write into a local proxy.
+	if s.origins.Check(r) != nil {
+		s.fail(w, r, &Error{Status: http.StatusForbidden, Code: "cross_origin",
+			Message: "a browser sent this from another origin"})
+		return t.route
+	}
+	handler, err := s.handler(t, r.Method)
+	if err == nil {
+		err = handler(w, r, t)
+	}
+	if err != nil {
+		s.fail(w, r, err)
+	}
+	return t.route
+}
+
+// handler writes the answer or returns the error to write.
+type handler func(w http.ResponseWriter, r *http.Request, t target) *Error
+
+func (s *Server) handler(t target, method string) (handler, *Error) {
+	if method == http.MethodHead {
+		method = http.MethodGet
+	}
+	var methods map[string]handler
+	switch t.route {
+	case routeStatus:
+		methods = map[string]handler{http.MethodGet: s.getStatus}
+	case routeWrite:
+		methods = map[string]handler{http.MethodGet: s.getWrite}
+	case routeMutations:
+		methods = map[string]handler{http.MethodPost: s.postMutations}
+	case routeEvents:
+		methods = map[string]handler{http.MethodGet: s.getEvents, http.MethodPost: s.postEvents}
+	case routeVerb:
+		if _, ok := verbs[t.verb]; !ok {
+			return nil, invalid("key", "%q is no verb (%s); a colon that is part of the key is written %%3A",
+				clip(t.verb), verbNames)
+		}
+		methods = map[string]handler{http.MethodPost: s.postVerb}
+	default:
+		methods = map[string]handler{
+			http.MethodGet: s.getRecord, http.MethodPut: s.putRecord,
+			http.MethodPatch: s.patchRecord, http.MethodDelete: s.deleteRecord,
+		}
+	}
+	if h, ok := methods[method]; ok {
+		return h, nil
+	}
+	return nil, notAllowed(methods)
+}
+
+func notAllowed(methods map[string]handler) *Error {
+	var allow []string
+	for _, m := range []string{"GET", "PUT", "PATCH", "DELETE", "POST"} {
+		if _, ok := methods[m]; ok {
+			allow = append(allow, m)
+		}
+	}
+	return &Error{Status: http.StatusMethodNotAllowed, Code: "method_not_allowed",
+		Message: "this path takes " + strings.Join(allow, ", "), allow: strings.Join(allow, ", ")}
+}
