@@ -1,0 +1,215 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"net"
+	"path"
+	"slices"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"go.uber.org/zap"
+
+	"github.com/walproxy/walproxy"
+	"github.com/walproxy/walproxy/api"
+	"github.com/walproxy/walproxy/api/admin"
+	"github.com/walproxy/walproxy/api/rpc"
+	"github.com/walproxy/walproxy/internal/config"
+	"github.com/walproxy/walproxy/internal/httpserve"
+	"github.com/walproxy/walproxy/mutation"
+	"github.com/walproxy/walproxy/replay"
+	"github.com/walproxy/walproxy/sinks"
+	"github.com/walproxy/walproxy/sinks/pebble"
+	"github.com/walproxy/walproxy/wal"
+)
+
+// frontTimeout bounds how long a stop waits for requests under way.
+const frontTimeout = 5 * time.Second
+
+// instance is a running walproxy: what start opened, close closes.
+type instance struct {
+	config   *config.Config
+	logger   *zap.Logger
+	registry *prometheus.Registry
+
+	apiListener, adminListener net.Listener
+	sinks                      map[string]sinks.Sink
+	proxy                      *walproxy.Proxy
+	rest                       *rpc.Server
+	adminHandler               *admin.Server
+	apiServer, adminServer     *httpserve.Server
+}
+
+// start opens everything and serves. ctx bounds the start alone. After an error
+// nothing is left open.
+func start(ctx context.Context, c *config.Config, logger *zap.Logger) (*instance, error) {
+	i := &instance{config: c, logger: logger, registry: prometheus.NewRegistry(), sinks: map[string]sinks.Sink{}}
+	if err := i.open(ctx); err != nil {
+		return nil, errors.Join(err, i.close())
+	}
+	i.serve()
+	return i, nil
+}
+
+func (i *instance) open(ctx context.Context) error {
+	var err error
+	if i.apiListener, err = net.Listen("tcp", i.config.API.Listen); err != nil {
+		return fmt.Errorf("api.listen: %w", err)
+	}
+	if i.adminListener, err = net.Listen("tcp", i.config.Admin.Listen); err != nil {
+		return fmt.Errorf("admin.listen: %w", err)
+	}
+	i.registry.MustRegister(collectors.NewGoCollector(),
+		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	if err := i.openSinks(); err != nil {
+		return err
+	}
+	if i.proxy, err = walproxy.Open(ctx, i.options()); err != nil {
+		return err
+	}
+	core := api.New(i.proxy)
+	i.adminHandler = admin.New(core, i.registry)
+	i.rest, err = rpc.New(rpc.Options{
+		Core:             core,
+		KeyType:          keyType(i.config.KeyTypes()),
+		MaxItemBytes:     int64(i.config.API.MaxItemBytes),
+		MaxBodyBytes:     int64(i.config.API.MaxBodyBytes),
+		MaxInFlightBytes: int64(i.config.API.MaxInFlightBytes),
+		Logger:           i.logger.Named("api"),
+		Registerer:       i.registry,
+	})
+	return err
+}
+
+func (i *instance) openSinks() error {
+	for _, name := range slices.Sorted(maps.Keys(i.config.Sinks)) {
+		sink, err := pebble.Open(i.config.SinkPath(name), pebble.Options{Logger: i.logger.Named("sink." + name)})
+		if err != nil {
+			// The store's lock is taken before the log's, which knows its owner.
+			if locked := lockedBy(i.config.DataDir); locked != nil {
+				return locked
+			}
+			return fmt.Errorf("sinks.%s: %w", name, err)
+		}
+		i.sinks[name] = sink
+	}
+	return nil
+}
+
+func (i *instance) options() walproxy.Options {
+	c := i.config
+	o := walproxy.Options{
+		Dir: c.DataDir,
+		Log: wal.Options{
+			Engine:         c.Log.Engine,
+			SegmentBytes:   int64(c.Log.SegmentBytes),
+			MaxBytes:       int64(c.Log.MaxBytes),
+			MinFree:        int64(c.Log.MinFree),
+			RingBytes:      int(c.Log.RingBytes),
+			GroupBytes:     int(c.Log.GroupBytes),
+			MaxRecordBytes: int(c.Log.MaxRecordBytes),
+		},
+		DrainTimeout: time.Duration(c.Shutdown.DrainTimeout),
+		RequestAge:   time.Duration(c.Requests.Age),
+		RequestCount: c.Requests.Count,
+		Logger:       i.logger,
+		Registerer:   i.registry,
+	}
+	for _, name := range slices.Sorted(maps.Keys(c.Sinks)) {
+		o.Sinks = append(o.Sinks, sinkOptions(name, c.Sinks[name], i.sinks[name]))
+	}
+	for _, r := range c.Routes {
+		o.Routes = append(o.Routes, walproxy.Route{Collections: r.Collections, Sinks: r.Sinks})
+	}
+	for _, rule := range c.KeyTypes() {
+		o.KeyTypes = append(o.KeyTypes, walproxy.KeyType{Collection: rule.Pattern, Type: rule.Type})
+	}
+	return o
+}
+
+func sinkOptions(name string, c config.Sink, sink sinks.Sink) walproxy.SinkOptions {
+	loop := replay.Options{Lanes: c.Lanes, ApplyTimeout: time.Duration(c.ApplyTimeout)}
+	loop.Batch.Records = c.Batch.Records
+	loop.Batch.Bytes = int(c.Batch.Bytes)
+	loop.Batch.Linger = time.Duration(c.Batch.Linger)
+	return walproxy.SinkOptions{Name: name, Sink: sink, Paused: c.Paused, Loop: loop}
+}
+
+// keyType finds a collection's key type: the first rule that matches.
+func keyType(rules []config.KeyTypeRule) func(string) mutation.KeyType {
+	return func(collection string) mutation.KeyType {
+		for _, rule := range rules {
+			if ok, _ := path.Match(rule.Pattern, collection); ok { // validated: no error
+				return rule.Type
+			}
+		}
+		return mutation.KeyString
+	}
+}
+
+func (i *instance) serve() {
+	i.apiServer = httpserve.Start(httpserve.Options{
+		Name: "api", Listener: i.apiListener, Handler: i.rest,
+		MaxConnections: i.config.API.MaxConnections, Logger: i.logger.Named("api"),
+	})
+	i.adminServer = httpserve.Start(httpserve.Options{
+		Name: "admin", Listener: i.adminListener, Handler: i.adminHandler,
+		MaxConnections: 64, Logger: i.logger.Named("admin"),
+	})
+}
+
+// failed waits until the instance cannot go on, or ctx ends (nil).
+func (i *instance) failed(ctx context.Context) error {
+	select {
+	case <-ctx.Done():
+		return nil
+	case err := <-i.apiServer.Failed():
+		return err
+	case err := <-i.adminServer.Failed():
+		return err
+	case <-i.proxy.Done():
+		return i.proxy.Err()
+	}
+}
+
+// close stops what feeds before what is fed, runs every step and joins their
+// errors. It also closes an instance that was opened halfway.
+func (i *instance) close() error {
+	errs := []error{i.closeFronts()}
+	if i.proxy != nil {
+		errs = append(errs, i.proxy.Close(context.Background())) // bounded by its drain time-out
+	}
+	if i.apiServer != nil {
+		// The log is closed: every request that still waited has its outcome.
+		i.rest.Wait()
+	}
+	for _, name := range slices.Sorted(maps.Keys(i.sinks)) {
+		ctx, cancel := context.WithTimeout(context.Background(), frontTimeout)
+		if err := i.sinks[name].Close(ctx); err != nil {
+			errs = append(errs, fmt.Errorf("sink %s: %w", name, err))
+		}
+		cancel()
+	}
+	return errors.Join(errs...)
+}
+
+func (i *instance) closeFronts() error {
+	if i.apiServer == nil { // never served
+		var errs []error
+		for _, l := range []net.Listener{i.apiListener, i.adminListener} {
+			if l != nil {
+				errs = append(errs, l.Close())
+			}
+		}
+		return errors.Join(errs...)
+	}
+	i.adminHandler.Stopping()
+	i.rest.Stop()
+	ctx, cancel := context.WithTimeout(context.Background(), frontTimeout)
+	defer cancel()
+	return errors.Join(i.apiServer.Close(ctx), i.adminServer.Close(ctx))
+}

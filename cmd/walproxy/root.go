@@ -1,0 +1,52 @@
+package main
+
+import (
+	"os"
+
+	"github.com/spf13/cobra"
+
+	"github.com/walproxy/walproxy/internal/config"
+)
+
+func newRoot() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "walproxy",
+		Short: "A write-ahead log in front of your store: acknowledged means on disk",
+		Long: "walproxy logs writes, acknowledges them once they are on disk, and applies them to the\n" +
+			"store behind it. A store that is slow, restarting or away costs no client a write.",
+		SilenceErrors: true,
+		SilenceUsage:  true,
+		Args:          cobra.NoArgs,
+		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	root.AddCommand(newServe(), newVersion(), newConfig())
+	return root
+}
+
+// configFlags are the flags that stand for configuration.
+type configFlags struct {
+	file, dataDir, api, admin string
+}
+
+func (f *configFlags) register(cmd *cobra.Command) {
+	cmd.Flags().StringVar(&f.file, "config", os.Getenv("WALPROXY_CONFIG"), "YAML `file` (WALPROXY_CONFIG)")
+	cmd.Flags().StringVar(&f.dataDir, "data-dir", "", "`directory` of log, state and embedded store (data_dir)")
+	cmd.Flags().StringVar(&f.api, "api", "", "`address` of the API (api.listen)")
+	cmd.Flags().StringVar(&f.admin, "admin", "", "`address` of metrics and health (admin.listen)")
+}
+
+// load reads file, environment and flags, the later over the earlier.
+func (f *configFlags) load(cmd *cobra.Command) (*config.Config, error) {
+	var overrides []config.Override
+	for _, o := range []config.Override{
+		{Flag: "--data-dir", Key: []string{"data_dir"}, Value: f.dataDir},
+		{Flag: "--api", Key: []string{"api", "listen"}, Value: f.api},
+		{Flag: "--admin", Key: []string{"admin", "listen"}, Value: f.admin},
+	} {
+		if cmd.Flags().Changed(o.Flag[len("--"):]) {
+			overrides = append(overrides, o)
+		}
+	}
+	c, err := config.Load(f.file, os.Environ(), overrides...)
+	return c, exitWith(exitUsage, err)
+}

@@ -1,0 +1,138 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/spf13/cobra"
+	"go.uber.org/zap"
+
+	"github.com/walproxy/walproxy"
+	"github.com/walproxy/walproxy/internal/config"
+)
+
+func newServe() *cobra.Command {
+	var flags configFlags
+	var level string
+	cmd := &cobra.Command{
+		Use:   "serve",
+		Short: "Run the proxy",
+		Long: "serve runs the proxy until SIGTERM or SIGINT: then it takes no new work, acknowledges what\n" +
+			"is under way, drains the log up to shutdown.drain_timeout and stops. A second signal stops it\n" +
+			"at once. Nothing that was acknowledged is lost either way.\n\n" +
+			"Exit codes: 0 stopped, nothing left to apply; 1 wrong usage or configuration; 2 stopped, records\n" +
+			"stay in the log for the next start; 3 failed while running (the log could not be written);\n" +
+			"4 could not start; 128+n ended by a second signal n.",
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c, err := flags.load(cmd)
+			if err != nil {
+				return err
+			}
+			logger, err := newLogger(os.Stderr, level)
+			if err != nil {
+				return err
+			}
+			return serve(cmd.Context(), c, logger, os.Stdout, os.Stderr)
+		},
+	}
+	flags.register(cmd)
+	cmd.Flags().StringVar(&level, "log-level", "info", "debug, info, warn or error")
+	return cmd
+}
+
+// serve runs until a signal comes or it cannot go on, and closes everything.
+func serve(ctx context.Context, c *config.Config, logger *zap.Logger, out, errOut io.Writer) error {
+	defer func() { _ = logger.Sync() }() // a terminal cannot be synced
+	ctx, stop := withSignals(ctx, logger)
+	defer stop()
+	i, err := start(ctx, c, logger)
+	if err != nil {
+		return exitWith(exitStart, err)
+	}
+	announce(i, out, errOut)
+	failure := i.failed(ctx)
+	if failure != nil {
+		logger.Error("cannot go on, stopping", zap.Error(failure))
+	} else {
+		logger.Info("stopping", zap.NamedError("cause", context.Cause(ctx)))
+	}
+	return verdict(failure, i.close(), out)
+}
+
+// verdict is the last word: what is left, and the exit code.
+func verdict(failure, closing error, out io.Writer) error {
+	var remaining *walproxy.RemainingError
+	left := errors.As(closing, &remaining)
+	if left {
+		for name, n := range remaining.Records {
+			fmt.Fprintf(out, "stopped: %d records stay in the log for sink %s; the next start applies them\n", n, name)
+		}
+	}
+	switch {
+	case failure != nil:
+		return exitWith(exitFailed, errors.Join(failure, closing))
+	case closing == nil:
+		fmt.Fprintln(out, "stopped: everything acknowledged is applied")
+		return nil
+	case left && only(closing, remaining):
+		return exitWith(exitRemaining, closing)
+	}
+	return exitWith(exitFailed, closing)
+}
+
+// only reports whether err holds nothing but want.
+func only(err, want error) bool {
+	if joined, ok := err.(interface{ Unwrap() []error }); ok {
+		for _, e := range joined.Unwrap() {
+			if !only(e, want) {
+				return false
+			}
+		}
+		return true
+	}
+	return errors.Is(err, want)
+}
+
+func announce(i *instance, out, errOut io.Writer) {
+	apiAddr, adminAddr := i.apiListener.Addr(), i.adminListener.Addr()
+	fmt.Fprintf(out, "walproxy %s keeps its data in %s\n", versionName(), i.config.DataDir)
+	fmt.Fprintf(out, "try:  curl -X PUT http://%s/v1/orders/42 -d '{\"total\": 10}'\n", apiAddr)
+	fmt.Fprintf(out, "then: curl http://%s/v1/orders/42\n", apiAddr)
+	fmt.Fprintf(errOut, "listening api=%s admin=%s\n", apiAddr, adminAddr)
+}
+
+// withSignals ends ctx at the first SIGINT or SIGTERM and the process at the
+// second.
+func withSignals(ctx context.Context, logger *zap.Logger) (context.Context, func()) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	signals := make(chan os.Signal, 2)
+	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM)
+	done, joined := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(joined)
+		for n := 0; ; n++ {
+			select {
+			case <-done:
+				return
+			case s := <-signals:
+				if n > 0 {
+					logger.Warn("second signal, leaving at once; the next start applies what is left")
+					os.Exit(exitSignal + int(s.(syscall.Signal)))
+				}
+				cancel(fmt.Errorf("signal: %s", s))
+			}
+		}
+	}()
+	return ctx, func() {
+		signal.Stop(signals)
+		close(done)
+		<-joined
+		cancel(nil)
+	}
+}

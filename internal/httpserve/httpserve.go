@@ -1,0 +1,87 @@
+// Package httpserve runs an HTTP server with limits from the first byte on, and
+// stops it within a bound.
+package httpserve
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
+)
+
+// Options of Start. Name, Listener and Handler are required.
+type Options struct {
+	Name     string // for errors and logs
+	Listener net.Listener
+	Handler  http.Handler
+	// MaxConnections are open at once; more wait to be accepted. 0: no bound.
+	MaxConnections int
+	HeaderTimeout  time.Duration // 10 s
+	IdleTimeout    time.Duration // 2 min
+	HeaderBytes    int           // 64 KiB
+	Logger         *zap.Logger
+}
+
+// Server is a running HTTP server.
+type Server struct {
+	name   string
+	http   *http.Server
+	failed chan error // capacity 1
+	serve  sync.WaitGroup
+}
+
+// Start serves o.Listener, which it closes.
+func Start(o Options) *Server {
+	if o.HeaderTimeout == 0 {
+		o.HeaderTimeout = 10 * time.Second
+	}
+	if o.IdleTimeout == 0 {
+		o.IdleTimeout = 2 * time.Minute
+	}
+	if o.HeaderBytes == 0 {
+		o.HeaderBytes = 64 << 10
+	}
+	if o.Logger == nil {
+		o.Logger = zap.NewNop()
+	}
+	errorLog, err := zap.NewStdLogAt(o.Logger, zap.DebugLevel)
+	if err != nil { // Debug is a level
+		panic(err)
+	}
+	s := &Server{name: o.Name, failed: make(chan error, 1), http: &http.Server{
+		Handler:           o.Handler,
+		ReadHeaderTimeout: o.HeaderTimeout,
+		IdleTimeout:       o.IdleTimeout,
+		MaxHeaderBytes:    o.HeaderBytes,
+		ErrorLog:          errorLog,
+	}}
+	listener := o.Listener
+	if o.MaxConnections > 0 {
+		listener = limit(listener, o.MaxConnections)
+	}
+	s.serve.Go(func() {
+		if err := s.http.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
+			s.failed <- fmt.Errorf("%s listener: %w", s.name, err)
+		}
+	})
+	return s
+}
+
+// Failed delivers the error that ended the server without a Close.
+func (s *Server) Failed() <-chan error { return s.failed }
+
+// Close stops listening, waits for requests until ctx ends and then cuts their
+// connections.
+func (s *Server) Close(ctx context.Context) error {
+	err := s.http.Shutdown(ctx)
+	if err != nil {
+		err = errors.Join(fmt.Errorf("%s: requests were cut off: %w", s.name, err), s.http.Close())
+	}
+	s.serve.Wait()
+	return err
+}
