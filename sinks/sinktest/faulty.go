@@ -34,15 +34,15 @@ type Faulty struct {
 		resumes  []sinks.Claim
 		closes   int
 		changed  chan struct{} // closed and replaced when calls, resumes or closes grow
-		resume   script
-		read     script
+		resume   refusal
+		read     refusal
 		lost     bool
 		identity string
 	}
 }
 
-// script is a fault of a call that has no batch to match.
-type script struct {
+// refusal is a fault of a call that has no batch to match.
+type refusal struct {
 	err   error
 	times int
 	hold  <-chan struct{}
@@ -90,7 +90,7 @@ func (f *Faulty) Clear() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.mu.rules, f.mu.lost, f.mu.identity = nil, false, ""
-	f.mu.resume, f.mu.read = script{}, script{}
+	f.mu.resume, f.mu.read = refusal{}, refusal{}
 }
 
 // FailResume makes the next n calls of Resume return err without reaching the
@@ -204,7 +204,7 @@ func (f *Faulty) Resume(ctx context.Context, claim sinks.Claim) (sinks.Checkpoin
 }
 
 // next takes one turn of the script.
-func (s *script) next() (err error, hold <-chan struct{}) {
+func (s *refusal) next() (err error, hold <-chan struct{}) {
 	if s.times != 0 {
 		err = s.err
 	}
