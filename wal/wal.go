@@ -1,8 +1,56 @@
-// Package wal is the log.
+// Package wal is the log: records get an LSN, are fsync'd in groups and only
+// then acknowledged; readers get them back in order after any crash.
+//
+// # On disk
+//
+//	dir/LOCK                 flock; the owner's pid inside
+//	dir/FORMAT               version, stream, CRC32C; text
+//	dir/watermark            two slots of 4096 bytes: what was durable, at rest
+//	dir/segments/<seq>/      one directory per segment, seq as 16 hex digits
+//	dir/trash/               segments being deleted
+//	dir/quarantine/          what recovery cut off
+//
+// A segment's file is a row of frames, all numbers little endian. The engine
+// may put a prefix before each frame (tidwall: the frame's length as uvarint):
+//
+//	[prefix][segment header frame][prefix][frame][prefix][frame]...
+//
+//	frame:  0  magic "WPXF"          4   20  (cont.) durable LSN when written
+//	        4  version (1)           1   24  length of the payload   4
+//	        5  kind                  1   28  CRC32C of the payload   4
+//	        6  reserved, 0           2   32  CRC32C of the header    4
+//	        8  LSN                   8   36  payload
+//	       16  durable LSN           8
+//
+// The header's CRC starts from (stream, incarnation, segment, file offset of
+// the frame), so that a frame verifies only where it was written: a stale or
+// moved one, or one inside a payload, does not. It is checked before the length
+// is trusted. Kinds: 1 segment header, 2 record, 3 gap. A gap stands for LSNs
+// that a repair gave up: from the frame's LSN to the u64 in its payload.
+//
+//	segment header payload:
+//	        0  format (1)            2   60  predecessor: end offset  8
+//	        2  reserved, 0           2   68  predecessor: last LSN    8
+//	        4  stream               16   76  predecessor: header CRC
+//	       20  incarnation          16       of its last frame        4
+//	       36  segment               8   80  number of incarnations   4
+//	       44  LSN of first record   8   84  each: uuid 16, first LSN 8
+//	       52  boot counter          8
+//
+// docs/log-format.md has the rest: start, torn and corrupt, the watermark.
+//
+// # What is assumed of the disk
+//
+// After fsync of a file returned nil its contents are found again; after fsync
+// of a directory its entries. A failed write or fsync leaves any mixture. A
+// power cut leaves any mixture of what was not fsync'd, but does not touch what
+// was, with one exception that is allowed for: blocks being overwritten (the
+// watermark's slot). rename is atomic.
 package wal
 
 import (
 	"errors"
+	"fmt"
 
 	"github.com/walproxy/walproxy/internal/position"
 )
@@ -37,3 +85,36 @@ var (
 	// ErrBoot: the caller's boot counter is not above the one in the log.
 	ErrBoot = errors.New("wal: the state store is older than the log")
 )
+
+// LockedError is ErrLocked with the owner.
+type LockedError struct {
+	Path string
+	PID  int // 0: not known
+}
+
+func (e *LockedError) Error() string {
+	if e.PID == 0 {
+		return fmt.Sprintf("%v: %s", ErrLocked, e.Path)
+	}
+	return fmt.Sprintf("%v: %s is held by pid %d", ErrLocked, e.Path, e.PID)
+}
+
+func (e *LockedError) Unwrap() error { return ErrLocked }
+
+// CorruptError says where acknowledged data is damaged or missing.
+type CorruptError struct {
+	Segment     string // file or directory, relative to the log's directory
+	Offset      int64  // first bad byte of it
+	First, Last LSN    // what cannot be read for sure; 0: no record is known to be hit
+	Err         error  // what is wrong there
+}
+
+func (e *CorruptError) Error() string {
+	lsns := ""
+	if e.First != 0 {
+		lsns = fmt.Sprintf(", LSN %d to %d", e.First, max(e.First, e.Last))
+	}
+	return fmt.Sprintf("%v: %s at offset %d%s: %v", ErrCorrupt, e.Segment, e.Offset, lsns, e.Err)
+}
+
+func (e *CorruptError) Unwrap() []error { return []error{ErrCorrupt, e.Err} }

@@ -1,5 +1,74 @@
-// Package vfs is the seam to the file system.
+// Package vfs is the seam between the log and the file system: the operating
+// system's, or one that fails where a test wants it to.
 package vfs
 
-// FS is replaced by the real thing.
-type FS interface{}
+import (
+	"errors"
+	"io"
+	"io/fs"
+)
+
+// ErrLocked: another process, or another open in this one, holds the lock.
+var ErrLocked = errors.New("vfs: locked")
+
+// FS is a file system. Paths are the operating system's. All methods may be
+// called concurrently.
+type FS interface {
+	// OpenFile opens name; flag and perm as in os.OpenFile.
+	OpenFile(name string, flag int, perm fs.FileMode) (File, error)
+	// MkdirAll creates name and its parents; it is no error if they exist.
+	MkdirAll(name string, perm fs.FileMode) error
+	// ReadDir lists name, sorted.
+	ReadDir(name string) ([]fs.DirEntry, error)
+	Stat(name string) (fs.FileInfo, error)
+	Rename(from, to string) error
+	Remove(name string) error
+	RemoveAll(name string) error
+	// SyncDir makes the entries of the directory name durable.
+	SyncDir(name string) error
+	// Lock takes the exclusive lock on the file name, which it creates and
+	// leaves in place, and writes text into it. It does not wait: ErrLocked.
+	// Close of what it returns frees the lock.
+	Lock(name, text string) (io.Closer, error)
+	// Space describes the file system that holds name.
+	Space(name string) (Space, error)
+}
+
+// File is an open file.
+type File interface {
+	io.Reader
+	io.ReaderAt
+	io.Writer
+	io.WriterAt
+	io.Closer
+	Stat() (fs.FileInfo, error)
+	// Sync makes contents and metadata durable.
+	Sync() error
+	// Datasync makes contents durable, and of the metadata what is needed to
+	// read them back.
+	Datasync() error
+}
+
+// Space of a file system.
+type Space struct {
+	Free int64  // bytes an ordinary user may still write
+	Kind string // "ext4", "tmpfs", ...; a number in hex if unknown
+	// Doubt says why fsync's promise may not hold here; empty: no reason known.
+	Doubt string
+}
+
+// ReadFile reads all of name; it fails if that is more than limit bytes.
+func ReadFile(fsys FS, name string, limit int64) (b []byte, err error) {
+	f, err := fsys.OpenFile(name, readOnly, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	if b, err = io.ReadAll(io.LimitReader(f, limit+1)); err != nil {
+		return nil, err
+	}
+	if int64(len(b)) > limit {
+		return nil, &fs.PathError{Op: "read", Path: name, Err: errors.New("file too large")}
+	}
+	return b, nil
+}

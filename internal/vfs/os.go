@@ -1,0 +1,124 @@
+package vfs
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+const readOnly = os.O_RDONLY
+
+// OS returns the operating system's file system.
+func OS() FS { return osFS{} }
+
+type osFS struct{}
+
+type osFile struct{ *os.File }
+
+func (f osFile) Datasync() error {
+	for {
+		err := unix.Fdatasync(int(f.Fd()))
+		if !errors.Is(err, unix.EINTR) {
+			return wrap("fdatasync", f.Name(), err)
+		}
+	}
+}
+
+func wrap(op, name string, err error) error {
+	if err == nil {
+		return nil
+	}
+	return &fs.PathError{Op: op, Path: name, Err: err}
+}
+
+func (osFS) OpenFile(name string, flag int, perm fs.FileMode) (File, error) {
+	f, err := os.OpenFile(name, flag, perm)
+	if err != nil {
+		return nil, err
+	}
+	return osFile{f}, nil
+}
+
+func (osFS) MkdirAll(name string, perm fs.FileMode) error { return os.MkdirAll(name, perm) }
+func (osFS) ReadDir(name string) ([]fs.DirEntry, error)   { return os.ReadDir(name) }
+func (osFS) Stat(name string) (fs.FileInfo, error)        { return os.Stat(name) }
+func (osFS) Rename(from, to string) error                 { return os.Rename(from, to) }
+func (osFS) Remove(name string) error                     { return os.Remove(name) }
+func (osFS) RemoveAll(name string) error                  { return os.RemoveAll(name) }
+
+func (osFS) SyncDir(name string) error {
+	d, err := os.Open(name)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}
+
+func (osFS) Lock(name, text string) (io.Closer, error) {
+	f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE, 0o644)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		if errors.Is(err, unix.EWOULDBLOCK) {
+			err = ErrLocked
+		}
+		return nil, errors.Join(wrap("flock", name, err), f.Close())
+	}
+	if err := errors.Join(f.Truncate(0), writeAt(f, text)); err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
+}
+
+func writeAt(f *os.File, text string) error {
+	_, err := f.WriteAt([]byte(text), 0)
+	return err
+}
+
+// Magic numbers of file systems, from statfs(2) and linux/magic.h, that cannot
+// keep what fsync promises, or are known not to everywhere.
+var doubts = map[int64][2]string{
+	unix.TMPFS_MAGIC:           {"tmpfs", "it is memory: nothing survives a reboot"},
+	unix.RAMFS_MAGIC:           {"ramfs", "it is memory: nothing survives a reboot"},
+	unix.NFS_SUPER_MAGIC:       {"nfs", "locks and fsync depend on the server"},
+	unix.SMB_SUPER_MAGIC:       {"smb", "locks and fsync depend on the server"},
+	unix.SMB2_SUPER_MAGIC:      {"smb2", "locks and fsync depend on the server"},
+	unix.CIFS_SUPER_MAGIC:      {"cifs", "locks and fsync depend on the server"},
+	unix.CEPH_SUPER_MAGIC:      {"ceph", "locks and fsync depend on the server"},
+	unix.V9FS_MAGIC:            {"9p", "locks and fsync depend on the server"},
+	unix.OVERLAYFS_SUPER_MAGIC: {"overlay", "it is a container's layer: it goes when the container goes"},
+	unix.FUSE_SUPER_MAGIC:      {"fuse", "fsync does what its daemon makes of it"},
+}
+
+var kinds = map[int64]string{
+	unix.EXT4_SUPER_MAGIC:  "ext4",
+	unix.XFS_SUPER_MAGIC:   "xfs",
+	unix.BTRFS_SUPER_MAGIC: "btrfs",
+	unix.F2FS_SUPER_MAGIC:  "f2fs",
+}
+
+func (osFS) Space(name string) (Space, error) {
+	var st unix.Statfs_t
+	for {
+		err := unix.Statfs(name, &st)
+		if err == nil {
+			break
+		}
+		if !errors.Is(err, unix.EINTR) {
+			return Space{}, wrap("statfs", name, err)
+		}
+	}
+	s := Space{Free: int64(st.Bavail) * int64(st.Bsize)}
+	kind := int64(st.Type) & 0xffffffff
+	if d, ok := doubts[kind]; ok {
+		s.Kind, s.Doubt = d[0], d[1]
+	} else if s.Kind, ok = kinds[kind]; !ok {
+		s.Kind = fmt.Sprintf("%#x", kind)
+	}
+	return s, nil
+}

@@ -1,0 +1,73 @@
+package wal
+
+import (
+	"fmt"
+	"io/fs"
+
+	"github.com/walproxy/walproxy/internal/vfs"
+)
+
+// engine stores the frames of segments. It decides how they get to the disk,
+// not what they are: numbering, checksums, recovery and reading are the log's.
+type engine interface {
+	layout
+	// create makes an empty segment in the existing, empty directory dir. It
+	// runs in the background, one call at a time. What it leaves on disk must
+	// not look like a segment header. The caller makes dir durable.
+	create(fsys vfs.FS, dir string) (segmentFile, error)
+}
+
+// segmentFile is a segment open for writing. Calls are serial. After an error
+// only abandon may be called.
+type segmentFile interface {
+	// append writes frames: they lie back to back in b, ends[i] is where frame
+	// i ends. Nothing is durable yet. b may be reused after the call.
+	append(b []byte, ends []int) error
+	// sync makes everything appended durable.
+	sync() error
+	// seal closes the file; everything appended was synced. It runs in the
+	// background.
+	seal() error
+	// abandon lets go of the file without writing, syncing or waiting.
+	abandon()
+}
+
+// layout says how an engine's frames lie in a segment's file. Segments of any
+// engine are read by their layout alone.
+type layout interface {
+	// file is the name of the file in the segment's directory.
+	file() string
+	// prefixLen is the number of bytes before a frame of n bytes.
+	prefixLen(n int) int
+	// prefix decodes what stands before a frame: the length of the prefix and
+	// the frame's length, -1 if it does not say. b has maxPrefix bytes, fewer
+	// at the end of the file.
+	prefix(b []byte) (n int, frame int64, err error)
+	// complete reports whether a file of size bytes can be a segment of which
+	// the first end bytes were written.
+	complete(end, size int64) bool
+}
+
+const maxPrefix = 10
+
+// layouts of all engines, by which existing segments are recognised.
+var layouts = []layout{tidwallLayout{}}
+
+// layoutIn finds the layout of the segment in dir; nil if there is no file.
+func layoutIn(entries []fs.DirEntry) layout {
+	for _, e := range entries {
+		for _, l := range layouts {
+			if e.Name() == l.file() {
+				return l
+			}
+		}
+	}
+	return nil
+}
+
+func newEngine(name string) (engine, error) {
+	if name == "tidwall" {
+		return &tidwallEngine{}, nil
+	}
+	return nil, fmt.Errorf("wal: unknown engine %q: there is \"tidwall\"", name)
+}

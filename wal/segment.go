@@ -1,0 +1,114 @@
+package wal
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+
+	"github.com/google/uuid"
+
+	"github.com/walproxy/walproxy/internal/vfs"
+)
+
+// segment is one file of the log. What is below the line changes under Log.mu
+// while the segment is active.
+type segment struct {
+	seq         uint64
+	base        LSN // of its first record
+	boot        uint64
+	incarnation uuid.UUID
+	layout      layout
+	headerEnd   int64
+
+	end segmentEnd // of what is durable
+}
+
+func segmentName(seq uint64) string { return fmt.Sprintf("%016x", seq) }
+
+// parseSegmentName is the inverse of segmentName, and accepts nothing else.
+func parseSegmentName(name string) (uint64, bool) {
+	seq, err := strconv.ParseUint(name, 16, 64)
+	return seq, err == nil && seq > 0 && segmentName(seq) == name
+}
+
+// place names a segment's file relative to the log's directory.
+func (s *segment) place() string {
+	return filepath.Join("segments", segmentName(s.seq), s.layout.file())
+}
+
+// found is a directory in segments/ as a start finds it.
+type found struct {
+	seq    uint64
+	dir    string // absolute
+	layout layout // nil: no file
+	size   int64
+	header segmentHeader
+	crc    uint32 // header CRC of the header frame
+	end    int64  // of the header frame
+	err    error  // what is wrong with the header
+}
+
+// place is for messages.
+func (f *found) place() string {
+	if f.layout == nil {
+		return filepath.Join("segments", segmentName(f.seq))
+	}
+	return filepath.Join("segments", segmentName(f.seq), f.layout.file())
+}
+
+func (f *found) path() string { return filepath.Join(f.dir, f.layout.file()) }
+
+func (f *found) empty() bool { return f.layout == nil || f.size == 0 }
+
+// examine reads the header of the segment in dir. Damage goes to found.err; an
+// error means that reading failed.
+func examine(fsys vfs.FS, dir string, seq uint64, stream uuid.UUID) (*found, error) {
+	f := &found{seq: seq, dir: dir}
+	entries, err := fsys.ReadDir(dir)
+	if err != nil {
+		return nil, err
+	}
+	if f.layout = layoutIn(entries); f.layout == nil {
+		f.err = errors.New("the segment's file is missing")
+		return f, nil
+	}
+	err = withFile(fsys, f.path(), func(file vfs.File, size int64) error {
+		f.size = size
+		sc := scanner{file: file, layout: f.layout, limit: size}
+		// One small read does for a usual header; the scanner's buffer is for tails.
+		sc.buf = make([]byte, 0, headerReadSize)
+		if err := sc.fillExactly(0, headerReadSize); err != nil {
+			return err
+		}
+		var bad *badFrameError
+		f.header, f.crc, err = sc.header(stream, seq)
+		f.end = sc.offset
+		if errors.As(err, &bad) {
+			f.err, err = bad.err, nil
+		}
+		return err
+	})
+	return f, err
+}
+
+const headerReadSize = 1 << 10
+
+// withFile opens path for reading, for the time of do.
+func withFile(fsys vfs.FS, path string, do func(file vfs.File, size int64) error) (err error) {
+	file, err := fsys.OpenFile(path, os.O_RDONLY, 0)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, file.Close()) }()
+	info, err := file.Stat()
+	if err != nil {
+		return err
+	}
+	if info.Mode()&fs.ModeType != 0 {
+		return fmt.Errorf("%s is not a regular file", path)
+	}
+	return do(file, info.Size())
+}

@@ -1,0 +1,386 @@
+package wal
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/google/uuid"
+	"go.uber.org/zap"
+
+	"github.com/walproxy/walproxy/internal/vfs"
+)
+
+// start is an Open under way: what was found, judged and decided.
+type start struct {
+	dir     string
+	fs      vfs.FS
+	o       Options
+	log     *zap.Logger
+	stream  uuid.UUID
+	created bool // this Open creates the log
+	mark    watermark
+
+	segments []*found // with a valid header, in order
+	unborn   []*found // after them: never activated
+	tail     tail
+	boot     uint64
+}
+
+// tail is the judged end of the last segment.
+type tail struct {
+	end   segmentEnd
+	clean bool // everything up to the file's end was durable at a clean stop
+	cut   bool // there are bytes after end
+}
+
+func (s *start) segmentsDir() string   { return filepath.Join(s.dir, "segments") }
+func (s *start) trashDir() string      { return filepath.Join(s.dir, "trash") }
+func (s *start) quarantineDir() string { return filepath.Join(s.dir, "quarantine") }
+func (s *start) watermarkPath() string { return filepath.Join(s.dir, "watermark") }
+
+// makeDirs creates what is missing, durably.
+func (s *start) makeDirs() error {
+	for _, dir := range []string{s.segmentsDir(), s.trashDir(), s.quarantineDir()} {
+		if err := s.fs.MkdirAll(dir, 0o755); err != nil {
+			return err
+		}
+	}
+	return s.fs.SyncDir(s.dir)
+}
+
+// lockDir takes the log's lock, creating its directory.
+func lockDir(fsys vfs.FS, dir string) (io.Closer, error) {
+	if err := fsys.MkdirAll(dir, 0o755); err != nil {
+		return nil, err
+	}
+	if err := fsys.SyncDir(filepath.Dir(dir)); err != nil {
+		return nil, err
+	}
+	path := filepath.Join(dir, "LOCK")
+	lock, err := fsys.Lock(path, strconv.Itoa(os.Getpid())+"\n")
+	if errors.Is(err, vfs.ErrLocked) {
+		b, _ := vfs.ReadFile(fsys, path, 64) // the pid is a courtesy
+		pid, _ := strconv.Atoi(string(bytes.TrimSpace(b)))
+		return nil, &LockedError{Path: path, PID: pid}
+	}
+	return lock, err
+}
+
+// run brings the directory to where a new segment can be begun.
+func (s *start) run() error {
+	if err := s.warnFileSystem(); err != nil {
+		return err
+	}
+	if err := s.openFormat(); err != nil {
+		return err
+	}
+	if err := s.makeDirs(); err != nil {
+		return err
+	}
+	var err error
+	if s.mark, err = loadWatermark(s.fs, s.watermarkPath(), s.stream); err != nil {
+		return err
+	}
+	if err := s.list(); err != nil {
+		return err
+	}
+	if err := s.judge(); err != nil {
+		return err
+	}
+	if !s.created {
+		if err := s.attach(s.tail.end.last == 0); err != nil {
+			return err
+		}
+	}
+	return s.recover()
+}
+
+func (s *start) warnFileSystem() error {
+	space, err := s.fs.Space(s.dir)
+	if err != nil {
+		return err
+	}
+	if space.Doubt != "" {
+		s.log.Warn("fsync may not keep its promise on this file system",
+			zap.String("dir", s.dir), zap.String("file_system", space.Kind), zap.String("reason", space.Doubt))
+	}
+	return nil
+}
+
+// attach calls the caller's hook and checks its boot counter.
+func (s *start) attach(empty bool) error {
+	newest := uint64(0)
+	if n := len(s.segments); n > 0 {
+		newest = s.segments[n-1].header.boot
+	}
+	s.boot = newest
+	if s.o.Attach == nil {
+		return nil
+	}
+	boot, err := s.o.Attach(s.stream, empty)
+	if err != nil || boot == 0 {
+		return err
+	}
+	if boot <= newest {
+		return fmt.Errorf("%w: its boot counter is %d, the log's %d", ErrBoot, boot, newest)
+	}
+	s.boot = boot
+	return nil
+}
+
+// list finds the segments and checks that they follow each other.
+func (s *start) list() error {
+	entries, err := s.fs.ReadDir(s.segmentsDir())
+	if err != nil {
+		return err
+	}
+	var all []*found
+	for _, e := range entries {
+		seq, ok := parseSegmentName(e.Name())
+		if !ok || !e.IsDir() {
+			s.log.Warn("not a segment, left alone", zap.String("path", filepath.Join(s.segmentsDir(), e.Name())))
+			continue
+		}
+		f, err := examine(s.fs, filepath.Join(s.segmentsDir(), e.Name()), seq, s.stream)
+		if err != nil {
+			return err
+		}
+		all = append(all, f)
+	}
+	slices.SortFunc(all, func(a, b *found) int {
+		if a.seq < b.seq {
+			return -1
+		}
+		return 1
+	})
+	valid := len(all)
+	for valid > 0 && all[valid-1].err != nil {
+		valid--
+	}
+	s.segments, s.unborn = all[:valid], all[valid:]
+	return s.contiguous()
+}
+
+// contiguous checks the segments' names, sizes and bases against each other
+// and the watermark, without reading their records.
+func (s *start) contiguous() error {
+	for i, f := range s.segments {
+		if f.err != nil {
+			return s.corruptAt(i, f.place(), 0, s.segments[i+1:], f.err)
+		}
+		if i == 0 {
+			if f.seq > s.mark.first && s.mark.first > 0 {
+				name := filepath.Join("segments", segmentName(s.mark.first))
+				return &CorruptError{Segment: name, First: 1, Last: f.header.base - 1,
+					Err: fmt.Errorf("missing: the first segment kept is %016x", f.seq)}
+			}
+			continue
+		}
+		before := s.segments[i-1]
+		if f.seq != before.seq+1 {
+			name := filepath.Join("segments", segmentName(before.seq+1))
+			return s.corruptAt(i, name, 0, s.segments[i:], errors.New("missing"))
+		}
+		if pred := f.header.pred; !before.layout.complete(pred.offset, before.size) || pred.last+1 < before.header.base {
+			return s.corruptAt(i-1, before.place(), min(pred.offset, before.size), s.segments[i:],
+				fmt.Errorf("%d bytes; its successor says %d", before.size, pred.offset))
+		}
+	}
+	return s.noneMissing()
+}
+
+// noneMissing checks the newest segment against the watermark.
+func (s *start) noneMissing() error {
+	newest := uint64(0)
+	if n := len(s.segments); n > 0 {
+		newest = s.segments[n-1].seq
+	}
+	if s.mark.segment <= newest {
+		return nil
+	}
+	err := errors.New("missing, though the watermark says that it was activated")
+	name := filepath.Join("segments", segmentName(s.mark.segment))
+	for _, f := range s.unborn {
+		if f.seq == s.mark.segment {
+			name, err = f.place(), fmt.Errorf("the watermark says that it was activated: %w", f.err)
+		}
+	}
+	corrupt := s.corruptAt(len(s.segments), name, 0, nil, err)
+	corrupt.Last = s.mark.durable
+	if corrupt.Last < corrupt.First {
+		corrupt.First, corrupt.Last = 0, 0
+	}
+	return corrupt
+}
+
+// corruptAt reports damage in or after segment i, before the segments after.
+// The records of the last good segment before it tell where it begins.
+func (s *start) corruptAt(i int, place string, offset int64, after []*found, err error) *CorruptError {
+	c := &CorruptError{Segment: place, Offset: offset, Err: err, First: 1}
+	from := min(i, len(s.segments)-1)
+	for from >= 0 && s.segments[from].err != nil {
+		from--
+	}
+	if from >= 0 {
+		f := s.segments[from]
+		c.First = f.header.base
+		end, scanErr := s.scanRecords(f)
+		var bad *badFrameError
+		if scanErr == nil || errors.As(scanErr, &bad) {
+			c.First = end.last + 1
+			if from == i && end.offset < offset {
+				c.Offset = end.offset
+			}
+		}
+	}
+	for _, f := range after {
+		if f.err == nil {
+			c.Last = f.header.base - 1
+			break
+		}
+	}
+	if c.Last != 0 && c.Last < c.First {
+		c.First, c.Last = 0, 0 // no record is hit: the damage is in a header or after the end
+	}
+	return c
+}
+
+// scanRecords reads and verifies every record of f and returns where the good
+// ones end; *badFrameError says what is there instead of the next.
+func (s *start) scanRecords(f *found) (segmentEnd, error) {
+	end := segmentEnd{f.end, f.header.base - 1, f.crc}
+	err := withFile(s.fs, f.path(), func(file vfs.File, size int64) error {
+		sc := scanner{file: file, layout: f.layout, limit: size, seed: f.header.seed(), offset: f.end, next: f.header.base}
+		for {
+			fr, err := sc.frame()
+			if errors.Is(err, io.EOF) {
+				return nil
+			}
+			if err == nil {
+				if err = fr.verify(); err != nil {
+					err = &badFrameError{fr.offset, err}
+				}
+			}
+			if err != nil {
+				return err
+			}
+			end = segmentEnd{fr.end, fr.last, fr.crc}
+		}
+	})
+	return end, err
+}
+
+// judge finds the end of the log and decides, if anything after it is bad,
+// whether that was ever acknowledged.
+func (s *start) judge() error {
+	began := time.Now()
+	if len(s.segments) == 0 {
+		return s.witnessUnborn(1, nil)
+	}
+	f := s.segments[len(s.segments)-1]
+	end, err := s.scanRecords(f)
+	var bad *badFrameError
+	if err != nil && !errors.As(err, &bad) {
+		return err
+	}
+	due := end.last + 1
+	if witness, what, err := s.witness(f, end, bad); err != nil {
+		return err
+	} else if witness >= due {
+		reason := errors.New("the file ends here")
+		if bad != nil {
+			reason = bad.err
+		}
+		return &CorruptError{Segment: f.place(), Offset: end.offset, First: due, Last: witness,
+			Err: fmt.Errorf("%w; %s says that LSN %d was durable", reason, what, witness)}
+	}
+	if err := s.witnessUnborn(due, f); err != nil {
+		return err
+	}
+	m := s.mark
+	s.tail = tail{end: end, cut: bad != nil}
+	s.tail.clean = bad == nil && m.clean && m.segment == f.seq && m.end == end.offset &&
+		m.durable == end.last && m.incarnation == f.header.incarnation()
+	s.log.Info("end of the log found", zap.Uint64("last_lsn", uint64(end.last)), zap.Int("segments", len(s.segments)),
+		zap.Bool("clean", s.tail.clean), zap.Bool("torn", s.tail.cut), zap.Duration("took", time.Since(began)))
+	return nil
+}
+
+// witness returns the highest LSN that is known to have been durable, and who
+// says so, if that is beyond end.
+func (s *start) witness(f *found, end segmentEnd, bad *badFrameError) (LSN, string, error) {
+	witness, what := s.mark.durable, "the watermark"
+	if bad == nil {
+		return witness, what, nil
+	}
+	err := withFile(s.fs, f.path(), func(file vfs.File, size int64) error {
+		sc := scanner{file: file, layout: f.layout, limit: size}
+		h, ok, err := sc.search(end.offset+1, []seed{f.header.seed()}, func(h frameHeader) bool {
+			return h.durable > end.last && h.lsn > h.durable
+		})
+		if ok && h.durable > witness {
+			witness, what = h.durable, "a later frame"
+		}
+		return err
+	})
+	return witness, what, err
+}
+
+// witnessUnborn looks into segments without a valid header for frames that
+// could only have been written after due was durable.
+func (s *start) witnessUnborn(due LSN, last *found) error {
+	for _, f := range s.unborn {
+		if f.empty() {
+			continue
+		}
+		err := withFile(s.fs, f.path(), func(file vfs.File, size int64) error {
+			sc := scanner{file: file, layout: f.layout, limit: size}
+			seeds, err := s.guessSeeds(&sc, f, last)
+			if err != nil {
+				return err
+			}
+			h, ok, err := sc.search(0, seeds, func(h frameHeader) bool { return h.durable >= due && h.lsn > h.durable })
+			if err != nil || !ok {
+				return err
+			}
+			return &CorruptError{Segment: f.place(), First: due, Last: h.durable,
+				Err: fmt.Errorf("%w; a later frame says that LSN %d was durable", f.err, h.durable)}
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// guessSeeds lists the seeds that the frames of a segment with a damaged header
+// can have: of the run before it, of the watermark's, and of what stands where
+// the header has its incarnation.
+func (s *start) guessSeeds(sc *scanner, f, last *found) ([]seed, error) {
+	ids := []uuid.UUID{s.mark.incarnation}
+	if last != nil {
+		ids = append(ids, last.header.incarnation())
+	}
+	for prefix := range int64(maxPrefix) {
+		at := prefix + frameHeaderSize + headerIncarnation
+		b, err := sc.peek(at, 16)
+		if err != nil {
+			return nil, err
+		}
+		if len(b) == 16 {
+			ids = append(ids, uuid.UUID(b))
+		}
+	}
+	seeds := make([]seed, len(ids))
+	for i, id := range ids {
+		seeds[i] = newSeed(s.stream, id, f.seq)
+	}
+	return seeds, nil
+}
