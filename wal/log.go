@@ -12,7 +12,6 @@ import (
 
 	"github.com/google/uuid"
 	"go.uber.org/zap"
-
 )
 
 // Log is a log on disk. All methods may be called concurrently.
@@ -423,4 +422,3 @@ func (l *Log) closeFiles() error {
 		return w
 	})
 }
-

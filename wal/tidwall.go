@@ -83,4 +83,3 @@ func (f *tidwallFile) seal() error { return f.log.Close() }
 // abandon: Close would fsync. The descriptor goes with the handle, when the
 // garbage collector finds it.
 func (f *tidwallFile) abandon() { f.log = nil }
-
