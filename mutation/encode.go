@@ -3,6 +3,7 @@ package mutation
 import (
 	"fmt"
 
+	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
 
 	walproxyv1 "github.com/walproxy/walproxy/api/proto/walproxy/v1"
@@ -118,4 +119,13 @@ func memberKind(member *walproxyv1.Group_Member) string {
 		return "command"
 	}
 	return "member of an unknown kind"
+}
+
+// AppendAccepted sets the accepted time of an encoded record: it appends the
+// field to payload, where the last one counts. So a record is encoded before
+// its place in the log, and with it its time, is known.
+func AppendAccepted(payload []byte, unixNanos int64) []byte {
+	const field = 2 // Record.accepted_unix_nanos
+	payload = protowire.AppendTag(payload, field, protowire.VarintType)
+	return protowire.AppendVarint(payload, protowire.EncodeZigZag(unixNanos))
 }

@@ -251,3 +251,19 @@ func BenchmarkDecode(b *testing.B) {
 		}
 	}
 }
+
+func TestAppendAccepted(t *testing.T) {
+	for _, nanos := range []int64{0, 1, -1, 1 << 62} {
+		rec := everything()[0]
+		rec.AcceptedUnixNanos = 7 // the later one counts
+		enc, err := Encode(nil, rec)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := Decode(AppendAccepted(enc, nanos))
+		rec.AcceptedUnixNanos = nanos
+		if err != nil || !proto.Equal(got, rec) {
+			t.Fatalf("Decode = %v, %v; want %v", got, err, rec)
+		}
+	}
+}

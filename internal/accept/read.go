@@ -1,0 +1,88 @@
+package accept
+
+import (
+	"context"
+	"fmt"
+
+	walproxyv1 "github.com/walproxy/walproxy/api/proto/walproxy/v1"
+	"github.com/walproxy/walproxy/mutation"
+)
+
+// Read waits for the key's pending writes to be applied and reads the record.
+// mutation.ErrNotFound: it does not exist or has expired.
+func (a *Acceptor) Read(ctx context.Context, collection string, key *walproxyv1.Key) (*mutation.Document, error) {
+	if err := a.enter(); err != nil {
+		return nil, err
+	}
+	defer a.leave()
+	r, key, err := a.findRead(collection, key)
+	if err != nil {
+		return nil, err
+	}
+	ctx, done := a.bound(ctx)
+	defer done()
+	doc, err := a.readApplied(ctx, r, collection, key, mutation.Hash(collection, key))
+	if err != nil {
+		return nil, err
+	}
+	if doc.ExpiredAt(a.clock()) {
+		return nil, mutation.ErrNotFound
+	}
+	return doc, nil
+}
+
+// ReadEvents is Read for events: up to limit of them from the from-th on.
+func (a *Acceptor) ReadEvents(ctx context.Context, collection string, key *walproxyv1.Key, from uint64, limit int) ([]mutation.StoredEvent, error) {
+	if err := a.enter(); err != nil {
+		return nil, err
+	}
+	defer a.leave()
+	r, key, err := a.findRead(collection, key)
+	if err != nil {
+		return nil, err
+	}
+	ctx, done := a.bound(ctx)
+	defer done()
+	if err := a.waitApplied(ctx, r, mutation.Hash(collection, key)); err != nil {
+		return nil, err
+	}
+	return r.target.Reader.ReadEvents(ctx, collection, key, from, limit)
+}
+
+func (a *Acceptor) findRead(collection string, key *walproxyv1.Key) (*route, *walproxyv1.Key, error) {
+	key, err := mutation.CanonicalKey(key, a.o.KeyTypes(collection))
+	if err != nil {
+		return nil, nil, err
+	}
+	r, err := a.router.find(collection)
+	if err != nil {
+		return nil, nil, err
+	}
+	if r.target.Reader == nil {
+		return nil, nil, fmt.Errorf("%w: %s", ErrNoReader, r.reads)
+	}
+	return r, key, nil
+}
+
+// readApplied reads a canonical key once its writes so far are applied.
+func (a *Acceptor) readApplied(ctx context.Context, r *route, collection string, key *walproxyv1.Key, hash uint64) (*mutation.Document, error) {
+	if err := a.waitApplied(ctx, r, hash); err != nil {
+		return nil, err
+	}
+	doc, err := r.target.Reader.Read(ctx, collection, key)
+	if err == nil && doc == nil {
+		return nil, fmt.Errorf("sink %s: the read returned neither a record nor an error", r.reads)
+	}
+	return doc, err
+}
+
+func (a *Acceptor) waitApplied(ctx context.Context, r *route, hash uint64) error {
+	lsn := a.buckets.get(hash)
+	if lsn == 0 || r.target.Loop.Applied() >= lsn {
+		return nil
+	}
+	if err := r.target.Loop.Wait(ctx, lsn); err != nil {
+		return fmt.Errorf("sink %s has not applied LSN %d: %w", r.reads, lsn, err)
+	}
+	return nil
+}

@@ -1,0 +1,279 @@
+package accept
+
+import (
+	"cmp"
+	"crypto/sha256"
+	"fmt"
+	"slices"
+
+	"google.golang.org/protobuf/proto"
+
+	walproxyv1 "github.com/walproxy/walproxy/api/proto/walproxy/v1"
+	"github.com/walproxy/walproxy/mutation"
+	"github.com/walproxy/walproxy/wal"
+)
+
+// write is one Submit on its way to the log.
+type write struct {
+	record *walproxyv1.Record // ours; shares what is not changed with the caller's
+	route  *route
+	keys   []keyWrites // in the order of their hashes
+	hashes []uint64    // of keys, without repeats
+	// payload is the record's encoding without the accepted time.
+	payload []byte
+	request *request // nil: no request id
+
+	// What the preconditions found: it was so at notBefore, and is until until.
+	// Unix nanoseconds; until 0: for good.
+	notBefore, until int64
+
+	ticket   wal.Ticket
+	accepted int64
+}
+
+// keyWrites are the writes to one key, in order.
+type keyWrites struct {
+	collection string
+	key        *walproxyv1.Key
+	encoded    string
+	hash       uint64
+	// mutations; nil entries stand for other kinds, whose effect is unknown.
+	mutations []*walproxyv1.Mutation
+	// found is what a precondition read from the store, under the key's lock.
+	found known
+}
+
+// prepare validates in, makes its keys canonical and finds its route. in is not
+// changed.
+func (a *Acceptor) prepare(in *walproxyv1.Record) (*write, error) {
+	if in == nil {
+		return nil, &mutation.InvalidError{Field: "record", Reason: "is missing"}
+	}
+	if err := mutation.ValidatePrincipal(in.GetPrincipal()); err != nil {
+		return nil, err
+	}
+	w := &write{record: &walproxyv1.Record{
+		Format:    mutation.Format,
+		Principal: in.GetPrincipal(),
+		Origin:    in.GetOrigin(),
+	}}
+	keepUnknown(w.record, in)
+	if err := a.canonical(w.record, in); err != nil {
+		return nil, err
+	}
+	if err := a.findRoute(w); err != nil {
+		return nil, err
+	}
+	w.record.Routes = w.route.sinks
+	w.collectKeys()
+	return w, nil
+}
+
+// canonical sets out's body to in's with canonical keys, validated.
+func (a *Acceptor) canonical(out, in *walproxyv1.Record) error {
+	switch body := in.GetBody().(type) {
+	case *walproxyv1.Record_Mutation:
+		m, err := a.canonicalMutation(body.Mutation)
+		if err != nil {
+			return err
+		}
+		out.Body = &walproxyv1.Record_Mutation{Mutation: m}
+		return mutation.Validate(m)
+	case *walproxyv1.Record_Group:
+		g, err := a.canonicalGroup(body.Group)
+		if err != nil {
+			return err
+		}
+		out.Body = &walproxyv1.Record_Group{Group: g}
+		return mutation.ValidateGroup(g)
+	case *walproxyv1.Record_Statement:
+		s, err := a.canonicalStatement(body.Statement)
+		if err != nil {
+			return err
+		}
+		out.Body = &walproxyv1.Record_Statement{Statement: s}
+		return mutation.ValidateStatement(s)
+	case *walproxyv1.Record_Command:
+		c, err := a.canonicalCommand(body.Command)
+		if err != nil {
+			return err
+		}
+		out.Body = &walproxyv1.Record_Command{Command: c}
+		return mutation.ValidateCommand(c)
+	}
+	return &mutation.InvalidError{Field: "body", Reason: "is no write"}
+}
+
+func (a *Acceptor) canonicalGroup(in *walproxyv1.Group) (*walproxyv1.Group, error) {
+	if len(in.GetMembers()) > mutation.MaxMembers { // before any work is done for them
+		return nil, mutation.ValidateGroup(in)
+	}
+	out := &walproxyv1.Group{RequestId: in.GetRequestId()}
+	keepUnknown(out, in)
+	for i, member := range in.GetMembers() {
+		canonical, err := a.canonicalMember(member)
+		if err != nil {
+			return nil, underMember(i, member, err)
+		}
+		out.Members = append(out.Members, canonical)
+	}
+	return out, nil
+}
+
+func (a *Acceptor) canonicalMember(in *walproxyv1.Group_Member) (*walproxyv1.Group_Member, error) {
+	out := &walproxyv1.Group_Member{}
+	keepUnknown(out, in)
+	switch k := in.GetKind().(type) {
+	case *walproxyv1.Group_Member_Mutation:
+		m, err := a.canonicalMutation(k.Mutation)
+		out.Kind = &walproxyv1.Group_Member_Mutation{Mutation: m}
+		return out, err
+	case *walproxyv1.Group_Member_Statement:
+		s, err := a.canonicalStatement(k.Statement)
+		out.Kind = &walproxyv1.Group_Member_Statement{Statement: s}
+		return out, err
+	case *walproxyv1.Group_Member_Command:
+		c, err := a.canonicalCommand(k.Command)
+		out.Kind = &walproxyv1.Group_Member_Command{Command: c}
+		return out, err
+	}
+	return out, nil // ValidateGroup refuses it
+}
+
+// keepUnknown copies in's unknown fields, for Encode to refuse them.
+func keepUnknown(out, in proto.Message) {
+	out.ProtoReflect().SetUnknown(in.ProtoReflect().GetUnknown())
+}
+
+func underMember(i int, member *walproxyv1.Group_Member, err error) error {
+	invalid, ok := err.(*mutation.InvalidError)
+	if !ok {
+		return err
+	}
+	kind := "mutation"
+	if member.GetStatement() != nil {
+		kind = "statement"
+	} else if member.GetCommand() != nil {
+		kind = "command"
+	}
+	return &mutation.InvalidError{Field: fmt.Sprintf("members[%d].%s.%s", i, kind, invalid.Field), Reason: invalid.Reason}
+}
+
+// canonicalMutation returns in itself if its key is canonical already.
+func (a *Acceptor) canonicalMutation(in *walproxyv1.Mutation) (*walproxyv1.Mutation, error) {
+	key, err := mutation.CanonicalKey(in.GetKey(), a.o.KeyTypes(in.GetCollection()))
+	if err != nil || key == in.GetKey() {
+		return in, err
+	}
+	out := &walproxyv1.Mutation{Collection: in.Collection, Key: key, Ops: in.Ops, Precondition: in.Precondition,
+		RequestId: in.RequestId, ExpiresAt: in.ExpiresAt}
+	keepUnknown(out, in)
+	return out, nil
+}
+
+func (a *Acceptor) canonicalStatement(in *walproxyv1.Statement) (*walproxyv1.Statement, error) {
+	key, err := mutation.CanonicalKey(in.GetKey(), a.o.KeyTypes(in.GetCollection()))
+	if err != nil || key == in.GetKey() {
+		return in, err
+	}
+	out := proto.CloneOf(in)
+	out.Key = key
+	return out, nil
+}
+
+func (a *Acceptor) canonicalCommand(in *walproxyv1.Command) (*walproxyv1.Command, error) {
+	key, err := mutation.CanonicalKey(in.GetKey(), a.o.KeyTypes(in.GetCollection()))
+	if err != nil || key == in.GetKey() {
+		return in, err
+	}
+	out := proto.CloneOf(in)
+	out.Key = key
+	return out, nil
+}
+
+// findRoute finds the one route of all of w's collections. A record goes to its
+// sinks as a whole, so a group's members must share one.
+func (a *Acceptor) findRoute(w *write) (err error) {
+	if origin := w.record.GetOrigin(); origin != nil {
+		w.route = a.router.bySink[origin.GetSink()]
+		if w.route == nil {
+			return &mutation.InvalidError{Field: "origin.sink", Reason: fmt.Sprintf("there is no sink %q", origin.GetSink())}
+		}
+		return nil
+	}
+	member := 0
+	mutation.Keys(w.record, func(collection string, _ *walproxyv1.Key) {
+		if err == nil {
+			err = a.shareRoute(w, member, collection)
+		}
+		member++
+	})
+	return err
+}
+
+func (a *Acceptor) shareRoute(w *write, member int, collection string) error {
+	found, err := a.router.find(collection)
+	if err != nil {
+		return err
+	}
+	if w.route == nil {
+		w.route = found
+	}
+	if !slices.Equal(found.sinks, w.route.sinks) {
+		return &mutation.InvalidError{Field: fmt.Sprintf("members[%d]", member),
+			Reason: fmt.Sprintf("collection %q goes to other sinks than the group's first", collection)}
+	}
+	return nil
+}
+
+// collectKeys sorts w's writes by key.
+func (w *write) collectKeys() {
+	members := w.record.GetGroup().GetMembers()
+	mutation.Keys(w.record, func(collection string, key *walproxyv1.Key) {
+		m := w.record.GetMutation()
+		if len(members) > 0 {
+			m = members[len(w.keys)].GetMutation()
+		}
+		w.keys = append(w.keys, keyWrites{collection: collection, key: key,
+			encoded: string(mutation.AppendKey(nil, collection, key)),
+			hash:    mutation.Hash(collection, key), mutations: []*walproxyv1.Mutation{m}})
+	})
+	slices.SortStableFunc(w.keys, func(x, y keyWrites) int {
+		return cmp.Or(cmp.Compare(x.hash, y.hash), cmp.Compare(x.encoded, y.encoded))
+	})
+	merged := w.keys[:0]
+	for _, k := range w.keys {
+		if n := len(merged); n > 0 && merged[n-1].encoded == k.encoded {
+			merged[n-1].mutations = append(merged[n-1].mutations, k.mutations...)
+			continue
+		}
+		merged = append(merged, k)
+	}
+	w.keys = merged
+	for _, k := range w.keys {
+		w.hashes = append(w.hashes, k.hash)
+	}
+	w.hashes = slices.Compact(w.hashes)
+}
+
+// encode makes w's payload.
+func (w *write) encode() error {
+	payload, err := mutation.Encode(nil, w.record)
+	if err != nil {
+		return &mutation.InvalidError{Field: "record", Reason: err.Error()}
+	}
+	w.payload = payload
+	return nil
+}
+
+// hashPayload is a hash of what rec asks for: not of when it was accepted nor
+// where it goes, which differ between a write and its repeat.
+func hashPayload(rec *walproxyv1.Record) (hash [16]byte, err error) {
+	bare := &walproxyv1.Record{Format: mutation.Format, Body: rec.GetBody()}
+	enc, err := mutation.Encode(nil, bare)
+	if err != nil {
+		return hash, &mutation.InvalidError{Field: "record", Reason: err.Error()}
+	}
+	sum := sha256.Sum256(enc)
+	return [16]byte(sum[:16]), nil
+}
