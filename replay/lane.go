@@ -1,0 +1,162 @@
+package replay
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/walproxy/walproxy/sinks"
+	"github.com/walproxy/walproxy/wal"
+)
+
+// lane is one share of the keys. The pipeline's mu covers it.
+type lane struct {
+	index  int
+	from   wal.LSN       // checkpoint when the pipeline began; fixed
+	stored sinks.Point   // checkpoint in the sink
+	queue  []item        // to be applied, in LSN order
+	bytes  int           // of the log, in queue
+	since  time.Time     // when the first of queue could have been taken
+	flight []item        // handed to the sink, no answer yet
+	flying bool          // a batch, possibly without records, is in flight
+	due    bool          // the checkpoint is to move even without records
+	wake   chan struct{} // token: look again
+}
+
+// item is a queued record. previous is the record of any lane before it in the
+// log: as far as a checkpoint may go that does not cover it.
+type item struct {
+	sinks.Record
+	previous wal.LSN
+}
+
+// push adds it and wakes the lane if that changes what it waits for.
+func (ln *lane) push(it item, o *Options) {
+	if len(ln.queue) == 0 {
+		ln.since = time.Now()
+		signal(ln.wake)
+	}
+	ln.queue = append(ln.queue, it)
+	ln.bytes += it.Bytes
+	if ln.full(o) {
+		signal(ln.wake)
+	}
+}
+
+func (ln *lane) full(o *Options) bool {
+	return len(ln.queue) >= o.Batch.Records || ln.bytes >= o.Batch.Bytes
+}
+
+// appliedTo is the LSN up to which everything of this lane is applied, given
+// that everything up to read was dispatched.
+func (ln *lane) appliedTo(read wal.LSN) wal.LSN {
+	switch {
+	case len(ln.flight) > 0:
+		return ln.flight[0].LSN - 1
+	case len(ln.queue) > 0:
+		return ln.queue[0].LSN - 1
+	}
+	return max(read, ln.stored.LSN)
+}
+
+// reach is how far the checkpoint may go once the flight has landed: up to the
+// record before the next one of this lane, whoever that belongs to.
+func (ln *lane) reach(last wal.LSN) wal.LSN {
+	if len(ln.queue) > 0 {
+		return ln.queue[0].previous
+	}
+	return last
+}
+
+// take moves the next batch's records to the flight.
+func (ln *lane) take(o *Options) {
+	n, bytes := 0, 0
+	for n < len(ln.queue) && n < o.Batch.Records && (n == 0 || bytes+ln.queue[n].Bytes <= o.Batch.Bytes) {
+		bytes += ln.queue[n].Bytes
+		n++
+	}
+	ln.flight = ln.queue[:n:n]
+	ln.queue = ln.queue[n:]
+	if len(ln.queue) == 0 {
+		ln.queue = nil // the array goes with the flight
+	}
+	ln.bytes -= bytes
+	ln.since = time.Now()
+}
+
+// errExited: a sink ended the goroutine that called it.
+var errExited = errors.New("the sink ended its caller's goroutine (runtime.Goexit)")
+
+// runLane applies ln's batches until stop ends, the loop halts, or nothing more
+// comes.
+func (p *pipeline) runLane(stop, work context.Context, ln *lane) {
+	returned := false
+	defer func() {
+		if !returned {
+			p.halt(&HaltError{Sink: p.loop.o.Name, Err: errExited})
+		}
+	}()
+	timer := time.NewTimer(time.Hour)
+	defer timer.Stop()
+	for {
+		b, wait, end := p.next(stop, ln)
+		if end {
+			break
+		}
+		if b != nil {
+			if !p.locateOrHalt(b) || !p.apply(stop, work, b) {
+				break
+			}
+			p.finish(ln, b)
+			continue
+		}
+		timer.Reset(wait)
+		select {
+		case <-ln.wake:
+		case <-timer.C:
+		case <-stop.Done():
+		}
+	}
+	returned = true
+}
+
+// next returns ln's next batch, or how long to wait unless woken, or that the
+// lane is done.
+func (p *pipeline) next(stop context.Context, ln *lane) (b *sinks.Batch, wait time.Duration, end bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if stop.Err() != nil {
+		return nil, 0, true
+	}
+	if len(ln.queue) == 0 {
+		switch {
+		case p.ending:
+			return nil, 0, true
+		case ln.due && !p.alone && p.last > ln.stored.LSN:
+		default:
+			ln.due = ln.due && p.last > ln.stored.LSN
+			return nil, time.Hour, false
+		}
+	} else if left := p.lingerLocked(ln); left > 0 {
+		return nil, left, false
+	}
+	ln.take(&p.loop.o)
+	ln.due, ln.flying = false, true
+	p.flying++
+	b = &sinks.Batch{Epoch: p.epoch}
+	for _, it := range ln.flight {
+		b.Records = append(b.Records, it.Record)
+	}
+	to := sinks.Point{LSN: ln.reach(p.last)}
+	b.Moves = []sinks.Move{{Lane: ln.index, From: ln.stored, To: to}}
+	return b, 0, false
+}
+
+// lingerLocked is how long ln's batch may still wait for more.
+func (p *pipeline) lingerLocked(ln *lane) time.Duration {
+	o := &p.loop.o
+	if p.flush || o.Batch.Linger < 0 || ln.full(o) || uint64(ln.queue[0].LSN) <= p.loop.marks.wanted.Load() {
+		return 0
+	}
+	return o.Batch.Linger - time.Since(ln.since)
+}

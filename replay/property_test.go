@@ -1,0 +1,180 @@
+package replay
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+
+	walproxyv1 "github.com/walproxy/walproxy/api/proto/walproxy/v1"
+	"github.com/walproxy/walproxy/mutation"
+	"github.com/walproxy/walproxy/sinks"
+	"github.com/walproxy/walproxy/sinks/sinktest"
+)
+
+// doomed is a sink of a process that dies: after a number of calls nothing
+// reaches the store any more, the last call with or without effect.
+type doomed struct {
+	sinks.Sink
+	left   atomic.Int64
+	effect bool
+}
+
+var errDead = errors.New("the process is dead")
+
+func (d *doomed) Apply(ctx context.Context, b *sinks.Batch) ([]sinks.Result, error) {
+	left := d.left.Add(-1)
+	if left < 0 || left == 0 && !d.effect {
+		return nil, sinks.WithOutcome(sinks.Halt, errDead)
+	}
+	results, err := d.Sink.Apply(ctx, b)
+	if left == 0 {
+		return nil, sinks.WithOutcome(sinks.Halt, errDead)
+	}
+	return results, err
+}
+
+func (d *doomed) Resume(ctx context.Context, c sinks.Claim) (sinks.Checkpoint, error) {
+	left := d.left.Add(-1)
+	if left < 0 || left == 0 && !d.effect {
+		return sinks.Checkpoint{}, sinks.WithOutcome(sinks.Halt, errDead)
+	}
+	at, err := d.Sink.Resume(ctx, c)
+	if left == 0 {
+		return sinks.Checkpoint{}, sinks.WithOutcome(sinks.Halt, errDead)
+	}
+	return at, err
+}
+
+// drawMutation makes a write that applies to any record.
+func drawMutation(t *rapid.T) *walproxyv1.Mutation {
+	key := mutation.String(fmt.Sprint("k", rapid.IntRange(0, 12).Draw(t, "key")))
+	switch rapid.IntRange(0, 5).Draw(t, "op") {
+	case 0:
+		return mutation.Delete("c", key)
+	case 1:
+		return mutation.New("c", key, []*walproxyv1.Op{mutation.SetOp(map[string]*walproxyv1.Value{
+			"n": mutation.Int64Value(rapid.Int64Range(0, 9).Draw(t, "n")),
+		})})
+	case 2:
+		return mutation.New("c", key, []*walproxyv1.Op{mutation.AppendOp(map[string]*walproxyv1.Value{
+			"text": mutation.StringValue(rapid.StringMatching(`[a-z]{1,3}`).Draw(t, "text")),
+		})})
+	default:
+		return bump(key.GetString_())
+	}
+}
+
+// drawFaults scripts a store that fails for a while.
+func drawFaults(t *rapid.T, f *sinktest.Faulty) {
+	for range rapid.IntRange(0, 6).Draw(t, "faults") {
+		rule := sinktest.Rule{Times: rapid.IntRange(1, 3).Draw(t, "times")}
+		if rapid.Bool().Draw(t, "by lane") {
+			rule.When = sinktest.Lane(rapid.IntRange(0, 3).Draw(t, "lane"))
+		} else {
+			rule.When = sinktest.CallNumber(rapid.IntRange(1, 20).Draw(t, "call"))
+		}
+		rule.Do = rapid.SampledFrom([]sinktest.Fault{
+			sinktest.FailBefore(sinks.Retry, sinktest.ErrAway),
+			sinktest.FailBefore(sinks.Unknown, sinktest.ErrAway),
+			sinktest.LoseAnswer(sinktest.ErrAway),
+			sinktest.Delay(time.Millisecond),
+		}).Draw(t, "fault")
+		f.Add(rule)
+	}
+	if rapid.IntRange(0, 3).Draw(t, "away") == 0 {
+		f.FailResume(rapid.IntRange(1, 3).Draw(t, "times away"), sinktest.ErrAway)
+	}
+}
+
+func drawOptions(t *rapid.T) Options {
+	o := fast()
+	o.Lanes = rapid.IntRange(1, 5).Draw(t, "lanes")
+	o.Batch.Records = rapid.IntRange(1, 20).Draw(t, "batch records")
+	o.Batch.Bytes = rapid.IntRange(1, 2000).Draw(t, "batch bytes")
+	o.Batch.Linger = rapid.SampledFrom([]time.Duration{-1, time.Millisecond, time.Hour}).Draw(t, "linger")
+	o.QueueBytes = rapid.SampledFrom([]int{1, 3000, 1 << 20}).Draw(t, "queue")
+	o.Idle.Records = rapid.SampledFrom([]int{1, 10, 1000}).Draw(t, "idle records")
+	o.Idle.Interval = rapid.SampledFrom([]time.Duration{time.Millisecond, time.Hour}).Draw(t, "idle interval")
+	o.RetryMin, o.RetryMax = 1, 100*time.Microsecond
+	return o
+}
+
+// TestProperty: random writes, groups, routes, lanes, batches and faults, crashes
+// of the loop at any call and of the log at any time, restarts. In the end the
+// store holds what mutation.Apply makes of the log in LSN order. A failing run
+// prints the command that repeats it; WALPROXY_LONG=1 and -rapid.checks=N for
+// more of them.
+func TestProperty(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		dir, err := os.MkdirTemp("", "replay")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = os.RemoveAll(dir) }()
+		r := &rig{t: t, dir: dir, model: map[string]*modelRow{}, seg: 4096}
+		r.open()
+		defer r.close()
+		memory := sinktest.NewMemory()
+		for range rapid.IntRange(1, 6).Draw(t, "lives") {
+			live(t, r, memory)
+			if rapid.Bool().Draw(t, "reopen") {
+				r.close()
+				r.open()
+			}
+		}
+		o := drawOptions(t)
+		run := r.start(memory.Reopen(), o)
+		defer run.cancel()
+		run.await(r.log.Durable())
+		if err := run.stop(); err != nil {
+			t.Fatal(err)
+		}
+		r.check(memory)
+		if run.Checkpoint() != r.log.Durable() {
+			t.Fatalf("checkpoint %d, durable %d", run.Checkpoint(), r.log.Durable())
+		}
+	})
+}
+
+// live is one life of the process: writes, a loop, and its end.
+func live(t *rapid.T, r *rig, memory *sinktest.Memory) {
+	write := func() {
+		for range rapid.IntRange(0, 30).Draw(t, "records") {
+			var ms []*walproxyv1.Mutation
+			for range rapid.SampledFrom([]int{1, 1, 1, 1, 2, 3}).Draw(t, "members") {
+				ms = append(ms, drawMutation(t))
+			}
+			routes := rapid.SampledFrom([][]string{{"main"}, {"other", "main"}, {"other"}}).Draw(t, "routes")
+			r.writeTo(routes, ms)
+		}
+	}
+	write()
+	d := &doomed{Sink: memory.Reopen(), effect: rapid.Bool().Draw(t, "last call has effect")}
+	d.left.Store(rapid.SampledFrom([]int64{1, 2, 3, 5, 8, 13, 21, 1 << 40}).Draw(t, "calls to live"))
+	f := sinktest.NewFaulty(d)
+	drawFaults(t, f)
+	o := drawOptions(t)
+	o.OnCheckpoint = func(at sinks.LSN) { r.log.Release(at + 1) }
+	run := r.start(f, o)
+	defer run.cancel()
+	write()
+	switch rapid.IntRange(0, 2).Draw(t, "end") {
+	case 0: // everything applied, or dead before that
+		ctx, cancel := context.WithTimeout(context.Background(), patience)
+		defer cancel()
+		if err := run.Wait(ctx, r.log.Durable()); err != nil && !errors.Is(err, errDead) {
+			t.Fatalf("Wait: %v; %+v", err, run.Status())
+		}
+	case 1: // in the middle
+		eventually(t, "something happens", func() bool { return len(f.Calls())+len(f.Resumes()) > 0 })
+	}
+	if err := run.stop(); err != nil && !errors.Is(err, errDead) {
+		t.Fatal(err)
+	}
+}

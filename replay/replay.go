@@ -1,0 +1,190 @@
+// Package replay is the one apply loop: it reads the log from a sink's
+// checkpoint on, in LSN order, and applies it to the sink in batches. Drain,
+// start-up replay and the replay command are this loop, so the recovery path
+// runs all day long.
+//
+//	log ──► reader ──► hash(collection, key) ──► lane 0 ──► batches ──► sink.Apply
+//	          │                             ├──► lane 1 ──► ...
+//	          │                             └──► lane N
+//	          └── a record of several lanes: all lanes drain, it is applied alone
+//
+// A lane applies its records in LSN order and moves its own checkpoint in the
+// same transaction. Each lane's checkpoint covers every record of that lane at
+// or below it; it moves past the records of other lanes and of other sinks too.
+//
+// What it promises: nothing above the durable LSN is applied, nothing is
+// skipped, the writes of one key are applied in LSN order, and a batch of
+// unknown outcome is applied again unchanged, for the sink to tell. What the
+// loop cannot resolve halts it: it stops applying, says why, and loses nothing.
+package replay
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/walproxy/walproxy/internal/state"
+	"github.com/walproxy/walproxy/sinks"
+	"github.com/walproxy/walproxy/wal"
+)
+
+// Options of New; zero values are the defaults.
+type Options struct {
+	Name  string // the sink's name in the configuration; required
+	Lanes int    // 4, at most 1024
+	Batch struct {
+		Records int // 1000
+		Bytes   int // of the log; 1 MiB. A larger record is a batch of its own.
+		// Linger is how long a batch waits for more records, from its first. It
+		// is cut short by Wait, by the end of the log and by a full queue.
+		// 5 ms; negative: no wait.
+		Linger time.Duration
+	}
+	// QueueBytes bounds the memory of the records read ahead of the lanes, all
+	// lanes together, by an estimate. One larger record always passes. 16 MiB.
+	QueueBytes int
+	// Idle says how far the stored checkpoint of a lane without records may
+	// fall behind before a batch without records moves it.
+	Idle struct {
+		Records  int           // 16,384
+		Bytes    int           // of the log; 4 MiB
+		Interval time.Duration // 1 s
+	}
+	RetryMin     time.Duration // 10 ms
+	RetryMax     time.Duration // 10 s
+	ApplyTimeout time.Duration // one Apply or Resume. 30 s
+	// StopTimeout is how long an Apply in flight may go on once Run was told to
+	// stop or the loop halted, and how long the last checkpoints may take. 5 s.
+	// A sink that does not return when its context ends holds up Run.
+	StopTimeout time.Duration
+	Owner       string // names this process to people who look into the sink
+	Logger      *zap.Logger
+	// OnCheckpoint is called when the lowest durable checkpoint rises, from one
+	// goroutine, never after Run returned.
+	OnCheckpoint func(wal.LSN)
+}
+
+const lanesMax = 1024
+
+func (o Options) withDefaults() (Options, error) {
+	fill(&o.Lanes, 4)
+	fill(&o.Batch.Records, 1000)
+	fill(&o.Batch.Bytes, 1<<20)
+	fill(&o.Batch.Linger, 5*time.Millisecond)
+	fill(&o.QueueBytes, 16<<20)
+	fill(&o.Idle.Records, 16384)
+	fill(&o.Idle.Bytes, 4<<20)
+	fill(&o.Idle.Interval, time.Second)
+	fill(&o.RetryMin, 10*time.Millisecond)
+	fill(&o.RetryMax, 10*time.Second)
+	fill(&o.ApplyTimeout, 30*time.Second)
+	fill(&o.StopTimeout, 5*time.Second)
+	if o.Logger == nil {
+		o.Logger = zap.NewNop()
+	}
+	return o, o.validate()
+}
+
+func fill[T comparable](field *T, value T) {
+	var zero T
+	if *field == zero {
+		*field = value
+	}
+}
+
+func (o Options) validate() error {
+	var faults []error
+	if o.Name == "" {
+		faults = append(faults, errors.New("replay: options: Name is empty"))
+	}
+	if o.Lanes < 1 || o.Lanes > lanesMax {
+		faults = append(faults, fmt.Errorf("replay: options: Lanes is %d, want 1 to %d", o.Lanes, lanesMax))
+	}
+	for _, f := range []struct {
+		name  string
+		value int64
+	}{
+		{"Batch.Records", int64(o.Batch.Records)}, {"Batch.Bytes", int64(o.Batch.Bytes)},
+		{"QueueBytes", int64(o.QueueBytes)}, {"Idle.Records", int64(o.Idle.Records)},
+		{"Idle.Bytes", int64(o.Idle.Bytes)}, {"Idle.Interval", int64(o.Idle.Interval)},
+		{"RetryMin", int64(o.RetryMin)}, {"RetryMax", int64(o.RetryMax)},
+		{"ApplyTimeout", int64(o.ApplyTimeout)}, {"StopTimeout", int64(o.StopTimeout)},
+	} {
+		if f.value < 1 {
+			faults = append(faults, fmt.Errorf("replay: options: %s is negative", f.name))
+		}
+	}
+	if o.RetryMin > o.RetryMax {
+		faults = append(faults, fmt.Errorf("replay: options: RetryMin %v is above RetryMax %v", o.RetryMin, o.RetryMax))
+	}
+	return errors.Join(faults...)
+}
+
+// Loop applies a log to one sink. All methods may be called concurrently.
+type Loop struct {
+	o       Options
+	log     *wal.Log
+	state   *state.Store
+	sink    sinks.Sink
+	logger  *zap.Logger
+	random  func() float64 // [0, 1)
+	started atomic.Bool
+
+	marks watermarks
+	pipe  atomic.Pointer[pipeline] // nil until the sink was resumed
+
+	records, batches, retries atomic.Uint64
+
+	health struct {
+		sync.Mutex
+		state    State
+		epoch    uint64
+		retrying int   // lanes that back off
+		err      error // last failure while retrying; why halted
+	}
+}
+
+// New returns a loop that does nothing until Run. log, st and sink stay the
+// caller's, to be closed after Run has returned.
+func New(log *wal.Log, st *state.Store, sink sinks.Sink, o Options) (*Loop, error) {
+	o, err := o.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	l := &Loop{o: o, log: log, state: st, sink: sink, logger: o.Logger, random: rand.Float64}
+	l.marks.rose = make(chan struct{}, 1)
+	l.health.state = Starting
+	return l, nil
+}
+
+// Applied is the low-water mark: everything up to it is in the sink. 0 until the
+// sink was reached.
+func (l *Loop) Applied() wal.LSN { return l.marks.appliedNow() }
+
+// Checkpoint is the lowest durable lane checkpoint. 0 until the sink was reached.
+func (l *Loop) Checkpoint() wal.LSN { return l.marks.checkpointNow() }
+
+// Wait returns nil once Applied() >= lsn. It cuts lingering batches short. It
+// returns the loop's error if it halted, ErrClosed if it ended, ctx's cause.
+// Before Run it waits.
+func (l *Loop) Wait(ctx context.Context, lsn wal.LSN) error {
+	w, err := l.marks.enter(lsn)
+	if w == nil {
+		return err
+	}
+	if p := l.pipe.Load(); p != nil {
+		p.hurry(lsn)
+	}
+	select {
+	case <-w.done:
+		return w.err
+	case <-ctx.Done():
+		return l.marks.leave(w, context.Cause(ctx))
+	}
+}

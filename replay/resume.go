@@ -1,0 +1,169 @@
+package replay
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime/debug"
+
+	"go.uber.org/zap"
+
+	"github.com/walproxy/walproxy/internal/state"
+	"github.com/walproxy/walproxy/sinks"
+	"github.com/walproxy/walproxy/wal"
+)
+
+// resume claims the sink, trying until it answers or ctx ends (its cause). The
+// claim is durable before the sink hears of it, and settled, durably, before
+// anything is applied: so a checkpoint may be created only while nothing can
+// have been applied, and its absence afterwards is an error.
+func (l *Loop) resume(ctx context.Context) (sinks.Checkpoint, error) {
+	claim, known, err := l.state.Claim(l.o.Name)
+	if err != nil {
+		return sinks.Checkpoint{}, err
+	}
+	if !known {
+		claim = state.Claim{Sink: l.o.Name}
+		if err := l.state.PutClaim(claim); err != nil {
+			return sinks.Checkpoint{}, err
+		}
+	}
+	for attempt := 0; ; attempt++ {
+		checkpoint, err := l.tryResume(ctx, claim)
+		if err == nil {
+			if attempt > 0 {
+				l.recovered()
+			}
+			return checkpoint, nil
+		}
+		if ctx.Err() != nil {
+			return sinks.Checkpoint{}, context.Cause(ctx)
+		}
+		switch sinks.OutcomeOf(err) {
+		case sinks.Unknown, sinks.Retry:
+		default:
+			return sinks.Checkpoint{}, l.resumeError(err)
+		}
+		l.failing(attempt == 0, err)
+		delay := l.backoff(attempt)
+		if attempt == 0 {
+			l.logger.Warn("the store does not answer: writes are acknowledged and stay in the log",
+				zap.Duration("retry_in", delay), zap.Error(err))
+		}
+		if !pause(ctx, delay) {
+			return sinks.Checkpoint{}, context.Cause(ctx)
+		}
+	}
+}
+
+// tryResume is one attempt. Errors that no retry mends are marked sinks.Halt.
+func (l *Loop) tryResume(ctx context.Context, claim state.Claim) (c sinks.Checkpoint, err error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, l.o.ApplyTimeout, errTimeout)
+	defer cancel()
+	defer func() {
+		if r := recover(); r != nil {
+			err = sinks.WithOutcome(sinks.Halt, &PanicError{Value: r, Stack: debug.Stack()})
+		}
+	}()
+	// Before Resume, which raises the epoch: the wrong store is left untouched.
+	identity, err := l.identity(ctx, claim)
+	if err != nil {
+		return c, err
+	}
+	c, err = l.sink.Resume(ctx, sinks.Claim{
+		Stream: l.log.Stream(), Owner: l.o.Owner, Lanes: l.o.Lanes, Fresh: !claim.Settled,
+	})
+	if err != nil {
+		return c, err
+	}
+	if err := l.check(c); err != nil {
+		return c, sinks.WithOutcome(sinks.Halt, err)
+	}
+	settled := state.Claim{Sink: l.o.Name, Identity: identity, Settled: true}
+	if settled == claim {
+		return c, nil
+	}
+	return c, sinks.WithOutcome(sinks.Halt, l.state.PutClaim(settled))
+}
+
+// identity asks the sink which store it is; empty if it cannot say.
+func (l *Loop) identity(ctx context.Context, claim state.Claim) (found string, err error) {
+	if i, ok := l.sink.(sinks.Identifier); ok {
+		found, err = i.Identity(ctx)
+		if err != nil && !errors.Is(err, errors.ErrUnsupported) {
+			return "", err
+		}
+	}
+	if claim.Identity != "" && found != claim.Identity {
+		return "", sinks.WithOutcome(sinks.Halt, &ResumeError{
+			Sink: l.o.Name, Err: ErrWrongStore,
+			Found: fmt.Sprintf("it says it is %q, the one that was claimed is %q", found, claim.Identity),
+			Next: fmt.Sprintf("nothing was changed; connect it to the right store, or run `walproxy sink forget %s` to start over with this one",
+				l.o.Name),
+		})
+	}
+	return found, nil
+}
+
+// check compares the sink's checkpoint with the log.
+func (l *Loop) check(c sinks.Checkpoint) error {
+	refuse := func(sentinel, cause error, found, next string) error {
+		return &ResumeError{Sink: l.o.Name, Found: found, Next: next, Err: sentinel, Cause: cause}
+	}
+	if c.Stream != l.log.Stream() {
+		return refuse(ErrForeignStream, nil,
+			fmt.Sprintf("its checkpoint is of stream %s, the log is stream %s", c.Stream, l.log.Stream()),
+			foreignNext(l.o.Name))
+	}
+	if len(c.Lanes) < 1 || len(c.Lanes) > lanesMax {
+		return refuse(ErrCheckpointMissing, nil, fmt.Sprintf("its checkpoint has %d lanes", len(c.Lanes)), missingNext(l.o.Name))
+	}
+	for i, p := range c.Lanes {
+		err := l.log.Contains(p)
+		switch {
+		case err == nil:
+		case errors.Is(err, wal.ErrDiverged):
+			return refuse(ErrDiverged, err,
+				fmt.Sprintf("lane %d is at %v, which this log never held: an older copy of the log was put back, or its tail was lost", i, p),
+				fmt.Sprintf("nothing was applied; put the log back that the sink was fed from, or run `walproxy sink accept %s` to go on from this log knowing that they differ", l.o.Name))
+		case errors.Is(err, wal.ErrBelowFirst):
+			return refuse(ErrBelowFirst, err,
+				fmt.Sprintf("lane %d is at %v, the log starts at LSN %d", i, p, l.log.First()),
+				fmt.Sprintf("the records between are gone; restore the store from a backup that reaches LSN %d, or run `walproxy sink accept %s` to go on without them", l.log.First()-1, l.o.Name))
+		default:
+			return err
+		}
+	}
+	return nil
+}
+
+// resumeError turns what a sink says into this package's words.
+func (l *Loop) resumeError(err error) error {
+	if _, ok := errors.AsType[*ResumeError](err); ok {
+		return err
+	}
+	refused := &ResumeError{Sink: l.o.Name, Cause: err}
+	switch {
+	case errors.Is(err, sinks.ErrNoCheckpoint):
+		refused.Err, refused.Next = ErrCheckpointMissing, missingNext(l.o.Name)
+		refused.Found = "it was claimed for this log and records may have been applied, but it holds no checkpoint"
+	case errors.Is(err, sinks.ErrForeignStream):
+		refused.Err, refused.Next = ErrForeignStream, foreignNext(l.o.Name)
+		refused.Found = fmt.Sprintf("the log is stream %s", l.log.Stream())
+	case errors.Is(err, sinks.ErrFenced):
+		refused.Err = ErrFenced
+		refused.Found = "somebody claimed the stream with a higher epoch, or moved its checkpoint"
+		refused.Next = "one process may own a stream: stop the other one, then start this one again"
+	default:
+		return &HaltError{Sink: l.o.Name, Err: err}
+	}
+	return refused
+}
+
+func missingNext(name string) string {
+	return fmt.Sprintf("restore the checkpoint, or run `walproxy sink accept %s` to name the LSN that the store holds, or `walproxy sink forget %s` to apply all that the log still holds", name, name)
+}
+
+func foreignNext(name string) string {
+	return fmt.Sprintf("connect the sink to its own store; if the store's former log is given up, run `walproxy sink accept %s`", name)
+}

@@ -1,0 +1,310 @@
+package replay
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"go.uber.org/goleak"
+	"google.golang.org/protobuf/proto"
+
+	walproxyv1 "github.com/walproxy/walproxy/api/proto/walproxy/v1"
+	"github.com/walproxy/walproxy/internal/state"
+	"github.com/walproxy/walproxy/mutation"
+	"github.com/walproxy/walproxy/sinks"
+	"github.com/walproxy/walproxy/sinks/sinktest"
+	"github.com/walproxy/walproxy/wal"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// patience bounds every wait of a test.
+const patience = 30 * time.Second
+
+// fataler is what *testing.T and *rapid.T share.
+type fataler interface {
+	Helper()
+	Fatal(args ...any)
+	Fatalf(format string, args ...any)
+	Errorf(format string, args ...any)
+}
+
+// rig is a real log and state store with the model of what was written.
+type rig struct {
+	t     fataler
+	dir   string
+	log   *wal.Log
+	state *state.Store
+	model map[string]*modelRow // by key; what a correct store holds
+	clock int64                // accepted time of the next write
+	seg   int64                // wal.Options.SegmentBytes
+}
+
+type modelRow struct {
+	document *mutation.Document
+	events   []wal.LSN // LSN of each event
+}
+
+func newRig(t *testing.T) *rig {
+	t.Helper()
+	r := &rig{t: t, dir: t.TempDir(), model: map[string]*modelRow{}}
+	r.open()
+	t.Cleanup(r.close)
+	return r
+}
+
+func (r *rig) open() {
+	r.t.Helper()
+	var err error
+	r.log, err = wal.Open(filepath.Join(r.dir, "log"), wal.Options{
+		MinFree: -1, RingBytes: 1 << 20, SegmentBytes: r.seg,
+		Attach: func(stream uuid.UUID, empty bool) (uint64, error) {
+			if r.state, err = state.Open(filepath.Join(r.dir, "state"), state.Options{}); err != nil {
+				return 0, err
+			}
+			return r.state.Boot(), r.state.Bind(stream, empty)
+		},
+	})
+	if err != nil {
+		r.t.Fatal(err)
+	}
+}
+
+func (r *rig) close() {
+	if r.log == nil {
+		return
+	}
+	if err := errors.Join(r.state.Close(), r.log.Close()); err != nil {
+		r.t.Errorf("close: %v", err)
+	}
+	r.log, r.state = nil, nil
+}
+
+// bump is a write whose double application shows: a counter and an event.
+func bump(key string) *walproxyv1.Mutation {
+	one := map[string]*walproxyv1.Value{"n": mutation.Int64Value(1)}
+	return mutation.New("c", mutation.String(key), []*walproxyv1.Op{
+		mutation.IncrementOp(one), mutation.AppendEventOp(&walproxyv1.Event{Fields: one}),
+	})
+}
+
+// write logs one record per group of mutations, routed to the sink "main", and
+// returns when all are durable.
+func (r *rig) write(records ...[]*walproxyv1.Mutation) (last wal.LSN) {
+	r.t.Helper()
+	return r.writeTo([]string{"main"}, records...)
+}
+
+func (r *rig) writeTo(routes []string, records ...[]*walproxyv1.Mutation) (last wal.LSN) {
+	r.t.Helper()
+	for _, ms := range records {
+		r.clock++
+		body := &walproxyv1.Record{Format: 1, AcceptedUnixNanos: r.clock, Routes: routes}
+		if len(ms) == 1 {
+			body.Body = &walproxyv1.Record_Mutation{Mutation: ms[0]}
+		} else {
+			group := &walproxyv1.Group{}
+			for _, m := range ms {
+				group.Members = append(group.Members, &walproxyv1.Group_Member{Kind: &walproxyv1.Group_Member_Mutation{Mutation: m}})
+			}
+			body.Body = &walproxyv1.Record_Group{Group: group}
+		}
+		payload, err := mutation.Encode(nil, body)
+		if err != nil {
+			r.t.Fatal(err)
+		}
+		last = r.append(payload)
+		if slices.Contains(routes, "main") {
+			r.apply(ms, last)
+		}
+	}
+	if err := r.log.WaitDurable(context.Background(), last); err != nil {
+		r.t.Fatal(err)
+	}
+	return last
+}
+
+// append queues a payload.
+func (r *rig) append(payload []byte) wal.LSN {
+	r.t.Helper()
+	ticket, err := r.log.Enqueue(context.Background(), payload)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return ticket.LSN
+}
+
+// apply does to the model what the store has to do.
+func (r *rig) apply(ms []*walproxyv1.Mutation, lsn wal.LSN) {
+	for _, m := range ms {
+		key := m.GetKey().GetString_()
+		row := r.model[key]
+		if row == nil {
+			row = &modelRow{}
+		}
+		effect, err := mutation.Apply(row.document, m, lsn, time.Unix(0, r.clock))
+		if err != nil {
+			r.t.Fatalf("model: LSN %d: %v", lsn, err)
+		}
+		if effect.Unchanged {
+			continue
+		}
+		if effect.DropEvents {
+			row.events = nil
+		}
+		for range effect.Events {
+			row.events = append(row.events, lsn)
+		}
+		row.document = effect.Document
+		r.model[key] = row
+	}
+}
+
+// bumps makes n records over keys keys.
+func bumps(n, keys int) (records [][]*walproxyv1.Mutation) {
+	for i := range n {
+		records = append(records, []*walproxyv1.Mutation{bump(fmt.Sprint("k", i%keys))})
+	}
+	return records
+}
+
+// check compares the store with the model: every write once, in order.
+func (r *rig) check(store sinks.Reader) {
+	r.t.Helper()
+	for _, key := range slices.Sorted(maps.Keys(r.model)) {
+		want := r.model[key]
+		got, err := store.Read(context.Background(), "c", mutation.String(key))
+		if want.document == nil {
+			if !errors.Is(err, mutation.ErrNotFound) {
+				r.t.Errorf("key %s: %v, %v; want not found", key, got, err)
+			}
+			continue
+		}
+		if err != nil {
+			r.t.Errorf("key %s: %v", key, err)
+			continue
+		}
+		if got.Version != want.document.Version || got.EventCount != want.document.EventCount ||
+			!maps.EqualFunc(got.Fields, want.document.Fields, func(a, b *walproxyv1.Value) bool { return proto.Equal(a, b) }) {
+			r.t.Errorf("key %s: %+v, want %+v", key, got, want.document)
+		}
+		events, err := store.ReadEvents(context.Background(), "c", mutation.String(key), 1, 1<<30)
+		if err != nil {
+			r.t.Errorf("key %s: events: %v", key, err)
+		}
+		var lsns []wal.LSN
+		for i, e := range events {
+			if e.Number != uint64(i+1) {
+				r.t.Errorf("key %s: event %d has number %d", key, i+1, e.Number)
+			}
+			lsns = append(lsns, e.LSN)
+		}
+		if !slices.Equal(lsns, want.events) {
+			r.t.Errorf("key %s: events of LSNs %v, want %v", key, lsns, want.events)
+		}
+	}
+}
+
+// fast are options that make a test quick.
+func fast() Options {
+	o := Options{Name: "main", Owner: "test"}
+	o.RetryMin, o.RetryMax = time.Millisecond, 5*time.Millisecond
+	o.Batch.Linger = time.Millisecond
+	return o
+}
+
+func (r *rig) loop(sink sinks.Sink, o Options) *Loop {
+	r.t.Helper()
+	l, err := New(r.log, r.state, sink, o)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return l
+}
+
+// running is a loop whose Run is under way.
+type running struct {
+	*Loop
+	t      fataler
+	cancel context.CancelFunc
+	done   chan struct{}
+	err    error // of Run; read after done
+}
+
+func (r *rig) start(sink sinks.Sink, o Options) *running {
+	r.t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	run := &running{Loop: r.loop(sink, o), t: r.t, cancel: cancel, done: make(chan struct{})}
+	go func() {
+		defer close(run.done)
+		run.err = run.Run(ctx)
+	}()
+	if t, ok := r.t.(*testing.T); ok {
+		t.Cleanup(func() { cancel(); <-run.done })
+	}
+	return run
+}
+
+// ended returns Run's error.
+func (run *running) ended() error {
+	run.t.Helper()
+	select {
+	case <-run.done:
+	case <-time.After(patience):
+		run.t.Fatalf("Run did not end: %+v", run.Status())
+	}
+	run.cancel()
+	return run.err
+}
+
+// stop cancels Run and returns its error.
+func (run *running) stop() error {
+	run.t.Helper()
+	run.cancel()
+	return run.ended()
+}
+
+// await waits until lsn is applied.
+func (run *running) await(lsn wal.LSN) {
+	run.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	if err := run.Wait(ctx, lsn); err != nil {
+		run.t.Fatalf("Wait(%d): %v; %+v", lsn, err, run.Status())
+	}
+}
+
+// eventually polls cond, an observable, until it holds.
+func eventually(t fataler, what string, cond func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(patience); !cond(); time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("never happened: %s", what)
+		}
+	}
+}
+
+// awaitCall waits until a call of f satisfies cond.
+func awaitCall(t fataler, f *sinktest.Faulty, what string, cond func(sinktest.Call) bool) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	if err := f.Await(ctx, func() bool { return slices.ContainsFunc(f.Calls(), cond) }); err != nil {
+		t.Fatalf("never happened: %s: %v", what, err)
+	}
+}
+
+// copyDir copies the files of a directory that may be in use.
+func copyDir(t fataler, from, to string) {
+	t.Helper()
+	if err := os.CopyFS(to, os.DirFS(from)); err != nil {
+		t.Fatal(err)
+	}
+}

@@ -1,0 +1,240 @@
+package replay
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime/pprof"
+	"slices"
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/walproxy/walproxy/sinks"
+	"github.com/walproxy/walproxy/wal"
+)
+
+var (
+	errTwice = errors.New("replay: Run was called twice")
+	// errTimeout is the cause of the contexts of Apply and Resume.
+	errTimeout = errors.New("replay: the sink did not answer in time")
+	// errStopped is the cause when an Apply was cut off by the end of the loop.
+	errStopped = errors.New("replay: the loop ended before the sink answered")
+)
+
+// Run resumes and applies until ctx ends (nil), the log is sealed and everything
+// durable is applied (nil), or the sink halts (why). It is called once. When it
+// returns nothing of the loop runs any more: sink, log and state may be closed.
+func (l *Loop) Run(ctx context.Context) error {
+	if l.started.Swap(true) {
+		return errTwice
+	}
+	stop := make(chan struct{})
+	var notifier sync.WaitGroup
+	if l.o.OnCheckpoint != nil {
+		notifier.Go(func() { l.marks.notify(stop, l.o.OnCheckpoint) })
+	}
+	err := l.run(ctx)
+	close(stop)
+	notifier.Wait()
+	if err != nil {
+		l.setState(Halted, err)
+		l.marks.end(err)
+		return err
+	}
+	l.setState(Stopped, nil)
+	l.marks.end(ErrClosed)
+	return nil
+}
+
+func (l *Loop) run(ctx context.Context) error {
+	checkpoint, err := l.resume(ctx)
+	if ctx.Err() != nil && (err == nil || errors.Is(err, context.Cause(ctx))) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	l.resumed(checkpoint)
+	if len(checkpoint.Lanes) != l.o.Lanes {
+		checkpoint.Lanes, err = l.relane(ctx, checkpoint)
+		if err != nil || checkpoint.Lanes == nil {
+			return err
+		}
+	}
+	return newPipeline(l, checkpoint, 0).run(ctx)
+}
+
+func (l *Loop) resumed(c sinks.Checkpoint) {
+	l.health.Lock()
+	l.health.state, l.health.epoch, l.health.err = Running, c.Epoch, nil
+	l.health.Unlock()
+	l.logger.Info("sink resumed", zap.Uint64("epoch", c.Epoch), zap.Stringer("checkpoint", c.Low()),
+		zap.Uint64("durable", uint64(l.log.Durable())), zap.Int("lanes", len(c.Lanes)))
+}
+
+// relane finishes with the stored number of lanes up to the highest of them and
+// switches there to the configured number, in one transaction: before it a crash
+// continues with the old lanes, after it with the new ones. It returns nil lanes
+// if ctx ended first.
+func (l *Loop) relane(ctx context.Context, c sinks.Checkpoint) ([]sinks.Point, error) {
+	high := slices.MaxFunc(c.Lanes, func(a, b sinks.Point) int {
+		return int(min(max(int64(a.LSN)-int64(b.LSN), -1), 1))
+	})
+	p := newPipeline(l, c, l.o.Lanes)
+	p.until = high
+	if err := p.run(ctx); err != nil || !p.relaned {
+		return nil, err
+	}
+	l.logger.Info("number of lanes changed", zap.Int("from", len(c.Lanes)), zap.Int("to", l.o.Lanes), zap.Stringer("at", high))
+	return slices.Repeat([]sinks.Point{high}, l.o.Lanes), nil
+}
+
+// run starts the lanes, feeds them until the pipeline's end, joins them, and
+// moves the checkpoints a last time.
+func (p *pipeline) run(ctx context.Context) error {
+	reader, err := p.loop.log.NewReader(p.read + 1)
+	if err != nil {
+		return fmt.Errorf("replay: sink %q: read the log from LSN %d: %w", p.loop.o.Name, p.read+1, err)
+	}
+	stop, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	p.cancel = cancel
+	// Applies outlive the order to stop, by StopTimeout.
+	work, abandon := context.WithCancelCause(context.WithoutCancel(ctx))
+	defer abandon(nil)
+
+	var lanes, helpers sync.WaitGroup
+	joined := make(chan struct{})
+	helpers.Go(func() { p.cutOff(stop, joined, abandon) })
+	helpers.Go(func() { p.keep(joined) })
+	for _, ln := range p.lanes {
+		lanes.Go(func() {
+			pprof.Do(stop, pprof.Labels("walproxy", "replay-lane"), func(stop context.Context) { p.runLane(stop, work, ln) })
+		})
+	}
+	p.loop.pipe.Store(p)
+	complete := p.dispatch(stop, work, reader)
+	p.drain()
+	lanes.Wait()
+	if complete && p.newLanes > 0 && p.empty() {
+		p.relaned = p.switchLanes(stop, work)
+	}
+	close(joined)
+	helpers.Wait()
+	if closeErr := reader.Close(); closeErr != nil {
+		p.halt(fmt.Errorf("replay: sink %q: close the log's reader: %w", p.loop.o.Name, closeErr))
+	}
+	if err := p.halted(); err != nil {
+		return err
+	}
+	if !p.relaned {
+		p.settle(context.WithoutCancel(ctx))
+	}
+	return nil
+}
+
+// switchLanes makes the new set of lanes, all at until.
+func (p *pipeline) switchLanes(stop, work context.Context) bool {
+	b := &sinks.Batch{Epoch: p.epoch, Relane: true}
+	for i := range p.newLanes {
+		b.Moves = append(b.Moves, sinks.Move{Lane: i, To: p.until})
+	}
+	if !p.apply(stop, work, b) {
+		return false
+	}
+	p.loop.batches.Add(1)
+	p.loop.marks.raise(p.until.LSN, p.until.LSN)
+	return true
+}
+
+// settle moves every lane's checkpoint as far as it can, once, so that the next
+// start is short. Nothing depends on it.
+func (p *pipeline) settle(ctx context.Context) {
+	ctx, cancel := context.WithTimeoutCause(ctx, p.loop.o.StopTimeout, errStopped)
+	defer cancel()
+	p.mu.Lock()
+	b := &sinks.Batch{Epoch: p.epoch}
+	unsettled := p.flying > 0
+	p.flying++
+	for _, ln := range p.lanes {
+		if to := ln.reach(p.last); to > ln.stored.LSN {
+			b.Moves = append(b.Moves, sinks.Move{Lane: ln.index, From: ln.stored, To: sinks.Point{LSN: to}})
+		}
+	}
+	p.mu.Unlock()
+	// After an Apply without an answer the store is not worth another wait.
+	if unsettled || len(b.Moves) == 0 {
+		return
+	}
+	err := p.locate(b.Moves)
+	if err == nil {
+		v := p.attempt(ctx, b)
+		if err = v.err; v.outcome == sinks.Applied {
+			p.finish(nil, b)
+			return
+		}
+	}
+	p.loop.logger.Warn("last checkpoints not stored: the next start reads a little more", zap.Error(err))
+}
+
+// cutOff ends applies in flight StopTimeout after the loop was told to stop.
+func (p *pipeline) cutOff(stop context.Context, joined <-chan struct{}, abandon context.CancelCauseFunc) {
+	select {
+	case <-joined:
+		return
+	case <-stop.Done():
+	}
+	timer := time.NewTimer(p.loop.o.StopTimeout)
+	defer timer.Stop()
+	select {
+	case <-joined:
+	case <-timer.C:
+		abandon(errStopped)
+	}
+}
+
+// empty reports that everything dispatched is applied, for sure.
+func (p *pipeline) empty() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.items == 0 && p.flying == 0 && p.err == nil
+}
+
+// halt makes err the reason to stop, unless there is one.
+func (p *pipeline) halt(err error) {
+	p.mu.Lock()
+	if p.err == nil {
+		p.err = err
+		p.loop.setState(Halted, err)
+	}
+	p.mu.Unlock()
+	p.cancel(err)
+}
+
+func (p *pipeline) halted() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.err
+}
+
+// locate fills in the incarnations of where moves go.
+func (p *pipeline) locate(moves []sinks.Move) error {
+	for i := range moves {
+		to, err := p.point(moves[i].To.LSN)
+		if err != nil {
+			return err
+		}
+		moves[i].To = to
+	}
+	return nil
+}
+
+func (p *pipeline) point(lsn wal.LSN) (sinks.Point, error) {
+	to, err := p.loop.log.PointOf(lsn)
+	if err != nil {
+		return to, fmt.Errorf("replay: sink %q: place LSN %d in the log's history: %w", p.loop.o.Name, lsn, err)
+	}
+	return to, nil
+}

@@ -1,0 +1,78 @@
+package replay
+
+import "github.com/walproxy/walproxy/wal"
+
+// State of the loop.
+type State string
+
+const (
+	Starting State = "starting" // the store has not been reached yet
+	Running  State = "running"
+	Retrying State = "retrying" // the last apply failed, backing off
+	Halted   State = "halted"   // Run returned an error, or is about to
+	Stopped  State = "stopped"
+)
+
+// Status is a snapshot for metrics and status.
+type Status struct {
+	State      State
+	Err        error // why retrying (or not started yet) or halted
+	Epoch      uint64
+	Applied    wal.LSN
+	Checkpoint wal.LSN
+	Lanes      []wal.LSN // stored checkpoints
+	Records    uint64    // applied since start
+	Batches    uint64    // applied since start, those without records included
+	Retries    uint64
+	QueueBytes int // estimate of the memory held by records read ahead
+}
+
+// Status returns a snapshot.
+func (l *Loop) Status() Status {
+	s := Status{
+		Applied:    l.Applied(),
+		Checkpoint: l.Checkpoint(),
+		Records:    l.records.Load(),
+		Batches:    l.batches.Load(),
+		Retries:    l.retries.Load(),
+	}
+	if p := l.pipe.Load(); p != nil {
+		s.Lanes, s.QueueBytes = p.snapshot()
+	}
+	l.health.Lock()
+	defer l.health.Unlock()
+	s.State, s.Epoch, s.Err = l.health.state, l.health.epoch, l.health.err
+	if s.State == Running && l.health.retrying > 0 {
+		s.State = Retrying
+	}
+	return s
+}
+
+func (l *Loop) setState(s State, err error) {
+	l.health.Lock()
+	defer l.health.Unlock()
+	l.health.state, l.health.err = s, err
+}
+
+// failing notes that one more lane, or the start, backs off because of err.
+func (l *Loop) failing(first bool, err error) {
+	l.retries.Add(1)
+	l.health.Lock()
+	defer l.health.Unlock()
+	if first {
+		l.health.retrying++
+	}
+	if l.health.state != Halted { // the reason of a halt stays
+		l.health.err = err
+	}
+}
+
+// recovered undoes failing.
+func (l *Loop) recovered() {
+	l.health.Lock()
+	defer l.health.Unlock()
+	l.health.retrying--
+	if l.health.retrying == 0 && l.health.state != Halted {
+		l.health.err = nil
+	}
+}
