@@ -118,7 +118,7 @@ func (p *pipeline) run(ctx context.Context) error {
 	complete := p.dispatch(stop, work, reader)
 	p.drain()
 	lanes.Wait()
-	if complete && p.newLanes > 0 && p.empty() {
+	if complete && p.newLanes > 0 && p.empty() && stop.Err() == nil {
 		p.relaned = p.switchLanes(stop, work)
 	}
 	close(joined)
