@@ -49,6 +49,11 @@ var (
 	ErrRequestMismatch = accept.ErrRequestMismatch
 	// ErrUnroutable: no route takes the collection.
 	ErrUnroutable = accept.ErrUnroutable
+	// ErrVersionUnknown: the store did not say a record's version, so that a
+	// precondition could not be checked; nothing was logged.
+	ErrVersionUnknown = accept.ErrVersionUnknown
+	// ErrNoReader: the sink that would answer reads cannot.
+	ErrNoReader = accept.ErrNoReader
 )
 
 // ConflictError says what a record's version is.

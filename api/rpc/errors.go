@@ -66,6 +66,7 @@ var rows = []struct {
 }{
 	{mutation.ErrNotFound, 404, "not_found", "there is no such record", false, 0},
 	{walproxy.ErrUnroutable, 400, "no_route", "no route takes this collection", false, 0},
+	{walproxy.ErrNoReader, 501, "no_reader", "the sink of this collection cannot answer reads", false, 0},
 	{walproxy.ErrUnknownLSN, 404, "not_found", "there is no such write", false, 0},
 	{walproxy.ErrRequestMismatch, 422, "idempotency_mismatch", "the request id was used for a different write", false, 0},
 	{wal.ErrTooLarge, 413, "too_large", "the write is larger than log.max_record_bytes", false, 0},
@@ -74,6 +75,7 @@ var rows = []struct {
 	{wal.ErrClosed, 503, "closing", "the proxy is stopping; nothing was written", true, 1},
 	{wal.ErrPoisoned, 503, "poisoned", "the log failed and takes no more writes; nothing was written", true, 5},
 	{walproxy.ErrPaused, 503, "sink_paused", "the sink that would answer is paused, with writes to this key in the log", true, 5},
+	{walproxy.ErrVersionUnknown, 503, "store_unavailable", "the store did not say the record's version; nothing was written", true, 1},
 	{replay.ErrClosed, 503, "closing", "the proxy is stopping", true, 1},
 	{context.DeadlineExceeded, 503, "overloaded", "no room for the write in time; nothing was written", true, 1},
 	{context.Canceled, 503, "canceled", "the request was canceled; nothing was written", true, 1},

@@ -41,7 +41,7 @@ func (r *itemReader) nextLine() ([]byte, error) {
 		r.item = r.item[:0]
 		for {
 			part, err := r.in.ReadSlice('\n')
-			if len(r.item)+len(part) > r.most+1 {
+			if len(r.item)+len(part) > r.most+len("\r\n") {
 				return nil, errItemTooLarge
 			}
 			r.item = append(r.item, part...)
@@ -51,7 +51,9 @@ func (r *itemReader) nextLine() ([]byte, error) {
 			if err != nil && !errors.Is(err, io.EOF) {
 				return nil, err
 			}
-			if line := bytes.TrimSpace(r.item); len(line) > 0 {
+			if line := bytes.TrimSpace(r.item); len(line) > r.most {
+				return nil, errItemTooLarge
+			} else if len(line) > 0 {
 				return line, nil
 			}
 			if err != nil {

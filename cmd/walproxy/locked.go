@@ -2,9 +2,9 @@ package main
 
 import (
 	"errors"
-	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -15,16 +15,17 @@ import (
 // lockedBy says who has the log of dataDir open; nil: nobody. It is asked after
 // something else failed: it takes no part in the locking.
 func lockedBy(dataDir string) error {
-	f, err := os.Open(filepath.Join(dataDir, "log", "LOCK"))
+	name := filepath.Join(dataDir, "log", "LOCK")
+	f, err := os.Open(name)
 	if err != nil {
 		return nil
 	}
 	defer func() { _ = f.Close() }() // read only
-	err = unix.Flock(int(f.Fd()), unix.LOCK_SH|unix.LOCK_NB)
-	if !errors.Is(err, unix.EWOULDBLOCK) {
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_SH|unix.LOCK_NB); !errors.Is(err, unix.EWOULDBLOCK) {
 		return nil
 	}
-	var pid [32]byte
-	n, _ := f.Read(pid[:])
-	return fmt.Errorf("%w: %s is open in process %s", wal.ErrLocked, dataDir, strings.TrimSpace(string(pid[:n])))
+	var text [32]byte
+	n, _ := f.Read(text[:])
+	pid, _ := strconv.Atoi(strings.TrimSpace(string(text[:n]))) // 0: not known
+	return &wal.LockedError{Path: name, PID: pid}
 }
