@@ -1,0 +1,4 @@
+// Package bench holds benchmarks that measure walproxy beside its peers in one
+// run, on one disk. Ratios between the rows of a run are what they are for;
+// absolute numbers belong to the machine. results/ keeps runs worth keeping.
+package bench
