@@ -27,7 +27,7 @@ func TestImports(t *testing.T) {
 		{"./sinks/...", []string{module + "wal", module + "replay", module + "internal/accept", module + "internal/state"}},
 		{"./mutation", []string{module + "wal", module + "sinks", module + "replay", "github.com/cockroachdb/pebble/"}},
 		{"./replay", []string{module + "sinks/pebble", module + "api/rpc", module + "internal/accept"}},
-		{"./api/rpc", []string{module + "wal/", module + "sinks/pebble", "github.com/cockroachdb/pebble/v2/"}},
+		{"./api/rpc", []string{module + "sinks/pebble", module + "internal/config", "github.com/spf13/cobra"}},
 	}
 	for _, rule := range rules {
 		t.Run(rule.pkg, func(t *testing.T) {

@@ -126,12 +126,12 @@ func (p *Proxy) open(ctx context.Context) error {
 
 // attach opens the state store once the log's lock is held, and checks that the
 // two belong together.
-func (p *Proxy) attach(stream uuid.UUID, empty bool) (boot uint64, err error) {
+func (p *Proxy) attach(stream uuid.UUID, empty bool, newest uint64) (boot uint64, err error) {
 	p.state, err = state.Open(p.options.stateDir(), state.Options{Logger: p.logger.Named("state")})
 	if err != nil {
 		return 0, err
 	}
-	return p.state.Boot(), p.state.Bind(stream, empty)
+	return p.state.Bind(stream, empty, newest)
 }
 
 func (p *Proxy) newSink(so SinkOptions) (*sink, error) {

@@ -270,7 +270,7 @@ func TestStateAndLogBelongTogether(t *testing.T) {
 		{"state older", func(t *testing.T, dir string) {
 			move(t, dir, "state", "away")
 			move(t, dir, "old-state", "state")
-		}, wal.ErrBoot},
+		}, state.ErrOlder},
 	}
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {
@@ -311,7 +311,8 @@ func TestDivergedHistoryIsRefused(t *testing.T) {
 	p := open(t, options(dir, store))
 	appendOne(t, p, set("a", 1))
 	closeProxy(t, p)
-	if err := os.CopyFS(filepath.Join(dir, "backup"), os.DirFS(dir)); err != nil {
+	backup := t.TempDir()
+	if err := os.CopyFS(backup, os.DirFS(dir)); err != nil {
 		t.Fatal(err)
 	}
 	p = open(t, options(dir, store))
@@ -320,7 +321,6 @@ func TestDivergedHistoryIsRefused(t *testing.T) {
 	}
 	closeProxy(t, p)
 
-	backup := filepath.Join(dir, "backup")
 	o := options(backup, store)
 	o.Sinks[0].Paused = true // the sink is away while the old copy takes writes
 	p = open(t, o)

@@ -65,11 +65,11 @@ func (r *rig) open() {
 	var err error
 	r.log, err = wal.Open(filepath.Join(r.dir, "log"), wal.Options{
 		MinFree: -1, RingBytes: 1 << 20, SegmentBytes: r.seg,
-		Attach: func(stream uuid.UUID, empty bool) (uint64, error) {
+		Attach: func(stream uuid.UUID, empty bool, newest uint64) (uint64, error) {
 			if r.state, err = state.Open(filepath.Join(r.dir, "state"), state.Options{}); err != nil {
 				return 0, err
 			}
-			return r.state.Boot(), r.state.Bind(stream, empty)
+			return r.state.Bind(stream, empty, newest)
 		},
 	})
 	if err != nil {

@@ -35,10 +35,12 @@ type Options struct {
 	// ever held a record: for a new log before FORMAT is written (so that an
 	// error leaves no new log behind), else after the tail was judged and before
 	// the first segment of this start is begun. boot is a counter that the
-	// caller keeps durably elsewhere and raises at every start; Open returns
-	// ErrBoot unless it is above the one in the newest segment header (then the
-	// caller's state is older than the log). An error of Attach ends Open with it.
-	Attach func(stream uuid.UUID, empty bool) (boot uint64, err error)
+	// caller keeps durably elsewhere and raises at every start; newest is the
+	// one in the newest segment header (0: none). A caller that keeps a lower
+	// one has state older than the log, and should refuse before it raises it;
+	// Open returns ErrBoot unless boot is above newest. An error of Attach ends
+	// Open with it.
+	Attach func(stream uuid.UUID, empty bool, newest uint64) (boot uint64, err error)
 	// FS is what the log's files are on; nil: the operating system's.
 	FS     vfs.FS
 	Logger *zap.Logger // nil: none

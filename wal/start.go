@@ -124,7 +124,7 @@ func (s *start) attach(empty bool) error {
 	if s.o.Attach == nil {
 		return nil
 	}
-	boot, err := s.o.Attach(s.stream, empty)
+	boot, err := s.o.Attach(s.stream, empty, newest)
 	if err != nil || boot == 0 {
 		return err
 	}

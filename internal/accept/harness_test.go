@@ -202,12 +202,12 @@ type rig struct {
 func newRig(t testing.TB, dir string, prepare func(*rig)) *rig {
 	t.Helper()
 	r := &rig{t: t, dir: dir}
-	attach := func(stream uuid.UUID, empty bool) (uint64, error) {
+	attach := func(stream uuid.UUID, empty bool, newest uint64) (uint64, error) {
 		var err error
 		if r.state, err = state.Open(filepath.Join(dir, "state"), state.Options{}); err != nil {
 			return 0, err
 		}
-		return r.state.Boot(), r.state.Bind(stream, empty)
+		return r.state.Bind(stream, empty, newest)
 	}
 	var err error
 	r.log, err = wal.Open(filepath.Join(dir, "log"), wal.Options{MinFree: -1, Attach: attach})

@@ -22,7 +22,7 @@ var (
 	keyCount  = []byte("mcount")
 )
 
-// load reads the meta values, checks the format and raises the boot counter.
+// load reads the meta values and checks the format.
 func (s *Store) load() error {
 	version, found, err := s.number(keyFormat)
 	if err != nil {
@@ -36,7 +36,7 @@ func (s *Store) load() error {
 	case version != format:
 		return fmt.Errorf("%w: version %d, this program knows %d", ErrFormat, version, format)
 	}
-	if s.boot, _, err = s.number(keyBoot); err != nil {
+	if s.mu.boot, _, err = s.number(keyBoot); err != nil {
 		return err
 	}
 	mark, _, err := s.number(keyMark)
@@ -49,10 +49,9 @@ func (s *Store) load() error {
 	if s.mu.stream, s.mu.bound, err = s.loadStream(); err != nil {
 		return err
 	}
-	s.boot++
 	b := s.db.NewBatch()
 	defer b.Close()
-	if err := errors.Join(setNumber(b, keyFormat, format), setNumber(b, keyBoot, s.boot)); err != nil {
+	if err := setNumber(b, keyFormat, format); err != nil {
 		return err
 	}
 	if err := s.commit(b); err != nil {
@@ -98,31 +97,50 @@ func (s *Store) Stream() (stream uuid.UUID, ok bool) {
 	return s.mu.stream, s.mu.bound
 }
 
-// Bind ties the store to stream, durably; empty says that the log never held a
-// record. Unbound with a log that is not empty: ErrMissing. Bound to another: ErrForeign.
-func (s *Store) Bind(stream uuid.UUID, empty bool) error {
-	return s.use(func() error {
+// Bind checks that the store belongs to a log, ties it to the log's stream if it
+// has none yet, and returns this start's boot counter, raised durably: together
+// they are wal.Options.Attach. empty says that the log never held a record,
+// newest is the highest boot counter that the log knows.
+//
+// An unbound store and a log with records: ErrMissing. Bound to another stream:
+// ErrForeign. A store that does not know of the log's newest start: ErrOlder. A
+// refusal changes nothing, so that it is repeated until somebody acts.
+func (s *Store) Bind(stream uuid.UUID, empty bool, newest uint64) (boot uint64, err error) {
+	err = s.use(func() error {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		switch {
-		case s.mu.bound && s.mu.stream == stream:
-			return nil
-		case s.mu.bound:
+		case s.mu.bound && s.mu.stream != stream:
 			return fmt.Errorf("%w: it is %s's, the log is stream %s", ErrForeign, s.mu.stream, stream)
-		case !empty:
+		case !s.mu.bound && !empty:
 			return fmt.Errorf("%w: stream %s holds records, this state store is new", ErrMissing, stream)
+		case s.mu.bound && s.mu.boot < newest:
+			return fmt.Errorf("%w: it knows of %d starts, the log of %d", ErrOlder, s.mu.boot, newest)
 		}
+		// An unbound store beside an empty log: the log may have seen starts.
+		next := max(s.mu.boot, newest) + 1
 		b := s.db.NewBatch()
 		defer b.Close()
-		if err := b.Set(keyStream, stream[:], nil); err != nil {
+		if err := errors.Join(b.Set(keyStream, stream[:], nil), setNumber(b, keyBoot, next)); err != nil {
 			return err
 		}
 		if err := s.commit(b); err != nil {
 			return err
 		}
-		s.mu.stream, s.mu.bound = stream, true
+		s.mu.stream, s.mu.bound, s.mu.boot = stream, true, next
 		return nil
 	})
+	if err != nil {
+		return 0, err
+	}
+	return s.Boot(), nil
+}
+
+// Boot is the boot counter: how many starts were bound to a log.
+func (s *Store) Boot() uint64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.mu.boot
 }
 
 // get returns a copy of key's value.

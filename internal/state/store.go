@@ -38,6 +38,8 @@ var (
 	ErrMissing = errors.New("state: the log's state store is missing")
 	// ErrForeign: the state store belongs to another stream.
 	ErrForeign = errors.New("state: belongs to another stream")
+	// ErrOlder: the log was started by a newer copy of the state store.
+	ErrOlder = errors.New("state: the state store is older than the log")
 	// ErrClosed: the store was closed before the call.
 	ErrClosed = errors.New("state: closed")
 	// ErrFormat: the directory holds another format, or no state store at all.
@@ -58,8 +60,7 @@ const bytesInterval = 200 * time.Millisecond
 
 // Store is a Pebble database. All methods may be called concurrently.
 type Store struct {
-	log  *zap.Logger
-	boot uint64
+	log *zap.Logger
 
 	// life is held for reading during every use of db, for writing by Close.
 	life   sync.RWMutex
@@ -76,6 +77,7 @@ type Store struct {
 		sync.Mutex
 		stream  uuid.UUID
 		bound   bool
+		boot    uint64
 		mark    position.LSN // of the last PutRequests
 		durable position.LSN // mark known to be on disk
 		count   uint64       // request ids stored
@@ -87,7 +89,7 @@ type Options struct {
 	Logger *zap.Logger
 }
 
-// Open opens or creates the store in dir and raises the boot counter, durably.
+// Open opens or creates the store in dir.
 // It returns ErrFormat for a directory of another format.
 func Open(dir string, o Options) (*Store, error) { return open(dir, o, vfs.Default) }
 
@@ -119,9 +121,6 @@ func open(dir string, o Options, fs vfs.FS) (s *Store, err error) {
 	s.measure(time.Now())
 	return s, nil
 }
-
-// Boot is this start's boot counter, for wal.Options.
-func (s *Store) Boot() uint64 { return s.boot }
 
 // use calls f unless the store was closed or failed, and remembers a failure.
 func (s *Store) use(f func() error) (err error) {
