@@ -7,9 +7,10 @@
 // does, turns the panic into an error with Catch.
 //
 // In a goroutine of Pebble's (flush, compaction) nobody can catch it and the
-// process ends with the trace. That is intended: going on would mean to retry a
-// failed sync, and ending is safe, because the log holds every acknowledged
-// write and the database recovers when it is opened again.
+// process ends with the trace. Going on would mean to retry a failed sync, and
+// ending is safe, because the log holds every acknowledged write and the
+// database recovers when it is opened again. FS keeps failures of the disk from
+// ever getting there.
 package pebblekit
 
 import (

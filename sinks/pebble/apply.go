@@ -127,13 +127,16 @@ func (s *Sink) commit(b *pebble.Batch) error {
 	if err := b.SyncWait(); err != nil {
 		return s.fail(fmt.Errorf("sync: %w", err), false)
 	}
+	if err := s.failure(); err != nil { // pebblekit.FS hides it from Pebble
+		return err
+	}
 	failpoint.Hit("sink-after-commit")
 	return b.Close()
 }
 
 // writeBatch puts b into the WAL's buffer and the memtable; with sync the WAL's
-// sync is under way when it returns. Pebble panics in here when its WAL has
-// failed, with its commit lock held.
+// sync is under way when it returns. Should Pebble panic in here, its commit
+// lock stays held.
 func (s *Sink) writeBatch(b *pebble.Batch, sync bool) (err error) {
 	s.write.Lock()
 	defer s.write.Unlock()

@@ -44,6 +44,9 @@ func (o Options) withDefaults() Options {
 	if o.Reads <= 0 {
 		o.Reads = 256
 	}
+	if o.fs == nil {
+		o.fs = vfs.Default
+	}
 	if o.Now == nil {
 		o.Now = time.Now
 	}
@@ -54,7 +57,7 @@ func (o Options) withDefaults() Options {
 }
 
 // pebbleOptions translates o, whose defaults are filled in.
-func (o Options) pebbleOptions() *pebble.Options {
+func (o Options) pebbleOptions(fs vfs.FS) *pebble.Options {
 	po := &pebble.Options{
 		CacheSize:                   o.CacheBytes,
 		MemTableSize:                uint64(o.MemTableBytes),
@@ -66,7 +69,7 @@ func (o Options) pebbleOptions() *pebble.Options {
 		CompactionConcurrencyRange:  func() (lower, upper int) { return 1, 2 },
 		Logger:                      pebblekit.NewLogger(o.Logger),
 		EventListener:               listener(o.Logger),
-		FS:                          o.fs,
+		FS:                          fs,
 	}
 	// The levels below inherit it: a read of an absent key costs no disk access.
 	po.Levels[0].FilterPolicy = bloom.FilterPolicy(10)
@@ -82,7 +85,6 @@ func listener(log *zap.Logger) *pebble.EventListener {
 		DataCorruption: func(i pebble.DataCorruptionInfo) {
 			log.Error("the store is damaged", zap.String("file", i.Path), zap.Error(i.Details))
 		},
-		DiskSlow: func(i pebble.DiskSlowInfo) { log.Warn("slow disk", zap.String("info", i.String())) },
 		WriteStallBegin: func(i pebble.WriteStallBeginInfo) {
 			log.Warn("writes wait for the store's compaction", zap.String("reason", i.Reason))
 		},

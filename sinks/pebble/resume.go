@@ -9,13 +9,11 @@ import (
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/google/uuid"
 
-	"github.com/walproxy/walproxy/internal/pebblekit"
 	"github.com/walproxy/walproxy/sinks"
 )
 
 // load reads what the store holds about itself, or creates it.
-func (s *Sink) load() (err error) {
-	defer pebblekit.Catch(&err)
+func (s *Sink) load() error {
 	format, found, err := s.get(metaKey("format"))
 	if err != nil {
 		return err

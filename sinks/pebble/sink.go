@@ -17,13 +17,14 @@
 //
 // # When the disk fails
 //
-// After a failed write or sync of its WAL a Pebble database cannot go on. The
-// sink then answers every call with ErrFailed, marked sinks.Halt, until it is
-// opened again: acknowledged writes wait in the log meanwhile. A failure inside
-// one of Pebble's own goroutines (its MANIFEST, written by flush and
-// compaction) ends the process with a panic: see package pebblekit for why that
-// is safe. A full or failing disk during a flush is retried by Pebble; writes
-// then stall and Apply returns when its context ends.
+// After a failed write or sync of its WAL or MANIFEST a Pebble database cannot go
+// on, and by itself it would end the process. Here the files are frozen as they
+// are (pebblekit.FS) and every call returns ErrFailed, marked sinks.Halt, until
+// the store is opened again; acknowledged writes wait in the log meanwhile. A
+// full or failing disk during a flush of tables is retried by Pebble: writes
+// stall then, and Apply returns when its context ends. What is left to end the
+// process is a panic in one of Pebble's own goroutines, over an invariant of its
+// that does not hold.
 package pebble
 
 import (
@@ -91,28 +92,31 @@ type Sink struct {
 
 // Open opens or creates the store in dir; a second process, or a second Open in
 // this one, is refused. The caller must Close it.
-func Open(dir string, o Options) (s *Sink, err error) {
+func Open(dir string, o Options) (*Sink, error) {
 	o = o.withDefaults()
-	db, err := openDB(dir, o)
-	if err != nil {
-		return nil, fmt.Errorf("sink pebble: open %s: %w", dir, err)
-	}
-	s = &Sink{
-		db: db, dir: dir, log: o.Logger, now: o.Now,
+	s := &Sink{
+		dir: dir, log: o.Logger, now: o.Now,
 		gate: newGate(), reads: make(chan struct{}, o.Reads),
 		stop: make(chan struct{}),
 	}
 	s.failed.ch, s.closed.ch = make(chan struct{}), make(chan struct{})
-	if err := s.load(); err != nil {
-		return nil, errors.Join(fmt.Errorf("sink pebble: open %s: %w", dir, err), db.Close())
+	if err := s.open(o); err != nil {
+		return nil, fmt.Errorf("sink pebble: open %s: %w", dir, err)
 	}
 	s.sweep.start(s)
 	return s, nil
 }
 
-func openDB(dir string, o Options) (db *pebble.DB, err error) {
+func (s *Sink) open(o Options) (err error) {
 	defer pebblekit.Catch(&err)
-	return pebble.Open(dir, o.pebbleOptions())
+	fs := pebblekit.NewFS(o.fs, func(err error) { s.fail(err, false) })
+	if s.db, err = pebble.Open(s.dir, o.pebbleOptions(fs)); err != nil {
+		return errors.Join(err, fs.Err())
+	}
+	if err := errors.Join(s.load(), fs.Err()); err != nil {
+		return errors.Join(err, s.db.Close())
+	}
+	return nil
 }
 
 // Identity implements sinks.Identifier: a UUID made with the store.

@@ -3,7 +3,12 @@ package sinktest
 import (
 	"context"
 	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"sync/atomic"
 
+	walproxyv1 "github.com/walproxy/walproxy/api/proto/walproxy/v1"
 	"github.com/walproxy/walproxy/sinks"
 )
 
@@ -17,6 +22,8 @@ func crashChecks() []check {
 			why: "the commit happened, its answer did not: the new process goes on from the stored checkpoint"},
 		{name: "crash/between-lanes", lanes: 3, run: crashBetweenLanes,
 			why: "lanes stand at different points when the process dies; each goes on from its own"},
+		{name: "crash/during-apply", lanes: 2, run: crashDuring,
+			why: "a crash may come between any two steps of an Apply; data and checkpoint then still agree"},
 		{name: "unknown/not-committed", run: unknownNot,
 			why: "an unknown outcome that turns out not committed is applied by the retry"},
 		{name: "unknown/committed", run: unknownDone,
@@ -70,6 +77,107 @@ func crashBetweenLanes(r *rig) {
 	r.mustApply(r.batch(0, r.record(add("a"))))
 	r.crash()
 	r.mustStay()
+}
+
+// crashDuring crashes the store at no particular moment while both lanes apply.
+func crashDuring(r *rig) {
+	for range 12 {
+		cp, sink := r.cp, r.sink
+		runs := make([]*running, len(cp.Lanes))
+		var wg sync.WaitGroup
+		for lane := range runs {
+			run := &running{lane: lane, at: cp.Lanes[lane], moved: make(chan struct{}, 1)}
+			runs[lane] = run
+			for i := range 400 { // more than can be applied before the crash
+				lsn := r.last + sinks.LSN(2*i+lane+1)
+				run.points = append(run.points, r.point(lsn))
+			}
+			wg.Go(func() { run.err = run.apply(r, sink, cp.Epoch) })
+		}
+		for _, run := range runs { // both are at it
+			select {
+			case <-run.moved:
+			case <-afterTimeout():
+				r.t.Fatalf("lane %d applied nothing for %v", run.lane, callTimeout)
+			}
+		}
+		acked := make([]int64, len(runs))
+		for lane, run := range runs {
+			acked[lane] = run.acked.Load()
+		}
+		r.crash()
+		got := r.claims()
+		wg.Wait() // the old owner is dead or fenced
+		for lane, run := range runs {
+			if run.err != nil && sinks.OutcomeOf(run.err) == sinks.Rejected {
+				r.t.Fatalf("lane %d: %v", lane, run.err)
+			}
+			r.agree(run, got.Lanes[lane], acked[lane])
+		}
+		r.last += 2 * 400
+		r.check()
+	}
+}
+
+// running is one lane of an owner that will crash. Each of its batches is one
+// increment and one piece of text.
+type running struct {
+	lane   int
+	at     sinks.Point
+	points []sinks.Point
+	moved  chan struct{} // gets one value after the third batch
+	acked  atomic.Int64  // batches reported applied
+	err    error
+}
+
+func (run *running) name() string { return fmt.Sprintf("lane%d", run.lane) }
+
+func (run *running) record(r *rig, i int) sinks.Record {
+	n, text := add(run.name()), write(run.name()+"-text", string(rune('a'+i%26)))
+	if r.h.NoGroups {
+		return recordOf(r.t, run.points[i].LSN, r.clock, []*walproxyv1.Mutation{n})
+	}
+	return recordOf(r.t, run.points[i].LSN, r.clock, []*walproxyv1.Mutation{n, text})
+}
+
+func (run *running) apply(r *rig, sink sinks.Sink, epoch uint64) error {
+	at := run.at
+	for i, to := range run.points {
+		b := &sinks.Batch{
+			Epoch: epoch, Records: []sinks.Record{run.record(r, i)},
+			Moves: []sinks.Move{{Lane: run.lane, From: at, To: to}},
+		}
+		ctx, cancel := r.ctx()
+		_, err := sink.Apply(ctx, b)
+		cancel()
+		if err != nil {
+			return err
+		}
+		at = to
+		if run.acked.Add(1) == 3 {
+			run.moved <- struct{}{}
+		}
+	}
+	return nil
+}
+
+// agree wants a lane's checkpoint to be one of its batches, none below what was
+// reported applied before the crash, and takes the model there.
+func (r *rig) agree(run *running, at sinks.Point, acked int64) {
+	r.t.Helper()
+	done := slices.Index(run.points, at) + 1
+	if done == 0 && at != run.at {
+		r.t.Fatalf("after the crash lane %d is at %v, which is no batch's end", run.lane, at)
+	}
+	if int64(done) < acked {
+		r.t.Fatalf("after the crash lane %d has %d batches, but %d were reported applied: Applied means durable", run.lane, done, acked)
+	}
+	for i := range done {
+		rec := run.record(r, i)
+		if err := r.model.apply(&rec); err != nil {
+			r.t.Fatalf("sinktest: the model rejects LSN %v: %v", rec.LSN, err)
+		}
+	}
 }
 
 func unknownNot(r *rig) {

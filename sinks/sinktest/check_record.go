@@ -20,6 +20,8 @@ func recordChecks() []check {
 			why: "a group is one LSN and one transaction over all its lanes"},
 		{name: "expiry/logged-time", run: expiryLogged, skip: needsExpiry,
 			why: "whether a write found its record is decided by when the write was accepted, or a replay decides otherwise"},
+		{name: "expiry/lagging-lane", lanes: 2, run: expiryLagging, skip: needsExpiry,
+			why: "a sink that removes what expired must not take a record from writes that still wait in the log"},
 		{name: "expiry/reads", run: expiryReads, skip: needsExpiry,
 			why: "what has expired is absent for readers"},
 		{name: "events/numbers", run: eventNumbers, skip: needsEvents,
@@ -111,6 +113,19 @@ func expiryLogged(r *rig) {
 		r.record(set("c", map[string]any{"n": int64(7)}, mutation.ExpiresAt(r.clock.Add(time.Minute)))),
 		r.at(r.clock.Add(time.Hour), add("c", far, mutation.IfAbsent())),
 	))
+	r.mustStay()
+}
+
+// expiryLagging lets one lane run far ahead, in logged time, of one whose next
+// write was accepted while its record lived.
+func expiryLagging(r *rig) {
+	ends := r.clock.Add(time.Hour)
+	r.mustApply(r.batch(1, r.record(set("b", map[string]any{"n": int64(1)}, mutation.ExpiresAt(ends)))))
+	late := r.record(add("b", mutation.ExpiresAt(time.Date(2200, 1, 1, 0, 0, 0, 0, time.UTC))))
+	for i := range 50 {
+		r.mustApply(r.batch(0, r.at(ends.Add(time.Duration(i)*time.Minute), add("a"))))
+	}
+	r.mustApply(r.batch(1, late))
 	r.mustStay()
 }
 

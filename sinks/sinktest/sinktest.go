@@ -40,7 +40,8 @@ type Store interface {
 	Open() (sinks.Sink, error)
 	// Crash ends a sink as if its process had been killed (and, where the test
 	// can, the power cut): nothing that the sink has not made durable may help
-	// it. The next call is Open. Calling Close here is the weakest form.
+	// it. Calls of the sink may be running; they have to end. The next call is
+	// Open. Calling Close here is the weakest form.
 	Crash(sinks.Sink) error
 	// Remove deletes the store; its sink is closed.
 	Remove() error
