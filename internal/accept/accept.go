@@ -156,13 +156,13 @@ func New(ctx context.Context, log *wal.Log, st *state.Store, o Options) (*Accept
 		return nil, err
 	}
 	a := &Acceptor{
-		o:        o,
-		log:      log,
-		router:   router,
-		exact:    newExactMap(o.PendingExact),
-		requests: newRequests(log, st, o),
-		done:     make(chan struct{}),
+		o:      o,
+		log:    log,
+		router: router,
+		exact:  newExactMap(o.PendingExact),
+		done:   make(chan struct{}),
 	}
+	a.requests = newRequests(log, st, o, &a.order.last)
 	a.keys.init()
 	a.order.lock.init()
 	last, err := rescan(ctx, log, st)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"os"
 	"path/filepath"
 	"sync"
 	"testing"
@@ -16,6 +17,7 @@ import (
 
 	walproxyv1 "github.com/walproxy/walproxy/api/proto/walproxy/v1"
 	"github.com/walproxy/walproxy/internal/state"
+	"github.com/walproxy/walproxy/internal/vfs"
 	"github.com/walproxy/walproxy/mutation"
 	"github.com/walproxy/walproxy/wal"
 )
@@ -43,8 +45,8 @@ type store struct {
 	done sync.WaitGroup
 }
 
-func newStore(log *wal.Log) *store {
-	s := &store{log: log}
+func newStore() *store {
+	s := &store{}
 	s.mu.docs = map[string]*mutation.Document{}
 	s.mu.events = map[string][]mutation.StoredEvent{}
 	s.mu.change = make(chan struct{})
@@ -186,35 +188,56 @@ func (s *store) ReadEvents(ctx context.Context, collection string, key *walproxy
 	return events[:min(limit, len(events))], nil
 }
 
+// gateFS lets a test hold the log's disk: while shut, a directory sync waits, and
+// so, in the end, does a group that needs a new segment.
+type gateFS struct {
+	vfs.FS
+	mu   sync.Mutex
+	open chan struct{} // nil: open
+}
+
+func (g *gateFS) shut() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.open = make(chan struct{})
+}
+
+func (g *gateFS) release() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.open != nil {
+		close(g.open)
+		g.open = nil
+	}
+}
+
+func (g *gateFS) SyncDir(name string) error {
+	g.mu.Lock()
+	open := g.open
+	g.mu.Unlock()
+	if open != nil {
+		<-open
+	}
+	return g.FS.SyncDir(name)
+}
+
 // rig is an acceptor on a real log and state store.
 type rig struct {
 	t     testing.TB
 	dir   string
 	opts  Options
+	wal   wal.Options
 	log   *wal.Log
 	state *state.Store
 	store *store
 	*Acceptor
 }
 
-// newRig opens everything in dir. prepare may change the options and the store
-// before the acceptor is made.
+// newRig opens everything in dir. prepare may change the options before the log
+// is opened; r.store is made by then.
 func newRig(t testing.TB, dir string, prepare func(*rig)) *rig {
 	t.Helper()
-	r := &rig{t: t, dir: dir}
-	attach := func(stream uuid.UUID, empty bool, newest uint64) (uint64, error) {
-		var err error
-		if r.state, err = state.Open(filepath.Join(dir, "state"), state.Options{}); err != nil {
-			return 0, err
-		}
-		return r.state.Bind(stream, empty, newest)
-	}
-	var err error
-	r.log, err = wal.Open(filepath.Join(dir, "log"), wal.Options{MinFree: -1, Attach: attach})
-	if err != nil {
-		t.Fatal(err)
-	}
-	r.store = newStore(r.log)
+	r := &rig{t: t, dir: dir, store: newStore()}
 	r.opts = Options{
 		Routes:  []Route{{Collections: []string{"*"}, Sinks: []string{"main"}}},
 		Targets: map[string]Target{"main": {Loop: r.store, Reader: r.store}},
@@ -225,9 +248,23 @@ func newRig(t testing.TB, dir string, prepare func(*rig)) *rig {
 			return mutation.KeyString
 		},
 	}
+	r.wal = wal.Options{MinFree: -1}
 	if prepare != nil {
 		prepare(r)
 	}
+	attach := func(stream uuid.UUID, empty bool, newest uint64) (uint64, error) {
+		var err error
+		if r.state, err = state.Open(filepath.Join(dir, "state"), state.Options{}); err != nil {
+			return 0, err
+		}
+		return r.state.Bind(stream, empty, newest)
+	}
+	r.wal.Attach = attach
+	var err error
+	if r.log, err = wal.Open(filepath.Join(dir, "log"), r.wal); err != nil {
+		t.Fatal(err)
+	}
+	r.store.log = r.log
 	if r.Acceptor, err = New(t.Context(), r.log, r.state, r.opts); err != nil {
 		t.Fatal(err)
 	}
@@ -238,23 +275,26 @@ func newRig(t testing.TB, dir string, prepare func(*rig)) *rig {
 
 // close ends everything in order; twice is fine.
 func (r *rig) close() {
-	for _, err := range []error{r.log.Seal(context.Background()), r.Acceptor.Close()} {
-		if err != nil {
-			r.t.Error(err)
-		}
-	}
-	r.stop()
-}
-
-// stop is close without a word to the acceptor's last chance to store ids.
-func (r *rig) stop() {
+	sealErr := r.log.Seal(context.Background())
+	closeErr := r.Acceptor.Close()
 	r.store.stop()
 	r.store.done.Wait()
-	for _, err := range []error{r.state.Close(), r.log.Close()} {
-		if err != nil {
+	for _, err := range []error{sealErr, closeErr, r.state.Close(), r.log.Close()} {
+		if err != nil && !errors.Is(err, wal.ErrPoisoned) {
 			r.t.Error(err)
 		}
 	}
+}
+
+// crash returns a copy of the directory as a crash right now would leave it,
+// without the data that nobody synced being lost: a kill, not a power cut.
+func (r *rig) crash() string {
+	r.t.Helper()
+	dir := filepath.Join(r.t.TempDir(), "copy")
+	if err := os.CopyFS(dir, os.DirFS(r.dir)); err != nil {
+		r.t.Fatal(err)
+	}
+	return dir
 }
 
 func record(m *walproxyv1.Mutation) *walproxyv1.Record {

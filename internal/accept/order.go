@@ -14,7 +14,9 @@ import (
 // time and LSN are taken under one lock, and the time is never below the last.
 type order struct {
 	lock mutex
-	last atomic.Int64 // accepted time of the last record, Unix nanoseconds; set under lock
+	// last is the accepted time of the last record, Unix nanoseconds. It is set
+	// under lock, before the record can become durable.
+	last atomic.Int64
 }
 
 // clock is the time that a write accepted now would get at least.
@@ -33,6 +35,7 @@ func (a *Acceptor) enqueue(ctx context.Context, w *write) (ok bool, err error) {
 	if w.until != 0 && accepted >= w.until {
 		return false, nil
 	}
+	a.order.last.Store(accepted)
 	if w.request != nil {
 		a.requests.enqueuing()
 	}
@@ -46,7 +49,6 @@ func (a *Acceptor) enqueue(ctx context.Context, w *write) (ok bool, err error) {
 	}
 	failpoint.Hit("accept-after-enqueue")
 	a.requests.grown()
-	a.order.last.Store(accepted)
 	w.ticket, w.accepted = ticket, accepted
 	return true, nil
 }

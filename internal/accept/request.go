@@ -3,6 +3,7 @@ package accept
 import (
 	"context"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"go.uber.org/zap"
@@ -21,6 +22,7 @@ type requests struct {
 	now    func() time.Time
 	age    time.Duration
 	keep   int
+	clock  *atomic.Int64 // the last accepted time
 
 	mu struct {
 		sync.Mutex
@@ -61,9 +63,9 @@ const (
 	requestsBatch = 4096
 )
 
-func newRequests(log *wal.Log, store *state.Store, o Options) *requests {
+func newRequests(log *wal.Log, store *state.Store, o Options, clock *atomic.Int64) *requests {
 	r := &requests{
-		log: log, store: store, logger: o.Logger, now: o.Now, age: o.Window.Age, keep: o.Window.Count,
+		log: log, store: store, logger: o.Logger, now: o.Now, age: o.Window.Age, keep: o.Window.Count, clock: clock,
 		dirty:   make(chan struct{}, 1),
 		full:    make(chan struct{}, 1),
 		stopped: make(chan struct{}),

@@ -10,11 +10,15 @@ import (
 	"github.com/walproxy/walproxy/wal"
 )
 
-// rescan stores the request ids above the stored mark and returns the accepted
-// time of the log's last record, 0 if there is none.
+// rescan stores the request ids above the stored mark and returns the last
+// accepted time, 0 if there is none.
 func rescan(ctx context.Context, log *wal.Log, st *state.Store) (last int64, err error) {
 	end := log.Durable()
 	mark, err := st.RequestMark()
+	if err != nil {
+		return 0, err
+	}
+	clock, err := st.Clock()
 	if err != nil {
 		return 0, err
 	}
@@ -25,17 +29,14 @@ func rescan(ctx context.Context, log *wal.Log, st *state.Store) (last int64, err
 	if first := log.First(); from < first && from <= end {
 		return 0, fmt.Errorf("%w: they are stored up to LSN %d, and the log begins at %d", ErrRequestsLost, mark, first)
 	}
-	if from > end { // nothing new, but for the last record's time
-		from = end
-	}
-	if end == 0 || from < log.First() {
-		return 0, nil
+	if from > end {
+		return clock, nil
 	}
 	r, err := log.NewReader(from)
 	if err != nil {
 		return 0, err
 	}
-	s := scan{store: st, mark: mark}
+	s := scan{store: st, last: clock}
 	err = s.read(ctx, r, end)
 	if closeErr := r.Close(); err == nil {
 		err = closeErr
@@ -48,7 +49,6 @@ func rescan(ctx context.Context, log *wal.Log, st *state.Store) (last int64, err
 
 type scan struct {
 	store   *state.Store
-	mark    wal.LSN
 	entries []state.RequestID
 	last    int64
 }
@@ -69,9 +69,6 @@ func (s *scan) read(ctx context.Context, r *wal.Reader, end wal.LSN) error {
 			}
 		}
 	}
-	if end <= s.mark {
-		return nil
-	}
 	if err := s.put(end); err != nil {
 		return err
 	}
@@ -86,7 +83,7 @@ func (s *scan) add(rec wal.Record) error {
 	}
 	s.last = max(s.last, body.GetAcceptedUnixNanos())
 	id := mutation.RequestID(body)
-	if id == "" || rec.LSN <= s.mark {
+	if id == "" {
 		return nil
 	}
 	hash, err := hashPayload(body)
@@ -99,6 +96,9 @@ func (s *scan) add(rec wal.Record) error {
 }
 
 func (s *scan) put(mark wal.LSN) error {
+	if err := s.store.PutClock(s.last); err != nil {
+		return err
+	}
 	err := s.store.PutRequests(s.entries, mark)
 	s.entries = s.entries[:0]
 	return err

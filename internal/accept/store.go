@@ -98,6 +98,10 @@ func (r *requests) storeDurable() error {
 		if unchanged {
 			return nil
 		}
+		// Before the mark, and so durable with it.
+		if err := r.store.PutClock(r.clock.Load()); err != nil {
+			return err
+		}
 		if err := r.store.PutRequests(entries, mark); err != nil {
 			return err
 		}
