@@ -106,10 +106,10 @@ func drawOptions(t *rapid.T) Options {
 }
 
 // TestProperty: random writes, groups, routes, lanes, batches and faults, crashes
-// of the loop at any call and of the log at any time, restarts. In the end the
-// store holds what mutation.Apply makes of the log in LSN order. A failing run
-// prints the command that repeats it; WALPROXY_LONG=1 and -rapid.checks=N for
-// more of them.
+// of the loop at any call, restarts of log and state store after a close or as
+// kill -9 leaves them. In the end the store holds what mutation.Apply makes of
+// the log in LSN order. A failing run prints the command that repeats it;
+// -rapid.checks=N makes more of them.
 func TestProperty(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		dir, err := os.MkdirTemp("", "replay")
@@ -123,9 +123,12 @@ func TestProperty(t *testing.T) {
 		memory := sinktest.NewMemory()
 		for range rapid.IntRange(1, 6).Draw(t, "lives") {
 			live(t, r, memory)
-			if rapid.Bool().Draw(t, "reopen") {
+			switch rapid.IntRange(0, 5).Draw(t, "process") {
+			case 0:
 				r.close()
 				r.open()
+			case 1:
+				r.crash()
 			}
 		}
 		o := drawOptions(t)

@@ -87,6 +87,28 @@ func (r *rig) close() {
 	r.log, r.state = nil, nil
 }
 
+// crash goes on with copies of the files as they are while log and state store
+// are open: what kill -9 leaves. A new incarnation begins.
+func (r *rig) crash() {
+	r.t.Helper()
+	next := r.dir + "+"
+	for attempt := 0; ; attempt++ {
+		err := os.CopyFS(next, os.DirFS(r.dir))
+		if err == nil {
+			break
+		}
+		// Files come and go while the log frees space and Pebble compacts.
+		if rerr := os.RemoveAll(next); !errors.Is(err, os.ErrNotExist) || attempt == 100 || rerr != nil {
+			r.t.Fatal(err, rerr)
+		}
+	}
+	r.close()
+	if err := errors.Join(os.RemoveAll(r.dir), os.Rename(next, r.dir)); err != nil {
+		r.t.Fatal(err)
+	}
+	r.open()
+}
+
 // bump is a write whose double application shows: a counter and an event.
 func bump(key string) *walproxyv1.Mutation {
 	one := map[string]*walproxyv1.Value{"n": mutation.Int64Value(1)}

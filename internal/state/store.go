@@ -65,6 +65,7 @@ type Store struct {
 	// life is held for reading during every use of db, for writing by Close.
 	life   sync.RWMutex
 	db     *pebble.DB
+	fs     *pebblekit.FS // hides the disk's first failure from Pebble: see failure
 	closed bool
 	failed atomic.Pointer[pebblekit.FatalError] // first fatal error; never cleared
 
@@ -98,8 +99,9 @@ func open(dir string, o Options, fs vfs.FS) (s *Store, err error) {
 	if o.Logger == nil {
 		o.Logger = zap.NewNop()
 	}
+	frozen := pebblekit.NewFS(fs, nil)
 	options := &pebble.Options{
-		FS:                          fs,
+		FS:                          frozen,
 		FormatMajorVersion:          pebble.FormatNewest,
 		CacheSize:                   cacheBytes,
 		MemTableSize:                memTableBytes,
@@ -114,20 +116,32 @@ func open(dir string, o Options, fs vfs.FS) (s *Store, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("state: open %s: %w", dir, err)
 	}
-	s = &Store{log: o.Logger, db: db}
-	if err := s.load(); err != nil {
+	s = &Store{log: o.Logger, db: db, fs: frozen}
+	if err := s.use(s.load); err != nil {
 		return nil, errors.Join(fmt.Errorf("%s: %w", dir, err), db.Close())
 	}
 	s.measure(time.Now())
 	return s, nil
 }
 
-// use calls f unless the store was closed or failed, and remembers a failure.
+// failure is why the store must not be used any more, or nil.
+func (s *Store) failure() error {
+	if fatal := s.failed.Load(); fatal != nil {
+		return fmt.Errorf("state: %w", fatal)
+	}
+	if err := s.fs.Err(); err != nil {
+		return fmt.Errorf("state: %w: %w", pebblekit.ErrFatal, err)
+	}
+	return nil
+}
+
+// use calls f unless the store was closed or failed, and remembers a failure. A
+// commit of f counts only if nothing failed until after it.
 func (s *Store) use(f func() error) (err error) {
 	s.life.RLock()
 	defer s.life.RUnlock()
-	if fatal := s.failed.Load(); fatal != nil {
-		return fmt.Errorf("state: %w", fatal)
+	if err := s.failure(); err != nil {
+		return err
 	}
 	if s.closed {
 		return ErrClosed
@@ -135,7 +149,9 @@ func (s *Store) use(f func() error) (err error) {
 	defer func() {
 		if fatal, ok := errors.AsType[*pebblekit.FatalError](err); ok {
 			s.failed.CompareAndSwap(nil, fatal)
-			err = fmt.Errorf("state: %w", err)
+		}
+		if failure := s.failure(); failure != nil {
+			err = failure
 		}
 	}()
 	defer pebblekit.Catch(&err)
@@ -167,19 +183,17 @@ func (s *Store) measure(now time.Time) {
 }
 
 // Close waits for calls in progress and closes the database. It may be called
-// twice. After a fatal error the database is left as it is, for the next start
-// to recover, and the error is returned.
+// twice. It returns the failure if the disk failed; after a fatal error that the
+// file system could not hide the database is left as it is, for the next start.
 func (s *Store) Close() (err error) {
 	s.life.Lock()
 	defer s.life.Unlock()
-	if fatal := s.failed.Load(); fatal != nil {
-		return fmt.Errorf("state: %w", fatal)
-	}
-	if s.closed {
-		return nil
+	if s.closed || s.failed.Load() != nil {
+		return s.failure()
 	}
 	s.closed = true
 	defer pebblekit.Catch(&err)
 	// Request ids that nobody synced are worth keeping: the rescan gets shorter.
-	return errors.Join(s.db.LogData(nil, pebble.Sync), s.db.Close())
+	err = errors.Join(s.db.LogData(nil, pebble.Sync), s.db.Close())
+	return errors.Join(err, s.failure())
 }

@@ -1,17 +1,12 @@
 package state
 
 import (
-	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"os"
-	"os/exec"
 	"path/filepath"
-	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/vfs"
@@ -22,15 +17,7 @@ import (
 	"github.com/walproxy/walproxy/internal/pebblekit"
 )
 
-// abandoned is set for the child process in which a database is left unclosed.
-const abandoned = "STATE_TEST_ABANDONED"
-
-func TestMain(m *testing.M) {
-	if os.Getenv(abandoned) != "" {
-		os.Exit(m.Run())
-	}
-	goleak.VerifyTestMain(m)
-}
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 func mustOpen(t *testing.T, dir string, fs vfs.FS) *Store {
 	t.Helper()
@@ -255,19 +242,8 @@ func TestCloseRacesWithCalls(t *testing.T) {
 }
 
 // TestFailedSync: the call gets an error, everything after it too, Close does
-// not hang, and a restart keeps what was durable before. It runs in a process of
-// its own, because a failed database is left with its goroutines.
+// not hang, and a restart keeps what was durable before.
 func TestFailedSync(t *testing.T) {
-	if os.Getenv(abandoned) == "" {
-		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-		defer cancel()
-		child := exec.CommandContext(ctx, os.Args[0], "-test.run=^TestFailedSync$", "-test.v")
-		child.Env = append(os.Environ(), abandoned+"=1")
-		if out, err := child.CombinedOutput(); err != nil || !strings.Contains(string(out), "--- PASS") {
-			t.Fatalf("%v\n%s", err, out)
-		}
-		return
-	}
 	mem := vfs.NewCrashableMem()
 	fail := errorfs.Toggle{Injector: errorfs.ErrInjected}
 	fs := errorfs.Wrap(mem, errorfs.InjectorFunc(func(op errorfs.Op) error {
@@ -289,8 +265,10 @@ func TestFailedSync(t *testing.T) {
 	if err := s.PutClaim(Claim{Sink: "c"}); !errors.Is(err, pebblekit.ErrFatal) {
 		t.Fatalf("PutClaim after a failed sync: %v, want ErrFatal", err)
 	}
-	if err := s.Close(); !errors.Is(err, pebblekit.ErrFatal) {
-		t.Fatalf("Close after a failed sync: %v, want ErrFatal", err)
+	for range 2 {
+		if err := s.Close(); !errors.Is(err, pebblekit.ErrFatal) || !errors.Is(err, errorfs.ErrInjected) {
+			t.Fatalf("Close after a failed sync: %v, want ErrFatal and why", err)
+		}
 	}
 	again := mustOpen(t, "state", crash(mem))
 	if _, ok, err := again.Claim("a"); !ok || err != nil {
