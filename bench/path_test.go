@@ -104,7 +104,7 @@ func openProxy(b *testing.B, paused bool) (write func(string) error, done func()
 }
 
 func openPebble(b *testing.B) (write func(string) error, done func() uint64) {
-	db, err := pebbledb.Open(b.TempDir(), &pebbledb.Options{FormatMajorVersion: pebbledb.FormatNewest})
+	db, err := pebbledb.Open(b.TempDir(), &pebbledb.Options{FormatMajorVersion: pebbledb.FormatNewest, Logger: silent{}})
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -117,3 +117,11 @@ func openPebble(b *testing.B) (write func(string) error, done func() uint64) {
 		return 0
 	}
 }
+
+// silent keeps Pebble's log out of the benchmark's rows.
+type silent struct{}
+
+func (silent) Infof(string, ...any)  {}
+func (silent) Errorf(string, ...any) {}
+
+func (silent) Fatalf(format string, args ...any) { panic(fmt.Sprintf(format, args...)) }
