@@ -237,6 +237,19 @@ type rig struct {
 // is opened; r.store is made by then.
 func newRig(t testing.TB, dir string, prepare func(*rig)) *rig {
 	t.Helper()
+	r := openRig(t, dir, prepare)
+	var err error
+	if r.Acceptor, err = New(t.Context(), r.log, r.state, r.opts); err != nil {
+		t.Fatal(err)
+	}
+	r.store.run()
+	t.Cleanup(r.close)
+	return r
+}
+
+// openRig is newRig without an acceptor.
+func openRig(t testing.TB, dir string, prepare func(*rig)) *rig {
+	t.Helper()
 	r := &rig{t: t, dir: dir, store: newStore()}
 	r.opts = Options{
 		Routes:  []Route{{Collections: []string{"*"}, Sinks: []string{"main"}}},
@@ -265,11 +278,6 @@ func newRig(t testing.TB, dir string, prepare func(*rig)) *rig {
 		t.Fatal(err)
 	}
 	r.store.log = r.log
-	if r.Acceptor, err = New(t.Context(), r.log, r.state, r.opts); err != nil {
-		t.Fatal(err)
-	}
-	r.store.run()
-	t.Cleanup(r.close)
 	return r
 }
 
