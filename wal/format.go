@@ -50,6 +50,9 @@ func decodeFormat(b []byte) (uuid.UUID, error) {
 // no such file.
 func readFormat(fsys vfs.FS, path string) (uuid.UUID, error) {
 	b, err := vfs.ReadFile(fsys, path, formatMaxBytes)
+	if errors.Is(err, vfs.ErrTooLarge) {
+		return uuid.Nil, fmt.Errorf("%w: %w", ErrFormat, err)
+	}
 	if err != nil {
 		return uuid.Nil, err
 	}

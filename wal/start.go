@@ -186,7 +186,7 @@ func (s *start) contiguous() error {
 		before := s.segments[i-1]
 		if f.seq != before.seq+1 {
 			name := filepath.Join("segments", segmentName(before.seq+1))
-			return s.corruptAt(i, name, 0, s.segments[i:], errors.New("missing"))
+			return s.corruptAt(i-1, name, 0, s.segments[i:], errors.New("missing"))
 		}
 		if pred := f.header.pred; !before.layout.complete(pred.offset, before.size) || pred.last+1 < before.header.base {
 			return s.corruptAt(i-1, before.place(), min(pred.offset, before.size), s.segments[i:],

@@ -95,7 +95,7 @@ func createWatermark(fsys vfs.FS, path string, stream uuid.UUID) error {
 // exists before the first record and a torn write hits one slot only.
 func loadWatermark(fsys vfs.FS, path string, stream uuid.UUID) (watermark, error) {
 	b, err := vfs.ReadFile(fsys, path, watermarkFileSize)
-	if err != nil && !errors.Is(err, os.ErrNotExist) {
+	if err != nil && !errors.Is(err, os.ErrNotExist) && !errors.Is(err, vfs.ErrTooLarge) {
 		return watermark{}, err
 	}
 	w, ok := newestWatermark(b, stream)

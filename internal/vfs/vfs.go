@@ -11,6 +11,9 @@ import (
 // ErrLocked: another process, or another open in this one, holds the lock.
 var ErrLocked = errors.New("vfs: locked")
 
+// ErrTooLarge: a file is larger than ReadFile was told to accept.
+var ErrTooLarge = errors.New("vfs: file too large")
+
 // FS is a file system. Paths are the operating system's. All methods may be
 // called concurrently.
 type FS interface {
@@ -57,7 +60,7 @@ type Space struct {
 	Doubt string
 }
 
-// ReadFile reads all of name; it fails if that is more than limit bytes.
+// ReadFile reads all of name; ErrTooLarge if that is more than limit bytes.
 func ReadFile(fsys FS, name string, limit int64) (b []byte, err error) {
 	f, err := fsys.OpenFile(name, readOnly, 0)
 	if err != nil {
@@ -68,7 +71,7 @@ func ReadFile(fsys FS, name string, limit int64) (b []byte, err error) {
 		return nil, err
 	}
 	if int64(len(b)) > limit {
-		return nil, &fs.PathError{Op: "read", Path: name, Err: errors.New("file too large")}
+		return nil, &fs.PathError{Op: "read", Path: name, Err: ErrTooLarge}
 	}
 	return b, nil
 }
