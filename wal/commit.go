@@ -138,7 +138,7 @@ func (l *Log) settle(g *group, err error) {
 		l.publish(g)
 	}
 	l.mu.inflight = nil
-	askAgain := g.err == nil && l.mu.space.written-l.mu.space.askedAt >= spaceStep
+	askAgain := g.err == nil && l.mu.space.written-l.mu.space.askedAt >= l.o.spaceStep()
 	l.mu.Unlock()
 	close(g.done)
 	l.recycle(g)

@@ -144,3 +144,5 @@ func gapLast(first LSN, payload []byte) (LSN, error) {
 	}
 	return last, nil
 }
+
+func payloadCRC(b []byte) uint32 { return crc32.Checksum(b, castagnoli) }

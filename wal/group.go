@@ -4,7 +4,6 @@ import (
 	"container/list"
 	"context"
 	"fmt"
-	"hash/crc32"
 )
 
 // settlement is the outcome of a group, shared by its tickets.
@@ -159,7 +158,7 @@ func (l *Log) Enqueue(ctx context.Context, payload []byte) (Ticket, error) {
 	if ctx.Err() != nil {
 		return Ticket{}, context.Cause(ctx)
 	}
-	crc := crc32.Checksum(payload, castagnoli)
+	crc := payloadCRC(payload)
 	size := frameHeaderSize + len(payload)
 
 	l.mu.Lock()

@@ -2,7 +2,6 @@ package wal
 
 import (
 	"fmt"
-	"hash/crc32"
 
 	"github.com/google/uuid"
 )
@@ -71,7 +70,7 @@ func (h segmentHeader) frame() ([]byte, error) {
 		copy(at, in.id[:])
 		le.PutUint64(at[16:], uint64(in.first))
 	}
-	putFrame(b, kindHeader, h.base, size, crc32.Checksum(p, castagnoli))
+	putFrame(b, kindHeader, h.base, size, payloadCRC(p))
 	return b, nil
 }
 
@@ -136,7 +135,7 @@ func decodeHeaderFrame(b []byte, offset int64, stream uuid.UUID, seq uint64) (se
 		return segmentHeader{}, 0, errShort
 	}
 	payload := b[frameHeaderSize : frameHeaderSize+int(raw.length)]
-	if crc32.Checksum(payload, castagnoli) != raw.payloadCRC {
+	if payloadCRC(payload) != raw.payloadCRC {
 		return segmentHeader{}, 0, errPayloadCRC
 	}
 	h, err := decodeSegmentHeader(payload)

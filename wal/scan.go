@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"hash/crc32"
 	"io"
 
 	"github.com/google/uuid"
@@ -27,7 +26,7 @@ type frame struct {
 
 // verify checks what the scanner does not: the payload.
 func (f *frame) verify() error {
-	if crc32.Checksum(f.payload, castagnoli) != f.payloadCRC {
+	if payloadCRC(f.payload) != f.payloadCRC {
 		return errPayloadCRC
 	}
 	if f.kind == kindGap {

@@ -8,8 +8,9 @@ import (
 )
 
 const (
-	// spaceStep is how much is written before the file system is asked again.
-	spaceStep = 1 << 20
+	// spaceStepMax is how much is written, at most, before the file system and
+	// ExtraBytes are asked again.
+	spaceStepMax = 1 << 20
 	// spaceRecheck is how often a full log looks whether it still is.
 	spaceRecheck = 50 * time.Millisecond
 	// spaceSlack covers a segment header and the engine's prefixes.
@@ -25,6 +26,9 @@ type space struct {
 	asked   time.Time
 	askedAt int64 // written, when last asked
 }
+
+// spaceStep is how much is written before the room is looked at again.
+func (o Options) spaceStep() int64 { return min(spaceStepMax, o.MaxBytes/64) }
 
 // checkSpace returns ErrFull if a frame of size bytes might not fit, under mu;
 // it lets go of mu while it asks again.
