@@ -57,6 +57,7 @@ type batch struct {
 	ctx    context.Context
 	cancel context.CancelFunc
 	end    func() // once, behind everything else
+	body   *patientReader
 	items  itemReader
 	lines  bool
 	wait   wait
@@ -105,64 +106,11 @@ func (s *Server) newBatch(w http.ResponseWriter, r *http.Request) (*batch, *Erro
 	}
 	_ = b.conn.EnableFullDuplex() // HTTP/2 needs no asking
 	b.ctx, b.cancel = context.WithCancel(context.WithoutCancel(r.Context()))
-	body := &patientReader{batch: b, body: http.MaxBytesReader(w, r.Body, s.options.MaxBodyBytes)}
-	// A stop wakes a reader that waits for its client.
-	undo := context.AfterFunc(s.stopping, body.wake)
-	b.end = func() { undo(); b.cancel(); release() }
-	b.items = itemReader{in: bufio.NewReaderSize(body, batchBufferIn), most: int(s.options.MaxItemBytes), lines: b.lines}
+	b.body = s.patient(w, http.MaxBytesReader(w, r.Body, s.options.MaxBodyBytes))
+	b.end = func() { b.body.end(); b.cancel(); release() }
+	b.items = itemReader{in: bufio.NewReaderSize(b.body, batchBufferIn), most: int(s.options.MaxItemBytes), lines: b.lines}
 	return b, nil
 }
-
-// patientReader gives the client some time for every read.
-type patientReader struct {
-	batch *batch
-	body  io.Reader
-	mu    struct {
-		sync.Mutex
-		ended bool // the deadline is no longer the body's
-	}
-}
-
-func (p *patientReader) Read(buf []byte) (int, error) {
-	s := p.batch.server
-	p.setDeadline(time.Now().Add(s.options.BodyTimeout))
-	// Looked at behind the deadline: neither a stop nor a failed answer is missed.
-	if s.stopping.Err() != nil {
-		return 0, errStopping
-	}
-	if p.batch.ctx.Err() != nil {
-		return 0, p.batch.ctx.Err()
-	}
-	n, err := p.body.Read(buf)
-	if err != nil {
-		p.ended()
-		if !errors.Is(err, io.EOF) && s.stopping.Err() != nil {
-			err = errStopping
-		}
-	}
-	return n, err
-}
-
-func (p *patientReader) setDeadline(at time.Time) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if !p.mu.ended {
-		_ = p.batch.conn.SetReadDeadline(at)
-	}
-}
-
-func (p *patientReader) wake() { p.setDeadline(time.Unix(1, 0)) }
-
-// ended takes the deadline away: net/http now reads ahead for the end of the
-// connection, and would take a time-out for it.
-func (p *patientReader) ended() {
-	p.setDeadline(time.Time{})
-	p.mu.Lock()
-	p.mu.ended = true
-	p.mu.Unlock()
-}
-
-var errStopping = errors.New("rpc: stopping")
 
 // broken says why the rest of the body is not read.
 func (b *batch) broken(err error) *Error {
@@ -173,9 +121,6 @@ func (b *batch) broken(err error) *Error {
 	case errors.Is(err, errItemTooLarge):
 		return &Error{Status: http.StatusRequestEntityTooLarge, Code: "too_large", Message: err.Error(),
 			Details: map[string]any{"max_bytes": b.server.options.MaxItemBytes}}
-	case errors.Is(err, errStopping):
-		return &Error{Status: http.StatusServiceUnavailable, Code: "closing", Retryable: true,
-			Message: "the proxy is stopping; this item and those behind it were not written"}
 	}
 	return bodyError(err)
 }
@@ -290,6 +235,6 @@ func (b *batch) flush() {
 	if err != nil {
 		b.gone = true
 		b.cancel()
-		_ = b.conn.SetReadDeadline(time.Unix(1, 0)) // nobody would see the answers to what comes
+		b.body.wake() // nobody would see the answers to what comes
 	}
 }

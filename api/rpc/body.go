@@ -8,6 +8,8 @@ import (
 	"net"
 	"net/http"
 	"time"
+
+	"github.com/walproxy/walproxy"
 )
 
 // reserveWait is how long a request waits for others to free their bytes.
@@ -42,9 +44,9 @@ func (s *Server) readBody(w http.ResponseWriter, r *http.Request) (body []byte, 
 	if failed != nil {
 		return nil, nil, failed
 	}
-	s.deadline(w, s.options.BodyTimeout)
-	body, err := readUpTo(r.Body, r.ContentLength, most)
-	s.deadline(w, 0) // else it would end the request while the write waits
+	in := s.patient(w, r.Body)
+	body, err := readUpTo(in, r.ContentLength, most)
+	in.end()
 	if err == nil && int64(len(body)) > most {
 		release()
 		return nil, nil, s.bodyTooLarge(w)
@@ -65,15 +67,6 @@ func readUpTo(body io.Reader, length, most int64) ([]byte, error) {
 	return buf, err
 }
 
-// deadline bounds the next reads of the body; 0 takes the bound away.
-func (s *Server) deadline(w http.ResponseWriter, d time.Duration) {
-	var at time.Time
-	if d > 0 {
-		at = time.Now().Add(d)
-	}
-	_ = http.NewResponseController(w).SetReadDeadline(at) // not a connection: no bound needed
-}
-
 func (s *Server) bodyTooLarge(w http.ResponseWriter) *Error {
 	w.Header().Set("Connection", "close") // the rest is not worth reading
 	return &Error{Status: http.StatusRequestEntityTooLarge, Code: "too_large",
@@ -86,6 +79,8 @@ func bodyError(err error) *Error {
 	var tooLarge *http.MaxBytesError
 	var timeout net.Error
 	switch {
+	case errors.Is(err, errStopping):
+		return translate(walproxy.ErrClosed, refused)
 	case errors.As(err, &tooLarge):
 		return &Error{Status: http.StatusRequestEntityTooLarge, Code: "too_large",
 			Message: "the body is larger than api.max_body_bytes",

@@ -65,6 +65,9 @@ func (i *instance) open(ctx context.Context) error {
 	}
 	i.registry.MustRegister(collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	if err := makeDataDir(i.config.DataDir); err != nil {
+		return err
+	}
 	if err := i.openSinks(); err != nil {
 		return err
 	}

@@ -23,7 +23,7 @@ func applyEnvironment(c *Config, environ []string) error {
 	for _, entry := range environ {
 		name, value, _ := strings.Cut(entry, "=")
 		rest, ok := strings.CutPrefix(name, prefix)
-		if !ok {
+		if !ok || value == "" { // an empty variable says nothing
 			continue
 		}
 		parts := strings.Split(strings.ToLower(rest), "__")

@@ -30,6 +30,7 @@ type Options struct {
 // Server is a running HTTP server.
 type Server struct {
 	name   string
+	logger *zap.Logger
 	http   *http.Server
 	failed chan error // capacity 1
 	serve  sync.WaitGroup
@@ -53,7 +54,7 @@ func Start(o Options) *Server {
 	if err != nil { // Debug is a level
 		panic(err)
 	}
-	s := &Server{name: o.Name, failed: make(chan error, 1), http: &http.Server{
+	s := &Server{name: o.Name, logger: o.Logger, failed: make(chan error, 1), http: &http.Server{
 		Handler:           o.Handler,
 		ReadHeaderTimeout: o.HeaderTimeout,
 		IdleTimeout:       o.IdleTimeout,
@@ -76,11 +77,12 @@ func Start(o Options) *Server {
 func (s *Server) Failed() <-chan error { return s.failed }
 
 // Close stops listening, waits for requests until ctx ends and then cuts their
-// connections.
+// connections: a client that stalls is no failure of ours.
 func (s *Server) Close(ctx context.Context) error {
 	err := s.http.Shutdown(ctx)
-	if err != nil {
-		err = errors.Join(fmt.Errorf("%s: requests were cut off: %w", s.name, err), s.http.Close())
+	if err != nil && ctx.Err() != nil {
+		s.logger.Warn("requests were cut off", zap.NamedError("cause", context.Cause(ctx)))
+		err = s.http.Close()
 	}
 	s.serve.Wait()
 	return err

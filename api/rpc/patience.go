@@ -1,0 +1,81 @@
+package rpc
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net/http"
+	"sync"
+	"time"
+)
+
+var errStopping = errors.New("rpc: stopping")
+
+// patientReader gives the client some time for every read of its body, and ends
+// with errStopping when the server stops.
+type patientReader struct {
+	body     io.Reader
+	conn     *http.ResponseController
+	timeout  time.Duration
+	stopping context.Context
+	undo     func() bool
+	mu       struct {
+		sync.Mutex
+		woken bool // no read waits any more
+		ended bool // the connection's deadline is no longer the body's
+	}
+}
+
+// patient returns a reader of body. Its end must be called behind the last read.
+func (s *Server) patient(w http.ResponseWriter, body io.Reader) *patientReader {
+	p := &patientReader{
+		body: body, conn: http.NewResponseController(w),
+		timeout: s.options.BodyTimeout, stopping: s.stopping,
+	}
+	p.undo = context.AfterFunc(s.stopping, p.wake)
+	return p
+}
+
+func (p *patientReader) Read(buf []byte) (int, error) {
+	p.setDeadline(time.Now().Add(p.timeout))
+	n, err := p.body.Read(buf)
+	if err != nil {
+		p.end()
+		if !errors.Is(err, io.EOF) && p.stopping.Err() != nil {
+			err = errStopping
+		}
+	}
+	return n, err
+}
+
+func (p *patientReader) setDeadline(at time.Time) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.mu.woken {
+		at = time.Unix(1, 0)
+	}
+	if !p.mu.ended {
+		_ = p.conn.SetReadDeadline(at) // not a connection: no bound needed
+	}
+}
+
+// wake ends the read that is under way, and those to come.
+func (p *patientReader) wake() {
+	p.mu.Lock()
+	p.mu.woken = true
+	p.mu.Unlock()
+	p.setDeadline(time.Time{})
+}
+
+// end takes the deadline away: behind a body net/http reads ahead for the end of
+// the connection, takes a time-out for it and ends the request. It may be called
+// twice.
+func (p *patientReader) end() {
+	p.undo()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !p.mu.ended {
+		_ = p.conn.SetReadDeadline(time.Time{})
+	}
+	p.mu.ended = true
+}
