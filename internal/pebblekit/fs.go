@@ -27,9 +27,13 @@ import (
 // is well, and from then on changes none of them and removes nothing. On disk
 // the database is as after a crash at that moment.
 //
+// A table that cannot be written, in a flush or a compaction, is another case:
+// Pebble tries again, at once and for ever. FS lets it have the error after a
+// pause, so that a full disk does not take a processor too.
+//
 // What Pebble reports durable is durable only if Err is nil afterwards: a caller
 // has to look, after every commit, before it believes the commit. Errors of
-// reads and of tables are Pebble's own business and pass.
+// reads pass.
 type FS struct {
 	vfs.FS
 	failed func(error)
@@ -103,7 +107,11 @@ func (f *FS) open(what, name string, op func() (vfs.File, error)) (vfs.File, err
 // Create implements vfs.FS.
 func (f *FS) Create(name string, category vfs.DiskWriteCategory) (vfs.File, error) {
 	if !f.vital(name) {
-		return f.FS.Create(name, category)
+		inner, err := f.FS.Create(name, category)
+		if err != nil {
+			return nil, pause(err)
+		}
+		return &table{inner}, nil
 	}
 	return f.open("create", name, func() (vfs.File, error) { return f.FS.Create(name, category) })
 }
@@ -204,6 +212,27 @@ func (f *file) Close() error {
 	return nil
 }
 
+// table is a file that Pebble writes again, under another name, if it fails.
+type table struct{ vfs.File }
+
+// retryPause is how long the error of a table's write is held back.
+const retryPause = 100 * time.Millisecond
+
+func pause(err error) error {
+	if err != nil {
+		time.Sleep(retryPause)
+	}
+	return err
+}
+
+func (t *table) Write(p []byte) (int, error) {
+	n, err := t.File.Write(p)
+	return n, pause(err)
+}
+
+func (t *table) Sync() error     { return pause(t.File.Sync()) }
+func (t *table) SyncData() error { return pause(t.File.SyncData()) }
+
 // directory is a file whose Close means nothing for what it holds.
 type directory struct{ file }
 
@@ -212,7 +241,7 @@ func (d *directory) Close() error { return d.File.Close() }
 // nowhere is a file that frozen writes go to.
 type nowhere struct{}
 
-var errNowhere = errors.New("pebblekit: the file was never created: an earlier write failed")
+var errNowhere = errors.New("pebblekit: the file was never created, for an earlier write failed")
 
 func (nowhere) Close() error                           { return nil }
 func (nowhere) Read([]byte) (int, error)               { return 0, errNowhere }

@@ -51,6 +51,7 @@ type horizon struct {
 	pending []sample  // above the low-water mark, by LSN, at most maxSamples
 }
 
+// maxSamples bounds what is kept while a lane lags.
 const maxSamples = 64
 
 // observe takes the last record of an applied batch and the LSN that every lane
@@ -59,7 +60,9 @@ func (h *horizon) observe(s sample, low sinks.LSN) bool {
 	if s.lsn > 0 {
 		i, _ := slices.BinarySearchFunc(h.pending, s, func(a, b sample) int { return int(a.lsn) - int(b.lsn) })
 		h.pending = slices.Insert(h.pending, i, s)
-		h.pending = h.pending[:min(len(h.pending), maxSamples)]
+		if len(h.pending) > maxSamples { // keep the oldest and the last
+			h.pending = slices.Delete(h.pending, maxSamples-1, maxSamples)
+		}
 	}
 	passed := 0
 	for _, p := range h.pending {

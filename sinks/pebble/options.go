@@ -1,6 +1,7 @@
 package pebble
 
 import (
+	"sync/atomic"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2"
@@ -80,8 +81,13 @@ func (o Options) pebbleOptions(fs vfs.FS) *pebble.Options {
 // returned by whoever read the damaged block; Pebble's default would end the
 // process.
 func listener(log *zap.Logger) *pebble.EventListener {
+	var last atomic.Int64 // Unix seconds of the last background error logged
 	return &pebble.EventListener{
-		BackgroundError: func(err error) { log.Error("background work of the store failed", zap.Error(err)) },
+		BackgroundError: func(err error) { // Pebble retries, and says so each time
+			if now := time.Now().Unix(); last.Swap(now) != now {
+				log.Error("background work of the store failed", zap.Error(err))
+			}
+		},
 		DataCorruption: func(i pebble.DataCorruptionInfo) {
 			log.Error("the store is damaged", zap.String("file", i.Path), zap.Error(i.Details))
 		},

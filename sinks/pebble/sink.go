@@ -22,7 +22,8 @@
 // are (pebblekit.FS) and every call returns ErrFailed, marked sinks.Halt, until
 // the store is opened again; acknowledged writes wait in the log meanwhile. A
 // full or failing disk during a flush of tables is retried by Pebble: writes
-// stall then, and Apply returns when its context ends. What is left to end the
+// stall then until there is room, and Apply and Close return when their context
+// ends. What is left to end the
 // process is a panic in one of Pebble's own goroutines, over an invariant of its
 // that does not hold.
 package pebble

@@ -1,0 +1,235 @@
+package pebble
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2"
+	"github.com/cockroachdb/pebble/v2/vfs"
+	"github.com/google/uuid"
+
+	walproxyv1 "github.com/walproxy/walproxy/api/proto/walproxy/v1"
+	"github.com/walproxy/walproxy/mutation"
+	"github.com/walproxy/walproxy/sinks"
+)
+
+func TestHorizon(t *testing.T) {
+	at := func(seconds int) time.Time { return start.Add(time.Duration(seconds) * time.Second) }
+	var h horizon
+	for _, step := range []struct {
+		name string
+		s    sample
+		low  sinks.LSN
+		want time.Time
+		wake bool
+	}{
+		{"a lane ahead of the others", sample{10, at(100)}, 0, time.Time{}, false},
+		{"another one, behind it", sample{5, at(50)}, 0, time.Time{}, false},
+		{"all have passed 5", sample{}, 5, at(50), true},
+		{"and 9", sample{}, 9, at(50), false},
+		{"and 10", sample{}, 10, at(100), true},
+		{"a little later", sample{11, at(100).Add(time.Millisecond)}, 11, at(100).Add(time.Millisecond), false},
+		{"and a second", sample{12, at(101)}, 12, at(101), true},
+	} {
+		wake := h.observe(step.s, step.low)
+		if !h.at.Equal(step.want) || wake != step.wake {
+			t.Fatalf("%s: horizon %v, wake %v; want %v, %v", step.name, h.at, wake, step.want, step.wake)
+		}
+	}
+	for i := range 1000 { // a lane that never moves must not fill the memory
+		h.observe(sample{sinks.LSN(100 + i), at(200 + i)}, 50)
+	}
+	if n := len(h.pending); n > maxSamples || !slices.IsSortedFunc(h.pending, func(a, b sample) int { return cmp.Compare(a.lsn, b.lsn) }) {
+		t.Errorf("%d samples kept, want at most %d, by LSN", n, maxSamples)
+	}
+	if h.observe(sample{}, 600); h.at.Before(at(200)) || h.at.After(at(700)) {
+		t.Errorf("horizon %v after the lane moved to the sample of %v", h.at, at(700))
+	}
+	if h.observe(sample{}, 5000); !h.at.Equal(at(200+999)) || len(h.pending) != 0 {
+		t.Errorf("horizon %v, %d pending after the lane moved past everything", h.at, len(h.pending))
+	}
+}
+
+// expiring is a store with two lanes whose sweeps the test can wait for.
+type expiring struct {
+	*testing.T
+	s  *Sink
+	cp sinks.Checkpoint
+	n  sinks.LSN
+}
+
+func newExpiring(t *testing.T) *expiring {
+	s, err := Open("store", Options{fs: vfs.NewMem(), Now: func() time.Time { return start }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { closeSink(t, s) })
+	return &expiring{T: t, s: s,
+		cp: must[sinks.Checkpoint](t)(s.Resume(t.Context(), sinks.Claim{Stream: uuid.New(), Lanes: 2, Fresh: true}))}
+}
+
+func (e *expiring) apply(lane int, at time.Time, ms ...*walproxyv1.Mutation) {
+	e.Helper()
+	b := &sinks.Batch{Epoch: e.cp.Epoch}
+	for _, m := range ms {
+		e.n++
+		b.Records = append(b.Records, record(e.n, at, m))
+	}
+	e.move(lane, b)
+}
+
+func (e *expiring) move(lane int, b *sinks.Batch) {
+	e.Helper()
+	b.Moves = []sinks.Move{{Lane: lane, From: e.cp.Lanes[lane], To: point(e.n)}}
+	if _, err := e.s.Apply(e.Context(), b); err != nil {
+		e.Fatal(err)
+	}
+	e.cp.Lanes[lane] = point(e.n)
+}
+
+// keys counts what is stored under prefix.
+func (e *expiring) keys(prefix byte) int {
+	e.Helper()
+	it := must[*pebble.Iterator](e.T)(e.s.db.NewIter(&pebble.IterOptions{LowerBound: []byte{prefix}, UpperBound: []byte{prefix + 1}}))
+	defer it.Close()
+	n := 0
+	for ok := it.First(); ok; ok = it.Next() {
+		n++
+	}
+	return n
+}
+
+// swept waits until n records were removed.
+func (e *expiring) swept(n uint64) {
+	e.Helper()
+	deadline := time.Now().Add(20 * time.Second)
+	for e.s.Metrics().Expired < n {
+		if time.Now().After(deadline) {
+			e.Fatalf("%d records removed, want %d", e.s.Metrics().Expired, n)
+		}
+		time.Sleep(time.Millisecond)
+	}
+}
+
+func setUntil(t *testing.T, name string, until time.Time) *walproxyv1.Mutation {
+	return must[*walproxyv1.Mutation](t)(mutation.Set("c", mutation.String(name), map[string]any{"n": int64(1)}, mutation.ExpiresAt(until)))
+}
+
+func eventOn(t *testing.T, name string) *walproxyv1.Mutation {
+	return must[*walproxyv1.Mutation](t)(mutation.AppendEvents("c", mutation.String(name), []map[string]any{{"e": int64(1)}}))
+}
+
+func TestExpiredAreRemoved(t *testing.T) {
+	e := newExpiring(t)
+	hour := start.Add(time.Hour)
+	const many = 2*sweepRecords + 10
+	for i := range many {
+		name := string(rune('A'+i%26)) + string(rune('A'+i/26))
+		e.apply(0, start, setUntil(t, name, hour), eventOn(t, name))
+	}
+	e.apply(0, start,
+		setUntil(t, "longer", hour), setUntil(t, "longer", hour.Add(time.Hour)), // rewritten: another end
+		setUntil(t, "kept", hour), must[*walproxyv1.Mutation](t)(mutation.Set("c", mutation.String("kept"), nil)), // and none
+		setUntil(t, "deleted", hour), mutation.Delete("c", mutation.String("deleted")),
+		setUntil(t, "exact", hour.Add(time.Second)),
+	)
+	if got, want := e.keys(prefixExpiry), many+2; got != want {
+		t.Errorf("%d index entries, want %d", got, want)
+	}
+	last := hour.Add(time.Second)
+	e.apply(0, last, eventOn(t, "now"))
+	if n := e.s.Metrics().Expired; n != 0 {
+		t.Errorf("%d records removed while lane 1 had passed nothing", n)
+	}
+	e.move(1, &sinks.Batch{Epoch: e.cp.Epoch}) // the idle lane moves past it
+	e.swept(many)
+	if got := e.keys(prefixDocument); got != 4 {
+		t.Errorf("%d documents left, want longer, kept, exact, now", got)
+	}
+	if got := e.keys(prefixEvent); got != 1 {
+		t.Errorf("%d events left, want the one of now", got)
+	}
+	if got := e.keys(prefixExpiry); got != 2 {
+		t.Errorf("%d index entries left, want those of longer and exact", got)
+	}
+}
+
+// TestExpiredIsThereForLateWrites: the lane of the record lags, and its write
+// was accepted in time. (Removing by the newest accept time fails this.)
+func TestExpiredIsThereForLateWrites(t *testing.T) {
+	e := newExpiring(t)
+	hour := start.Add(time.Hour)
+	e.apply(1, start, setUntil(t, "late", hour))
+	e.n++
+	late := record(e.n, hour.Add(-time.Minute), must[*walproxyv1.Mutation](t)(
+		mutation.Increment("c", mutation.String("late"), map[string]any{"n": int64(1)})))
+	e.apply(0, hour.Add(time.Hour), eventOn(t, "now"))
+	// What a sweep would do at this moment, done by hand: nothing.
+	if more, err := e.s.sweepSome(context.Background()); more || err != nil {
+		t.Fatalf("sweep: %v, %v", more, err)
+	}
+	b := &sinks.Batch{Epoch: e.cp.Epoch, Records: []sinks.Record{late},
+		Moves: []sinks.Move{{Lane: 1, From: e.cp.Lanes[1], To: point(late.LSN)}}}
+	if _, err := e.s.Apply(t.Context(), b); err != nil {
+		t.Fatal(err)
+	}
+	d := must[*mutation.Document](t)(e.s.Read(t.Context(), "c", mutation.String("late")))
+	if n := d.Fields["n"].GetInt64(); n != 2 {
+		t.Errorf("n is %d, want 2: the record was removed from under a write that was accepted before it ended", n)
+	}
+}
+
+// TestStaleIndexEntry: an entry that no longer belongs to its record is dropped
+// without it.
+func TestStaleIndexEntry(t *testing.T) {
+	e := newExpiring(t)
+	hour := start.Add(time.Hour)
+	e.apply(0, start, setUntil(t, "a", hour.Add(time.Hour)), eventOn(t, "a"))
+	key := documentKey("c", mutation.String("a"))
+	b := e.s.db.NewBatch()
+	if err := e.s.removeExpired(b, expiryKey(hour, key)); err != nil {
+		t.Fatal(err)
+	}
+	if err := e.s.writeBatch(b, false); err != nil {
+		t.Fatal(err)
+	}
+	if d, err := e.s.Read(t.Context(), "c", mutation.String("a")); err != nil || d.EventCount != 1 {
+		t.Errorf("Read: %v, %v; the record must have stayed", d, err)
+	}
+}
+
+func TestReadsJudgeByTheClock(t *testing.T) {
+	now := start
+	s, err := Open("store", Options{fs: vfs.NewMem(), Now: func() time.Time { return now }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer closeSink(t, s)
+	e := &expiring{T: t, s: s, cp: must[sinks.Checkpoint](t)(s.Resume(t.Context(), sinks.Claim{Stream: uuid.New(), Lanes: 1, Fresh: true}))}
+	e.apply(0, start, setUntil(t, "a", start.Add(time.Hour)), eventOn(t, "a"))
+	key := mutation.String("a")
+	for _, c := range []struct {
+		at    time.Duration
+		found bool
+	}{{0, true}, {time.Hour - 1, true}, {time.Hour, false}, {2 * time.Hour, false}} {
+		now = start.Add(c.at)
+		_, err := s.Read(t.Context(), "c", key)
+		_, eerr := s.ReadEvents(t.Context(), "c", key, 1, 10)
+		entries, serr := s.Scan(t.Context(), "c", "", nil, 10)
+		if serr != nil {
+			t.Fatal(serr)
+		}
+		for call, err := range map[string]error{"Read": err, "ReadEvents": eerr} {
+			if c.found != (err == nil) || !c.found && !errors.Is(err, mutation.ErrNotFound) {
+				t.Errorf("%s at %v: %v; found: want %v", call, c.at, err, c.found)
+			}
+		}
+		if c.found != (len(entries) == 1) {
+			t.Errorf("Scan at %v: %d records", c.at, len(entries))
+		}
+	}
+}
