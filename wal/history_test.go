@@ -146,7 +146,9 @@ func TestAttach(t *testing.T) {
 	var empties []bool
 	var refuse error
 	o := testOptions()
-	o.Attach = func(stream uuid.UUID, empty bool) (uint64, error) {
+	var newests []uint64
+	o.Attach = func(stream uuid.UUID, empty bool, newest uint64) (uint64, error) {
+		newests = append(newests, newest)
 		streams, empties = append(streams, stream), append(empties, empty)
 		return boot, refuse
 	}
@@ -187,6 +189,9 @@ func TestAttach(t *testing.T) {
 	if want := []bool{true, true, true, false, false, false, false, false}; fmt.Sprint(empties) != fmt.Sprint(want) {
 		t.Fatalf("empty: %v, want %v", empties, want)
 	}
+	if want := []uint64{0, 0, 1, 2, 2, 2, 2, 2}; fmt.Sprint(newests) != fmt.Sprint(want) {
+		t.Fatalf("newest boots: %v, want %v", newests, want)
+	}
 }
 
 // TestAttachSeesNoDamage: a log that is refused is not attached.
@@ -196,7 +201,7 @@ func TestAttachSeesNoDamage(t *testing.T) {
 	copyDir(t, torn.after, dir)
 	mustWrite(t, segmentFileOf(dir, torn.seq), torn.data[:torn.ends[1]])
 	o := testOptions()
-	o.Attach = func(uuid.UUID, bool) (uint64, error) {
+	o.Attach = func(uuid.UUID, bool, uint64) (uint64, error) {
 		t.Error("attached")
 		return 0, nil
 	}

@@ -1,0 +1,165 @@
+package wal
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// BenchmarkAppend appends from N writers that each wait for their ack, beside a
+// raw loop that appends the same bytes in the same groups and fdatasyncs.
+//
+//	go test -run '^$' -bench Append -benchtime 2s ./wal
+//
+// WALPROXY_BENCH_DIR says where the files go (a disk, not tmpfs).
+func BenchmarkAppend(b *testing.B) {
+	for _, writers := range []int{1, 16, 64, 256, 1024} {
+		for _, size := range []int{128, 512, 4096} {
+			// Groups as large as the log's were in the same run; until it ran, as
+			// large as they are when nobody waits longer than two fsyncs.
+			perGroup := float64(writers)
+			b.Run(fmt.Sprintf("writers=%d/size=%d/log", writers, size), func(b *testing.B) {
+				perGroup = benchmarkLog(b, writers, size)
+			})
+			b.Run(fmt.Sprintf("writers=%d/size=%d/raw", writers, size), func(b *testing.B) {
+				benchmarkRaw(b, max(1, int(perGroup+0.5)), size)
+			})
+		}
+	}
+}
+
+func benchDir(b *testing.B) string {
+	root := os.Getenv("WALPROXY_BENCH_DIR")
+	if root == "" {
+		return b.TempDir()
+	}
+	dir, err := os.MkdirTemp(root, "walproxy-bench-")
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() { _ = os.RemoveAll(dir) })
+	return dir
+}
+
+// benchmarkLog returns how many records a group had.
+func benchmarkLog(b *testing.B, writers, size int) float64 {
+	l, err := Open(benchDir(b), Options{MinFree: -1})
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer func() {
+		if err := l.Close(); err != nil {
+			b.Error(err)
+		}
+	}()
+	payload := payloadOf(1, size)[:size]
+	began := l.Stats()
+	b.SetBytes(int64(size))
+	b.ReportAllocs()
+	b.ResetTimer()
+	var wg sync.WaitGroup
+	for w := range writers {
+		n := b.N / writers
+		if w < b.N%writers {
+			n++
+		}
+		wg.Go(func() {
+			for range n {
+				if _, err := l.Append(context.Background(), payload); err != nil {
+					b.Error(err)
+					return
+				}
+			}
+		})
+	}
+	wg.Wait()
+	b.StopTimer()
+	s := l.Stats()
+	records, syncs := s.Records-began.Records, s.Syncs-began.Syncs
+	if records != uint64(b.N) {
+		b.Fatalf("%d records, want %d", records, b.N)
+	}
+	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "records/s")
+	b.ReportMetric(float64(syncs)/float64(records), "syncs/record")
+	return float64(records) / float64(syncs)
+}
+
+// benchmarkRaw appends group after group to one file after the other.
+func benchmarkRaw(b *testing.B, perGroup, size int) {
+	dir := benchDir(b)
+	buf := make([]byte, perGroup*(size+frameHeaderSize))
+	const segment = 16 << 20
+	var f *os.File
+	written, syncs := segment, 0
+	b.SetBytes(int64(size))
+	b.ReportAllocs()
+	b.ResetTimer()
+	for done := 0; done < b.N; done += perGroup {
+		if written >= segment {
+			var err error
+			if f != nil {
+				err = f.Close()
+			}
+			if err == nil {
+				f, err = os.Create(filepath.Join(dir, fmt.Sprint(done)))
+			}
+			if err != nil {
+				b.Fatal(err)
+			}
+			written = 0
+		}
+		group := buf[:min(perGroup, b.N-done)*(size+frameHeaderSize)]
+		if _, err := f.Write(group); err != nil {
+			b.Fatal(err)
+		}
+		if err := unix.Fdatasync(int(f.Fd())); err != nil {
+			b.Fatal(err)
+		}
+		written += len(group)
+		syncs++
+	}
+	b.StopTimer()
+	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "records/s")
+	b.ReportMetric(float64(syncs)/float64(b.N), "syncs/record")
+	if err := f.Close(); err != nil {
+		b.Fatal(err)
+	}
+}
+
+// BenchmarkRead reads a backlog from files, and hot records from the ring.
+func BenchmarkRead(b *testing.B) {
+	for _, from := range []string{"files", "ring"} {
+		b.Run("from="+from+"/size=512", func(b *testing.B) {
+			const records, size = 40_000, 512
+			o := Options{MinFree: -1, RingBytes: 1 << 20}
+			if from == "ring" {
+				o.RingBytes = 64 << 20
+			}
+			l := mustOpen(b, benchDir(b), o)
+			appendN(b, l, records, size)
+			b.SetBytes(size)
+			b.ReportAllocs()
+			b.ResetTimer()
+			for done := 0; done < b.N; {
+				r, err := l.NewReader(1)
+				if err != nil {
+					b.Fatal(err)
+				}
+				for lsn := LSN(1); lsn <= records && done < b.N; lsn++ {
+					if rec, err := r.Next(context.Background()); err != nil || rec.LSN != lsn {
+						b.Fatal(rec.LSN, err)
+					}
+					done++
+				}
+				if err := r.Close(); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
