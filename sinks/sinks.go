@@ -45,11 +45,17 @@ type Sink interface {
 	// Applying the same batch again after any outcome is safe: what was applied
 	// is not applied twice and is reported Applied. A transactional sink applies
 	// all or nothing: with a Rejected record in the batch it reports the others
-	// Retry. A batch whose moves start from elsewhere than the stored checkpoint,
-	// and do not end at it either, is ErrFenced.
+	// Retry. A batch of another epoch, or whose moves start from elsewhere than
+	// the stored checkpoint and do not end at it either, is ErrFenced
+	// (Checkpoint.Begin).
+	//
+	// What comes with a batch is said by Batch.Validate. When ctx ends Apply
+	// returns; what it sent may still be committed, which is what Unknown says.
 	Apply(ctx context.Context, b *Batch) (results []Result, err error)
 
-	// Close frees what the sink opened. It may be called twice.
+	// Close waits for running calls, bounded by ctx, and frees what the sink
+	// opened. It may be called twice; calls of other methods after it return
+	// ErrClosed.
 	Close(ctx context.Context) error
 }
 

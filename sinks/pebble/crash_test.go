@@ -14,7 +14,7 @@ import (
 // flushed and WALs change. In every copy data and checkpoint agree, and all that
 // was reported applied by then is there. (WALPROXY_LONG=1: more of it.)
 func TestPowerCutAtEveryStep(t *testing.T) {
-	batches, every := 50, int64(3)
+	batches, every := 50, int64(5)
 	if os.Getenv("WALPROXY_LONG") != "" {
 		batches, every = 250, 1
 	}
