@@ -267,9 +267,11 @@ func (l *Log) roll() error {
 // activate writes the header of a prepared segment and makes it the writer's.
 func (l *Log) activate(next prepared, pred segmentEnd) error {
 	first := pred.last + 1
+	l.mu.Lock()
 	if len(l.mu.segments) > 0 {
-		first = l.First()
+		first = l.first()
 	}
+	l.mu.Unlock()
 	h := segmentHeader{
 		stream:       l.stream,
 		seq:          next.seq,
