@@ -19,8 +19,19 @@ import (
 type Server struct {
 	mux      *http.ServeMux
 	core     api.Core
+	limits   Limits
 	stopping atomic.Bool
 }
+
+// Limits of the log, which tell when it is full.
+type Limits struct {
+	MaxBytes int64 // log and state store together; 0: not known
+	MinFree  int64 // free bytes of the file system; 0 or less: no floor
+}
+
+// nearlyFull is how close to a limit the log counts as full: what a small
+// record takes.
+const nearlyFull = 16 << 10
 
 // New returns a handler for
 //
@@ -28,8 +39,8 @@ type Server struct {
 //	/healthz        200 while the process is up and its log not poisoned
 //	/readyz         200 while writes are taken and no sink has halted; JSON detail
 //	/debug/pprof/   profiles
-func New(core api.Core, gatherer prometheus.Gatherer) *Server {
-	s := &Server{mux: http.NewServeMux(), core: core}
+func New(core api.Core, gatherer prometheus.Gatherer, limits Limits) *Server {
+	s := &Server{mux: http.NewServeMux(), core: core, limits: limits}
 	s.mux.Handle("GET /metrics", promhttp.HandlerFor(gatherer, promhttp.HandlerOpts{
 		EnableOpenMetrics:   true,
 		MaxRequestsInFlight: 4,
@@ -110,8 +121,16 @@ func (s *Server) logCheck(st walproxy.Status) check {
 		return check{State: "poisoned", Error: s.core.Err().Error()}
 	case st.Log.Err != nil:
 		return check{State: "poisoned", Error: st.Log.Err.Error()}
+	case s.limits.full(st):
+		return check{State: "full"}
 	}
 	return check{Ready: true, State: "writable"}
+}
+
+// full reports whether a small write would be refused.
+func (l Limits) full(st walproxy.Status) bool {
+	return l.MaxBytes > 0 && st.Log.Bytes+st.StateBytes+nearlyFull > l.MaxBytes ||
+		l.MinFree > 0 && st.Log.FreeBytes-nearlyFull < l.MinFree
 }
 
 // checkSink: only a halted sink needs somebody. A store that is away does not

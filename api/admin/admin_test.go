@@ -31,7 +31,7 @@ type rig struct {
 	admin *admin.Server
 }
 
-func newRig(t *testing.T, paused bool, wrap func(api.Core) api.Core) *rig {
+func newRig(t *testing.T, paused bool, wrap func(api.Core) api.Core, limits ...admin.Limits) *rig {
 	t.Helper()
 	r := &rig{t: t, sink: sinktest.NewFaulty(sinktest.NewMemory())}
 	registry := prometheus.NewRegistry()
@@ -53,7 +53,8 @@ func newRig(t *testing.T, paused bool, wrap func(api.Core) api.Core) *rig {
 	if wrap != nil {
 		core = wrap(core)
 	}
-	r.admin = admin.New(core, registry)
+	limits = append(limits, admin.Limits{})
+	r.admin = admin.New(core, registry, limits[0])
 	return r
 }
 
@@ -154,4 +155,19 @@ func TestPoisonedLog(t *testing.T) {
 	if !json.Valid([]byte(body)) {
 		t.Errorf("not JSON: %s", body)
 	}
+}
+
+// TestFullLog: a log that refuses writes is not ready, and healthy.
+func TestFullLog(t *testing.T) {
+	for name, limits := range map[string]admin.Limits{"max_bytes": {MaxBytes: 16 << 10}, "min_free": {MinFree: 1 << 62}} {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t, true, nil, limits)
+			r.write()
+			r.want("/readyz", 503, `"ready":false`, `"state":"full"`)
+			r.want("/healthz", 200)
+		})
+	}
+	r := newRig(t, true, nil, admin.Limits{MaxBytes: 1 << 30, MinFree: 1})
+	r.write()
+	r.want("/readyz", 200, `"state":"writable"`)
 }

@@ -2,9 +2,11 @@ package rpc_test
 
 import (
 	"bufio"
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"strings"
 	"testing"
@@ -221,7 +223,15 @@ func TestClientStopsReading(t *testing.T) {
 		t.Fatal(err)
 	}
 	req.Header.Set("Content-Type", ndjson)
-	resp, err := r.client.Do(req)
+	// A small window, so that the answers stall soon.
+	client := &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
+		conn, err := (&net.Dialer{}).DialContext(ctx, network, address)
+		if err == nil {
+			err = conn.(*net.TCPConn).SetReadBuffer(4 << 10)
+		}
+		return conn, err
+	}}}
+	resp, err := client.Do(req)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -259,5 +269,57 @@ func TestStopEndsStreams(t *testing.T) {
 	rest, _ := io.ReadAll(answers) // the connection is closed behind the answer
 	if !strings.Contains(string(rest), `{"index":1,"error":{"status":503,"code":"closing"`) {
 		t.Errorf("got %q", rest)
+	}
+}
+
+// TestWaitOutlastsBodyTimeout: the time a client may take for its body does not
+// bound how long the write may take behind it.
+func TestWaitOutlastsBodyTimeout(t *testing.T) {
+	r := newRig(t, func(o *rigOptions) { o.rest.BodyTimeout = 100 * time.Millisecond })
+	for _, send := range []func() answer{
+		func() answer { return r.do("PUT", "/v1/orders/1?ack=applied", `{}`) },
+		func() answer {
+			return r.do("POST", "/v1/mutations?ack=applied", `[{"collection":"c","key":"1","set":{}}]`)
+		},
+		func() answer {
+			return r.do("POST", "/v1/mutations?ack=applied", `{"collection":"c","key":"1","set":{}}`, "Content-Type", ndjson)
+		},
+	} {
+		r.sink.Add(sinktest.Rule{When: sinktest.NotEmpty, Do: sinktest.Delay(400 * time.Millisecond)})
+		if a := r.want(send(), 200); !strings.Contains(a.raw, `"state":"applied"`) {
+			t.Errorf("got %s", a.raw)
+		}
+	}
+}
+
+// TestStopAnswersWaiters: a stop ends waiting for the sinks, with the ack.
+func TestStopAnswersWaiters(t *testing.T) {
+	r := newRig(t)
+	release := make(chan struct{})
+	defer close(release)
+	r.sink.Add(sinktest.Rule{When: sinktest.NotEmpty, Do: sinktest.HoldBefore(release), Times: sinktest.Always})
+	answers := make(chan answer, 2)
+	go func() {
+		a, _ := r.try("PUT", "/v1/orders/1?ack=applied", strings.NewReader(`{}`))
+		answers <- a
+	}()
+	until(t, "the write is logged", func() bool { return r.logged() == 1 })
+	go func() {
+		a, _ := r.try("GET", "/v1/orders/1", strings.NewReader(""))
+		answers <- a
+	}()
+	until(t, "the read waits", func() bool { return r.do("GET", "/v1/orders/1?timeout=1ms", "").status == 504 })
+	start := time.Now()
+	r.stop()
+	for range 2 {
+		a := <-answers
+		if a.status == 202 {
+			r.want(a, 202, "state", `"logged"`)
+		} else if a.status != 0 { // the read may not have reached the server yet
+			r.want(a, 503, "code", `"closing"`)
+		}
+	}
+	if took := time.Since(start); took > 4*time.Second {
+		t.Errorf("the stop took %v", took)
 	}
 }

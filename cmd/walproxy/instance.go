@@ -75,7 +75,9 @@ func (i *instance) open(ctx context.Context) error {
 		return err
 	}
 	core := api.New(i.proxy)
-	i.adminHandler = admin.New(core, i.registry)
+	i.adminHandler = admin.New(core, i.registry, admin.Limits{
+		MaxBytes: int64(i.config.Log.MaxBytes), MinFree: int64(i.config.Log.MinFree),
+	})
 	i.rest, err = rpc.New(rpc.Options{
 		Core:             core,
 		KeyType:          keyType(i.config.KeyTypes()),
