@@ -141,10 +141,10 @@ func (l *Log) settle(g *group, err error) {
 	askAgain := g.err == nil && l.mu.space.written-l.mu.space.askedAt >= l.o.spaceStep()
 	l.mu.Unlock()
 	close(g.done)
-	l.recycle(g)
 	if g.err == nil {
 		l.idle.Reset(watermarkDelay)
 	}
+	l.recycle(g)
 	if askAgain {
 		l.askSpace()
 	}
@@ -178,11 +178,11 @@ func (l *Log) recycle(g *group) {
 	if cap(g.buf) > 2*l.o.GroupBytes {
 		return
 	}
-	spare := &group{buf: g.buf[:0], ends: g.ends[:0]}
+	*g = group{buf: g.buf[:0], ends: g.ends[:0]} // tickets hold the settlement
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if q := &l.mu.queue; len(q.spare) < 2 {
-		q.spare = append(q.spare, spare)
+		q.spare = append(q.spare, g)
 	}
 }
 
@@ -207,7 +207,11 @@ func (l *Log) prepareLoop() {
 		case <-l.stop:
 			return
 		case o := <-l.prepare:
-			l.prepared <- l.prepareSegment(o.seq)
+			next := l.prepareSegment(o.seq)
+			if next.err != nil {
+				l.poison(fmt.Errorf("prepare segment %016x: %w", next.seq, next.err))
+			}
+			l.prepared <- next
 			if o.seal != nil {
 				l.sealFile(o.seal)
 			}
@@ -248,7 +252,7 @@ func (l *Log) prepareSegment(seq uint64) prepared {
 func (l *Log) roll() error {
 	next := <-l.prepared
 	if next.err != nil {
-		return fmt.Errorf("prepare segment %016x: %w", next.seq, next.err)
+		return next.err // the log is poisoned by it already
 	}
 	before := l.writer.file
 	if err := l.activate(next, l.writer.end); err != nil {

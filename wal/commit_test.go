@@ -155,12 +155,13 @@ func TestPoison(t *testing.T) {
 				// The prepared one takes the first; its successor cannot be made.
 				eventually(t, "the prepared segment", func() bool { return hook.creates.Load() == 2 })
 				hook.arm(func(h *hookEngine) { h.failCreate = 3 })
-				appendN(t, l, 1, 20_000)
+				if lsn, err := l.Append(testContext(t), payloadOf(good+1, 20_000)); err != nil && !errors.Is(err, ErrPoisoned) {
+					t.Fatalf("LSN %d: %v", lsn, err)
+				}
+				<-l.Poisoned()
+				hook.late.Store(0) // that record was under way
 			}
 			durable := l.Durable()
-			if kind == "roll" {
-				size = 20_000
-			}
 			var acked atomic.Int64
 			var wg sync.WaitGroup
 			for range 16 {

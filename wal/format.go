@@ -105,6 +105,9 @@ func (s *start) nothingBeside(path string) error {
 		return fmt.Errorf("%w: %s is missing beside %d segments", ErrFormat, path, len(entries))
 	}
 	b, err := vfs.ReadFile(s.fs, s.watermarkPath(), watermarkFileSize)
+	if errors.Is(err, vfs.ErrTooLarge) {
+		return fmt.Errorf("%w: %s is missing beside a watermark", ErrFormat, path)
+	}
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}

@@ -59,9 +59,14 @@ func newSeed(stream, incarnation uuid.UUID, seq uint64) seed {
 
 // frameCRC is the CRC of the header at the start of b, of a frame at offset.
 func (s seed) frameCRC(b []byte, offset int64) uint32 {
-	var at [8]byte
-	le.PutUint64(at[:], uint64(offset))
-	return crc32.Update(crc32.Update(uint32(s), castagnoli, at[:]), castagnoli, b[:frameHeaderChecked])
+	// crc32.Update over the offset's eight bytes: by hand, because a buffer for
+	// them would be an allocation per frame.
+	crc := ^uint32(s)
+	for rest, i := uint64(offset), 0; i < 8; i++ {
+		crc = castagnoli[byte(crc)^byte(rest)] ^ crc>>8
+		rest >>= 8
+	}
+	return crc32.Update(^crc, castagnoli, b[:frameHeaderChecked])
 }
 
 // frameHeader is a decoded frame header.

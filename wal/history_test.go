@@ -11,6 +11,10 @@ import (
 	"testing"
 
 	"github.com/google/uuid"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
+
+	"github.com/walproxy/walproxy/internal/vfs"
 )
 
 // TestOlderCopyDiverges: a copy of the directory is put back, be it of a stopped
@@ -240,4 +244,20 @@ func TestLock(t *testing.T) {
 	l = mustOpen(t, dir, testOptions())
 	checkRecords(t, l, 1, 6, 10)
 	mustClose(t, l)
+}
+
+// TestDoubtfulFileSystem is said at start.
+func TestDoubtfulFileSystem(t *testing.T) {
+	for _, doubt := range []string{"", "it forgets"} {
+		faults := vfs.NewFaults(vfs.OS())
+		faults.SetSpace(&vfs.Space{Free: 1 << 40, Kind: "paperfs", Doubt: doubt})
+		core, logs := observer.New(zap.WarnLevel)
+		o := testOptions()
+		o.FS, o.Logger = faults, zap.New(core)
+		mustClose(t, mustOpen(t, t.TempDir(), o))
+		warned := logs.FilterField(zap.String("reason", "it forgets")).FilterField(zap.String("file_system", "paperfs")).Len()
+		if (warned == 1) != (doubt != "") {
+			t.Fatalf("doubt %q: %d warnings", doubt, warned)
+		}
+	}
 }

@@ -57,9 +57,11 @@ func (s *start) makeDirs() error {
 
 // lockDir takes the log's lock, creating its directory.
 func lockDir(fsys vfs.FS, dir string) (io.Closer, error) {
-	if err := fsys.MkdirAll(dir, 0o755); err != nil {
+	if err := vfs.MkdirAllSync(fsys, dir, 0o755); err != nil {
 		return nil, err
 	}
+	// A crash between the two steps above leaves a directory whose entry may not
+	// be durable; its parent's sync costs little.
 	if err := fsys.SyncDir(filepath.Dir(dir)); err != nil {
 		return nil, err
 	}

@@ -72,7 +72,11 @@ func TestTornTail(t *testing.T) {
 	dir := filepath.Join(memoryDir(t), "log")
 	for name, fill := range fills {
 		t.Run(name, func(t *testing.T) {
-			for offset := torn.start; offset < int64(len(torn.data)); offset++ {
+			step := int64(1)
+			if !longTest() && name != "truncated" && name != "zeros" {
+				step = 3
+			}
+			for offset := torn.start; offset < int64(len(torn.data)); offset += step {
 				damaged := append(bytes.Clone(torn.data[:offset]), fill(torn.data[offset:])...)
 				good := torn.witnessed
 				for _, end := range torn.ends {
@@ -91,10 +95,12 @@ func TestTornTail(t *testing.T) {
 					t.Fatalf("torn at %d: %v", offset, err)
 				}
 				checkRecords(t, l, 1, good, tornSize)
-				appendN(t, l, 2, tornSize)
-				mustClose(t, l)
-				l = mustOpen(t, dir, testOptions())
-				checkRecords(t, l, 1, good+2, tornSize)
+				if offset%7 == 0 || longTest() {
+					appendN(t, l, 2, tornSize)
+					mustClose(t, l)
+					l = mustOpen(t, dir, testOptions())
+					checkRecords(t, l, 1, good+2, tornSize)
+				}
 				mustClose(t, l)
 				checkQuarantine(t, dir, torn, offset, good, damaged)
 

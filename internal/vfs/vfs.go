@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"io/fs"
+	"path/filepath"
 )
 
 // ErrLocked: another process, or another open in this one, holds the lock.
@@ -74,4 +75,29 @@ func ReadFile(fsys FS, name string, limit int64) (b []byte, err error) {
 		return nil, &fs.PathError{Op: "read", Path: name, Err: ErrTooLarge}
 	}
 	return b, nil
+}
+
+// MkdirAllSync creates name and its parents, and makes the entries it created
+// durable, up to the first directory that was there.
+func MkdirAllSync(fsys FS, name string, perm fs.FileMode) error {
+	var created []string // their parents need a sync
+	for dir := filepath.Clean(name); ; dir = filepath.Dir(dir) {
+		_, err := fsys.Stat(dir)
+		if err == nil {
+			break
+		}
+		if !errors.Is(err, fs.ErrNotExist) || dir == filepath.Dir(dir) {
+			return err
+		}
+		created = append(created, dir)
+	}
+	if err := fsys.MkdirAll(name, perm); err != nil {
+		return err
+	}
+	for _, dir := range created {
+		if err := fsys.SyncDir(filepath.Dir(dir)); err != nil {
+			return err
+		}
+	}
+	return nil
 }
