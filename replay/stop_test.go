@@ -95,7 +95,8 @@ func TestHungStore(t *testing.T) {
 		return len(b.Records) > 0 && b.Records[len(b.Records)-1].LSN >= from
 	}, Do: sinktest.HoldBefore(hang), Times: sinktest.Always})
 	o := fast()
-	o.Lanes, o.Batch.Records, o.StopTimeout = 1, 10, 50*time.Millisecond
+	// Full batches only, so that one begins at from.
+	o.Lanes, o.Batch.Records, o.Batch.Linger, o.StopTimeout = 1, 10, time.Hour, 50*time.Millisecond
 	run := r.start(f, o)
 	awaitCall(t, f, "the store hangs", func(c sinktest.Call) bool { return len(c.LSNs) > 0 && c.LSNs[0] >= from })
 	begun := time.Now()
