@@ -52,15 +52,15 @@ func checkRecord(rec *walproxyv1.Record) error {
 	}
 	switch body := rec.Body.(type) {
 	case *walproxyv1.Record_Mutation:
-		return checkMutation("mutation", body.Mutation)
+		return in("mutation", checkMutation(body.Mutation))
 	case *walproxyv1.Record_Group:
 		return checkGroup(body.Group)
 	case *walproxyv1.Record_Statement:
-		return checkStatement("statement", body.Statement)
+		return in("statement", checkStatement(body.Statement))
 	case *walproxyv1.Record_StatementText:
 		return known("statement_text", body.StatementText)
 	case *walproxyv1.Record_Command:
-		return checkCommand("command", body.Command)
+		return in("command", checkCommand(body.Command))
 	}
 	return malformed("record.body", "is missing or of an unknown kind")
 }
@@ -73,66 +73,74 @@ func checkGroup(g *walproxyv1.Group) error {
 		return malformed("group.members", "is empty")
 	}
 	for i, member := range g.GetMembers() {
-		path := fmt.Sprintf("group.members[%d]", i)
-		if err := known(path, member); err != nil {
-			return err
-		}
-		var err error
-		switch k := member.Kind.(type) {
-		case *walproxyv1.Group_Member_Mutation:
-			err = checkMutation(path, k.Mutation)
-		case *walproxyv1.Group_Member_Statement:
-			err = checkStatement(path, k.Statement)
-		case *walproxyv1.Group_Member_Command:
-			err = checkCommand(path, k.Command)
-		default:
-			err = malformed(path, "is of an unknown kind")
-		}
-		if err != nil {
-			return err
+		if err := checkMember(member); err != nil {
+			return in(fmt.Sprintf("group.members[%d]", i), err)
 		}
 	}
 	return nil
 }
 
-func checkStatement(path string, s *walproxyv1.Statement) error {
-	if err := known(path, s); err != nil {
+func checkMember(member *walproxyv1.Group_Member) error {
+	if err := known("member", member); err != nil {
 		return err
 	}
-	return checkKey(path+".key", s.GetKey())
+	switch k := member.Kind.(type) {
+	case *walproxyv1.Group_Member_Mutation:
+		return checkMutation(k.Mutation)
+	case *walproxyv1.Group_Member_Statement:
+		return checkStatement(k.Statement)
+	case *walproxyv1.Group_Member_Command:
+		return checkCommand(k.Command)
+	}
+	return malformed("member", "is of an unknown kind")
 }
 
-func checkCommand(path string, c *walproxyv1.Command) error {
-	if err := known(path, c); err != nil {
-		return err
+// in names the place of err, which is built for an error alone.
+func in(place string, err error) error {
+	if err == nil {
+		return nil
 	}
-	return checkKey(path+".key", c.GetKey())
+	return fmt.Errorf("%s: %w", place, err)
 }
 
-func checkMutation(path string, m *walproxyv1.Mutation) error {
-	if err := known(path, m); err != nil {
+func checkStatement(s *walproxyv1.Statement) error {
+	if err := known("statement", s); err != nil {
 		return err
 	}
-	if err := checkKey(path+".key", m.GetKey()); err != nil {
+	return checkKey("key", s.GetKey())
+}
+
+func checkCommand(c *walproxyv1.Command) error {
+	if err := known("command", c); err != nil {
 		return err
 	}
-	if err := checkTimestamp(path+".expires_at", m.GetExpiresAt()); err != nil {
+	return checkKey("key", c.GetKey())
+}
+
+func checkMutation(m *walproxyv1.Mutation) error {
+	if err := known("mutation", m); err != nil {
+		return err
+	}
+	if err := checkKey("key", m.GetKey()); err != nil {
+		return err
+	}
+	if err := checkTimestamp("expires_at", m.GetExpiresAt()); err != nil {
 		return err
 	}
 	if p := m.GetPrecondition(); p != nil {
-		if err := known(path+".precondition", p); err != nil {
+		if err := known("precondition", p); err != nil {
 			return err
 		}
 		if p.Kind == nil {
-			return malformed(path+".precondition", "is of an unknown kind")
+			return malformed("precondition", "is of an unknown kind")
 		}
 	}
 	if len(m.GetOps()) == 0 {
-		return malformed(path+".ops", "is empty")
+		return malformed("ops", "is empty")
 	}
 	for i, op := range m.GetOps() {
 		if err := checkOp(op); err != nil {
-			return fmt.Errorf("%s.ops[%d]: %w", path, i, err)
+			return in(fmt.Sprintf("ops[%d]", i), err)
 		}
 	}
 	return nil
@@ -159,14 +167,14 @@ func checkKey(path string, key *walproxyv1.Key) error {
 	case *walproxyv1.Key_String_, *walproxyv1.Key_Bytes, *walproxyv1.Key_Int64:
 		return nil
 	case *walproxyv1.Key_Composite_:
-		if err := known(path+".composite", k.Composite); err != nil {
+		if err := known("key.composite", k.Composite); err != nil {
 			return err
 		}
 		for _, part := range k.Composite.GetParts() {
 			if part.GetComposite() != nil {
-				return malformed(path+".composite", "holds a composite")
+				return malformed("key.composite", "holds a composite")
 			}
-			if err := checkKey(path+".composite", part); err != nil {
+			if err := checkKey("key.composite", part); err != nil {
 				return err
 			}
 		}

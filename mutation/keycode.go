@@ -59,8 +59,11 @@ func AppendKeyPrefix(dst []byte, collection, prefix string) []byte {
 // versions. It is xxHash64, seed 0, of AppendKey.
 func Hash(collection string, key *walproxyv1.Key) uint64 {
 	var buf [256]byte
-	return xxhash.Sum64(AppendKey(buf[:0], collection, key))
+	return HashEncoded(AppendKey(buf[:0], collection, key))
 }
+
+// HashEncoded is Hash of what AppendKey made.
+func HashEncoded(enc []byte) uint64 { return xxhash.Sum64(enc) }
 
 func appendText[T ~string | ~[]byte](dst []byte, text T) []byte {
 	for i := range len(text) {

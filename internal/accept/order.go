@@ -40,6 +40,7 @@ func (a *Acceptor) enqueue(ctx context.Context, w *write) (ok bool, err error) {
 		a.requests.enqueuing()
 	}
 	payload := mutation.AppendAccepted(w.payload, accepted)
+	*w.buffer = payload[:0] // it may have grown
 	ticket, err := a.log.Enqueue(ctx, payload)
 	if w.request != nil {
 		a.requests.enqueued(w.request, ticket, accepted, err)

@@ -57,6 +57,7 @@ func (a *Acceptor) submit(ctx context.Context, w *write) (*Pending, error) {
 	if err := w.encode(); err != nil {
 		return nil, err
 	}
+	defer w.free()
 	if err := a.append(ctx, w); err != nil {
 		return nil, a.settled(ctx, err)
 	}

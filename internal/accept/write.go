@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"fmt"
 	"slices"
+	"sync"
 
 	"google.golang.org/protobuf/proto"
 
@@ -21,6 +22,7 @@ type write struct {
 	hashes []uint64    // of keys, without repeats
 	// payload is the record's encoding without the accepted time.
 	payload []byte
+	buffer  *[]byte  // of payload
 	request *request // nil: no request id
 
 	// What the preconditions found: it was so at notBefore, and is until until.
@@ -234,9 +236,10 @@ func (w *write) collectKeys() {
 		if len(members) > 0 {
 			m = members[len(w.keys)].GetMutation()
 		}
-		w.keys = append(w.keys, keyWrites{collection: collection, key: key,
-			encoded: string(mutation.AppendKey(nil, collection, key)),
-			hash:    mutation.Hash(collection, key), mutations: []*walproxyv1.Mutation{m}})
+		var buf [256]byte
+		encoded := mutation.AppendKey(buf[:0], collection, key)
+		w.keys = append(w.keys, keyWrites{collection: collection, key: key, encoded: string(encoded),
+			hash: mutation.HashEncoded(encoded), mutations: []*walproxyv1.Mutation{m}})
 	})
 	slices.SortStableFunc(w.keys, func(x, y keyWrites) int {
 		return cmp.Or(cmp.Compare(x.hash, y.hash), cmp.Compare(x.encoded, y.encoded))
@@ -256,14 +259,29 @@ func (w *write) collectKeys() {
 	w.hashes = slices.Compact(w.hashes)
 }
 
-// encode makes w's payload.
+// payloads are buffers for encoding: the log copies what it is given.
+var payloads = sync.Pool{New: func() any { return new([]byte) }}
+
+// pooledBytesMax is the largest buffer worth keeping.
+const pooledBytesMax = 64 << 10
+
+// encode makes w's payload; free gives its buffer back.
 func (w *write) encode() error {
-	payload, err := mutation.Encode(nil, w.record)
+	w.buffer = payloads.Get().(*[]byte)
+	payload, err := mutation.Encode((*w.buffer)[:0], w.record)
 	if err != nil {
+		w.free()
 		return &mutation.InvalidError{Field: "record", Reason: err.Error()}
 	}
-	w.payload = payload
+	*w.buffer, w.payload = payload, payload
 	return nil
+}
+
+func (w *write) free() {
+	if cap(*w.buffer) <= pooledBytesMax {
+		payloads.Put(w.buffer)
+	}
+	w.buffer, w.payload = nil, nil
 }
 
 // hashPayload is a hash of what rec asks for: not of when it was accepted nor
