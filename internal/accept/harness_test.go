@@ -39,7 +39,8 @@ type store struct {
 		err     error         // why applying ended
 		reads   int
 		readErr error
-		hang    bool // reads wait for their context
+		hang    bool          // reads wait for their context
+		late    chan struct{} // and then for this; nil: no more
 	}
 	stop context.CancelFunc
 	done sync.WaitGroup
@@ -160,8 +161,12 @@ func (s *store) Read(ctx context.Context, collection string, key *walproxyv1.Key
 	defer s.mu.Unlock()
 	s.mu.reads++
 	if s.mu.hang {
+		late := s.mu.late
 		s.mu.Unlock()
 		<-ctx.Done()
+		if late != nil {
+			<-late
+		}
 		s.mu.Lock()
 		return nil, context.Cause(ctx)
 	}

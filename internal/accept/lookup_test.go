@@ -57,6 +57,7 @@ func TestUnknownIsNotAbsent(t *testing.T) {
 			}
 		})
 	}
+	r.o.LookupTimeout = time.Minute
 	if _, err := r.do(t.Context(), record(set("k", mutation.IfVersion(base)))); err != nil {
 		t.Errorf("afterwards: %v", err)
 	}
@@ -86,6 +87,7 @@ func TestPreconditionWaitsForApplied(t *testing.T) {
 	if _, err := r.do(t.Context(), record(increment("k"))); err != nil {
 		t.Fatal(err)
 	}
+	r.o.LookupTimeout = time.Minute
 	r.store.holdAt(0)
 	if _, err := r.do(t.Context(), record(set("k", mutation.IfVersion(touched+1)))); err != nil {
 		t.Fatal(err)

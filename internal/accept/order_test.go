@@ -256,3 +256,41 @@ func TestCloseRace(t *testing.T) {
 		r.close()
 	}
 }
+
+// Close ends the calls that wait for the store, and waits for them: nothing is
+// used after it.
+func TestCloseJoinsCalls(t *testing.T) {
+	r := newRig(t, t.TempDir(), func(r *rig) { r.opts.LookupTimeout = time.Minute })
+	late := make(chan struct{})
+	r.store.set(func() { r.store.mu.hang, r.store.mu.late = true, late })
+	results := make(chan error, 2)
+	go func() {
+		_, err := r.Submit(context.Background(), record(set("k", mutation.IfAbsent())))
+		results <- err
+	}()
+	go func() {
+		_, err := r.Read(context.Background(), "c", mutation.String("k"))
+		results <- err
+	}()
+	eventually(t, "both read", func() bool {
+		r.store.mu.Lock()
+		defer r.store.mu.Unlock()
+		return r.store.mu.reads == 2
+	})
+	done := make(chan error, 1)
+	go func() { done <- r.Close() }()
+	select {
+	case err := <-done:
+		t.Fatalf("Close returned %v while calls ran", err)
+	case <-time.After(50 * time.Millisecond):
+	}
+	close(late)
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if err := <-results; !errors.Is(err, wal.ErrClosed) {
+			t.Errorf("got %v, want ErrClosed", err)
+		}
+	}
+}

@@ -133,6 +133,12 @@ func TestRequestWaitsForOriginal(t *testing.T) {
 		}
 		break
 	}
+	if mark, err := r.requests.syncNow(); err != nil || mark >= original.LSN() {
+		t.Fatalf("mark %d, %v; LSN %d is not durable", mark, err, original.LSN())
+	}
+	if got, ok, err := r.state.LookupRequest(t.Context(), "", rec.GetMutation().GetRequestId()); err != nil || ok {
+		t.Fatalf("%+v, %v: an id that is not durable in the log was stored", got, err)
+	}
 	repeat, err := r.Submit(t.Context(), rec)
 	if err != nil || repeat.LSN() != original.LSN() {
 		t.Fatalf("LSN %v, %v; want %d", repeat, err, original.LSN())
@@ -334,4 +340,53 @@ func TestPayloadHash(t *testing.T) {
 	if mine, _ := hashPayload(rec); err != nil || other == mine {
 		t.Errorf("two writes, one hash: %v", err)
 	}
+}
+
+// A write that is durable before it could say that it has an id holds the mark
+// back, and SyncBelow waits for it.
+func TestMarkBehindEnqueue(t *testing.T) {
+	r := newRig(t, t.TempDir(), nil)
+	id := requestKey{"", "r"}
+	req, _, err := r.requests.begin(t.Context(), id, [16]byte{1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.requests.enqueuing()
+	ticket, err := r.log.Enqueue(t.Context(), mustEncode(t, r, set("k", mutation.WithRequestID("r"))))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := ticket.Wait(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if mark, err := r.requests.syncNow(); err != nil || mark >= ticket.LSN {
+		t.Fatalf("mark %d, %v; the id of LSN %d is not stored", mark, err, ticket.LSN)
+	}
+	synced := make(chan error, 1)
+	go func() { synced <- r.SyncBelow(ticket.LSN + 1) }()
+	select {
+	case err := <-synced:
+		t.Fatalf("SyncBelow returned %v before the id was stored", err)
+	case <-time.After(20 * time.Millisecond):
+	}
+	r.requests.enqueued(req, ticket, noon.UnixNano(), nil)
+	if err := <-synced; err != nil {
+		t.Fatal(err)
+	}
+	if got, ok, err := r.state.LookupRequest(t.Context(), "", "r"); err != nil || !ok || got.LSN != ticket.LSN {
+		t.Fatalf("%+v, %v, %v", got, ok, err)
+	}
+}
+
+func mustEncode(t *testing.T, r *rig, m *walproxyv1.Mutation) []byte {
+	t.Helper()
+	w, err := r.prepare(record(m))
+	if err != nil {
+		t.Fatal(err)
+	}
+	payload, err := mutation.Encode(nil, w.record)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return payload
 }
