@@ -6,6 +6,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/walproxy/walproxy/internal/config"
+	"github.com/walproxy/walproxy/internal/demo"
 )
 
 func newRoot() *cobra.Command {
@@ -19,7 +20,7 @@ func newRoot() *cobra.Command {
 		Args:          cobra.NoArgs,
 		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	root.AddCommand(newServe(), newVersion(), newConfig())
+	root.AddCommand(newServe(), newVersion(), newConfig(), demo.Command())
 	return root
 }
 
