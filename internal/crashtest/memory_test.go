@@ -1,0 +1,58 @@
+package crashtest_test
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"strings"
+	"testing"
+	"time"
+)
+
+// memoryMost is what the server may hold, whatever its backlog.
+const memoryMost = 300 * mib
+
+// TestBacklogMemory lets a paused sink pile up a backlog, and starts with it.
+func TestBacklogMemory(t *testing.T) {
+	backlog := int64(times(320*mib, 10*1024*mib))
+	ctx := timeout(t, 2*time.Minute, time.Hour)
+	s := newServer(t, t.TempDir(), "WALPROXY_LOG__SEGMENT_BYTES=16MiB")
+	s.start(ctx, paused)
+	for s.logBytes(ctx) < backlog {
+		s.fill(ctx, 800, 100_000)
+	}
+	s.memory("with the sink paused")
+	s.process.Kill()
+	began := time.Now()
+	s.start(ctx, paused)
+	t.Logf("the start with %d MiB of backlog took %s", s.logBytes(ctx)/mib, time.Since(began).Round(time.Millisecond))
+	s.memory("after a start")
+	s.process.Kill()
+	s.start(ctx)
+	s.check(ctx)
+	s.memory("after the drain")
+	s.stop()
+}
+
+func (s *server) logBytes(ctx context.Context) int64 {
+	s.Helper()
+	status, err := s.client.Status(ctx)
+	must(s.T, err)
+	return status.Log.Bytes
+}
+
+// memory compares the most the server ever held with the bound.
+func (s *server) memory(when string) {
+	s.Helper()
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", s.process.PID()))
+	must(s.T, err)
+	_, rest, found := strings.Cut(string(text), "VmHWM:")
+	var kib int64
+	if _, err := fmt.Sscan(rest, &kib); !found || err != nil {
+		s.Skipf("NOT TESTED: the kernel does not tell a process's memory: %v", err)
+	}
+	s.Logf("%s: at most %d MiB", when, kib/1024)
+	if kib*1024 > memoryMost {
+		s.Errorf("%s: %d MiB, want at most %d", when, kib/1024, memoryMost/mib)
+	}
+}
