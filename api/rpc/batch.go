@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/walproxy/walproxy"
 	"github.com/walproxy/walproxy/api"
 	"github.com/walproxy/walproxy/internal/jsonform"
 )
@@ -170,7 +171,7 @@ func (b *batch) answer() {
 		if b.gone {
 			continue
 		}
-		if sl.pending != nil && !settled(sl.pending) {
+		if sl.pending != nil && !b.settled(sl.pending) {
 			b.flush() // the client gets what is known while we wait
 		}
 		b.one(sl)
@@ -184,13 +185,15 @@ func (b *batch) answer() {
 	b.flush()
 }
 
-func settled(p api.Pending) bool {
+// settled reports whether the answer is there without waiting.
+func (b *batch) settled(p api.Pending) bool {
 	select {
 	case <-p.Done():
-		return true
 	default:
 		return false
 	}
+	return b.wait.level == walproxy.Logged ||
+		b.server.core.WriteState(p.LSN()).State == walproxy.StateApplied
 }
 
 // one appends the answer to one item.

@@ -323,3 +323,26 @@ func TestStopAnswersWaiters(t *testing.T) {
 		t.Errorf("the stop took %v", took)
 	}
 }
+
+// TestAnswersDoNotWaitForLaterItems: what is known is sent while a later item
+// waits for its sink.
+func TestAnswersDoNotWaitForLaterItems(t *testing.T) {
+	r := newRig(t, func(o *rigOptions) { o.proxy.Sinks[0].Loop.Batch.Records = 1 })
+	release := make(chan struct{})
+	r.sink.Add(sinktest.Rule{When: sinktest.LSN(2), Do: sinktest.HoldBefore(release)})
+	body := strings.Repeat(`{"collection":"c","key":"1","touch":true}`+"\n", 50) // one key: one lane, in order
+	resp, err := r.client.Post(r.base+"/v1/mutations?ack=applied", ndjson, strings.NewReader(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	answers := bufio.NewReader(resp.Body)
+	line, err := answers.ReadString('\n')
+	if err != nil || !strings.Contains(line, `{"index":0,"lsn":1,"version":1,"state":"applied"}`) {
+		t.Fatalf("%q, %v", line, err)
+	}
+	close(release)
+	if rest := decodeLines(t, answers); len(rest) != 49 || rest[48].State != "applied" {
+		t.Errorf("%d more answers: %+v", len(rest), rest[len(rest)-1])
+	}
+}

@@ -332,3 +332,27 @@ func TestCutOff(t *testing.T) {
 	}
 	r.want(r.do("PUT", "/v1/orders/1", `{}`), 200)
 }
+
+// TestAnnouncedTooLarge: a body is refused by what its head announces, before it
+// is sent and before anything is allocated for it.
+func TestAnnouncedTooLarge(t *testing.T) {
+	r := newRig(t)
+	for _, head := range []string{
+		"PUT /v1/orders/1 HTTP/1.1\r\nHost: x\r\nContent-Length: 100000000000\r\n\r\n",
+		"POST /v1/mutations HTTP/1.1\r\nHost: x\r\nContent-Length: 100000000000\r\n\r\n",
+	} {
+		conn, err := net.Dial("tcp", strings.TrimPrefix(r.base, "http://"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = conn.SetDeadline(time.Now().Add(20 * time.Second))
+		if _, err := io.WriteString(conn, head); err != nil {
+			t.Fatal(err)
+		}
+		line, err := bufio.NewReader(conn).ReadString('\n')
+		if err != nil || !strings.Contains(line, " 413 ") {
+			t.Errorf("got %q, %v", line, err)
+		}
+		_ = conn.Close()
+	}
+}

@@ -67,15 +67,12 @@ func (p *patientReader) wake() {
 	p.setDeadline(time.Time{})
 }
 
-// end takes the deadline away: behind a body net/http reads ahead for the end of
-// the connection, takes a time-out for it and ends the request. It may be called
-// twice.
+// end gives the deadline back: behind a body net/http reads ahead for the end of
+// the connection, and a stop that woke that read would end the request, whose
+// write may still wait for its ack. It may be called twice.
 func (p *patientReader) end() {
 	p.undo()
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if !p.mu.ended {
-		_ = p.conn.SetReadDeadline(time.Time{})
-	}
 	p.mu.ended = true
 }

@@ -50,24 +50,22 @@ const request = "GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 
 // TestConnections: one beyond the bound waits until another has closed.
 func TestConnections(t *testing.T) {
+	running := make(chan struct{}, 2)
 	hold := make(chan struct{})
 	_, address := start(t, Options{MaxConnections: 1, Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Connection", "close")
+		running <- struct{}{}
 		<-hold
 	})})
 	first, second := dial(t, address, request), dial(t, address, request)
-	answered := make(chan string, 1)
-	go func() {
-		line, _ := second.ReadString('\n')
-		answered <- line
-	}()
+	<-running
 	select {
-	case line := <-answered:
-		t.Fatalf("the second connection was served beside the first: %q", line)
-	case <-time.After(100 * time.Millisecond): // long enough to see it go wrong
+	case <-running:
+		t.Fatal("the second connection is served beside the first")
+	case <-time.After(200 * time.Millisecond): // long enough to see it go wrong
 	}
 	close(hold)
-	for _, line := range []string{firstLine(first), <-answered} {
+	for _, line := range []string{firstLine(first), firstLine(second)} {
 		if !strings.HasPrefix(line, "HTTP/1.1 200") {
 			t.Errorf("got %q", line)
 		}

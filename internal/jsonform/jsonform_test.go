@@ -150,7 +150,8 @@ func values(depth int) *rapid.Generator[*walproxyv1.Value] {
 		case 2:
 			return mutation.Int64Value(rapid.Int64().Draw(t, "int"))
 		case 3:
-			f := rapid.Float64().Draw(t, "double")
+			whole := rapid.SampledFrom([]float64{0, 1, -3, 100, 1e6, 1e20, 1e21, math.MaxInt64, math.MaxFloat64})
+			f := rapid.OneOf(rapid.Float64(), whole).Draw(t, "double")
 			if math.IsNaN(f) || math.IsInf(f, 0) {
 				f = -1
 			}
