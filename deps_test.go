@@ -1,7 +1,10 @@
 package walproxy_test
 
 import (
+	"os"
 	"os/exec"
+	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 )
@@ -64,4 +67,55 @@ func TestPackageComments(t *testing.T) {
 			t.Errorf("%s has no package comment", path)
 		}
 	}
+}
+
+// TestGuaranteesName: every test that docs/guarantees.md names exists in the
+// package it is named with.
+func TestGuaranteesName(t *testing.T) {
+	doc, err := os.ReadFile("docs/guarantees.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	token := regexp.MustCompile("`([a-z/]+)`|\\b((?:Test|Benchmark|Fuzz)[A-Z][A-Za-z0-9]+)")
+	named := 0
+	for line := range strings.Lines(string(doc)) {
+		if !strings.HasPrefix(line, "|") {
+			continue
+		}
+		for entry := range strings.SplitSeq(line, ";") {
+			pkg := "."
+			for _, m := range token.FindAllStringSubmatch(entry, -1) {
+				if m[1] != "" {
+					pkg = m[1]
+					continue
+				}
+				named++
+				if !hasFunc(t, pkg, m[2]) {
+					t.Errorf("%s is not in package %s", m[2], pkg)
+				}
+			}
+		}
+	}
+	if named < 50 {
+		t.Errorf("only %d names found: the pattern does not fit the page any more", named)
+	}
+}
+
+// hasFunc reports whether a test file of pkg declares the function.
+func hasFunc(t *testing.T, pkg, name string) bool {
+	t.Helper()
+	files, err := filepath.Glob(filepath.Join(filepath.FromSlash(pkg), "*_test.go"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, file := range files {
+		src, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if strings.Contains(string(src), "\nfunc "+name+"(") {
+			return true
+		}
+	}
+	return false
 }
