@@ -13,7 +13,8 @@ import (
 // records in the log that are not applied. Nothing is lost: the next Open
 // applies exactly these.
 type RemainingError struct {
-	// Records by sink: durable - applied.
+	// Records by sink: durable - applied. For a sink that was never reached
+	// since Open, as many as the log holds: an upper bound.
 	Records map[string]uint64
 }
 
@@ -73,8 +74,8 @@ func (p *Proxy) drain(drainCtx context.Context) {
 func (p *Proxy) remaining() error {
 	records := map[string]uint64{}
 	for _, s := range p.sinks {
-		if left := p.log.Durable() - min(p.log.Durable(), s.loop.Applied()); left > 0 {
-			records[s.name] = uint64(left)
+		if left := p.lag(s); left > 0 {
+			records[s.name] = left
 		}
 	}
 	if len(records) == 0 {

@@ -52,7 +52,8 @@ type SinkStatus struct {
 	Name string
 	replay.Status
 	Paused bool
-	// Lag is durable - applied, in records.
+	// Lag is durable - applied, in records. Until the sink was reached it is all
+	// that the log holds: an upper bound.
 	Lag uint64
 }
 
@@ -61,11 +62,13 @@ func (p *Proxy) Status() Status {
 	st := Status{Stream: p.log.Stream().String(), Log: p.log.Stats(), StateBytes: p.state.Bytes()}
 	for _, s := range p.sinks {
 		ls := s.loop.Status()
-		// Applied may have moved past the snapshot of Durable.
-		durable := max(st.Log.Durable, ls.Applied)
-		st.Sinks = append(st.Sinks, SinkStatus{
-			Name: s.name, Status: ls, Paused: s.paused, Lag: uint64(durable - ls.Applied),
-		})
+		st.Sinks = append(st.Sinks, SinkStatus{Name: s.name, Status: ls, Paused: s.paused, Lag: p.lag(s)})
 	}
 	return st
+}
+
+// lag is how many records s lacks. What the log has freed every sink had.
+func (p *Proxy) lag(s *sink) uint64 {
+	passed := max(s.loop.Applied(), p.log.First()-1)
+	return uint64(max(p.log.Durable(), passed) - passed)
 }

@@ -26,9 +26,9 @@ type (
 
 // Sink is a store that records are applied to.
 //
-// The loop calls Resume once before the first Apply and Close once after the
-// last call has returned. Apply is called from several lanes at once, never
-// twice at once for one lane.
+// The loop calls Resume, again while it fails, before the first Apply. Who opened
+// the sink closes it, after the loop has ended. Apply is called from several
+// lanes at once, never twice at once for one lane.
 type Sink interface {
 	// Resume claims the stream with a new epoch, shutting out whoever held an
 	// older one, and returns the checkpoint that applying continues from.
