@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"path/filepath"
 	"sync"
 	"sync/atomic"
@@ -238,7 +239,7 @@ func checkDrained(t *testing.T, l *Log, durable LSN) {
 			t.Fatalf("LSN %d, %v, want %d", rec.LSN, err, next)
 		}
 	}
-	if _, err := r.Next(testContext(t)); err == nil || err.Error() != "EOF" {
+	if _, err := r.Next(testContext(t)); !errors.Is(err, io.EOF) {
 		t.Fatalf("%v, want io.EOF", err)
 	}
 }
@@ -264,6 +265,12 @@ func TestPoisonInBackground(t *testing.T) {
 			awaitWatermark(t, l)
 			fault.Err = errDisk
 			fs.Arm(fault)
+			waiting := make(chan error, 1)
+			tail, err := l.NewReader(1 << 40)
+			if err != nil {
+				t.Fatal(err)
+			}
+			go func() { _, err := tail.Next(testContext(t)); waiting <- err }()
 			last := LSN(10)
 			eventually(t, "the fault to poison the log", func() bool {
 				// One record per segment: it rolls, idles and releases.
@@ -276,6 +283,9 @@ func TestPoisonInBackground(t *testing.T) {
 			})
 			if err := l.Err(); !errors.Is(err, ErrPoisoned) || !errors.Is(err, errDisk) {
 				t.Fatal(err)
+			}
+			if err := <-waiting; !errors.Is(err, io.EOF) { // before Close
+				t.Fatalf("a reader that waits: %v", err)
 			}
 			if err := l.Close(); !errors.Is(err, errDisk) {
 				t.Fatalf("Close: %v", err)
@@ -369,7 +379,7 @@ func TestAfterClose(t *testing.T) {
 	}
 	go func() { _, err := tail.Next(context.Background()); waiting <- err }()
 	mustClose(t, l)
-	if err := <-waiting; err == nil || err.Error() != "EOF" {
+	if err := <-waiting; !errors.Is(err, io.EOF) {
 		t.Fatalf("a reader that waited at the end: %v", err)
 	}
 	ctx := testContext(t)

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -275,4 +276,79 @@ func TestBitRot(t *testing.T) {
 		}
 	}
 	checkRecords(t, l, 4, last, damageSize) // what is after it can be read
+}
+
+// TestFileShrinks: a file that lost its end under an open log is damage, not
+// the end of the log.
+func TestFileShrinks(t *testing.T) {
+	root := memoryDir(t)
+	dir := filepath.Join(root, "log")
+	smallLog(t, dir, true)
+	l := mustOpen(t, dir, testOptions())
+	seg := *l.mu.segments[1]
+	file := segmentFileOf(dir, seg.seq)
+	whole := mustRead(t, file)
+	size := frameHeaderSize + damageSize + 1
+	for _, cut := range []int{1, size - 1, size, size + 1, 2 * size} {
+		mustWrite(t, file, whole[:len(whole)-cut])
+		payloads, err := readAll(l, 1)
+		first := seg.end.last - LSN((cut-1)/size)
+		var corrupt *CorruptError
+		if errors.Is(err, io.EOF) || !errors.As(err, &corrupt) || corrupt.First != first || corrupt.Last != seg.end.last {
+			t.Fatalf("%d bytes cut: %v, want LSN %d to %d", cut, err, first, seg.end.last)
+		}
+		if LSN(len(payloads)) != first-1 {
+			t.Fatalf("%d bytes cut: read %d records, want %d", cut, len(payloads), first-1)
+		}
+	}
+	if err := os.Remove(file); err != nil {
+		t.Fatal(err)
+	}
+	var corrupt *CorruptError
+	if _, err := readAll(l, 1); !errors.As(err, &corrupt) || corrupt.First != seg.base {
+		t.Fatalf("removed: %v", err)
+	}
+	mustWrite(t, file, whole)
+	if _, err := readAll(l, 1); err != nil {
+		t.Fatal(err)
+	}
+	mustClose(t, l)
+}
+
+// TestWatermarkAlternates: a torn write can only hit the older slot.
+func TestWatermarkAlternates(t *testing.T) {
+	dir := memoryDir(t)
+	l := mustOpen(t, dir, testOptions())
+	slots := func() (s [2]watermark) {
+		b := mustRead(t, filepath.Join(dir, "watermark"))
+		for i := range s {
+			var ok bool
+			if s[i], ok = decodeWatermark(b[i*watermarkSlotSize:]); !ok {
+				t.Fatalf("slot %d is not valid", i)
+			}
+		}
+		return s
+	}
+	for range 4 {
+		before := slots()
+		appendN(t, l, 1, 10)
+		awaitWatermark(t, l)
+		after := slots()
+		older, newer := 0, 1
+		if before[0].slot > before[1].slot {
+			older, newer = 1, 0
+		}
+		if after[newer] != before[newer] {
+			t.Fatal("the newest slot was overwritten")
+		}
+		if after[older].slot <= before[newer].slot || after[older].durable != l.Durable() {
+			t.Fatalf("%+v after %+v", after[older], before)
+		}
+	}
+	mustClose(t, l)
+	for _, w := range slots() {
+		if !w.clean || w.durable != 4 {
+			t.Fatalf("after a clean stop: %+v", w)
+		}
+	}
 }

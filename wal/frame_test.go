@@ -1,6 +1,7 @@
 package wal
 
 import (
+	"bytes"
 	"hash/crc32"
 	"os"
 	"testing"
@@ -88,5 +89,26 @@ func appendBytes(t *testing.T, l *Log, b []byte) {
 	t.Helper()
 	if _, err := l.Append(testContext(t), b); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// TestSearchEveryByte: a magic number just before a frame does not hide it, nor
+// does the end of a buffer.
+func TestSearchEveryByte(t *testing.T) {
+	s := newSeed(fuzzStream, fuzzIncarnation, 3)
+	for lead := range 8 {
+		for _, at := range []int{0, 100, scanBufferSize - 40, scanBufferSize - 20, scanBufferSize - 2, scanBufferSize, 3*scanBufferSize - 1} {
+			b := append(make([]byte, at), "WPXFWPXF"[:lead]...)
+			offset := int64(len(b))
+			frame := make([]byte, frameHeaderSize)
+			putFrame(frame, kindRecord, 9, 0, 0)
+			s.stamp(frame, 8, offset)
+			b = append(b, frame...)
+			sc := scanner{file: bytes.NewReader(b), layout: tidwallLayout{}, limit: int64(len(b))}
+			h, ok, err := sc.search(0, []seed{s}, func(frameHeader) bool { return true })
+			if err != nil || !ok || h.lsn != 9 {
+				t.Fatalf("after %d bytes and %d of a magic number: found %v, %v", at, lead, ok, err)
+			}
+		}
 	}
 }

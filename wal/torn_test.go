@@ -170,6 +170,52 @@ func TestLaterFrameIsWitness(t *testing.T) {
 	}
 }
 
+// TestTornHeader: a segment whose header is bad was never activated, unless a
+// frame in it could only be written after its first group was durable.
+func TestTornHeader(t *testing.T) {
+	root := memoryDir(t)
+	dir := filepath.Join(root, "log")
+	l := mustOpen(t, dir, testOptions())
+	appendN(t, l, 3, 10_000)
+	awaitWatermark(t, l)
+	mark := mustRead(t, filepath.Join(dir, "watermark"))
+	durable := l.Durable()
+	appendN(t, l, 1, 16_000) // begins the next segment
+	oneGroup := filepath.Join(root, "one")
+	copyDir(t, dir, oneGroup)
+	active := l.mu.segments[len(l.mu.segments)-1]
+	if active.base != durable+1 {
+		t.Fatalf("segment %d begins at LSN %d", active.seq, active.base)
+	}
+	appendN(t, l, 1, 100)
+	twoGroups := filepath.Join(root, "two")
+	copyDir(t, dir, twoGroups)
+	mustClose(t, l)
+	headerEnd := int(active.headerEnd)
+	for at := 0; at < headerEnd; at += 5 {
+		for _, origin := range []string{oneGroup, twoGroups} {
+			copyDir(t, origin, dir)
+			mustWrite(t, filepath.Join(dir, "watermark"), mark)
+			b := mustRead(t, segmentFileOf(dir, active.seq))
+			b[at] ^= 0x10
+			mustWrite(t, segmentFileOf(dir, active.seq), b)
+			if origin == twoGroups {
+				checkCorrupt(t, dir, durable+1, durable+1)
+				continue
+			}
+			l := mustOpen(t, dir, testOptions())
+			if l.Durable() != durable {
+				t.Fatalf("byte %d: durable %d, want %d", at, l.Durable(), durable)
+			}
+			mustClose(t, l)
+			aside := filepath.Join(dir, "quarantine", segmentName(active.seq)+".broken", tidwallLayout{}.file())
+			if !bytes.Equal(mustRead(t, aside), b) {
+				t.Fatalf("byte %d: the segment is not in the quarantine", at)
+			}
+		}
+	}
+}
+
 // TestCrashInRecovery stops the start at each of its changes to the disk, then
 // starts again.
 func TestCrashInRecovery(t *testing.T) {
