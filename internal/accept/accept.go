@@ -7,7 +7,8 @@
 //	-> precondition -> accepted time and LSN -> pending table -> unlock
 //
 // The key locks are held until the write has its LSN, so that a precondition
-// and the write behind it are one step. The order lock makes the accepted time
+// and the write behind it are one step; the store is asked without them, and its
+// answer counts only if nothing was written to the key meanwhile. The order lock makes the accepted time
 // and the LSN rise together; it is taken last and held for the Enqueue alone.
 package accept
 
@@ -85,8 +86,7 @@ type Options struct {
 		Count int           // 1,000,000
 	}
 	PendingExact int // entries in the exact map of pending writes. 65,536
-	// LookupTimeout bounds how long a precondition holds its key's lock while it
-	// waits for the store. 10 s.
+	// LookupTimeout bounds how long a precondition waits for the store. 10 s.
 	LookupTimeout time.Duration
 	Now           func() time.Time
 	Logger        *zap.Logger

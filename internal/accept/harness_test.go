@@ -41,6 +41,7 @@ type store struct {
 		readErr error
 		hang    bool          // reads wait for their context
 		late    chan struct{} // and then for this; nil: no more
+		end     chan struct{} // reads answer what they found once this is closed
 	}
 	stop context.CancelFunc
 	done sync.WaitGroup
@@ -174,6 +175,11 @@ func (s *store) Read(ctx context.Context, collection string, key *walproxyv1.Key
 		return nil, s.mu.readErr
 	}
 	doc := s.mu.docs[string(mutation.AppendKey(nil, collection, key))]
+	if end := s.mu.end; end != nil {
+		s.mu.Unlock()
+		<-end
+		s.mu.Lock()
+	}
 	if doc == nil {
 		return nil, mutation.ErrNotFound
 	}

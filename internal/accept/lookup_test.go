@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"testing"
 	"time"
 
@@ -21,7 +22,8 @@ func TestUnknownIsNotAbsent(t *testing.T) {
 	if err := r.store.Wait(t.Context(), base); err != nil {
 		t.Fatal(err)
 	}
-	canceled, cancel := context.WithTimeoutCause(t.Context(), 10*time.Millisecond, errors.New("my deadline"))
+	mine := errors.New("my deadline")
+	canceled, cancel := context.WithTimeoutCause(t.Context(), 10*time.Millisecond, mine)
 	defer cancel()
 	for _, c := range []struct {
 		name  string
@@ -30,7 +32,7 @@ func TestUnknownIsNotAbsent(t *testing.T) {
 		cause error
 	}{
 		{"the store hangs", t.Context(), func() { r.store.mu.hang = true }, context.DeadlineExceeded},
-		{"the caller gives up", canceled, func() { r.store.mu.hang = true }, context.Cause(canceled)},
+		{"the caller gives up", canceled, func() { r.store.mu.hang = true }, mine},
 		{"the store fails", t.Context(), func() { r.store.mu.readErr = broken }, broken},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -45,7 +47,7 @@ func TestUnknownIsNotAbsent(t *testing.T) {
 			} {
 				before := r.log.Appended()
 				_, err := r.do(c.ctx, record(m))
-				if !errors.Is(err, ErrVersionUnknown) || c.cause != nil && !errors.Is(err, c.cause) || errors.Is(err, ErrConflict) {
+				if !errors.Is(err, ErrVersionUnknown) || !errors.Is(err, c.cause) || errors.Is(err, ErrConflict) {
 					t.Errorf("%s: got %v, want ErrVersionUnknown for %v", name, err, c.cause)
 				}
 				if r.log.Appended() != before {
@@ -93,12 +95,75 @@ func TestPreconditionWaitsForApplied(t *testing.T) {
 		t.Fatal(err)
 	}
 	halted := errors.New("halted")
+	if err := r.store.Wait(t.Context(), r.log.Appended()); err != nil {
+		t.Fatal(err)
+	}
 	r.store.holdAt(r.log.Appended())
 	r.must(mutation.Touch("c", mutation.String("k")))
 	r.store.set(func() { r.store.mu.err = halted })
 	if _, err := r.do(t.Context(), record(next)); !errors.Is(err, ErrVersionUnknown) || !errors.Is(err, halted) {
 		t.Fatalf("got %v of a halted sink", err)
 	}
+}
+
+// A precondition that waits for the store keeps no blind write to its key
+// waiting, and takes notice of it.
+func TestLookupHoldsNoLock(t *testing.T) {
+	r := newRig(t, t.TempDir(), func(r *rig) { r.opts.LookupTimeout = time.Minute })
+	base := r.must(set("k")).LSN
+	if err := r.store.Wait(t.Context(), base); err != nil {
+		t.Fatal(err)
+	}
+	late, end := make(chan struct{}), make(chan struct{})
+	r.store.set(func() { r.store.mu.late, r.store.mu.end = late, end })
+	done := make(chan error, 1)
+	go func() {
+		_, err := r.Submit(t.Context(), record(set("k", mutation.IfVersion(base))))
+		done <- err
+	}()
+	eventually(t, "the store is asked", func() bool {
+		r.store.mu.Lock()
+		defer r.store.mu.Unlock()
+		return r.store.mu.reads == 1
+	})
+	second := r.must(increment("k")).LSN // its expiry is not known: the store has to be asked again
+	if err := r.store.Wait(t.Context(), second); err != nil {
+		t.Fatal(err)
+	}
+	r.store.set(func() { r.store.mu.end = nil })
+	close(end)
+	var conflict *ConflictError
+	if err := <-done; !errors.As(err, &conflict) || conflict.Version != second {
+		t.Fatalf("got %v, want a conflict with version %d", err, second)
+	}
+}
+
+// Many blind writers on the key do not starve a precondition.
+func TestLookupUnderBlindWrites(t *testing.T) {
+	r := newRig(t, t.TempDir(), func(r *rig) { r.opts.LookupTimeout = time.Minute })
+	stop := make(chan struct{})
+	var wg sync.WaitGroup
+	for range 4 {
+		wg.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				if _, err := r.do(t.Context(), record(increment("k"))); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	for range 50 {
+		if _, err := r.Submit(t.Context(), record(set("k", mutation.IfVersion(1<<40)))); !errors.Is(err, ErrConflict) {
+			t.Error(err)
+		}
+	}
+	close(stop)
+	wg.Wait()
 }
 
 // The exact map is bounded; beyond it preconditions wait for the store, and are

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	walproxyv1 "github.com/walproxy/walproxy/api/proto/walproxy/v1"
 	"github.com/walproxy/walproxy/mutation"
@@ -35,33 +36,39 @@ func (a *Acceptor) settled(ctx context.Context, err error) error {
 	return &conflict.conflict
 }
 
-// checkPreconditions judges what w demands of its keys, whose locks are held.
-func (a *Acceptor) checkPreconditions(ctx context.Context, w *write) error {
+// checkPreconditions judges what w demands of its keys, whose locks are held. It
+// returns a key that has to be looked up first.
+func (a *Acceptor) checkPreconditions(w *write) (missing *keyWrites, err error) {
 	w.notBefore, w.until = 0, 0
 	for i := range w.keys {
 		p := w.keys[i].mutations[0].GetPrecondition() // validated: only the first has one
 		if p == nil {
 			continue
 		}
-		if err := a.checkPrecondition(ctx, w, &w.keys[i], p); err != nil {
-			return err
+		if decided, err := a.checkPrecondition(w, &w.keys[i], p); err != nil {
+			return nil, err
+		} else if !decided {
+			return &w.keys[i], nil
 		}
 	}
-	return nil
+	return nil, nil
 }
 
-func (a *Acceptor) checkPrecondition(ctx context.Context, w *write, k *keyWrites, p *walproxyv1.Precondition) error {
+func (a *Acceptor) checkPrecondition(w *write, k *keyWrites, p *walproxyv1.Precondition) (decided bool, err error) {
+	// Later than any lookup: what the store calls expired is so at accept as well.
 	now := a.clock()
 	entry, _ := a.exact.get(k.hash, k.encoded, w.route.target.Loop.Applied())
 	j := entry.known.judge(p, now)
+	k.prior = known{}
 	if !j.decided {
-		doc, err := a.current(ctx, w.route, k)
-		if err != nil {
-			return err
+		// The lookup is as of now: a later write to the key is known by itself, or
+		// asks for another lookup.
+		at := a.buckets.get(k.hash)
+		if !k.looked || !k.held && at != k.foundAt {
+			k.foundAt, k.looked = at, false
+			return false, nil
 		}
-		// The clock again: what the store calls expired is so at accept as well.
-		now, entry.lsn = a.clock(), 0
-		k.found = knownOf(doc)
+		k.prior, entry.lsn = k.found, 0
 		j = k.found.judge(p, now)
 	}
 	if !j.holds {
@@ -69,7 +76,7 @@ func (a *Acceptor) checkPrecondition(ctx context.Context, w *write, k *keyWrites
 		if _, ok := p.GetKind().(*walproxyv1.Precondition_IfEventCount); ok {
 			conflict.EventCount = j.found.events
 		}
-		return &unsettledConflict{conflict, entry.lsn}
+		return true, &unsettledConflict{conflict, entry.lsn}
 	}
 	w.notBefore = max(w.notBefore, now.UnixNano())
 	if j.found.exists == exists && !j.found.expires.IsZero() {
@@ -81,29 +88,32 @@ func (a *Acceptor) checkPrecondition(ctx context.Context, w *write, k *keyWrites
 			}
 		}
 	}
-	return nil
+	return true, nil
 }
 
-// current reads a key's record from the store, as of all writes so far: it waits
-// until the key's bucket is applied. nil: absent. Whatever goes wrong is
-// ErrVersionUnknown, never "absent".
-func (a *Acceptor) current(ctx context.Context, r *route, k *keyWrites) (*mutation.Document, error) {
+// look reads k's record from the store, as of k.foundAt: it waits until that is
+// applied. Whatever goes wrong is ErrVersionUnknown, never
+// "absent". held says that the key's lock is held.
+func (a *Acceptor) look(ctx context.Context, w *write, k *keyWrites, held bool) error {
+	r := w.route
 	if r.target.Reader == nil {
-		return nil, fmt.Errorf("%w: %w: %s", ErrVersionUnknown, ErrNoReader, r.reads)
+		return fmt.Errorf("%w: %w: %s", ErrVersionUnknown, ErrNoReader, r.reads)
+	}
+	if w.lookUntil.IsZero() {
+		w.lookUntil = time.Now().Add(a.o.LookupTimeout)
 	}
 	ctx, done := a.bound(ctx)
 	defer done()
-	ctx, cancel := context.WithTimeoutCause(ctx, a.o.LookupTimeout,
+	ctx, cancel := context.WithDeadlineCause(ctx, w.lookUntil,
 		fmt.Errorf("%w: sink %s did not answer within %v", context.DeadlineExceeded, r.reads, a.o.LookupTimeout))
 	defer cancel()
-	doc, err := a.readApplied(ctx, r, k.collection, k.key, k.hash)
+	doc, err := a.readApplied(ctx, r, k.collection, k.key, k.foundAt)
 	switch {
-	case err == nil:
-		return doc, nil
-	case errors.Is(err, mutation.ErrNotFound):
-		return nil, nil
+	case err == nil || errors.Is(err, mutation.ErrNotFound):
+		k.found, k.looked, k.held = knownOf(doc), true, held
+		return nil
 	case a.closing.Err() != nil:
-		return nil, wal.ErrClosed
+		return wal.ErrClosed
 	}
-	return nil, fmt.Errorf("%w: %w", ErrVersionUnknown, err)
+	return fmt.Errorf("%w: %w", ErrVersionUnknown, err)
 }

@@ -6,6 +6,7 @@ import (
 
 	walproxyv1 "github.com/walproxy/walproxy/api/proto/walproxy/v1"
 	"github.com/walproxy/walproxy/mutation"
+	"github.com/walproxy/walproxy/wal"
 )
 
 // Read waits for the key's pending writes to be applied and reads the record.
@@ -21,7 +22,7 @@ func (a *Acceptor) Read(ctx context.Context, collection string, key *walproxyv1.
 	}
 	ctx, done := a.bound(ctx)
 	defer done()
-	doc, err := a.readApplied(ctx, r, collection, key, mutation.Hash(collection, key))
+	doc, err := a.readApplied(ctx, r, collection, key, a.buckets.get(mutation.Hash(collection, key)))
 	if err != nil {
 		return nil, err
 	}
@@ -43,7 +44,7 @@ func (a *Acceptor) ReadEvents(ctx context.Context, collection string, key *walpr
 	}
 	ctx, done := a.bound(ctx)
 	defer done()
-	if err := a.waitApplied(ctx, r, mutation.Hash(collection, key)); err != nil {
+	if err := a.waitApplied(ctx, r, a.buckets.get(mutation.Hash(collection, key))); err != nil {
 		return nil, err
 	}
 	return r.target.Reader.ReadEvents(ctx, collection, key, from, limit)
@@ -64,9 +65,9 @@ func (a *Acceptor) findRead(collection string, key *walproxyv1.Key) (*route, *wa
 	return r, key, nil
 }
 
-// readApplied reads a canonical key once its writes so far are applied.
-func (a *Acceptor) readApplied(ctx context.Context, r *route, collection string, key *walproxyv1.Key, hash uint64) (*mutation.Document, error) {
-	if err := a.waitApplied(ctx, r, hash); err != nil {
+// readApplied reads a canonical key once lsn, its bucket's, is applied.
+func (a *Acceptor) readApplied(ctx context.Context, r *route, collection string, key *walproxyv1.Key, lsn wal.LSN) (*mutation.Document, error) {
+	if err := a.waitApplied(ctx, r, lsn); err != nil {
 		return nil, err
 	}
 	doc, err := r.target.Reader.Read(ctx, collection, key)
@@ -76,8 +77,7 @@ func (a *Acceptor) readApplied(ctx context.Context, r *route, collection string,
 	return doc, err
 }
 
-func (a *Acceptor) waitApplied(ctx context.Context, r *route, hash uint64) error {
-	lsn := a.buckets.get(hash)
+func (a *Acceptor) waitApplied(ctx context.Context, r *route, lsn wal.LSN) error {
 	if lsn == 0 || r.target.Loop.Applied() >= lsn {
 		return nil
 	}

@@ -67,26 +67,53 @@ func (a *Acceptor) submit(ctx context.Context, w *write) (*Pending, error) {
 	}, nil
 }
 
-// append holds the key locks.
+// lookupsMax is how often a precondition asks the store without holding its
+// key's lock, while writes to the key keep coming in between.
+const lookupsMax = 4
+
+// append gives w its LSN under its keys' locks. It asks the store without them,
+// for a store that is slow or away must not keep blind writes to the keys
+// waiting; what it said counts if nothing was written to the key meanwhile. If
+// something always is, the store is fast enough to be asked under the lock.
 func (a *Acceptor) append(ctx context.Context, w *write) error {
+	for lookups := 0; ; lookups++ {
+		missing, err := a.tryAppend(ctx, w, lookups >= lookupsMax)
+		if err != nil || missing == nil {
+			return err
+		}
+		if err := a.look(ctx, w, missing, false); err != nil {
+			return err
+		}
+	}
+}
+
+// tryAppend is append, but for a key that has to be looked up: that is returned,
+// or looked up here if stay is set.
+func (a *Acceptor) tryAppend(ctx context.Context, w *write, stay bool) (missing *keyWrites, err error) {
 	if err := a.keys.lock(ctx, w.hashes); err != nil {
-		return err
+		return nil, err
 	}
 	defer a.keys.unlock(w.hashes)
 	for {
-		if err := a.checkPreconditions(ctx, w); err != nil {
-			return err
+		missing, err := a.checkPreconditions(w)
+		switch {
+		case err != nil:
+			return nil, err
+		case missing != nil && !stay:
+			return missing, nil
+		case missing != nil:
+			if err := a.look(ctx, w, missing, true); err != nil {
+				return nil, err
+			}
+			continue
 		}
-		ok, err := a.enqueue(ctx, w)
-		if err != nil {
-			return err
-		}
-		if ok {
-			break
-		} // a record that a precondition found expired meanwhile: look again
+		if ok, err := a.enqueue(ctx, w); err != nil {
+			return nil, err
+		} else if ok {
+			a.notePending(w)
+			return nil, nil
+		} // a record that a precondition found expired meanwhile: judge again
 	}
-	a.notePending(w)
-	return nil
 }
 
 // notePending enters w into the pending table, under its keys' locks.
@@ -96,7 +123,7 @@ func (a *Acceptor) notePending(w *write) {
 	for i := range w.keys {
 		k := &w.keys[i]
 		a.buckets.raise(k.hash, lsn)
-		now := k.found
+		now := k.prior
 		if now.exists == unsure {
 			e, _ := a.exact.get(k.hash, k.encoded, applied)
 			now = e.known

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"time"
 
 	"google.golang.org/protobuf/proto"
 
@@ -28,6 +29,7 @@ type write struct {
 	// What the preconditions found: it was so at notBefore, and is until until.
 	// Unix nanoseconds; until 0: for good.
 	notBefore, until int64
+	lookUntil        time.Time // when lookups must have ended; zero: there was none
 
 	ticket   wal.Ticket
 	accepted int64
@@ -41,8 +43,13 @@ type keyWrites struct {
 	hash       uint64
 	// mutations; nil entries stand for other kinds, whose effect is unknown.
 	mutations []*walproxyv1.Mutation
-	// found is what a precondition read from the store, under the key's lock.
-	found known
+	// found is what the store said, once looked is set. It is the record as of
+	// now while the bucket is as it was (foundAt), or if the key's lock was held.
+	found        known
+	foundAt      wal.LSN
+	looked, held bool
+	// prior is found if the precondition was judged by it.
+	prior known
 }
 
 // prepare validates in, makes its keys canonical and finds its route. in is not
