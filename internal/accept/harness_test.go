@@ -41,6 +41,7 @@ type store struct {
 		readErr error
 		hang    bool          // reads wait for their context
 		late    chan struct{} // and then for this; nil: no more
+		onRead  func()        // called by every read, before it looks
 		end     chan struct{} // reads answer what they found once this is closed
 	}
 	stop context.CancelFunc
@@ -161,6 +162,11 @@ func (s *store) Read(ctx context.Context, collection string, key *walproxyv1.Key
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.mu.reads++
+	if f := s.mu.onRead; f != nil {
+		s.mu.Unlock()
+		f()
+		s.mu.Lock()
+	}
 	if s.mu.hang {
 		late := s.mu.late
 		s.mu.Unlock()

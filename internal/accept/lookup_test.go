@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"sync"
 	"testing"
 	"time"
 
@@ -138,32 +137,25 @@ func TestLookupHoldsNoLock(t *testing.T) {
 	}
 }
 
-// Many blind writers on the key do not starve a precondition.
+// Blind writes to the key, one in every lookup, do not starve a precondition:
+// the last lookup shuts them out.
 func TestLookupUnderBlindWrites(t *testing.T) {
 	r := newRig(t, t.TempDir(), func(r *rig) { r.opts.LookupTimeout = time.Minute })
-	stop := make(chan struct{})
-	var wg sync.WaitGroup
-	for range 4 {
-		wg.Go(func() {
-			for {
-				select {
-				case <-stop:
-					return
-				default:
-				}
-				if _, err := r.do(t.Context(), record(increment("k"))); err != nil {
-					t.Error(err)
-				}
+	writes := 0
+	r.store.set(func() {
+		r.store.mu.onRead = func() {
+			ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+			defer cancel()
+			if _, err := r.do(ctx, record(increment("k"))); err == nil {
+				writes++
 			}
-		})
-	}
-	for range 50 {
-		if _, err := r.Submit(t.Context(), record(set("k", mutation.IfVersion(1<<40)))); !errors.Is(err, ErrConflict) {
-			t.Error(err)
 		}
+	})
+	_, err := r.Submit(t.Context(), record(set("k", mutation.IfVersion(1<<40))))
+	var conflict *ConflictError
+	if !errors.As(err, &conflict) || conflict.Version != wal.LSN(writes) || writes != lookupsMax {
+		t.Errorf("got %v after %d writes, want a conflict after %d", err, writes, lookupsMax)
 	}
-	close(stop)
-	wg.Wait()
 }
 
 // The exact map is bounded; beyond it preconditions wait for the store, and are
