@@ -29,8 +29,9 @@ func TestBacklogMemory(t *testing.T) {
 	s.memory("after a start")
 	s.process.Kill()
 	s.start(ctx)
-	s.check(ctx)
+	must(t, s.client.WaitDrained(ctx))
 	s.memory("after the drain")
+	s.check(ctx)
 	s.stop()
 }
 

@@ -216,7 +216,7 @@ func (c *Client) Events(ctx context.Context, collection, key string) ([]StoredEv
 			} `json:"events"`
 			Next uint64 `json:"next"`
 		}
-		path := "/v1/" + collection + "/" + url.PathEscape(key) + "/events?limit=1000&from=" + strconv.FormatUint(from, 10)
+		path := "/v1/" + collection + "/" + url.PathEscape(key) + "/events?limit=100&from=" + strconv.FormatUint(from, 10)
 		err := c.get(ctx, path, &page)
 		if notFound(err) {
 			return all, nil
