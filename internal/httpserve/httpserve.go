@@ -34,6 +34,7 @@ type Server struct {
 	http   *http.Server
 	failed chan error // capacity 1
 	serve  sync.WaitGroup
+	fresh  sync.Map // net.Conn without a request yet
 }
 
 // Start serves o.Listener, which it closes.
@@ -61,6 +62,7 @@ func Start(o Options) *Server {
 		MaxHeaderBytes:    o.HeaderBytes,
 		ErrorLog:          errorLog,
 	}}
+	s.http.ConnState = s.follow
 	listener := o.Listener
 	if o.MaxConnections > 0 {
 		listener = limit(listener, o.MaxConnections)
@@ -76,9 +78,28 @@ func Start(o Options) *Server {
 // Failed delivers the error that ended the server without a Close.
 func (s *Server) Failed() <-chan error { return s.failed }
 
+// follow keeps count of the connections that have brought no request yet.
+func (s *Server) follow(conn net.Conn, state http.ConnState) {
+	if state == http.StateNew {
+		s.fresh.Store(conn, nil)
+	} else {
+		s.fresh.Delete(conn)
+	}
+}
+
+// closeFresh closes the connections that have brought no request yet. Clients
+// open some in advance, and Shutdown would wait 5 s for each of them.
+func (s *Server) closeFresh() {
+	s.fresh.Range(func(conn, _ any) bool {
+		_ = conn.(net.Conn).Close() // nothing was promised on it
+		return true
+	})
+}
+
 // Close stops listening, waits for requests until ctx ends and then cuts their
 // connections: a client that stalls is no failure of ours.
 func (s *Server) Close(ctx context.Context) error {
+	s.closeFresh()
 	err := s.http.Shutdown(ctx)
 	if err != nil && ctx.Err() != nil {
 		s.logger.Warn("requests were cut off", zap.NamedError("cause", context.Cause(ctx)))

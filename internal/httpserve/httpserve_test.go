@@ -138,3 +138,21 @@ func TestFailed(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestCloseUnused: a connection that was opened in advance does not delay the
+// stop.
+func TestCloseUnused(t *testing.T) {
+	served := make(chan struct{})
+	s, address := start(t, Options{Handler: http.HandlerFunc(func(http.ResponseWriter, *http.Request) { close(served) })})
+	unused := dial(t, address, "")
+	dial(t, address, request) // behind the unused one: that is accepted, too
+	<-served
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+	defer cancel()
+	if err := s.Close(ctx); err != nil || ctx.Err() != nil {
+		t.Errorf("Close: %v, %v", err, ctx.Err())
+	}
+	if _, err := unused.ReadByte(); !errors.Is(err, io.EOF) {
+		t.Errorf("the unused connection: %v, want EOF", err)
+	}
+}
