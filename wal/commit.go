@@ -20,7 +20,6 @@ type writer struct {
 	seg  *segment
 	seed seed
 	end  segmentEnd
-	ends []int // scratch
 }
 
 // publish makes what was synced visible in the segment. Under mu.

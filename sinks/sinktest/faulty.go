@@ -188,7 +188,7 @@ func (f *Faulty) Resume(ctx context.Context, claim sinks.Claim) (sinks.Checkpoin
 	f.mu.Lock()
 	f.mu.resumes = append(f.mu.resumes, claim)
 	f.changedLocked()
-	err, hold := f.mu.resume.next()
+	hold, err := f.mu.resume.next()
 	lost := f.mu.lost && !claim.Fresh
 	f.mu.Unlock()
 	if herr := wait(ctx, hold); herr != nil {
@@ -204,14 +204,14 @@ func (f *Faulty) Resume(ctx context.Context, claim sinks.Claim) (sinks.Checkpoin
 }
 
 // next takes one turn of the script.
-func (s *refusal) next() (err error, hold <-chan struct{}) {
+func (s *refusal) next() (hold <-chan struct{}, err error) {
 	if s.times != 0 {
 		err = s.err
 	}
 	if s.times > 0 {
 		s.times--
 	}
-	return err, s.hold
+	return s.hold, err
 }
 
 // Apply implements sinks.Sink.
@@ -358,7 +358,7 @@ func (f *Faulty) ReadEvents(ctx context.Context, collection string, key *walprox
 // reader runs the script of reads and returns the inner Reader.
 func (f *Faulty) reader(ctx context.Context) (sinks.Reader, error) {
 	f.mu.Lock()
-	err, hold := f.mu.read.next()
+	hold, err := f.mu.read.next()
 	f.mu.Unlock()
 	if herr := wait(ctx, hold); herr != nil {
 		return nil, herr
