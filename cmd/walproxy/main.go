@@ -7,6 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
+	"strings"
 )
 
 // version is set by the build.
@@ -22,10 +24,22 @@ func run(args []string) int {
 	if err == nil {
 		return exitOK
 	}
-	fmt.Fprintln(os.Stderr, "walproxy: "+err.Error())
+	fmt.Fprintln(os.Stderr, "walproxy: "+uniqueLines(err.Error()))
 	var coded *exitError
 	if errors.As(err, &coded) {
 		return coded.code
 	}
 	return exitUsage // cobra's: flags and commands
+}
+
+// uniqueLines drops repeated lines: one failure comes back from every step that
+// it struck.
+func uniqueLines(text string) string {
+	var lines []string
+	for line := range strings.SplitSeq(text, "\n") {
+		if !slices.Contains(lines, line) {
+			lines = append(lines, line)
+		}
+	}
+	return strings.Join(lines, "\n")
 }
