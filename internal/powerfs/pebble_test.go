@@ -41,7 +41,7 @@ func runStore(dir string) {
 func TestPebble(t *testing.T) {
 	l := newLab(t, powerfs.Options{})
 	var synced []string
-	for round := range 6 {
+	for round := range 4 {
 		child := exec.CommandContext(t.Context(), os.Args[0])
 		child.Env = append(os.Environ(), storeDir+"="+l.path("db"))
 		out, err := child.StdoutPipe()
@@ -50,7 +50,7 @@ func TestPebble(t *testing.T) {
 		lines, before := bufio.NewScanner(out), len(synced)
 		for lines.Scan() {
 			synced = append(synced, lines.Text())
-			if len(synced)-before == 150*(round+1) {
+			if len(synced)-before == 150 {
 				l.mount.Cut(powerfs.CutOptions{Keep: float64(round%3) / 2, Granularity: 512, Seed: uint64(round)})
 				break
 			}

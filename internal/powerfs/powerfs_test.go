@@ -333,6 +333,59 @@ func TestKeep(t *testing.T) {
 	}
 }
 
+// TestKeepMoved moves a file between directories, syncing neither: whatever
+// survives of that, the file does.
+func TestKeepMoved(t *testing.T) {
+	l := newLab(t, powerfs.Options{})
+	l.must(errors.Join(os.Mkdir(l.path("a"), 0o755), os.Mkdir(l.path("b"), 0o755)))
+	l.write("a/f", "1", true)
+	l.syncDir("")
+	l.syncDir("a")
+	from, to := "a/f", "b/f"
+	for seed := range uint64(40) {
+		l.must(os.Rename(l.path(from), l.path(to)))
+		l.cut(powerfs.CutOptions{Keep: 0.5, Seed: seed})
+		got := l.tree()
+		if got[from] != "1" && got[to] != "1" {
+			t.Fatalf("seed %d: neither %s nor %s is there: %q", seed, from, to, got)
+		}
+		if got[to] == "1" {
+			from, to = to, from
+			_ = os.Remove(l.path(to)) // both names may have survived
+		}
+		l.syncDir("a")
+		l.syncDir("b")
+	}
+}
+
+// TestKeepTruncated truncates without a sync: if the shorter size survives, what
+// was behind it does not come back.
+func TestKeepTruncated(t *testing.T) {
+	l := newLab(t, powerfs.Options{})
+	short := 0
+	for seed := range uint64(40) {
+		l.write("f", "abcdefgh", true)
+		l.syncDir("")
+		l.must(os.Truncate(l.path("f"), 3))
+		l.cut(powerfs.CutOptions{Keep: 0.5, Seed: seed})
+		info, err := os.Stat(l.path("f"))
+		l.must(err)
+		l.must(os.Truncate(l.path("f"), 8))
+		got, err := os.ReadFile(l.path("f"))
+		l.must(err)
+		if info.Size() < 8 {
+			short++
+		}
+		behind := string(got[info.Size():])
+		if string(got[:3]) != "abc" || strings.Trim(behind, "\x00") != "" {
+			t.Fatalf("seed %d: %d bytes survived, then %q", seed, info.Size(), got)
+		}
+	}
+	if short == 0 {
+		t.Error("the shorter size never survived")
+	}
+}
+
 func tornPage(data []byte) bool {
 	for i := 0; i < len(data); i += 4096 {
 		if page := data[i : i+4096]; bytes.Count(page, page[:1]) != 4096 {
