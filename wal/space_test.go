@@ -210,6 +210,31 @@ func TestRelease(t *testing.T) {
 	mustClose(t, l)
 }
 
+// TestReleaseThenDamagedSlot: after a release either slot of the watermark will do.
+func TestReleaseThenDamagedSlot(t *testing.T) {
+	dir := memoryDir(t)
+	l := mustOpen(t, dir, testOptions())
+	appendN(t, l, 200, 500)
+	awaitWatermark(t, l)
+	l.Release(150)
+	first := l.First()
+	eventually(t, "files to be deleted", func() bool { return len(segmentsIn(t, dir)) == l.Stats().Segments })
+	for slot := range 2 {
+		copied := filepath.Join(memoryDir(t), "log")
+		copyDir(t, dir, copied)
+		b := mustRead(t, filepath.Join(copied, "watermark"))
+		b[slot*watermarkSlotSize+50] ^= 1
+		mustWrite(t, filepath.Join(copied, "watermark"), b)
+		again := mustOpen(t, copied, testOptions())
+		if again.First() != first {
+			t.Fatalf("slot %d damaged: first %d, want %d", slot, again.First(), first)
+		}
+		checkRecords(t, again, first, 200, 500)
+		mustClose(t, again)
+	}
+	mustClose(t, l)
+}
+
 // TestCrashInRelease stops the janitor at each change; a start finds the
 // segments contiguous whatever was done.
 func TestCrashInRelease(t *testing.T) {
