@@ -55,7 +55,11 @@ func (s *sink) Wait(ctx context.Context, lsn wal.LSN) error {
 	if s.paused && s.loop.Applied() < lsn {
 		return fmt.Errorf("%w: %s", ErrPaused, s.name)
 	}
-	return s.loop.Wait(ctx, lsn)
+	err := s.loop.Wait(ctx, lsn)
+	if err != nil && s.loop.Status().State == replay.Halted {
+		return fmt.Errorf("%w: %s: %w", ErrHalted, s.name, err)
+	}
+	return err
 }
 
 // Open opens or creates the log in o.Dir, checks that log, state store and

@@ -41,6 +41,8 @@ var (
 	ErrClosed = errors.New("walproxy: closed")
 	// ErrUnknownLSN is returned for an LSN that was not given out yet.
 	ErrUnknownLSN = errors.New("walproxy: no such LSN yet")
+	// ErrHalted is returned when a call needs a sink that has halted; it wraps why.
+	ErrHalted = errors.New("walproxy: the sink has halted")
 	// ErrPaused is returned when a call needs a sink that is paused.
 	ErrPaused = errors.New("walproxy: the sink is paused")
 	// ErrConflict: a precondition does not hold; *ConflictError has the version.

@@ -16,7 +16,6 @@ import (
 	"github.com/walproxy/walproxy/internal/jsonform"
 	"github.com/walproxy/walproxy/mutation"
 	"github.com/walproxy/walproxy/replay"
-	"github.com/walproxy/walproxy/sinks"
 	"github.com/walproxy/walproxy/wal"
 )
 
@@ -74,18 +73,12 @@ var rows = []struct {
 	{walproxy.ErrClosed, 503, "closing", "the proxy is stopping; nothing was written", true, 1},
 	{wal.ErrClosed, 503, "closing", "the proxy is stopping; nothing was written", true, 1},
 	{wal.ErrPoisoned, 503, "poisoned", "the log failed and takes no more writes; nothing was written", true, 5},
+	{walproxy.ErrHalted, 503, "sink_halted", "the sink that would answer has halted; GET /v1/status says why", true, 30},
 	{walproxy.ErrPaused, 503, "sink_paused", "the sink that would answer is paused, with writes to this key in the log", true, 5},
 	{walproxy.ErrVersionUnknown, 503, "store_unavailable", "the store did not say the record's version; nothing was written", true, 1},
 	{replay.ErrClosed, 503, "closing", "the proxy is stopping", true, 1},
 	{context.DeadlineExceeded, 503, "overloaded", "no room for the write in time; nothing was written", true, 1},
 	{context.Canceled, 503, "canceled", "the request was canceled; nothing was written", true, 1},
-}
-
-// halts are the errors of a sink that needs somebody.
-var halts = []error{
-	replay.ErrDiverged, replay.ErrCheckpointMissing, replay.ErrBelowFirst, replay.ErrForeignStream,
-	replay.ErrWrongStore, replay.ErrFenced, replay.ErrRejected,
-	sinks.ErrNoCheckpoint, sinks.ErrForeignStream, sinks.ErrFenced, sinks.ErrClosed,
 }
 
 // translate says what err means to a client.
@@ -111,12 +104,6 @@ func translate(err error, at stage) *Error {
 		if errors.Is(err, row.is) {
 			return &Error{Status: row.status, Code: row.code, Message: row.message,
 				Retryable: row.retryable, after: row.after, cause: err}
-		}
-	}
-	for _, halt := range halts {
-		if errors.Is(err, halt) {
-			return &Error{Status: 503, Code: "sink_halted", after: 30, Retryable: true, cause: err,
-				Message: "the sink that would answer has halted; GET /v1/status says why"}
 		}
 	}
 	if at == reading {

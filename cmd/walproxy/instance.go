@@ -20,6 +20,7 @@ import (
 	"github.com/walproxy/walproxy/api/rpc"
 	"github.com/walproxy/walproxy/internal/config"
 	"github.com/walproxy/walproxy/internal/httpserve"
+	"github.com/walproxy/walproxy/internal/vfs"
 	"github.com/walproxy/walproxy/mutation"
 	"github.com/walproxy/walproxy/replay"
 	"github.com/walproxy/walproxy/sinks"
@@ -65,8 +66,8 @@ func (i *instance) open(ctx context.Context) error {
 	}
 	i.registry.MustRegister(collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	if err := makeDataDir(i.config.DataDir); err != nil {
-		return err
+	if err := vfs.MkdirAllSync(vfs.OS(), i.config.DataDir, 0o755); err != nil {
+		return fmt.Errorf("data_dir: %w", err)
 	}
 	if err := i.openSinks(); err != nil {
 		return err
