@@ -43,7 +43,8 @@ type FS struct {
 }
 
 // NewFS wraps inner. failed is called once, before the operation that failed
-// returns; it must not call into the database. It may be nil.
+// returns and before the first change is dropped; it must not call into the
+// database. It may be nil.
 func NewFS(inner vfs.FS, failed func(error)) *FS { return &FS{FS: inner, failed: failed} }
 
 // Err is the failure that froze the files, or nil.
@@ -59,10 +60,10 @@ func (f *FS) Err() error {
 func (f *FS) freeze(what, name string, err error) {
 	f.once.Do(func() {
 		err = fmt.Errorf("%s %s: %w", what, name, err)
-		f.err.Store(&err)
 		if f.failed != nil {
-			f.failed(err)
+			f.failed(err) // first: a write that is dropped must find its owner told
 		}
+		f.err.Store(&err)
 	})
 }
 

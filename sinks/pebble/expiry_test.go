@@ -136,8 +136,13 @@ func TestExpiredAreRemoved(t *testing.T) {
 		setUntil(t, "kept", hour), must[*walproxyv1.Mutation](t)(mutation.Set("c", mutation.String("kept"), nil)), // and none
 		setUntil(t, "deleted", hour), mutation.Delete("c", mutation.String("deleted")),
 		setUntil(t, "exact", hour.Add(time.Second)),
+		setUntil(t, "later longer", hour), setUntil(t, "later kept", hour), setUntil(t, "later deleted", hour),
 	)
-	if got, want := e.keys(prefixExpiry), many+2; got != want {
+	e.apply(0, start, // the same over two batches
+		setUntil(t, "later longer", hour.Add(time.Hour)), mutation.Delete("c", mutation.String("later deleted")),
+		must[*walproxyv1.Mutation](t)(mutation.Set("c", mutation.String("later kept"), nil)),
+	)
+	if got, want := e.keys(prefixExpiry), many+3; got != want {
 		t.Errorf("%d index entries, want %d", got, want)
 	}
 	last := hour.Add(time.Second)
@@ -147,14 +152,14 @@ func TestExpiredAreRemoved(t *testing.T) {
 	}
 	e.move(1, &sinks.Batch{Epoch: e.cp.Epoch}) // the idle lane moves past it
 	e.swept(many)
-	if got := e.keys(prefixDocument); got != 4 {
-		t.Errorf("%d documents left, want longer, kept, exact, now", got)
+	if got := e.keys(prefixDocument); got != 6 {
+		t.Errorf("%d documents left, want longer, kept, exact, now, later longer, later kept", got)
 	}
 	if got := e.keys(prefixEvent); got != 1 {
 		t.Errorf("%d events left, want the one of now", got)
 	}
-	if got := e.keys(prefixExpiry); got != 2 {
-		t.Errorf("%d index entries left, want those of longer and exact", got)
+	if got := e.keys(prefixExpiry); got != 3 {
+		t.Errorf("%d index entries left, want those of longer, exact and later longer", got)
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -122,17 +123,12 @@ func TestDiskFailure(t *testing.T) {
 		"manifest write": func(op errorfs.Op) bool {
 			return strings.Contains(op.Path, "MANIFEST") && op.Kind == errorfs.OpFileWrite
 		},
-		"disk full": func(op errorfs.Op) bool {
-			return op.Kind == errorfs.OpCreate || op.Kind == errorfs.OpFileWrite
-		},
 	} {
-		t.Run(name, func(t *testing.T) { diskFailure(t, fails, name == "disk full") })
+		t.Run(name, func(t *testing.T) { diskFailure(t, fails) })
 	}
 }
 
-// diskFailure: stalls says that flushes fail too, so that a write may wait for
-// one until the fault is mended; only Close's context bounds the wait then.
-func diskFailure(t *testing.T, fails func(errorfs.Op) bool, stalls bool) {
+func diskFailure(t *testing.T, fails func(errorfs.Op) bool) {
 	const lanes = 4
 	var broken atomic.Bool
 	mem := vfs.NewCrashableMem()
@@ -174,7 +170,8 @@ func diskFailure(t *testing.T, fails func(errorfs.Op) bool, stalls bool) {
 			t.Errorf("lane %d: %v, outcome %v; want ErrFailed, halt, with the cause", lane, err, sinks.OutcomeOf(err))
 		}
 	}
-	ctx := t.Context()
+	ctx, cancelCalls := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancelCalls()
 	_, rerr := s.Read(ctx, "c", counterKey(0))
 	_, verr := s.Resume(ctx, c.claim)
 	_, ierr := s.Identity(ctx)
@@ -187,9 +184,6 @@ func diskFailure(t *testing.T, fails func(errorfs.Op) bool, stalls bool) {
 		t.Errorf("Bytes of a failed store: %d", n)
 	}
 	after := mem.CrashClone(vfs.CrashCloneCfg{})
-	if stalls {
-		broken.Store(false) // the disk has room again: a stalled write can end
-	}
 	closeCtx, cancel := context.WithTimeout(ctx, 20*time.Second)
 	defer cancel()
 	if err := s.Close(closeCtx); errors.Is(err, context.DeadlineExceeded) {
@@ -201,6 +195,80 @@ func diskFailure(t *testing.T, fails func(errorfs.Op) bool, stalls bool) {
 	}
 	c.verify(after, counts, counts)
 	c.verify(mem.CrashClone(vfs.CrashCloneCfg{}), counts, counts)
+}
+
+// TestDiskFullForTables: flushes fail for want of space while the WAL still
+// works. Writes stall; Apply says unknown, with the reason, when its context
+// ends; once there is room all goes on, each write once.
+func TestDiskFullForTables(t *testing.T) {
+	var full atomic.Bool
+	inject := errorfs.InjectorFunc(func(op errorfs.Op) error {
+		if full.Load() && strings.HasSuffix(op.Path, ".sst") && op.Kind == errorfs.OpCreate {
+			return syscall.ENOSPC
+		}
+		return nil
+	})
+	mem := vfs.NewCrashableMem()
+	s := must[*Sink](t)(Open("store", Options{fs: neverReuse{errorfs.Wrap(mem, inject)}, MemTableBytes: 64 << 10}))
+	c := newCounters(t, s, 1)
+	full.Store(true)
+	var applied int64
+	var stalled *sinks.Batch
+	for stalled == nil {
+		b := c.batch(0, 16<<10)
+		ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
+		_, err := s.Apply(ctx, b)
+		cancel()
+		switch {
+		case err == nil:
+			c.cp.Lanes[0] = b.Moves[0].To
+			applied++
+		case sinks.OutcomeOf(err) == sinks.Unknown && errors.Is(err, syscall.ENOSPC):
+			stalled = b
+		case errors.Is(err, context.DeadlineExceeded): // a slow machine; the commit is still out
+			if _, err := s.Apply(t.Context(), b); err != nil {
+				t.Fatal(err)
+			}
+			c.cp.Lanes[0] = b.Moves[0].To
+			applied++
+		default:
+			t.Fatalf("Apply: %v, outcome %v", err, sinks.OutcomeOf(err))
+		}
+		if applied > 10_000 {
+			t.Fatal("writes never stalled")
+		}
+	}
+	if d := must[*mutation.Document](t)(s.Read(t.Context(), "c", counterKey(0))); d.Fields["n"].GetInt64() != applied {
+		t.Errorf("n is %d while writes stall, want %d", d.Fields["n"].GetInt64(), applied)
+	}
+	full.Store(false)
+	if _, err := s.Apply(t.Context(), stalled); err != nil {
+		t.Fatalf("Apply with room again: %v", err)
+	}
+	closeSink(t, s)
+	c.verify(mem.CrashClone(vfs.CrashCloneCfg{}), []int64{applied + 1}, []int64{applied})
+}
+
+// TestCommitAfterFailure: pebblekit.FS hides a failed sync from Pebble, so the
+// commit has to look for it.
+func TestCommitAfterFailure(t *testing.T) {
+	var broken atomic.Bool
+	inject := errorfs.InjectorFunc(func(op errorfs.Op) error {
+		if broken.Load() && isLog(op) && isSync(op) {
+			return errorfs.ErrInjected
+		}
+		return nil
+	})
+	s := must[*Sink](t)(Open("store", Options{fs: neverReuse{errorfs.Wrap(vfs.NewMem(), inject)}}))
+	t.Cleanup(func() { closeSink(t, s) })
+	broken.Store(true)
+	b := s.db.NewBatch()
+	if err := b.Set([]byte{0xff}, nil, nil); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.commit(b); !errors.Is(err, ErrFailed) || !errors.Is(err, errorfs.ErrInjected) {
+		t.Errorf("commit with the sync failing: %v, want ErrFailed with its cause", err)
+	}
 }
 
 // TestOpenFailure fails the n-th write operation of making a store, for every n:

@@ -58,7 +58,7 @@ func (o Options) withDefaults() Options {
 }
 
 // pebbleOptions translates o, whose defaults are filled in.
-func (o Options) pebbleOptions(fs vfs.FS) *pebble.Options {
+func (o Options) pebbleOptions(fs vfs.FS, background func(error)) *pebble.Options {
 	po := &pebble.Options{
 		CacheSize:                   o.CacheBytes,
 		MemTableSize:                uint64(o.MemTableBytes),
@@ -69,7 +69,7 @@ func (o Options) pebbleOptions(fs vfs.FS) *pebble.Options {
 		L0StopWritesThreshold:       24,
 		CompactionConcurrencyRange:  func() (lower, upper int) { return 1, 2 },
 		Logger:                      pebblekit.NewLogger(o.Logger),
-		EventListener:               listener(o.Logger),
+		EventListener:               listener(o.Logger, background),
 		FS:                          fs,
 	}
 	// The levels below inherit it: a read of an absent key costs no disk access.
@@ -77,15 +77,22 @@ func (o Options) pebbleOptions(fs vfs.FS) *pebble.Options {
 	return po
 }
 
-// listener logs what an operator has to know. Corruption is reported here and
-// returned by whoever read the damaged block; Pebble's default would end the
-// process.
-func listener(log *zap.Logger) *pebble.EventListener {
+// listener logs what an operator has to know, and tells background of flushes
+// and compactions that fail (and, with nil, of a flush that works). Corruption is
+// reported here and returned by whoever read the damaged block; Pebble's default
+// would end the process.
+func listener(log *zap.Logger, background func(error)) *pebble.EventListener {
 	var last atomic.Int64 // Unix seconds of the last background error logged
 	return &pebble.EventListener{
 		BackgroundError: func(err error) { // Pebble retries, and says so each time
+			background(err)
 			if now := time.Now().Unix(); last.Swap(now) != now {
 				log.Error("background work of the store failed", zap.Error(err))
+			}
+		},
+		FlushEnd: func(i pebble.FlushInfo) {
+			if i.Err == nil {
+				background(nil)
 			}
 		},
 		DataCorruption: func(i pebble.DataCorruptionInfo) {

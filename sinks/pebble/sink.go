@@ -33,6 +33,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2"
@@ -64,6 +65,8 @@ type Sink struct {
 	// held when it fails, so that nobody else ever waits for those; the syncs
 	// behind it share fsyncs. It is taken last.
 	write sync.Mutex
+
+	background atomic.Pointer[error] // why flushes fail, while they do
 
 	stop  chan struct{} // closed when Close begins
 	calls sync.WaitGroup
@@ -111,7 +114,7 @@ func Open(dir string, o Options) (*Sink, error) {
 func (s *Sink) open(o Options) (err error) {
 	defer pebblekit.Catch(&err)
 	fs := pebblekit.NewFS(o.fs, func(err error) { s.fail(err, false) })
-	if s.db, err = pebble.Open(s.dir, o.pebbleOptions(fs)); err != nil {
+	if s.db, err = pebble.Open(s.dir, o.pebbleOptions(fs, s.setBackground)); err != nil {
 		return errors.Join(err, fs.Err())
 	}
 	if err := errors.Join(s.load(), fs.Err()); err != nil {
@@ -183,8 +186,25 @@ func run[T any](ctx context.Context, s *Sink, f func() (T, error)) (T, error) {
 	case <-s.failed.ch:
 		return none, s.failed.err
 	case <-ctx.Done():
-		return none, sinks.WithOutcome(sinks.Unknown, context.Cause(ctx))
+		return none, sinks.WithOutcome(sinks.Unknown, s.gaveUp(ctx))
 	}
+}
+
+func (s *Sink) setBackground(err error) {
+	if err == nil {
+		s.background.Store(nil)
+		return
+	}
+	s.background.Store(&err)
+}
+
+// gaveUp is why ctx ended and, if writes may be waiting for a flush that fails,
+// why that is.
+func (s *Sink) gaveUp(ctx context.Context) error {
+	if err := s.background.Load(); err != nil {
+		return fmt.Errorf("%w; the store cannot write its tables: %w", context.Cause(ctx), *err)
+	}
+	return context.Cause(ctx)
 }
 
 // notBegun is the error of a call that gave up before it changed anything.
