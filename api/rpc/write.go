@@ -138,7 +138,10 @@ func (s *Server) write(w http.ResponseWriter, r *http.Request, t target, fill fu
 		return failed
 	}
 	byHeader := r.Header.Get("If-Match") != "" || r.Header.Get("If-None-Match") != ""
-	ctx, cancel := context.WithTimeout(r.Context(), wait.timeout)
+	// The whole request is here: nothing that happens to the connection decides
+	// over the write any more, only the time-out. A stop wakes reads, and net/http
+	// may be reading ahead by then; it would cancel the request's own context.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), wait.timeout)
 	defer cancel()
 	pending, err := s.core.Submit(ctx, m)
 	release() // the log has its own copy

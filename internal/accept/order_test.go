@@ -152,25 +152,56 @@ func TestLogRefuses(t *testing.T) {
 // A poisoned log refuses; who waits learns that the outcome is unknown, and so
 // does a repeat.
 func TestLogPoisoned(t *testing.T) {
+	// The failure comes from the background: whether it catches a write in
+	// flight is as it happens.
+	for range 50 {
+		if caughtByPoison(t) {
+			return
+		}
+	}
+	t.Fatal("in 50 logs no write was in flight when they failed")
+}
+
+// caughtByPoison writes until the log fails. It reports whether a write was in
+// flight then, after checking what it and others are told.
+func caughtByPoison(t *testing.T) bool {
 	faults := vfs.NewFaults(vfs.OS())
 	r := newRig(t, t.TempDir(), func(r *rig) { r.wal.FS, r.wal.SegmentBytes = faults, 1 })
 	r.must(set("k"))
 	faults.Arm(vfs.Fault{Op: vfs.OpSyncDir, Stay: true, Err: io.ErrShortWrite})
-	var rec *walproxyv1.Record
-	var p *Pending
-	err := error(nil)
-	for i := 0; err == nil; i++ { // segments are made ahead
-		rec = record(set("k", mutation.WithRequestID(fmt.Sprint("r", i))))
-		if p, err = r.Submit(t.Context(), rec); err != nil {
-			t.Fatal(err) // with a group for each write, one is always caught
+	var unknown []*walproxyv1.Record
+	for i := 0; unknown == nil; i++ { // segments are made ahead
+		var recs []*walproxyv1.Record
+		var pending []*Pending
+		for j := range 8 {
+			rec := record(set("k", mutation.WithRequestID(fmt.Sprintf("r%d-%d", i, j))))
+			p, err := r.Submit(t.Context(), rec)
+			if errors.Is(err, wal.ErrPoisoned) {
+				break // refused: nothing was logged
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			recs, pending = append(recs, rec), append(pending, p)
 		}
-		var res Result
-		if res, err = p.Wait(t.Context()); err != nil && (!errors.Is(err, wal.ErrPoisoned) || res.LSN != p.LSN()) {
-			t.Fatalf("got %+v, %v; want ErrPoisoned", res, err)
+		for j, p := range pending {
+			res, err := p.Wait(t.Context())
+			if err == nil {
+				continue
+			}
+			if !errors.Is(err, wal.ErrPoisoned) || res.LSN != p.LSN() {
+				t.Fatalf("got %+v, %v; want ErrPoisoned", res, err)
+			}
+			unknown = append(unknown, recs[j])
+		}
+		if unknown == nil && r.log.Err() != nil {
+			return false
 		}
 	}
-	if res, err := r.do(t.Context(), rec); !errors.Is(err, wal.ErrPoisoned) || !res.Repeat {
-		t.Fatalf("the repeat got %+v, %v; want ErrPoisoned", res, err)
+	for _, rec := range unknown {
+		if res, err := r.do(t.Context(), rec); !errors.Is(err, wal.ErrPoisoned) || !res.Repeat {
+			t.Fatalf("the repeat got %+v, %v; want ErrPoisoned", res, err)
+		}
 	}
 	if _, err := r.do(t.Context(), record(set("k"))); !errors.Is(err, wal.ErrPoisoned) {
 		t.Fatalf("a new write got %v", err)
@@ -178,6 +209,7 @@ func TestLogPoisoned(t *testing.T) {
 	if _, err := r.do(t.Context(), record(set("k", mutation.IfVersion(1)))); !errors.Is(err, wal.ErrPoisoned) {
 		t.Fatalf("a conflict with a version that is not durable is told: %v", err)
 	}
+	return true
 }
 
 // F3: submitting races with Close from 64 goroutines. Each write is acked, and
