@@ -9,25 +9,24 @@ import (
 
 	"go.uber.org/zap"
 
-	walproxyv1 "github.com/walproxy/walproxy/api/proto/walproxy/v1"
 	"github.com/walproxy/walproxy/internal/failpoint"
-	"github.com/walproxy/walproxy/mutation"
 	"github.com/walproxy/walproxy/sinks"
 )
 
 // verdict is what an Apply means for its batch as a whole.
 type verdict struct {
 	// outcome: Applied: all of it. Unknown, Retry: the same batch again. Halt.
-	// Rejected: record can never apply, and the others are not applied or will
-	// be reported Applied when they are sent again.
+	// Rejected: one of the records can never apply; the others are not applied
+	// or will be reported Applied when they are sent again.
 	outcome sinks.Outcome
-	record  *sinks.Record
+	hint    int   // with Rejected: index of the first record that the sink blames, or -1
 	err     error // why, unless Applied
 }
 
-// apply applies b until the sink has it. It returns false if the loop stops or
-// halts first; b's outcome may be unknown then.
-func (p *pipeline) apply(stop, work context.Context, b *sinks.Batch) bool {
+// apply applies b until the sink has it or rejects one of its records. It
+// returns false if the loop stops or halts first; b's outcome may be unknown
+// then.
+func (p *pipeline) apply(stop, work context.Context, b *sinks.Batch) (v verdict, ok bool) {
 	failed := false
 	defer func() {
 		if failed {
@@ -37,18 +36,15 @@ func (p *pipeline) apply(stop, work context.Context, b *sinks.Batch) bool {
 	for attempt := 0; ; attempt++ {
 		v := p.attempt(work, b)
 		switch v.outcome {
-		case sinks.Applied:
-			return true
-		case sinks.Rejected:
-			p.halt(p.rejected(v))
-			return false
+		case sinks.Applied, sinks.Rejected:
+			return v, true
 		case sinks.Unknown, sinks.Retry:
 		default:
 			p.halt(p.loop.resumeError(v.err))
-			return false
+			return v, false
 		}
 		if stop.Err() != nil {
-			return false
+			return v, false
 		}
 		p.loop.failing(!failed, v.err)
 		failed = true
@@ -59,7 +55,7 @@ func (p *pipeline) apply(stop, work context.Context, b *sinks.Batch) bool {
 				zap.Duration("retry_in", delay), zap.Int("records", len(b.Records)), zap.Error(v.err))
 		}
 		if !pause(stop, delay) {
-			return false
+			return v, false
 		}
 	}
 }
@@ -95,31 +91,27 @@ func judge(b *sinks.Batch, results []sinks.Result, err error) verdict {
 	if len(results) != len(b.Records) {
 		return verdict{outcome: sinks.Halt, err: fmt.Errorf("the sink returned %d results for %d records", len(results), len(b.Records))}
 	}
-	worst := verdict{outcome: sinks.Applied}
+	worst := verdict{outcome: sinks.Applied, hint: -1}
 	for i, r := range results {
 		if r.Err == nil && r.Outcome != sinks.Applied {
 			r.Err = errNoReason
 		}
 		if severity(r.Outcome) > severity(worst.outcome) {
-			worst = verdict{outcome: r.Outcome, record: &b.Records[i], err: r.Err}
+			worst = verdict{outcome: r.Outcome, hint: i, err: r.Err}
 		}
 	}
 	if worst.outcome == sinks.Applied && err != nil {
 		// It contradicts itself; applying again tells.
-		return verdict{outcome: sinks.Unknown, err: err}
+		return verdict{outcome: sinks.Unknown, hint: -1, err: err}
 	}
 	return worst
 }
 
 // judgeWhole is judge for an err that stands for every record.
 func judgeWhole(b *sinks.Batch, err error) verdict {
-	v := verdict{outcome: sinks.OutcomeOf(err), err: err}
-	if v.outcome == sinks.Rejected {
-		if len(b.Records) == 0 {
-			v.outcome = sinks.Halt // there is nothing to reject
-			return v
-		}
-		v.record = &b.Records[0]
+	v := verdict{outcome: sinks.OutcomeOf(err), hint: -1, err: err}
+	if v.outcome == sinks.Rejected && len(b.Records) == 0 {
+		v.outcome = sinks.Halt // there is nothing to reject
 	}
 	return v
 }
@@ -136,17 +128,6 @@ func severity(o sinks.Outcome) int {
 		return 3
 	}
 	return 4 // Halt, and what no sink may say
-}
-
-// rejected names the record of v.
-func (p *pipeline) rejected(v verdict) error {
-	e := &RejectedError{LSN: v.record.LSN, Sink: p.loop.o.Name, Err: v.err}
-	mutation.Keys(v.record.Body, func(collection string, key *walproxyv1.Key) {
-		if e.Key == nil {
-			e.Collection, e.Key = collection, key
-		}
-	})
-	return e
 }
 
 // backoff is how long to wait after attempt (from 0): exponential, with full

@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	walproxyv1 "github.com/walproxy/walproxy/api/proto/walproxy/v1"
+	"github.com/walproxy/walproxy/internal/state"
 	"github.com/walproxy/walproxy/mutation"
 	"github.com/walproxy/walproxy/wal"
 )
@@ -22,11 +23,14 @@ var (
 	ErrWrongStore = errors.New("replay: the sink is another store than the one claimed")
 	// ErrFenced: another owner claimed the stream.
 	ErrFenced = errors.New("replay: fenced by another owner")
-	// ErrRejected: a record can never apply; *RejectedError names it. Until dead
-	// letters exist this halts the sink.
+	// ErrRejected: a record can never apply and its policy is Halt;
+	// *RejectedError names it.
 	ErrRejected = errors.New("replay: a record was rejected")
 	// ErrUndecodable: a record of the log cannot be decoded; *DecodeError names it.
 	ErrUndecodable = errors.New("replay: a record cannot be decoded")
+	// ErrDeadLettersFull: the dead letters have reached their bound. Give some up
+	// or raise the bound; the sink goes on where it halted.
+	ErrDeadLettersFull = state.ErrDeadLettersFull
 	// ErrClosed: the loop ended.
 	ErrClosed = errors.New("replay: closed")
 )

@@ -92,7 +92,9 @@ func TestGroupRejected(t *testing.T) {
 	f := sinktest.NewFaulty(sinktest.NewMemory())
 	f.Add(sinktest.Rule{Do: sinktest.Reject(sinktest.ErrAway, 5), Times: sinktest.Always})
 	r.write(mixed(50, 30, 6)...)
-	run := r.start(f, fast())
+	o := fast()
+	o.OnReject = func(string) Policy { return Halt }
+	run := r.start(f, o)
 	if err := run.ended(); !contains(err, "LSN 5,") {
 		t.Fatalf("%v, want LSN 5 rejected", err)
 	}

@@ -17,7 +17,8 @@ type lane struct {
 	queue  []item        // to be applied, in LSN order
 	bytes  int           // of the log, in queue
 	since  time.Time     // when the first of queue could have been taken
-	flight []item        // handed to the sink, no answer yet
+	flight []item        // handed to the sink, not all of it answered yet
+	passed wal.LSN       // with a flight: every record of the lane up to it is applied or a dead letter
 	flying bool          // a batch, possibly without records, is in flight
 	due    bool          // the checkpoint is to move even without records
 	wake   chan struct{} // token: look again
@@ -52,7 +53,7 @@ func (ln *lane) full(o *Options) bool {
 func (ln *lane) appliedTo(read wal.LSN) wal.LSN {
 	switch {
 	case len(ln.flight) > 0:
-		return ln.flight[0].LSN - 1
+		return ln.passed
 	case len(ln.queue) > 0:
 		return ln.queue[0].LSN - 1
 	}
@@ -77,6 +78,9 @@ func (ln *lane) take(o *Options) {
 	}
 	ln.flight = ln.queue[:n:n]
 	ln.queue = ln.queue[n:]
+	if n > 0 {
+		ln.passed = ln.flight[0].LSN - 1
+	}
 	if len(ln.queue) == 0 {
 		ln.queue = nil // the array goes with the flight
 	}
@@ -99,15 +103,14 @@ func (p *pipeline) runLane(stop, work context.Context, ln *lane) {
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
 	for {
-		b, wait, end := p.next(stop, ln)
+		to, wait, end := p.next(stop, ln)
 		if end {
 			break
 		}
-		if b != nil {
-			if !p.locateOrHalt(b) || !p.apply(stop, work, b) {
+		if to != 0 {
+			if !p.fly(stop, work, ln, to) {
 				break
 			}
-			p.finish(ln, b)
 			continue
 		}
 		timer.Reset(wait)
@@ -120,36 +123,30 @@ func (p *pipeline) runLane(stop, work context.Context, ln *lane) {
 	returned = true
 }
 
-// next returns ln's next batch, or how long to wait unless woken, or that the
-// lane is done.
-func (p *pipeline) next(stop context.Context, ln *lane) (b *sinks.Batch, wait time.Duration, end bool) {
+// next fills ln's flight and returns where the checkpoint goes with it, or 0 and
+// how long to wait unless woken, or that the lane is done.
+func (p *pipeline) next(stop context.Context, ln *lane) (to wal.LSN, wait time.Duration, end bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if stop.Err() != nil {
-		return nil, 0, true
+		return 0, 0, true
 	}
 	if len(ln.queue) == 0 {
 		switch {
 		case p.ending:
-			return nil, 0, true
+			return 0, 0, true
 		case ln.due && !p.alone && p.last > ln.stored.LSN:
 		default:
 			ln.due = ln.due && p.last > ln.stored.LSN
-			return nil, time.Hour, false
+			return 0, time.Hour, false
 		}
 	} else if left := p.lingerLocked(ln); left > 0 {
-		return nil, left, false
+		return 0, left, false
 	}
 	ln.take(&p.loop.o)
 	ln.due, ln.flying = false, true
 	p.flying++
-	b = &sinks.Batch{Epoch: p.epoch}
-	for _, it := range ln.flight {
-		b.Records = append(b.Records, it.Record)
-	}
-	to := sinks.Point{LSN: ln.reach(p.last)}
-	b.Moves = []sinks.Move{{Lane: ln.index, From: ln.stored, To: to}}
-	return b, 0, false
+	return ln.reach(p.last), 0, false
 }
 
 // lingerLocked is how long ln's batch may still wait for more.

@@ -111,7 +111,7 @@ func (p *pipeline) accept(stop, work context.Context, record wal.Record) bool {
 	}
 	index, single := p.laneOf(&r)
 	switch {
-	case !single:
+	case !single || p.retries(&r):
 		return p.acceptAlone(stop, work, r)
 	case r.LSN <= p.lanes[index].from:
 		p.pass(r)
@@ -155,56 +155,6 @@ func (p *pipeline) enqueue(stop context.Context, ln *lane, r sinks.Record) bool 
 	ln.push(item{Record: r, previous: p.last}, &p.loop.o)
 	p.advanceLocked(r)
 	return true
-}
-
-// acceptAlone applies a record of several lanes, or of none: when all lanes have
-// applied what is before it, in one batch that moves all of them.
-func (p *pipeline) acceptAlone(stop, work context.Context, r sinks.Record) bool {
-	behind := 0 // lanes whose checkpoint did not cover r when the pipeline began
-	for _, ln := range p.lanes {
-		if ln.from < r.LSN {
-			behind++
-		}
-	}
-	switch behind {
-	case 0:
-		p.pass(r)
-		return true
-	case len(p.lanes):
-	default:
-		p.halt(p.loop.resumeError(fmt.Errorf("%w: LSN %d spans lanes, but only some of them have passed it", sinks.ErrFenced, r.LSN)))
-		return false
-	}
-	moves, ok := p.gather(stop, r.LSN)
-	if !ok {
-		return false
-	}
-	b := &sinks.Batch{Epoch: p.epoch, Records: []sinks.Record{r}, Moves: moves}
-	if !p.locateOrHalt(b) || !p.apply(stop, work, b) {
-		return false
-	}
-	p.finish(nil, b)
-	p.pass(r)
-	return true
-}
-
-// gather waits until every lane has applied all it has and none moves, keeps
-// them so until finish, and returns their moves to lsn.
-func (p *pipeline) gather(stop context.Context, lsn wal.LSN) (moves []sinks.Move, ok bool) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.alone = true
-	for p.items > 0 || p.flying > 0 {
-		if !p.awaitLocked(stop) {
-			return nil, false
-		}
-	}
-	p.flush = false
-	p.flying++ // the batch that is now made
-	for _, ln := range p.lanes {
-		moves = append(moves, sinks.Move{Lane: ln.index, From: ln.stored, To: sinks.Point{LSN: lsn}})
-	}
-	return moves, true
 }
 
 // awaitLocked waits for the lanes to finish something; false: stop. They do not
@@ -252,7 +202,7 @@ func (p *pipeline) finish(ln *lane, b *sinks.Batch) {
 			p.bytes -= it.Bytes + recordOverhead
 		}
 		clear(ln.flight) // the queue may share the array
-		ln.flight, ln.flying = nil, false
+		ln.flight, ln.flying, ln.passed = nil, false, 0
 	}
 	p.loop.records.Add(uint64(len(b.Records)))
 	p.loop.batches.Add(1)

@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
+	"slices"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -54,7 +56,15 @@ func (d *doomed) Resume(ctx context.Context, c sinks.Claim) (sinks.Checkpoint, e
 // drawMutation makes a write that applies to any record.
 func drawMutation(t *rapid.T) *walproxyv1.Mutation {
 	key := mutation.String(fmt.Sprint("k", rapid.IntRange(0, 12).Draw(t, "key")))
-	switch rapid.IntRange(0, 5).Draw(t, "op") {
+	switch rapid.IntRange(0, 8).Draw(t, "op") {
+	case 6: // later bumps of the key are rejected
+		return text(key.GetString_())[0]
+	case 7: // unless this comes between
+		return number(key.GetString_())[0]
+	case 8:
+		m := bump(key.GetString_())
+		m.Precondition = &walproxyv1.Precondition{Kind: &walproxyv1.Precondition_IfAbsent{IfAbsent: true}}
+		return m
 	case 0:
 		return mutation.Delete("c", key)
 	case 1:
@@ -105,10 +115,59 @@ func drawOptions(t *rapid.T) Options {
 	return o
 }
 
+// drawSink is what the loop sees of s: one that names the rejected record, one
+// that does not, one that names another.
+func drawSink(t *rapid.T, s sinks.Sink) sinks.Sink {
+	switch rapid.IntRange(0, 3).Draw(t, "names the rejected record") {
+	case 0:
+		return shaded{s, nil}
+	case 1:
+		return shaded{s, func(n int) int { return n / 2 }}
+	}
+	return s
+}
+
+// drawRetries appends retries of a key's queue: all of it or the first of it, as
+// it was or edited, some of them twice, or only what is somewhere behind.
+func drawRetries(t *rapid.T, r *rig) {
+	if len(r.dead) == 0 || rapid.IntRange(0, 3).Draw(t, "retry") > 0 {
+		return
+	}
+	any := rapid.SampledFrom(slices.Sorted(maps.Keys(r.dead))).Draw(t, "retried")
+	queue := r.queue(r.dead[any].keys[0])
+	from := rapid.SampledFrom([]int{0, 0, 0, len(queue) / 2}).Draw(t, "from")
+	to := rapid.SampledFrom([]int{len(queue), len(queue), from + 1}).Draw(t, "to")
+	for _, d := range queue[from:to] {
+		ms := r.wrote[d.lsn]
+		if len(d.keys) == 1 && rapid.IntRange(0, 2).Draw(t, "edited") == 0 {
+			ms = number(d.keys[0])
+		}
+		for range rapid.SampledFrom([]int{1, 1, 1, 2}).Draw(t, "times") {
+			r.retry(d.lsn, ms)
+		}
+	}
+}
+
+// drawDiscard gives up a dead letter that the checkpoint covers.
+func drawDiscard(t *rapid.T, r *rig, run *running) {
+	if len(r.dead) == 0 || rapid.IntRange(0, 3).Draw(t, "discard") > 0 {
+		return
+	}
+	lsn := rapid.SampledFrom(slices.Sorted(maps.Keys(r.dead))).Draw(t, "discarded")
+	if run.Checkpoint() < r.log.Durable() {
+		return
+	}
+	if ok, err := run.Letters().Delete(lsn); !ok || err != nil {
+		t.Fatalf("Delete(%d): %v, %v", lsn, ok, err)
+	}
+	delete(r.dead, lsn)
+}
+
 // TestProperty: random writes, groups, routes, lanes, batches and faults, crashes
 // of the loop at any call, restarts of log and state store after a close or as
-// kill -9 leaves them. In the end the store holds what mutation.Apply makes of
-// the log in LSN order. A failing run prints the command that repeats it;
+// kill -9 leaves them; rejected records, retries, edited ones, dead letters given
+// up. In the end store and dead letters are what applying the log one record
+// after the other makes. A failing run prints the command that repeats it;
 // -rapid.checks=N makes more of them.
 func TestProperty(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
@@ -121,6 +180,7 @@ func TestProperty(t *testing.T) {
 		r.open()
 		defer r.close()
 		memory := sinktest.NewMemory()
+		r.skip = rapid.IntRange(0, 3).Draw(t, "skip") == 0
 		for range rapid.IntRange(1, 6).Draw(t, "lives") {
 			live(t, r, memory)
 			switch rapid.IntRange(0, 5).Draw(t, "process") {
@@ -132,6 +192,7 @@ func TestProperty(t *testing.T) {
 			}
 		}
 		o := drawOptions(t)
+		o.OnReject = r.policy
 		run := r.start(memory.Reopen(), o)
 		defer run.cancel()
 		run.await(r.log.Durable())
@@ -139,6 +200,7 @@ func TestProperty(t *testing.T) {
 			t.Fatal(err)
 		}
 		r.check(memory)
+		r.checkLetters(run.Loop)
 		if run.Checkpoint() != r.log.Durable() {
 			t.Fatalf("checkpoint %d, durable %d", run.Checkpoint(), r.log.Durable())
 		}
@@ -155,14 +217,16 @@ func live(t *rapid.T, r *rig, memory *sinktest.Memory) {
 			}
 			routes := rapid.SampledFrom([][]string{{"main"}, {"other", "main"}, {"other"}}).Draw(t, "routes")
 			r.writeTo(routes, ms)
+			drawRetries(t, r)
 		}
 	}
 	write()
-	d := &doomed{Sink: memory.Reopen(), effect: rapid.Bool().Draw(t, "last call has effect")}
+	d := &doomed{Sink: drawSink(t, memory.Reopen()), effect: rapid.Bool().Draw(t, "last call has effect")}
 	d.left.Store(rapid.SampledFrom([]int64{1, 2, 3, 5, 8, 13, 21, 1 << 40}).Draw(t, "calls to live"))
 	f := sinktest.NewFaulty(d)
 	drawFaults(t, f)
 	o := drawOptions(t)
+	o.OnReject = r.policy
 	o.OnCheckpoint = func(at sinks.LSN) { r.log.Release(at + 1) }
 	run := r.start(f, o)
 	defer run.cancel()
@@ -180,4 +244,12 @@ func live(t *rapid.T, r *rig, memory *sinktest.Memory) {
 	if err := run.stop(); err != nil && !errors.Is(err, errDead) {
 		t.Fatal(err)
 	}
+	drawDiscard(t, r, run)
+}
+
+func (r *rig) policy(string) Policy {
+	if r.skip {
+		return Skip
+	}
+	return ParkKey
 }

@@ -16,6 +16,13 @@
 // skipped, the writes of one key are applied in LSN order, and a batch of
 // unknown outcome is applied again unchanged, for the sink to tell. What the
 // loop cannot resolve halts it: it stops applying, says why, and loses nothing.
+//
+// A batch with a record that the sink rejects is taken apart until that record
+// is found. It counts as rejected only when it was tried alone with everything
+// before it applied. Then it becomes a dead letter, durable in the state store
+// before the checkpoint passes it, and (ParkKey) the later records of its keys
+// queue behind it there. A record whose origin names a dead letter retries it:
+// it is applied in its place, once, unless others are still in front of it.
 package replay
 
 import (
@@ -63,7 +70,12 @@ type Options struct {
 	// stop or the loop halted, and how long the last checkpoints may take. 5 s.
 	// A sink that does not return when its context ends holds up Run.
 	StopTimeout time.Duration
-	Owner       string // names this process to people who look into the sink
+	// OnReject is asked what a rejected record of a collection means. nil: ParkKey.
+	OnReject func(collection string) Policy
+	// DeadLetters bounds what is kept of the sink's dead letters. At a bound the
+	// sink halts with ErrDeadLettersFull; nothing is dropped. Age: 0 is none.
+	DeadLetters state.Bounds // 1 GiB
+	Owner       string       // names this process to people who look into the sink
 	Logger      *zap.Logger
 	// OnCheckpoint is called when the lowest durable checkpoint rises, from one
 	// goroutine, never after Run returned.
@@ -85,6 +97,10 @@ func (o Options) withDefaults() (Options, error) {
 	fill(&o.RetryMax, 10*time.Second)
 	fill(&o.ApplyTimeout, 30*time.Second)
 	fill(&o.StopTimeout, 5*time.Second)
+	fill(&o.DeadLetters.Bytes, 1<<30)
+	if o.OnReject == nil {
+		o.OnReject = func(string) Policy { return ParkKey }
+	}
 	if o.Logger == nil {
 		o.Logger = zap.NewNop()
 	}
@@ -120,6 +136,9 @@ func (o Options) validate() error {
 			faults = append(faults, fmt.Errorf("replay: options: %s is negative", f.name))
 		}
 	}
+	if o.DeadLetters.Bytes < 0 || o.DeadLetters.Age < 0 {
+		faults = append(faults, errors.New("replay: options: DeadLetters: a bound is negative"))
+	}
 	if o.RetryMin > o.RetryMax {
 		faults = append(faults, fmt.Errorf("replay: options: RetryMin %v is above RetryMax %v", o.RetryMin, o.RetryMax))
 	}
@@ -131,6 +150,7 @@ type Loop struct {
 	o       Options
 	log     *wal.Log
 	state   *state.Store
+	letters *state.DeadLetters
 	sink    sinks.Sink
 	logger  *zap.Logger
 	random  func() float64 // [0, 1)
@@ -157,14 +177,14 @@ func New(log *wal.Log, st *state.Store, sink sinks.Sink, o Options) (*Loop, erro
 	if err != nil {
 		return nil, err
 	}
-	l := &Loop{o: o, log: log, state: st, sink: sink, logger: o.Logger, random: rand.Float64}
+	l := &Loop{o: o, log: log, state: st, letters: st.DeadLetters(o.Name), sink: sink, logger: o.Logger, random: rand.Float64}
 	l.marks.rose = make(chan struct{}, 1)
 	l.health.state = Starting
 	return l, nil
 }
 
-// Applied is the low-water mark: everything up to it is in the sink. 0 until the
-// sink was reached.
+// Applied is the low-water mark: everything up to it is in the sink or in the
+// dead letters. 0 until the sink was reached.
 func (l *Loop) Applied() wal.LSN { return l.marks.appliedNow() }
 
 // Checkpoint is the lowest durable lane checkpoint. 0 until the sink was reached.

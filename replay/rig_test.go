@@ -1,6 +1,7 @@
 package replay
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"flag"
@@ -8,6 +9,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"testing"
 	"time"
@@ -51,8 +53,11 @@ type rig struct {
 	log   *wal.Log
 	state *state.Store
 	model map[string]*modelRow // by key; what a correct store holds
-	clock int64                // accepted time of the next write
-	seg   int64                // wal.Options.SegmentBytes
+	dead  map[wal.LSN]modelLetter
+	wrote map[wal.LSN][]*walproxyv1.Mutation // what dead letters are retried with
+	skip  bool                               // the policy is Skip
+	clock int64                              // accepted time of the next write
+	seg   int64                              // wal.Options.SegmentBytes
 }
 
 type modelRow struct {
@@ -134,9 +139,23 @@ func (r *rig) write(records ...[]*walproxyv1.Mutation) (last wal.LSN) {
 
 func (r *rig) writeTo(routes []string, records ...[]*walproxyv1.Mutation) (last wal.LSN) {
 	r.t.Helper()
+	return r.writeFrom(0, routes, records...)
+}
+
+// retry logs the dead letter of origin again, as a retry of it does.
+func (r *rig) retry(origin wal.LSN, ms []*walproxyv1.Mutation) wal.LSN {
+	r.t.Helper()
+	return r.writeFrom(origin, []string{"main"}, ms)
+}
+
+func (r *rig) writeFrom(origin wal.LSN, routes []string, records ...[]*walproxyv1.Mutation) (last wal.LSN) {
+	r.t.Helper()
 	for _, ms := range records {
 		r.clock++
 		body := &walproxyv1.Record{Format: 1, AcceptedUnixNanos: r.clock, Routes: routes}
+		if origin != 0 {
+			body.Origin = &walproxyv1.Origin{Lsn: uint64(origin), Sink: "main"}
+		}
 		if len(ms) == 1 {
 			body.Body = &walproxyv1.Record_Mutation{Mutation: ms[0]}
 		} else {
@@ -152,7 +171,7 @@ func (r *rig) writeTo(routes []string, records ...[]*walproxyv1.Mutation) (last 
 		}
 		last = r.append(payload)
 		if slices.Contains(routes, "main") {
-			r.apply(ms, last)
+			r.apply(ms, last, origin)
 		}
 	}
 	if err := r.log.WaitDurable(context.Background(), last); err != nil {
@@ -171,30 +190,162 @@ func (r *rig) append(payload []byte) wal.LSN {
 	return ticket.LSN
 }
 
-// apply does to the model what the store has to do.
-func (r *rig) apply(ms []*walproxyv1.Mutation, lsn wal.LSN) {
+// modelLetter is a dead letter of the serial model.
+type modelLetter struct {
+	lsn, position wal.LSN
+	kind          state.Kind
+	parks         bool
+	keys          []string
+}
+
+// apply does to the model what applying the log one record after the other has
+// to do.
+func (r *rig) apply(ms []*walproxyv1.Mutation, lsn, origin wal.LSN) {
+	letter := modelLetter{lsn: lsn, position: lsn}
+	for _, m := range ms {
+		if key := m.GetKey().GetString_(); !slices.Contains(letter.keys, key) {
+			letter.keys = append(letter.keys, key)
+		}
+	}
+	if origin != 0 {
+		named, ok := r.dead[origin]
+		if !ok {
+			return // retried before
+		}
+		letter.position = named.position
+		delete(r.dead, origin)
+	}
+	for _, d := range r.dead {
+		if d.parks && d.position < letter.position && slices.ContainsFunc(d.keys, func(k string) bool { return slices.Contains(letter.keys, k) }) {
+			letter.kind, letter.parks = state.Parked, true
+		}
+	}
+	if letter.kind == 0 && r.stage(ms, lsn) != nil {
+		letter.kind, letter.parks = state.Rejected, !r.skip
+	}
+	if letter.kind != 0 {
+		if r.dead == nil {
+			r.dead, r.wrote = map[wal.LSN]modelLetter{}, map[wal.LSN][]*walproxyv1.Mutation{}
+		}
+		r.dead[lsn] = letter
+		r.wrote[lsn] = ms
+	}
+}
+
+// stage applies all of ms or, with an error, none.
+func (r *rig) stage(ms []*walproxyv1.Mutation, lsn wal.LSN) error {
+	staged := map[string]*modelRow{}
 	for _, m := range ms {
 		key := m.GetKey().GetString_()
-		row := r.model[key]
-		if row == nil {
-			row = &modelRow{}
+		row := modelRow{}
+		if old := cmp.Or(staged[key], r.model[key]); old != nil {
+			row = modelRow{old.document, slices.Clip(old.events)}
 		}
 		effect, err := mutation.Apply(row.document, m, lsn, time.Unix(0, r.clock))
 		if err != nil {
-			r.t.Fatalf("model: LSN %d: %v", lsn, err)
+			return err
 		}
-		if effect.Unchanged {
-			continue
+		if !effect.Unchanged {
+			if effect.DropEvents {
+				row.events = nil
+			}
+			for range effect.Events {
+				row.events = append(row.events, lsn)
+			}
+			row.document = effect.Document
 		}
-		if effect.DropEvents {
-			row.events = nil
-		}
-		for range effect.Events {
-			row.events = append(row.events, lsn)
-		}
-		row.document = effect.Document
-		r.model[key] = row
+		staged[key] = &row
 	}
+	maps.Copy(r.model, staged)
+	return nil
+}
+
+// queue is the model's dead letters of a key in the order of their queue.
+func (r *rig) queue(key string) (queue []modelLetter) {
+	for _, d := range r.dead {
+		if slices.Contains(d.keys, key) {
+			queue = append(queue, d)
+		}
+	}
+	slices.SortFunc(queue, func(a, b modelLetter) int { return cmp.Compare(a.position, b.position) })
+	return queue
+}
+
+// checkLetters compares the dead letters, and the queue of every key.
+func (r *rig) checkLetters(l *Loop) {
+	r.t.Helper()
+	stored, err := l.Letters().List(0, 1<<30)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	var got, want []modelLetter
+	for _, d := range stored {
+		got = append(got, r.modelOf(d))
+		if d.Sink != "main" || d.Reason == "" || d.When.IsZero() {
+			r.t.Errorf("dead letter %+v: not self-contained", d)
+		}
+	}
+	for _, lsn := range slices.Sorted(maps.Keys(r.dead)) {
+		want = append(want, r.dead[lsn])
+	}
+	if !reflect.DeepEqual(got, want) {
+		r.t.Fatalf("dead letters\n%+v, want\n%+v", got, want)
+	}
+	parked := 0
+	for _, key := range slices.Sorted(maps.Keys(r.keys())) {
+		want := r.queue(key)
+		letters, err := l.Letters().Of(mutation.AppendKey(nil, "c", mutation.String(key)), 1<<30)
+		if err != nil {
+			r.t.Fatal(err)
+		}
+		var got []modelLetter
+		for _, d := range letters {
+			got = append(got, r.modelOf(d))
+		}
+		if !reflect.DeepEqual(got, want) {
+			r.t.Fatalf("queue of %s:\n%+v, want\n%+v", key, got, want)
+		}
+		first := slices.IndexFunc(want, func(d modelLetter) bool { return d.parks })
+		lsn, ok, err := l.Parked("c", mutation.String(key))
+		if err != nil || ok != (first >= 0) || ok && lsn != want[first].lsn {
+			r.t.Fatalf("Parked(%s): %d, %v, %v; want %+v", key, lsn, ok, err, want)
+		}
+		if ok {
+			parked++
+		}
+	}
+	if s := l.Status(); s.DeadLetters != uint64(len(want)) || s.ParkedKeys != parked || (s.DeadLetterBytes > 0) != (len(want) > 0) {
+		r.t.Errorf("%+v, want %d dead letters that park %d keys", s, len(want), parked)
+	}
+}
+
+func (r *rig) keys() map[string]bool {
+	keys := map[string]bool{}
+	for key := range r.model {
+		keys[key] = true
+	}
+	for _, d := range r.dead {
+		for _, key := range d.keys {
+			keys[key] = true
+		}
+	}
+	return keys
+}
+
+// modelOf is d as the model has it. Its payload must be the record's.
+func (r *rig) modelOf(d state.DeadLetter) modelLetter {
+	r.t.Helper()
+	body, err := d.Record()
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	m := modelLetter{lsn: d.LSN, position: d.Position, kind: d.Kind, parks: d.Parks}
+	mutation.Keys(body, func(_ string, key *walproxyv1.Key) {
+		if !slices.Contains(m.keys, key.GetString_()) {
+			m.keys = append(m.keys, key.GetString_())
+		}
+	})
+	return m
 }
 
 // bumps makes n records over keys keys.

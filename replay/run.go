@@ -56,6 +56,9 @@ func (l *Loop) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if err := l.resumeLetters(checkpoint); err != nil {
+		return err
+	}
 	l.resumed(checkpoint)
 	if len(checkpoint.Lanes) != l.o.Lanes {
 		checkpoint.Lanes, err = l.relane(ctx, checkpoint)
@@ -109,6 +112,7 @@ func (p *pipeline) run(ctx context.Context) error {
 	joined := make(chan struct{})
 	helpers.Go(func() { p.cutOff(stop, joined, abandon) })
 	helpers.Go(func() { p.keep(joined) })
+	helpers.Go(func() { p.tend(joined) })
 	for _, ln := range p.lanes {
 		lanes.Go(func() {
 			pprof.Do(stop, pprof.Labels("walproxy", "replay-lane"), func(stop context.Context) { p.runLane(stop, work, ln) })
@@ -141,7 +145,7 @@ func (p *pipeline) switchLanes(stop, work context.Context) bool {
 	for i := range p.newLanes {
 		b.Moves = append(b.Moves, sinks.Move{Lane: i, To: p.until})
 	}
-	if !p.apply(stop, work, b) {
+	if _, ok := p.apply(stop, work, b); !ok {
 		return false
 	}
 	p.loop.batches.Add(1)

@@ -25,6 +25,10 @@ type Status struct {
 	Batches    uint64    // applied since start, those without records included
 	Retries    uint64
 	QueueBytes int // estimate of the memory held by records read ahead
+	// DeadLetters stored, their bytes, and the keys that they park.
+	DeadLetters     uint64
+	DeadLetterBytes uint64
+	ParkedKeys      int
 }
 
 // Status returns a snapshot.
@@ -39,6 +43,9 @@ func (l *Loop) Status() Status {
 	if p := l.pipe.Load(); p != nil {
 		s.Lanes, s.QueueBytes = p.snapshot()
 	}
+	// A state store that fails halts the loop, which says so.
+	totals, _ := l.letters.Totals()
+	s.DeadLetters, s.DeadLetterBytes, s.ParkedKeys = totals.Count, totals.Bytes, totals.ParkedKeys
 	l.health.Lock()
 	defer l.health.Unlock()
 	s.State, s.Epoch, s.Err = l.health.state, l.health.epoch, l.health.err

@@ -1,6 +1,6 @@
 // Package state is the local state store: what must survive a restart beside
 // the log itself. It holds the stream it belongs to, the boot counter, the
-// sinks' claims and the request ids.
+// sinks' claims, their dead letters and the request ids.
 //
 // It is a Pebble database with one key space; the first byte is the kind:
 //
@@ -8,6 +8,11 @@
 //	'c' sink name                 -> claim
 //	'i' principal length, principal, id -> request id: LSN, accepted, payload hash
 //	'l' LSN (8 bytes), principal length, principal, id -> nothing; the ids by age
+//	'd' sink length, sink, LSN -> dead letter
+//	'q' sink length, sink, record key, position, LSN -> whether it parks the key
+//	't' sink length, sink -> number and bytes of its dead letters
+//	'x' sink length, sink, LSN of the retry, LSN -> dead letter set aside
+//	'f' sink length, sink, LSN -> LSN of the retry, 0 if it was given up
 //
 // Numbers are big endian. What a method calls durable is fsync'd when the
 // method returns; the request ids alone wait for SyncRequests. Batches reach
@@ -82,6 +87,11 @@ type Store struct {
 		mark    position.LSN // of the last PutRequests
 		durable position.LSN // mark known to be on disk
 		count   uint64       // request ids stored
+	}
+
+	letters struct {
+		sync.Mutex
+		bySink map[string]*DeadLetters
 	}
 }
 

@@ -1,0 +1,390 @@
+package state
+
+import (
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2"
+
+	walproxyv1 "github.com/walproxy/walproxy/api/proto/walproxy/v1"
+	"github.com/walproxy/walproxy/internal/position"
+	"github.com/walproxy/walproxy/mutation"
+)
+
+// ErrDeadLettersFull: a sink's dead letters have reached their bound in bytes or
+// age. Nothing was stored and nothing dropped.
+var ErrDeadLettersFull = errors.New("state: the dead letters are full")
+
+// Kind is why a record became a dead letter.
+type Kind byte
+
+const (
+	// Rejected by the store.
+	Rejected Kind = 1
+	// Parked behind an earlier dead letter of one of its keys.
+	Parked Kind = 2
+)
+
+func (k Kind) String() string {
+	switch k {
+	case Rejected:
+		return "rejected"
+	case Parked:
+		return "parked"
+	}
+	return fmt.Sprintf("kind(%d)", byte(k))
+}
+
+// DeadLetter is a record that a sink could not apply. It needs nothing of the
+// log to be understood or retried.
+type DeadLetter struct {
+	Sink string
+	LSN  position.LSN
+	// Position is its place in the queues of its keys: the LSN of the first
+	// try. It stays when a retry becomes a dead letter again.
+	Position position.LSN
+	Kind     Kind
+	// Parks: later records of its keys queue behind it.
+	Parks bool
+	// Keys that the record writes, by mutation.AppendKey, without repeats.
+	Keys    [][]byte
+	Reason  string
+	When    time.Time // it became a dead letter
+	Payload []byte    // mutation.Decode reads it
+}
+
+// Key returns the collection and key that the record writes first; a nil key if
+// it writes none.
+func (d *DeadLetter) Key() (collection string, key *walproxyv1.Key, err error) {
+	if len(d.Keys) == 0 {
+		return "", nil, nil
+	}
+	return mutation.ParseKey(d.Keys[0])
+}
+
+// Record decodes the payload.
+func (d *DeadLetter) Record() (*walproxyv1.Record, error) { return mutation.Decode(d.Payload) }
+
+// Bounds of a sink's dead letters; zero is no bound.
+type Bounds struct {
+	Bytes int64
+	Age   time.Duration
+}
+
+// Totals of a sink's dead letters.
+type Totals struct {
+	Count, Bytes uint64
+	ParkedKeys   int // keys whose later records queue, as far as their hashes differ
+}
+
+// Retry says that the record By retries the dead letter of LSN.
+type Retry struct{ LSN, By position.LSN }
+
+// DeadLetters are those of one sink. All methods may be called concurrently.
+//
+// A change is made by a record of the log and is undone by Resume if the sink's
+// checkpoint did not come to cover that record: a retried dead letter is
+// therefore only set aside, until Settle.
+type DeadLetters struct {
+	store *Store
+	sink  string
+
+	// changes serialises what reads before it writes. It is held during a sync,
+	// mu never is.
+	changes sync.Mutex
+	mu      struct {
+		sync.RWMutex
+		loaded       bool
+		count, bytes uint64
+		parks        map[uint64]uint32 // hash of a key: dead letters that park it
+		kept         position.LSN      // what Settle was told last
+	}
+}
+
+// DeadLetters returns those of a sink.
+func (s *Store) DeadLetters(sink string) *DeadLetters {
+	s.letters.Lock()
+	defer s.letters.Unlock()
+	if s.letters.bySink == nil {
+		s.letters.bySink = map[string]*DeadLetters{}
+	}
+	d := s.letters.bySink[sink]
+	if d == nil {
+		d = &DeadLetters{store: s, sink: sink}
+		s.letters.bySink[sink] = d
+	}
+	return d
+}
+
+// Totals says how much is stored.
+func (d *DeadLetters) Totals() (Totals, error) {
+	err := d.use(func() error { return nil })
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	return Totals{Count: d.mu.count, Bytes: d.mu.bytes, ParkedKeys: len(d.mu.parks)}, err
+}
+
+// Put stores letters and sets those aside that were retried, durably and as one
+// step. Of a retry whose dead letter is not there nothing is changed. It
+// returns ErrDeadLettersFull if b does not allow letters.
+func (d *DeadLetters) Put(letters []DeadLetter, retries []Retry, b Bounds) error {
+	return d.change(func(c *change) error {
+		for _, r := range retries {
+			if err := c.setAside(r); err != nil {
+				return err
+			}
+		}
+		for i := range letters {
+			if err := c.add(&letters[i]); err != nil {
+				return err
+			}
+		}
+		if len(letters) == 0 {
+			return nil
+		}
+		if b.Bytes > 0 && c.bytes > uint64(b.Bytes) {
+			return fmt.Errorf("%w: sink %q: %d records would take %d bytes, the bound is %d", ErrDeadLettersFull, d.sink, c.count, c.bytes, b.Bytes)
+		}
+		return d.checkAge(b.Age)
+	})
+}
+
+// CheckAge returns ErrDeadLettersFull if the oldest is older than age (0: any).
+func (d *DeadLetters) CheckAge(age time.Duration) error {
+	return d.use(func() error { return d.checkAge(age) })
+}
+
+func (d *DeadLetters) checkAge(age time.Duration) error {
+	if age <= 0 {
+		return nil
+	}
+	oldest, err := d.list(0, 1)
+	if err != nil || len(oldest) == 0 {
+		return err
+	}
+	if since := time.Since(oldest[0].When); since > age {
+		return fmt.Errorf("%w: sink %q: LSN %d is there for %v, the bound is %v", ErrDeadLettersFull, d.sink, oldest[0].LSN, since, age)
+	}
+	return nil
+}
+
+// Delete gives a dead letter up, durably: its record will never be applied. ok
+// is false if there is none.
+func (d *DeadLetters) Delete(lsn position.LSN) (ok bool, err error) {
+	err = d.change(func(c *change) error {
+		letter, found, err := d.get(lsn)
+		if err != nil || !found {
+			return err
+		}
+		ok = true
+		return errors.Join(c.remove(&letter), c.trace(lsn, 0))
+	})
+	return ok && err == nil, err
+}
+
+// Resume undoes, durably, what was done by records that the sink's checkpoint
+// does not cover: they will come again. low is the checkpoint's lowest lane;
+// above says of a dead letter above low whether its own lane does not cover it.
+// first is the lowest LSN that the log still has: what cannot come again stays.
+func (d *DeadLetters) Resume(low, first position.LSN, above func(*DeadLetter) bool) error {
+	again := func(letter *DeadLetter) bool { return letter.LSN > low && letter.LSN >= first && above(letter) }
+	return d.change(func(c *change) error {
+		if err := c.drop(max(low+1, first), again); err != nil {
+			return err
+		}
+		return errors.Join(c.restore(low, again), c.forget(first))
+	})
+}
+
+// Settle forgets what was set aside by records below first, the lowest LSN that
+// the log still has, and the traces of such records: no checkpoint can make
+// them come again. It does not wait for the disk.
+func (d *DeadLetters) Settle(first position.LSN) error {
+	return d.changeWith(pebble.NoSync, func(c *change) error { return c.forget(first) })
+}
+
+// Get returns the dead letter of lsn.
+func (d *DeadLetters) Get(lsn position.LSN) (letter DeadLetter, ok bool, err error) {
+	err = d.use(func() error {
+		letter, ok, err = d.get(lsn)
+		return err
+	})
+	return letter, ok, err
+}
+
+// List returns up to limit dead letters from LSN from on, in LSN order.
+func (d *DeadLetters) List(from position.LSN, limit int) (letters []DeadLetter, err error) {
+	err = d.use(func() error {
+		letters, err = d.list(from, limit)
+		return err
+	})
+	return letters, err
+}
+
+// Of returns up to limit dead letters of a key, by mutation.AppendKey, in the
+// order in which they have to be applied.
+func (d *DeadLetters) Of(key []byte, limit int) (letters []DeadLetter, err error) {
+	err = d.use(func() error {
+		return d.scan(d.queueKey(key), func(k, _ []byte) (bool, error) {
+			if len(letters) >= limit {
+				return false, nil
+			}
+			letter, found, err := d.get(position.LSN(lastNumber(k)))
+			if err == nil && !found {
+				err = fmt.Errorf("%w: the queue of a key names LSN %d, which is no dead letter", ErrCorrupt, lastNumber(k))
+			}
+			letters = append(letters, letter)
+			return true, err
+		})
+	})
+	return letters, err
+}
+
+// MayPark reports whether a key of that hash (mutation.HashEncoded) may be
+// parked: false is sure, and cheap.
+func (d *DeadLetters) MayPark(hash uint64) bool {
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	return !d.mu.loaded || d.mu.parks[hash] > 0
+}
+
+// Any reports whether any key may be parked.
+func (d *DeadLetters) Any() bool {
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	return !d.mu.loaded || len(d.mu.parks) > 0
+}
+
+// ParkedBy returns the first dead letter, of a position below before, that parks
+// the key. ok is false if there is none.
+func (d *DeadLetters) ParkedBy(key []byte, before position.LSN) (lsn position.LSN, ok bool, err error) {
+	err = d.use(func() error {
+		if !d.MayPark(mutation.HashEncoded(key)) {
+			return nil
+		}
+		prefix := d.queueKey(key)
+		return d.scan(prefix, func(k, value []byte) (bool, error) {
+			if place := position.LSN(number(k[len(prefix):])); place >= before {
+				return false, nil
+			}
+			if ok = len(value) == 1 && value[0] == parks; ok {
+				lsn = position.LSN(lastNumber(k))
+			}
+			return !ok, nil
+		})
+	})
+	return lsn, ok, err
+}
+
+// Trace says what became of a record that was a dead letter and is none any
+// more: retried as by, or given up if by is 0. ok is false if neither is known.
+func (d *DeadLetters) Trace(lsn position.LSN) (by position.LSN, ok bool, err error) {
+	err = d.use(func() error {
+		n, found, err := d.store.number(d.lsnKey('f', lsn))
+		by, ok = position.LSN(n), found
+		return err
+	})
+	return by, ok, err
+}
+
+// use calls f with the counters loaded.
+func (d *DeadLetters) use(f func() error) error {
+	return d.store.use(func() error {
+		d.mu.RLock()
+		loaded := d.mu.loaded
+		d.mu.RUnlock()
+		if !loaded {
+			if err := d.load(); err != nil {
+				return err
+			}
+		}
+		return f()
+	})
+}
+
+// load reads the totals and which keys are parked.
+func (d *DeadLetters) load() error {
+	d.changes.Lock()
+	defer d.changes.Unlock()
+	if d.mu.loaded { // written under changes alone
+		return nil
+	}
+	count, bytes, err := d.totals()
+	if err != nil {
+		return err
+	}
+	counts := map[uint64]uint32{}
+	prefix := d.prefix('q')
+	err = d.scan(prefix, func(k, value []byte) (bool, error) {
+		if len(k) < len(prefix)+16 {
+			return false, fmt.Errorf("%w: dead letter queue key of %d bytes", ErrCorrupt, len(k))
+		}
+		if len(value) == 1 && value[0] == parks {
+			counts[mutation.HashEncoded(k[len(prefix):len(k)-16])]++
+		}
+		return true, nil
+	})
+	if err != nil {
+		return err
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.mu.count, d.mu.bytes, d.mu.parks, d.mu.loaded = count, bytes, counts, true
+	return nil
+}
+
+// get is Get inside use.
+func (d *DeadLetters) get(lsn position.LSN) (DeadLetter, bool, error) {
+	value, found, err := d.store.get(d.lsnKey('d', lsn))
+	if err != nil || !found {
+		return DeadLetter{}, false, err
+	}
+	letter, err := d.decode(lsn, value)
+	return letter, err == nil, err
+}
+
+func (d *DeadLetters) list(from position.LSN, limit int) (letters []DeadLetter, err error) {
+	err = d.scanFrom(d.prefix('d'), d.lsnKey('d', from), func(k, value []byte) (bool, error) {
+		if len(letters) >= limit {
+			return false, nil
+		}
+		letter, err := d.decode(position.LSN(lastNumber(k)), value)
+		letters = append(letters, letter)
+		return true, err
+	})
+	return letters, err
+}
+
+func (d *DeadLetters) decode(lsn position.LSN, value []byte) (DeadLetter, error) {
+	letter, err := decodeLetter(value)
+	if err != nil {
+		return letter, fmt.Errorf("dead letter %d of sink %q: %w", lsn, d.sink, err)
+	}
+	letter.Sink, letter.LSN = d.sink, lsn
+	return letter, nil
+}
+
+// scan calls f for the entries under prefix until it returns false or an error.
+func (d *DeadLetters) scan(prefix []byte, f func(key, value []byte) (more bool, err error)) error {
+	return d.scanFrom(prefix, prefix, f)
+}
+
+func (d *DeadLetters) scanFrom(prefix, from []byte, f func(key, value []byte) (more bool, err error)) (err error) {
+	it, err := d.store.db.NewIter(&pebble.IterOptions{LowerBound: from, UpperBound: prefixEnd(prefix)})
+	if err != nil {
+		return fmt.Errorf("state: read: %w", err)
+	}
+	defer func() { err = errors.Join(err, it.Close()) }()
+	for it.First(); it.Valid(); it.Next() {
+		value, err := it.ValueAndErr()
+		if err != nil {
+			return fmt.Errorf("state: read: %w", err)
+		}
+		if more, err := f(it.Key(), value); err != nil || !more {
+			return err
+		}
+	}
+	return it.Error()
+}

@@ -1,0 +1,135 @@
+package replay
+
+import (
+	"context"
+	"fmt"
+
+	"go.uber.org/zap"
+
+	"github.com/walproxy/walproxy/internal/state"
+	"github.com/walproxy/walproxy/sinks"
+	"github.com/walproxy/walproxy/wal"
+)
+
+// acceptAlone applies a record of several lanes, or of none, or one that retries
+// a dead letter: when all lanes have applied what is before it, in one batch
+// that moves all of them, whatever becomes of the record.
+func (p *pipeline) acceptAlone(stop, work context.Context, r sinks.Record) bool {
+	behind := 0 // lanes whose checkpoint did not cover r when the pipeline began
+	for _, ln := range p.lanes {
+		if ln.from < r.LSN {
+			behind++
+		}
+	}
+	switch behind {
+	case 0:
+		p.pass(r)
+		return true
+	case len(p.lanes):
+	default:
+		p.halt(p.loop.resumeError(fmt.Errorf("%w: LSN %d is applied alone, but only some of the lanes have passed it", sinks.ErrFenced, r.LSN)))
+		return false
+	}
+	moves, ok := p.gather(stop, r.LSN)
+	if !ok {
+		return false
+	}
+	b := &sinks.Batch{Epoch: p.epoch, Records: []sinks.Record{r}, Moves: moves}
+	if !p.locateOrHalt(b) || !p.applyAlone(stop, work, &r, b) {
+		return false
+	}
+	p.finish(nil, b)
+	p.pass(r)
+	return true
+}
+
+// gather waits until every lane has applied all it has and none moves, keeps
+// them so until finish, and returns their moves to lsn.
+func (p *pipeline) gather(stop context.Context, lsn wal.LSN) (moves []sinks.Move, ok bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.alone = true
+	for p.items > 0 || p.flying > 0 {
+		if !p.awaitLocked(stop) {
+			return nil, false
+		}
+	}
+	p.flush = false
+	p.flying++ // the batch that is now made
+	for _, ln := range p.lanes {
+		moves = append(moves, sinks.Move{Lane: ln.index, From: ln.stored, To: sinks.Point{LSN: lsn}})
+	}
+	return moves, true
+}
+
+// standing is what is known of a record that is applied alone.
+type standing struct {
+	// position in the queues of its keys: its LSN, or that of what it retries.
+	position wal.LSN
+	retry    []state.Retry // of one dead letter, or of none
+	// repeat: it retries what is no dead letter any more, because another retry
+	// came first or it was given up: applying it would be once too often.
+	repeat bool
+	behind wal.LSN // dead letter that parks it; 0: none
+}
+
+func (p *pipeline) standing(r *sinks.Record) (s standing, ok bool) {
+	s.position = r.LSN
+	if p.retries(r) {
+		named, found, err := p.loop.letters.Get(wal.LSN(r.Body.GetOrigin().GetLsn()))
+		if !p.orHalt(err) {
+			return s, false
+		}
+		if !found {
+			s.repeat = true
+			return s, true
+		}
+		s.position, s.retry = named.Position, []state.Retry{{LSN: named.LSN, By: r.LSN}}
+	}
+	first, found, ok := p.parkedBy(r, s.position, nil)
+	if found {
+		s.behind = first
+	}
+	return s, ok
+}
+
+// retries reports whether r retries a dead letter of this sink.
+func (p *pipeline) retries(r *sinks.Record) bool {
+	return r.Body.GetOrigin().GetSink() == p.loop.o.Name
+}
+
+// applyAlone applies b, whose only record r is alone with everything before it
+// applied, or makes r a dead letter and applies the moves. What r retries is set
+// aside before: from then on r, in the log, stands for it.
+func (p *pipeline) applyAlone(stop, work context.Context, r *sinks.Record, b *sinks.Batch) bool {
+	s, ok := p.standing(r)
+	if !ok {
+		return false
+	}
+	switch {
+	case s.repeat:
+		p.loop.logger.Info("passed a second retry of a dead letter", zap.Uint64("lsn", uint64(r.LSN)),
+			zap.Uint64("origin", r.Body.GetOrigin().GetLsn()))
+		b.Records = nil
+	case s.behind != 0:
+		l, ok := p.letterOf(r, s.position, state.Parked, parkedReason(s.behind))
+		if !ok || !p.put([]letter{l}, s.retry) {
+			return false
+		}
+		b.Records = nil
+	case s.retry != nil:
+		if !p.put(nil, s.retry) {
+			return false
+		}
+	}
+	v, ok := p.apply(stop, work, b)
+	if ok && v.outcome == sinks.Rejected {
+		dead, letterOK := p.rejection(r, s.position, v.err)
+		if !letterOK || !p.store(r, dead) {
+			return false
+		}
+		b.Records = nil
+		_, ok = p.apply(stop, work, b) // nothing is left to be rejected
+	}
+	return ok
+}

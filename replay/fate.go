@@ -1,0 +1,114 @@
+package replay
+
+import (
+	"time"
+
+	walproxyv1 "github.com/walproxy/walproxy/api/proto/walproxy/v1"
+	"github.com/walproxy/walproxy/internal/state"
+	"github.com/walproxy/walproxy/mutation"
+	"github.com/walproxy/walproxy/sinks"
+	"github.com/walproxy/walproxy/wal"
+)
+
+// Fate is what became of a record at this sink.
+type Fate string
+
+const (
+	// Logged: not passed yet.
+	Logged Fate = "logged"
+	// Applied: in the store, or never routed there.
+	Applied Fate = "applied"
+	// Parked: a dead letter because an earlier one of its key is.
+	Parked Fate = "parked"
+	// Dead: a dead letter because it was rejected, or one that was given up.
+	Dead Fate = "dead"
+)
+
+// Fate tells what became of a record. One that was a dead letter and was retried
+// has the fate of its retry. Of a record whose log space was freed only a dead
+// letter is known; any other counts as applied.
+func (l *Loop) Fate(lsn wal.LSN) (Fate, error) {
+	for {
+		dead, ok, err := l.letters.Get(lsn)
+		switch {
+		case err != nil:
+			return "", err
+		case lsn > l.Applied():
+			return Logged, nil // a dead letter is final once it is passed
+		case ok && dead.Kind == state.Parked:
+			return Parked, nil
+		case ok:
+			return Dead, nil
+		}
+		by, known, err := l.letters.Trace(lsn)
+		switch {
+		case err != nil:
+			return "", err
+		case !known:
+			return Applied, nil
+		case by == 0:
+			return Dead, nil
+		}
+		lsn = by
+	}
+}
+
+// Parked returns the first dead letter that parks a key, canonical as in the
+// log: a read of the key would not see writes that were acknowledged. It knows
+// what was passed; wait for the key's pending writes first.
+func (l *Loop) Parked(collection string, key *walproxyv1.Key) (lsn wal.LSN, ok bool, err error) {
+	var buf [256]byte
+	return l.letters.ParkedBy(mutation.AppendKey(buf[:0], collection, key), wal.LSN(1<<64-1))
+}
+
+// Letters are the sink's dead letters. Giving one up with Delete frees its keys
+// at once if it was the last that parked them.
+func (l *Loop) Letters() *state.DeadLetters { return l.letters }
+
+// resumeLetters makes the dead letters what they were at the checkpoint: what
+// came after it comes again.
+func (l *Loop) resumeLetters(c sinks.Checkpoint) error {
+	above := func(dead *state.DeadLetter) bool {
+		for _, key := range dead.Keys {
+			// A record of several lanes moved all of them, so any key tells.
+			return dead.LSN > c.Lanes[mutation.HashEncoded(key)%uint64(len(c.Lanes))].LSN
+		}
+		return dead.LSN > c.Low().LSN
+	}
+	err := l.letters.Resume(c.Low().LSN, l.log.First(), above)
+	if err == nil {
+		err = l.letters.CheckAge(l.o.DeadLetters.Age)
+	}
+	if err != nil {
+		return &HaltError{Sink: l.o.Name, Err: err}
+	}
+	return nil
+}
+
+// tendInterval bounds how late an overdue dead letter is noticed, and how long
+// what nobody can need any more is kept.
+const tendInterval = time.Minute
+
+// tend looks after the dead letters: it halts when one is past its age.
+func (p *pipeline) tend(joined <-chan struct{}) {
+	interval, age := tendInterval, p.loop.o.DeadLetters.Age
+	if age > 0 {
+		interval = max(min(age/4, interval), time.Millisecond)
+	}
+	ticker := time.NewTicker(interval)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-joined:
+			return
+		case <-ticker.C:
+		}
+		err := p.loop.letters.Settle(p.loop.log.First())
+		if err == nil {
+			err = p.loop.letters.CheckAge(age)
+		}
+		if !p.orHalt(err) {
+			return
+		}
+	}
+}

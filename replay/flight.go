@@ -1,0 +1,177 @@
+package replay
+
+import (
+	"context"
+	"slices"
+
+	"github.com/walproxy/walproxy/sinks"
+	"github.com/walproxy/walproxy/wal"
+)
+
+// flight is one batch of a lane on its way to the sink. It is sent as a whole;
+// if that is rejected, in parts, until the record to blame is found.
+type flight struct {
+	*pipeline
+	lane *lane
+	rest []item  // neither applied nor in the dead letters, in LSN order
+	to   wal.LSN // where the lane's checkpoint goes with the last of rest
+	// bad says that one of the first bad of rest was rejected with its
+	// neighbours; 0: nothing is known. try is how many of them go next.
+	bad, try int
+}
+
+// fly applies ln's flight and moves its checkpoint to to. It returns false if
+// the loop stops or halts first.
+func (p *pipeline) fly(stop, work context.Context, ln *lane, to wal.LSN) bool {
+	f := &flight{pipeline: p, lane: ln, rest: ln.flight, to: to}
+	if !f.sift() {
+		return false
+	}
+	for {
+		n, sure := f.next()
+		if f.bad == 1 && !sure {
+			if !f.await(stop) {
+				return false
+			}
+			sure = true
+		}
+		b := f.batch(n)
+		if !p.locateOrHalt(b) {
+			return false
+		}
+		v, ok := p.apply(stop, work, b)
+		switch {
+		case !ok:
+			return false
+		case v.outcome == sinks.Applied && n == len(f.rest):
+			p.finish(ln, b)
+			return true
+		case v.outcome == sinks.Applied:
+			f.land(n, b)
+		case n == 1 && sure:
+			if !f.bury(v.err) {
+				return false
+			}
+		case n == 1:
+			f.bad = 1
+		default:
+			f.split(n, v.hint)
+		}
+	}
+}
+
+// next is how many records go next, and whether that is one alone with
+// everything before it applied: only then its rejection counts.
+func (f *flight) next() (n int, sure bool) {
+	switch {
+	case f.bad == 1:
+		n = 1
+	case f.bad > 1:
+		n = f.try
+	default:
+		n = len(f.rest)
+	}
+	return n, n == 1 && f.loop.marks.appliedNow() >= f.rest[0].LSN-1
+}
+
+// split takes the first n, which were rejected, apart: in halves, unless the
+// sink named one. It is only a hint: the named record is tried alone as well.
+func (f *flight) split(n, hint int) {
+	f.bad, f.try = n, n/2
+	if hint >= 0 {
+		f.bad, f.try = hint+1, max(hint, 1)
+	}
+}
+
+// batch is the next n records. It moves the checkpoint up to the next of rest.
+func (f *flight) batch(n int) *sinks.Batch {
+	b := &sinks.Batch{Epoch: f.epoch}
+	for _, it := range f.rest[:n] {
+		b.Records = append(b.Records, it.Record)
+	}
+	to := f.to
+	if n < len(f.rest) {
+		to = f.rest[n].previous
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	b.Moves = []sinks.Move{{Lane: f.lane.index, From: f.lane.stored, To: sinks.Point{LSN: to}}}
+	return b
+}
+
+// land notes that b, the first n, was applied.
+func (f *flight) land(n int, b *sinks.Batch) {
+	f.rest = f.rest[n:]
+	if f.bad = max(f.bad-n, 0); f.bad > 1 {
+		f.try = f.bad / 2
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.lane.stored = b.Moves[0].To
+	f.loop.records.Add(uint64(len(b.Records)))
+	f.loop.batches.Add(1)
+	f.passedLocked()
+}
+
+// passedLocked lets the watermark rise to where rest begins.
+func (f *flight) passedLocked() {
+	if len(f.rest) > 0 {
+		f.lane.passed = f.rest[0].LSN - 1
+	}
+	f.publishLocked()
+}
+
+// await waits until every lane has passed what is before the first of rest. It
+// cannot wait for ever: of several lanes that wait, the one with the lowest LSN
+// has nothing to wait for, and all it waits for was dispatched before.
+func (f *flight) await(stop context.Context) bool {
+	before := f.rest[0].LSN - 1
+	f.mu.Lock()
+	f.publishLocked() // the reader may have got further since
+	f.mu.Unlock()
+	w, err := f.loop.marks.enter(before)
+	if w == nil {
+		return err == nil
+	}
+	f.hurry(before)
+	select {
+	case <-w.done:
+		return w.err == nil
+	case <-stop.Done():
+		_ = f.loop.marks.leave(w, nil) // stopping is why, served or not
+		return false
+	}
+}
+
+// bury makes the first of rest, rejected because of err, a dead letter, and all
+// of rest that queue behind it.
+func (f *flight) bury(err error) bool {
+	r := f.rest[0].Record
+	letter, ok := f.rejection(&r, r.LSN, err)
+	if !ok || !f.store(&r, letter) {
+		return false
+	}
+	f.rest = f.rest[1:]
+	f.bad = 0
+	return f.sift()
+}
+
+// sift moves the records of parked keys from rest to the dead letters.
+func (f *flight) sift() bool {
+	defer func() {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		f.passedLocked()
+	}()
+	parked, ok := f.parked(f.rest)
+	if !ok || len(parked) == 0 {
+		return ok
+	}
+	if !f.put(parked, nil) {
+		return false
+	}
+	f.rest = slices.DeleteFunc(slices.Clone(f.rest), func(it item) bool {
+		return slices.ContainsFunc(parked, func(l letter) bool { return l.LSN == it.LSN })
+	})
+	return true
+}

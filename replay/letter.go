@@ -1,0 +1,150 @@
+package replay
+
+import (
+	"bytes"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"go.uber.org/zap"
+
+	walproxyv1 "github.com/walproxy/walproxy/api/proto/walproxy/v1"
+	"github.com/walproxy/walproxy/internal/failpoint"
+	"github.com/walproxy/walproxy/internal/state"
+	"github.com/walproxy/walproxy/mutation"
+	"github.com/walproxy/walproxy/sinks"
+	"github.com/walproxy/walproxy/wal"
+)
+
+type letter = state.DeadLetter
+
+// reasonBytesMax bounds what is kept of a store's error.
+const reasonBytesMax = 4 << 10
+
+// keysOf returns the keys that body writes, encoded, without repeats.
+func keysOf(body *walproxyv1.Record) (keys [][]byte) {
+	mutation.Keys(body, func(collection string, key *walproxyv1.Key) {
+		enc := mutation.AppendKey(nil, collection, key)
+		if !slices.ContainsFunc(keys, func(k []byte) bool { return bytes.Equal(k, enc) }) {
+			keys = append(keys, enc)
+		}
+	})
+	return keys
+}
+
+// letterOf makes a dead letter of r. Encoding is deterministic: the payload
+// decodes to the record that was logged.
+func (p *pipeline) letterOf(r *sinks.Record, position wal.LSN, kind state.Kind, reason string) (letter, bool) {
+	payload, err := mutation.Encode(nil, r.Body)
+	if err != nil {
+		p.halt(fmt.Errorf("replay: sink %q: dead letter of LSN %d: %w", p.loop.o.Name, r.LSN, err))
+		return letter{}, false
+	}
+	if len(reason) > reasonBytesMax {
+		reason = strings.ToValidUTF8(reason[:reasonBytesMax], "")
+	}
+	return letter{
+		Sink: p.loop.o.Name, LSN: r.LSN, Position: position, Kind: kind, Parks: true,
+		Keys: keysOf(r.Body), Reason: reason, When: time.Now(), Payload: payload,
+	}, true
+}
+
+// rejection makes a dead letter of r, which was rejected because of err. It
+// returns false if the policy is to halt.
+func (p *pipeline) rejection(r *sinks.Record, position wal.LSN, err error) (letter, bool) {
+	policy := p.loop.policy(r.Body)
+	if policy != ParkKey && policy != Skip {
+		p.halt(p.rejected(r, err))
+		return letter{}, false
+	}
+	dead, ok := p.letterOf(r, position, state.Rejected, err.Error())
+	dead.Parks = policy == ParkKey
+	return dead, ok
+}
+
+// store puts the dead letter of r, which was rejected.
+func (p *pipeline) store(r *sinks.Record, dead letter) bool {
+	if !p.put([]letter{dead}, nil) {
+		return false
+	}
+	p.loop.logger.Warn("record rejected, now a dead letter",
+		zap.Uint64("lsn", uint64(r.LSN)), zap.Bool("parks", dead.Parks), zap.Int("keys", len(dead.Keys)))
+	return true
+}
+
+// put stores letters and retries, durably: the checkpoint passes them later.
+func (p *pipeline) put(letters []letter, retries []state.Retry) bool {
+	failpoint.Hit("replay-before-dead-letter")
+	err := p.loop.letters.Put(letters, retries, p.loop.o.DeadLetters)
+	failpoint.Hit("replay-after-dead-letter")
+	return p.orHalt(err)
+}
+
+// orHalt halts if the state store failed.
+func (p *pipeline) orHalt(err error) bool {
+	if err != nil {
+		p.halt(&HaltError{Sink: p.loop.o.Name, Err: err})
+	}
+	return err == nil
+}
+
+// parked returns the dead letters of those items whose keys are parked, by what
+// is stored or by another one of the items.
+func (p *pipeline) parked(items []item) (parked []letter, ok bool) {
+	if !p.loop.letters.Any() {
+		return nil, true
+	}
+	behind := map[string]wal.LSN{} // keys of those that are parked now
+	for i := range items {
+		r := &items[i].Record
+		first, found, ok := p.parkedBy(r, r.LSN, behind)
+		if !ok {
+			return nil, false
+		}
+		if !found {
+			continue
+		}
+		l, ok := p.letterOf(r, r.LSN, state.Parked, parkedReason(first))
+		if !ok {
+			return nil, false
+		}
+		for _, key := range l.Keys {
+			if _, ok := behind[string(key)]; !ok {
+				behind[string(key)] = r.LSN
+			}
+		}
+		parked = append(parked, l)
+	}
+	return parked, true
+}
+
+func parkedReason(first wal.LSN) string { return fmt.Sprintf("parked behind LSN %d", first) }
+
+// parkedBy finds a dead letter of a position below position that parks a key of
+// r, in behind or stored.
+func (p *pipeline) parkedBy(r *sinks.Record, position wal.LSN, behind map[string]wal.LSN) (first wal.LSN, found, ok bool) {
+	var buf [256]byte
+	var err error
+	mutation.Keys(r.Body, func(collection string, key *walproxyv1.Key) {
+		if found || err != nil {
+			return
+		}
+		enc := mutation.AppendKey(buf[:0], collection, key)
+		if first, found = behind[string(enc)]; !found && p.loop.letters.MayPark(mutation.HashEncoded(enc)) {
+			first, found, err = p.loop.letters.ParkedBy(enc, position)
+		}
+	})
+	return first, found, p.orHalt(err)
+}
+
+// rejected is why a sink halts at r.
+func (p *pipeline) rejected(r *sinks.Record, err error) error {
+	e := &RejectedError{LSN: r.LSN, Sink: p.loop.o.Name, Err: err}
+	mutation.Keys(r.Body, func(collection string, key *walproxyv1.Key) {
+		if e.Key == nil {
+			e.Collection, e.Key = collection, key
+		}
+	})
+	return e
+}

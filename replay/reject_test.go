@@ -1,0 +1,376 @@
+package replay
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/bits"
+	"slices"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	walproxyv1 "github.com/walproxy/walproxy/api/proto/walproxy/v1"
+	"github.com/walproxy/walproxy/internal/state"
+	"github.com/walproxy/walproxy/mutation"
+	"github.com/walproxy/walproxy/sinks"
+	"github.com/walproxy/walproxy/sinks/sinktest"
+	"github.com/walproxy/walproxy/wal"
+)
+
+// text makes the key's later bumps impossible.
+func text(key string) []*walproxyv1.Mutation {
+	return []*walproxyv1.Mutation{mutation.New("c", mutation.String(key), []*walproxyv1.Op{
+		mutation.MergeOp(map[string]*walproxyv1.Value{"n": mutation.StringValue("text")}),
+	})}
+}
+
+// number undoes text.
+func number(key string) []*walproxyv1.Mutation {
+	return []*walproxyv1.Mutation{mutation.New("c", mutation.String(key), []*walproxyv1.Op{
+		mutation.MergeOp(map[string]*walproxyv1.Value{"n": mutation.Int64Value(0)}),
+	})}
+}
+
+// shaded is a sink that rejects a batch without a word on which record it was
+// (hint is nil), or blames the one that hint picks.
+type shaded struct {
+	sinks.Sink
+	hint func(n int) int
+}
+
+func (s shaded) Apply(ctx context.Context, b *sinks.Batch) ([]sinks.Result, error) {
+	results, err := s.Sink.Apply(ctx, b)
+	i := slices.IndexFunc(results, func(r sinks.Result) bool { return r.Outcome == sinks.Rejected })
+	if i < 0 {
+		return results, err
+	}
+	why := results[i].Err
+	if s.hint == nil {
+		return nil, sinks.WithOutcome(sinks.Rejected, why)
+	}
+	results = sinks.Results(len(results), sinks.Retry, why)
+	results[s.hint(len(results))].Outcome = sinks.Rejected
+	return results, nil
+}
+
+// TestBisection: one bad record in a thousand costs about 2 log2(n) applies, and
+// two if the sink names it; a wrong name misleads nobody.
+func TestBisection(t *testing.T) {
+	const n = 1000
+	for _, c := range []struct {
+		name  string
+		wrap  func(sinks.Sink) sinks.Sink
+		extra int
+	}{
+		{"not named", func(s sinks.Sink) sinks.Sink { return shaded{s, nil} }, 2 * bits.Len(n)},
+		{"named", func(s sinks.Sink) sinks.Sink { return s }, 3},
+		{"first blamed", func(s sinks.Sink) sinks.Sink { return shaded{s, func(int) int { return 0 }} }, n * 3},
+		{"last blamed", func(s sinks.Sink) sinks.Sink { return shaded{s, func(n int) int { return n - 1 }} }, n * 3},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			for _, bad := range []wal.LSN{1, 2, 137, 500, 999, 1000} {
+				records := n
+				if c.extra > n {
+					records, bad = 50, min(bad, 50)
+				}
+				r := newRig(t)
+				f := sinktest.NewFaulty(sinktest.NewMemory())
+				f.Add(sinktest.Rule{Do: sinktest.Reject(sinktest.ErrAway, bad), Times: sinktest.Always})
+				o := fast()
+				o.Lanes, o.Batch.Linger, o.Batch.Records = 1, time.Hour, records
+				last := r.write(bumps(records, records)...)
+				run := r.start(c.wrap(f), o)
+				eventually(t, "all is passed", func() bool { return run.Applied() >= last })
+				calls := 0
+				for _, call := range f.Calls() {
+					if len(call.LSNs) > 0 {
+						calls++
+					}
+				}
+				if calls > 1+c.extra {
+					t.Errorf("LSN %d of %d bad: %d applies, want at most %d more than one", bad, records, calls, c.extra)
+				}
+				letters, err := run.Letters().List(0, 10)
+				if err != nil || len(letters) != 1 || letters[0].LSN != bad || letters[0].Kind != state.Rejected {
+					t.Errorf("dead letters %+v, %v; want LSN %d alone", letters, err, bad)
+				}
+				if s := run.Status(); s.Records != uint64(records-1) {
+					t.Errorf("%d records applied, want %d", s.Records, records-1)
+				}
+				if err := run.stop(); err != nil || run.Checkpoint() != last {
+					t.Errorf("%v, checkpoint %d, want %d", err, run.Checkpoint(), last)
+				}
+				r.close()
+			}
+		})
+	}
+}
+
+// TestParkKey: what follows a rejected record of its key queues behind it; the
+// other keys go on; a group that touches the key queues as a whole, with all its
+// keys; a retry of the queue brings it all back in order.
+func TestParkKey(t *testing.T) {
+	r := newRig(t)
+	memory := sinktest.NewMemory()
+	one := func(k string) []*walproxyv1.Mutation { return []*walproxyv1.Mutation{bump(k)} }
+	both := []*walproxyv1.Mutation{bump("a"), bump("b"), bump("x")}
+	last := r.write(one("a"), text("a"), one("b"), one("a"), one("b"), number("a"), both, one("b"), one("c"))
+	run := r.start(memory, fast())
+	run.await(last)
+	r.check(memory)
+	r.checkLetters(run.Loop)
+	for lsn, want := range map[wal.LSN]Fate{1: Applied, 4: Dead, 5: Applied, 6: Parked, 7: Parked, 8: Parked, 9: Applied, 10: Logged} {
+		if got, err := run.Fate(lsn); err != nil || got != want {
+			t.Errorf("Fate(%d): %v, %v; want %v", lsn, got, err, want)
+		}
+	}
+	// Fixed around the log, as a person does: the queue can be applied.
+	last = r.retry(4, number("a")) // an edited retry
+	r.retry(6, number("a"))
+	r.retry(7, both)
+	last = r.retry(8, one("b"))
+	run.await(last)
+	r.check(memory)
+	r.checkLetters(run.Loop)
+	if len(r.dead) != 0 {
+		t.Fatalf("the model keeps %v", r.dead)
+	}
+	for _, lsn := range []wal.LSN{4, 6, 7, 8, last} {
+		if got, err := run.Fate(lsn); err != nil || got != Applied {
+			t.Errorf("Fate(%d): %v, %v; want applied", lsn, got, err)
+		}
+	}
+	if err := run.stop(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestRetryRejectedAgain: the queue stays in order behind the head that failed
+// again; a second retry of the same dead letter changes nothing; a retry from
+// the middle does not overtake; given up is dead, and frees the key.
+func TestRetryRejectedAgain(t *testing.T) {
+	r := newRig(t)
+	memory := sinktest.NewMemory()
+	one := func(k string) []*walproxyv1.Mutation { return []*walproxyv1.Mutation{bump(k)} }
+	r.write(text("a"), one("a"), one("a"), one("a")) // 2 rejected, 3 and 4 parked
+	run := r.start(memory, fast())
+	r.retry(2, one("a"))         // 5: rejected again
+	r.retry(3, one("a"))         // 6: behind 5
+	last := r.retry(4, one("a")) // 7
+	r.retry(2, one("a"))         // 8: 2 was retried
+	last = r.retry(7, one("a"))  // 9: from the middle
+	run.await(last)
+	r.check(memory)
+	r.checkLetters(run.Loop)
+	for lsn, want := range map[wal.LSN]Fate{2: Dead, 5: Dead, 3: Parked, 6: Parked, 7: Parked, 8: Applied, 9: Parked} {
+		if got, err := run.Fate(lsn); err != nil || got != want {
+			t.Errorf("Fate(%d): %v, %v; want %v", lsn, got, err, want)
+		}
+	}
+	for _, lsn := range []wal.LSN{5, 6, 9} {
+		if ok, err := run.Letters().Delete(lsn); !ok || err != nil {
+			t.Errorf("Delete(%d): %v, %v", lsn, ok, err)
+		}
+		delete(r.dead, lsn)
+		if got, err := run.Fate(lsn); err != nil || got != Dead {
+			t.Errorf("Fate(%d): %v, %v; want dead: it was given up", lsn, got, err)
+		}
+	}
+	r.checkLetters(run.Loop)
+	run.await(r.write(number("a"), one("a")))
+	r.check(memory)
+	r.checkLetters(run.Loop)
+}
+
+// TestRejectionWaitsForOthers: a rejection counts only once everything before it
+// is applied. Two lanes reject, one waits for the other, which waits for a third
+// that hangs; the queue is full meanwhile.
+func TestRejectionWaitsForOthers(t *testing.T) {
+	r := newRig(t)
+	f := sinktest.NewFaulty(sinktest.NewMemory())
+	o := fast()
+	o.Lanes, o.QueueBytes, o.Batch.Linger = 3, 4000, -1
+	key := make([]string, 3) // one for each lane
+	for i := 0; slices.Contains(key, ""); i++ {
+		k := fmt.Sprint("k", i)
+		key[mutation.Hash("c", mutation.String(k))%3] = k
+	}
+	one := func(lane int) []*walproxyv1.Mutation { return []*walproxyv1.Mutation{bump(key[lane])} }
+	r.write(one(0), one(1), one(2), one(1), one(2), one(0))
+	last := r.write(bumps(200, 30)...)
+	release := make(chan struct{})
+	f.Add(
+		sinktest.Rule{When: sinktest.LSN(1), Do: sinktest.HoldBefore(release)},
+		sinktest.Rule{Do: sinktest.Reject(sinktest.ErrAway, 2, 5), Times: sinktest.Always},
+	)
+	run := r.start(f, o)
+	rejected := func(lsn wal.LSN) (n int) {
+		for _, c := range f.Calls() {
+			if c.Fault == "reject" && slices.Contains(c.LSNs, lsn) {
+				n++
+			}
+		}
+		return n
+	}
+	eventually(t, "two lanes have met a rejection", func() bool { return rejected(2) > 0 && rejected(5) > 0 })
+	eventually(t, "the queue is full", func() bool { return run.Status().QueueBytes > 3000 })
+	if s := run.Status(); s.DeadLetters != 0 || s.Applied != 0 {
+		t.Fatalf("%+v: a rejection counted before LSN 1 was applied", s)
+	}
+	close(release)
+	run.await(last)
+	letters, err := run.Letters().List(0, 1<<20)
+	if err != nil {
+		t.Fatal(err)
+	}
+	kinds := map[wal.LSN]state.Kind{}
+	for _, l := range letters {
+		kinds[l.LSN] = l.Kind
+	}
+	if kinds[2] != state.Rejected || kinds[5] != state.Rejected || kinds[4] != state.Parked {
+		t.Errorf("dead letters %v, want 2 and 5 rejected, 4 parked", kinds)
+	}
+	// The last try of each was alone, and after everything before it.
+	done := map[wal.LSN]bool{}
+	for _, c := range f.Calls() {
+		if c.Err == nil && c.Fault != "reject" {
+			for _, lsn := range c.LSNs {
+				done[lsn] = true
+			}
+		}
+	}
+	if rejected(2) < 2 || rejected(5) < 2 || !done[1] || !done[3] {
+		t.Errorf("%d and %d rejections, want each tried again; done %v", rejected(2), rejected(5), done)
+	}
+}
+
+// dependent rejects the records of one key until another key exists, as a
+// foreign key does: across lanes.
+type dependent struct {
+	*sinktest.Memory
+	child, parent string
+	early         atomic.Int64
+}
+
+func (d *dependent) Apply(ctx context.Context, b *sinks.Batch) ([]sinks.Result, error) {
+	for i := range b.Records {
+		if b.Records[i].Body.GetMutation().GetKey().GetString_() != d.child {
+			continue
+		}
+		if _, err := d.Read(ctx, "c", mutation.String(d.parent)); err != nil {
+			d.early.Add(1)
+			results := sinks.Results(len(b.Records), sinks.Retry, err)
+			results[i].Outcome = sinks.Rejected
+			return results, nil
+		}
+	}
+	return d.Memory.Apply(ctx, b)
+}
+
+// TestRejectedOnlyBecauseEarlierIsMissing: it is no dead letter.
+func TestRejectedOnlyBecauseEarlierIsMissing(t *testing.T) {
+	r := newRig(t)
+	d := &dependent{Memory: sinktest.NewMemory(), parent: "parent"}
+	for i := 0; d.child == "" || mutation.Hash("c", mutation.String(d.child))%4 == mutation.Hash("c", mutation.String("parent"))%4; i++ {
+		d.child = fmt.Sprint("child", i)
+	}
+	f := sinktest.NewFaulty(d)
+	release := make(chan struct{})
+	f.Add(sinktest.Rule{When: sinktest.LSN(1), Do: sinktest.HoldBefore(release)})
+	last := r.write([]*walproxyv1.Mutation{bump("parent")}, []*walproxyv1.Mutation{bump(d.child)}, []*walproxyv1.Mutation{bump(d.child)})
+	run := r.start(f, fast())
+	eventually(t, "the child comes too early", func() bool { return d.early.Load() > 0 })
+	close(release)
+	run.await(last)
+	r.check(d)
+	r.checkLetters(run.Loop)
+}
+
+// TestSkip: a dead letter that parks nothing.
+func TestSkip(t *testing.T) {
+	r := newRig(t)
+	r.skip = true
+	memory := sinktest.NewMemory()
+	o := fast()
+	o.OnReject = func(string) Policy { return Skip }
+	one := []*walproxyv1.Mutation{bump("a")}
+	group := []*walproxyv1.Mutation{bump("a"), bump("b"), bump("x"), bump("y"), bump("z")}
+	last := r.write(one, text("a"), one, group, number("a"), one, group)
+	run := r.start(memory, o)
+	run.await(last)
+	r.check(memory)
+	r.checkLetters(run.Loop)
+	if len(r.dead) != 2 {
+		t.Errorf("%v, want two dead letters", r.dead)
+	}
+}
+
+// TestStrictestPolicy of a group's members decides.
+func TestStrictestPolicy(t *testing.T) {
+	policies := map[string]Policy{"s": Skip, "p": ParkKey, "h": Halt}
+	l := &Loop{o: Options{OnReject: func(c string) Policy { return policies[c] }}}
+	for _, c := range []struct {
+		collections string
+		want        Policy
+	}{{"s", Skip}, {"p", ParkKey}, {"h", Halt}, {"sp", ParkKey}, {"ps", ParkKey}, {"sph", Halt}, {"hs", Halt}, {"", ParkKey}} {
+		g := &walproxyv1.Group{}
+		for _, name := range c.collections {
+			g.Members = append(g.Members, &walproxyv1.Group_Member{Kind: &walproxyv1.Group_Member_Mutation{
+				Mutation: mutation.Delete(string(name), mutation.String("k"))}})
+		}
+		if got := l.policy(&walproxyv1.Record{Body: &walproxyv1.Record_Group{Group: g}}); got != c.want {
+			t.Errorf("group over %q: %v, want %v", c.collections, got, c.want)
+		}
+	}
+	for _, p := range policies {
+		if got, err := ParsePolicy(p.String()); got != p || err != nil {
+			t.Errorf("ParsePolicy(%q): %v, %v", p, got, err)
+		}
+	}
+	if _, err := ParsePolicy("drop"); err == nil {
+		t.Error("ParsePolicy takes anything")
+	}
+}
+
+// TestFullHalts: at a bound the sink halts before the record, and goes on with
+// it once there is room.
+func TestFullHalts(t *testing.T) {
+	t.Run("bytes", func(t *testing.T) {
+		r := newRig(t)
+		memory := sinktest.NewMemory()
+		o := fast()
+		o.DeadLetters.Bytes, o.Batch.Records = 2000, 3
+		last := r.write(append([][]*walproxyv1.Mutation{text("k0")}, bumps(30, 1)...)...)
+		run := r.start(memory, o)
+		if err := run.ended(); !errors.Is(err, ErrDeadLettersFull) {
+			t.Fatalf("%v, want ErrDeadLettersFull", err)
+		}
+		s := run.Status()
+		if s.State != Halted || s.DeadLetters == 0 || s.DeadLetterBytes > 2000 || s.Applied != wal.LSN(s.DeadLetters)+1 {
+			t.Errorf("%+v, want all passed records in the dead letters and the bound kept", s)
+		}
+		o.DeadLetters.Bytes = 1 << 20
+		again := r.start(memory.Reopen(), o)
+		again.await(last)
+		r.check(memory)
+		r.checkLetters(again.Loop)
+	})
+	t.Run("age", func(t *testing.T) {
+		r := newRig(t)
+		memory := sinktest.NewMemory()
+		o := fast()
+		o.DeadLetters.Age = 30 * time.Millisecond
+		r.write(append([][]*walproxyv1.Mutation{text("k0")}, bumps(3, 1)...)...)
+		if err := r.start(memory, o).ended(); !errors.Is(err, ErrDeadLettersFull) {
+			t.Fatalf("%v, want ErrDeadLettersFull", err)
+		}
+		if err := r.start(memory.Reopen(), o).ended(); !errors.Is(err, ErrDeadLettersFull) {
+			t.Fatalf("started again: %v, want ErrDeadLettersFull", err)
+		}
+		o.DeadLetters.Age = 0
+		again := r.start(memory.Reopen(), o)
+		again.await(r.log.Durable())
+		r.checkLetters(again.Loop)
+	})
+}
