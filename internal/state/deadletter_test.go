@@ -1,0 +1,338 @@
+package state
+
+import (
+	"bytes"
+	"cmp"
+	"errors"
+	"fmt"
+	"maps"
+	"reflect"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+	"pgregory.net/rapid"
+
+	"github.com/walproxy/walproxy/internal/position"
+	"github.com/walproxy/walproxy/mutation"
+)
+
+func letterKey(name string) []byte { return mutation.AppendKey(nil, "c", mutation.String(name)) }
+
+func newLetter(lsn, place position.LSN, parks bool, names ...string) DeadLetter {
+	l := DeadLetter{
+		Sink: "main", LSN: lsn, Position: place, Kind: Parked, Parks: parks,
+		Reason: fmt.Sprint("because of ", lsn), When: time.Unix(0, int64(lsn)), Payload: []byte(fmt.Sprint("payload ", lsn)),
+	}
+	if lsn == place {
+		l.Kind = Rejected
+	}
+	for _, name := range names {
+		l.Keys = append(l.Keys, letterKey(name))
+	}
+	return l
+}
+
+func lsns(letters []DeadLetter) (list []position.LSN) {
+	for _, l := range letters {
+		list = append(list, l.LSN)
+	}
+	return list
+}
+
+// must returns what a call returned, which may not fail.
+func must[T any](value T, err error) T {
+	if err != nil {
+		panic(err)
+	}
+	return value
+}
+
+func put(t *testing.T, d *DeadLetters, letters ...DeadLetter) {
+	t.Helper()
+	if err := d.Put(letters, nil, Bounds{}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestDeadLetters(t *testing.T) {
+	s := mustOpen(t, "state", vfs.NewMem())
+	d, other := s.DeadLetters("main"), s.DeadLetters("mai")
+	if s.DeadLetters("main") != d {
+		t.Error("two of one sink")
+	}
+	put(t, d, newLetter(5, 5, true, "a", "b"), newLetter(7, 7, false, "a"))
+	put(t, d, newLetter(12, 6, true, "a"), newLetter(9, 9, true))
+	put(t, other, newLetter(6, 6, true, "z"))
+	if got := lsns(list(t, d, 6, 2)); !slices.Equal(got, []position.LSN{7, 9}) {
+		t.Errorf("two from 6: %v", got)
+	}
+	if got := lsns(queue(t, d, "a")); !slices.Equal(got, []position.LSN{5, 12, 7}) {
+		t.Errorf("queue of a: %v, want the order of positions", got)
+	}
+	got, ok, err := d.Get(12)
+	if want := newLetter(12, 6, true, "a"); err != nil || !ok || !reflect.DeepEqual(got, want) {
+		t.Errorf("Get(12) = %+v, %v, %v; want %+v", got, ok, err, want)
+	}
+	if c, k, err := got.Key(); c != "c" || k.GetString_() != "a" || err != nil {
+		t.Errorf("Key() = %s, %v, %v", c, k, err)
+	}
+	for _, c := range []struct {
+		key    string
+		before position.LSN
+		want   position.LSN
+	}{{"a", 100, 5}, {"a", 6, 5}, {"a", 5, 0}, {"b", 6, 5}, {"c", 100, 0}, {"z", 100, 0}} {
+		lsn, ok, err := d.ParkedBy(letterKey(c.key), c.before)
+		if err != nil || lsn != c.want || ok != (c.want != 0) {
+			t.Errorf("ParkedBy(%s, %d) = %d, %v, %v; want %d", c.key, c.before, lsn, ok, err, c.want)
+		}
+	}
+	if d.MayPark(mutation.HashEncoded(letterKey("c"))) || !d.MayPark(mutation.HashEncoded(letterKey("b"))) {
+		t.Error("MayPark: want b, not c")
+	}
+	if totals, err := d.Totals(); err != nil || totals.Count != 4 || totals.ParkedKeys != 2 {
+		t.Errorf("%+v, %v; want 4 that park 2 keys", totals, err)
+	}
+	if ok, err := d.Delete(6); ok || err != nil {
+		t.Errorf("Delete of another sink's: %v, %v", ok, err)
+	}
+	if ok, err := d.Delete(5); !ok || err != nil {
+		t.Errorf("Delete: %v, %v", ok, err)
+	}
+	if by, ok, err := d.Trace(5); by != 0 || !ok || err != nil {
+		t.Errorf("Trace of what was given up: %d, %v, %v", by, ok, err)
+	}
+	if err := d.Put(nil, []Retry{{LSN: 12, By: 20}, {LSN: 13, By: 20}}, Bounds{}); err != nil {
+		t.Fatal(err)
+	}
+	if by, ok, err := d.Trace(12); by != 20 || !ok || err != nil {
+		t.Errorf("Trace of what was retried: %d, %v, %v", by, ok, err)
+	}
+	if _, ok, err := d.Trace(13); ok || err != nil {
+		t.Errorf("Trace of what never was: %v, %v", ok, err)
+	}
+	if totals, err := d.Totals(); err != nil || totals.Count != 2 || totals.ParkedKeys != 0 {
+		t.Errorf("%+v, %v; want 2 that park nothing", totals, err)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := d.List(0, 1); !errors.Is(err, ErrClosed) {
+		t.Errorf("List after Close: %v", err)
+	}
+}
+
+func list(t *testing.T, d *DeadLetters, from position.LSN, limit int) []DeadLetter {
+	t.Helper()
+	letters, err := d.List(from, limit)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return letters
+}
+
+func queue(t *testing.T, d *DeadLetters, key string) []DeadLetter {
+	t.Helper()
+	letters, err := d.Of(letterKey(key), 100)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return letters
+}
+
+// TestDeadLettersFull: nothing is stored and nothing dropped at a bound.
+func TestDeadLettersFull(t *testing.T) {
+	d := mustOpen(t, "state", vfs.NewMem()).DeadLetters("main")
+	put(t, d, newLetter(1, 1, true, "a"))
+	before := must(d.Totals())
+	bound := Bounds{Bytes: int64(before.Bytes)}
+	for name, b := range map[string]Bounds{"bytes": bound, "age": {Age: time.Hour}} {
+		err := d.Put([]DeadLetter{newLetter(2, 2, true, "a")}, []Retry{{LSN: 7, By: 9}}, b)
+		if !errors.Is(err, ErrDeadLettersFull) {
+			t.Errorf("%s: %v, want ErrDeadLettersFull", name, err)
+		}
+	}
+	if err := d.CheckAge(time.Hour); !errors.Is(err, ErrDeadLettersFull) {
+		t.Errorf("CheckAge: %v", err)
+	}
+	if got := must(d.Totals()); got != before {
+		t.Errorf("%+v, want %+v as before", got, before)
+	}
+	// One that takes the place of the one it retries fits.
+	if err := d.Put([]DeadLetter{newLetter(2, 1, true, "a")}, []Retry{{LSN: 1, By: 2}}, bound); err != nil {
+		t.Error(err)
+	}
+	if err := errors.Join(d.CheckAge(0), d.CheckAge(time.Since(time.Unix(0, 0))+time.Hour)); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestDeadLetterIsDurable: what Put, Delete and Resume returned for survives a
+// power cut.
+func TestDeadLetterIsDurable(t *testing.T) {
+	fs := vfs.NewCrashableMem()
+	d := mustOpen(t, "state", fs).DeadLetters("main")
+	reopen := func() {
+		t.Helper()
+		fs = crash(fs)
+		d = mustOpen(t, "state", fs).DeadLetters("main")
+	}
+	want := func(when string, want ...position.LSN) {
+		t.Helper()
+		reopen()
+		letters, err := d.List(0, 100)
+		if got := lsns(letters); err != nil || !slices.Equal(got, want) {
+			t.Fatalf("after %s: %v, %v; want %v", when, got, err, want)
+		}
+		if totals, err := d.Totals(); err != nil || totals.Count != uint64(len(want)) {
+			t.Fatalf("after %s: %+v, %v", when, totals, err)
+		}
+	}
+	put(t, d, newLetter(1, 1, true, "a"), newLetter(2, 2, true, "a"), newLetter(3, 3, true, "a"))
+	want("Put", 1, 2, 3)
+	if err := d.Put([]DeadLetter{newLetter(4, 1, true, "a")}, []Retry{{LSN: 1, By: 4}}, Bounds{}); err != nil {
+		t.Fatal(err)
+	}
+	want("Put with a retry", 2, 3, 4)
+	if _, err := d.Delete(2); err != nil {
+		t.Fatal(err)
+	}
+	want("Delete", 3, 4)
+	if err := d.Resume(3, 1, func(*DeadLetter) bool { return true }); err != nil {
+		t.Fatal(err)
+	}
+	want("Resume", 1, 3)
+}
+
+// TestResumeKeepsWhatCannotComeAgain: a sink that starts over from nothing does
+// not drop what the log has no more.
+func TestResumeKeepsWhatCannotComeAgain(t *testing.T) {
+	d := mustOpen(t, "state", vfs.NewMem()).DeadLetters("main")
+	put(t, d, newLetter(5, 5, true, "a"), newLetter(15, 15, true, "b"))
+	if err := d.Resume(0, 10, func(*DeadLetter) bool { return true }); err != nil {
+		t.Fatal(err)
+	}
+	if got := lsns(must(d.List(0, 9))); !slices.Equal(got, []position.LSN{5}) {
+		t.Errorf("%v, want LSN 5, which the log does not have", got)
+	}
+}
+
+// historyModel remembers the dead letters after every LSN.
+type historyModel map[position.LSN]map[position.LSN]DeadLetter
+
+// TestDeadLettersModel: records put, retry and give up; the checkpoint falls back
+// to any point that the log still has; what is stored is then what it was there.
+func TestDeadLettersModel(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		fs := vfs.NewCrashableMem()
+		s := must(openFor(fs))
+		defer func() { _ = s.Close() }()
+		d := s.DeadLetters("main")
+		history := historyModel{0: {}}
+		var now, first position.LSN = 0, 1
+		for range rapid.IntRange(1, 40).Draw(t, "steps") {
+			switch rapid.IntRange(0, 9).Draw(t, "step") {
+			case 0: // the store crashes and the checkpoint falls back
+				if rapid.Bool().Draw(t, "crash") {
+					fs = fs.CrashClone(vfs.CrashCloneCfg{})
+					_ = s.Close()
+					s = must(openFor(fs))
+					d = s.DeadLetters("main")
+				}
+				now = position.LSN(rapid.Uint64Range(uint64(first-1), uint64(now)).Draw(t, "checkpoint"))
+				if err := d.Resume(now, first, func(*DeadLetter) bool { return true }); err != nil {
+					t.Fatal(err)
+				}
+			case 1: // the log is freed
+				first = position.LSN(rapid.Uint64Range(uint64(first), uint64(now)+1).Draw(t, "first"))
+				if err := d.Settle(first); err != nil {
+					t.Fatal(err)
+				}
+			default:
+				now++
+				history[now] = stepRecord(t, d, now, maps.Clone(history[now-1]))
+			}
+			compareLetters(t, d, history[now])
+		}
+	})
+}
+
+func openFor(fs vfs.FS) (*Store, error) { return open("state", Options{}, fs) }
+
+// stepRecord is a record that puts, retries, both, or does nothing.
+func stepRecord(t *rapid.T, d *DeadLetters, lsn position.LSN, letters map[position.LSN]DeadLetter) map[position.LSN]DeadLetter {
+	var retries []Retry
+	place := lsn
+	if len(letters) > 0 && rapid.Bool().Draw(t, "retry") {
+		named := rapid.SampledFrom(slices.Sorted(maps.Keys(letters))).Draw(t, "named")
+		place = letters[named].Position
+		retries = []Retry{{LSN: named, By: lsn}}
+		delete(letters, named)
+	}
+	var added []DeadLetter
+	if rapid.Bool().Draw(t, "put") {
+		names := rapid.SliceOfNDistinct(rapid.StringMatching("[abc]"), 0, 2, rapid.ID[string]).Draw(t, "keys")
+		added = append(added, newLetter(lsn, place, rapid.Bool().Draw(t, "parks"), names...))
+		letters[lsn] = added[0]
+	}
+	if err := d.Put(added, retries, Bounds{}); err != nil {
+		t.Fatal(err)
+	}
+	return letters
+}
+
+func compareLetters(t *rapid.T, d *DeadLetters, want map[position.LSN]DeadLetter) {
+	t.Helper()
+	got := must(d.List(0, 1000))
+	var sorted []DeadLetter
+	for _, lsn := range slices.Sorted(maps.Keys(want)) {
+		sorted = append(sorted, want[lsn])
+	}
+	if len(got)+len(sorted) > 0 && !reflect.DeepEqual(got, sorted) {
+		t.Fatalf("dead letters %+v, want %+v", got, sorted)
+	}
+	parked := 0
+	for _, name := range []string{"a", "b", "c"} {
+		key := letterKey(name)
+		queue := slices.DeleteFunc(slices.Clone(sorted), func(l DeadLetter) bool {
+			return !slices.ContainsFunc(l.Keys, func(k []byte) bool { return bytes.Equal(k, key) })
+		})
+		slices.SortStableFunc(queue, func(a, b DeadLetter) int { return cmp.Compare(a.Position, b.Position) })
+		if got := must(d.Of(key, 1000)); !slices.Equal(lsns(got), lsns(queue)) {
+			t.Fatalf("queue of %s: %v, want %v", name, lsns(got), lsns(queue))
+		}
+		first := slices.IndexFunc(queue, func(l DeadLetter) bool { return l.Parks })
+		lsn, ok, err := d.ParkedBy(key, 1<<63)
+		if err != nil || ok != (first >= 0) || ok && lsn != queue[first].LSN {
+			t.Fatalf("ParkedBy(%s) = %d, %v, %v; queue %v", name, lsn, ok, err, lsns(queue))
+		}
+		if ok {
+			parked++
+		}
+	}
+	totals := must(d.Totals())
+	if totals.Count != uint64(len(want)) || totals.ParkedKeys != parked || (totals.Bytes > 0) != (len(want) > 0) {
+		t.Fatalf("%+v, want %d that park %d keys", totals, len(want), parked)
+	}
+}
+
+func FuzzDeadLetter(f *testing.F) {
+	for _, l := range []DeadLetter{newLetter(3, 3, true, "a"), newLetter(9, 3, false, "a", "b")} {
+		f.Add(encodeLetter(&l))
+	}
+	f.Add([]byte{1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 1, 0xff, 0xff, 0xff, 0xff, 0x0f})
+	f.Fuzz(func(t *testing.T, value []byte) {
+		letter, err := decodeLetter(value)
+		if err != nil {
+			if !errors.Is(err, ErrCorrupt) {
+				t.Fatalf("%v is not ErrCorrupt", err)
+			}
+			return
+		}
+		again, err := decodeLetter(encodeLetter(&letter))
+		if err != nil || !reflect.DeepEqual(again, letter) {
+			t.Fatalf("%+v became %+v, %v", letter, again, err)
+		}
+	})
+}
