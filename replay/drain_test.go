@@ -216,7 +216,7 @@ func TestRejectedHaltsLoudly(t *testing.T) {
 	f.Add(sinktest.Rule{Do: sinktest.Reject(never, 7), Times: sinktest.Always})
 	r.write(bumps(20, 1)...)
 	o := fast()
-	o.OnReject = func(string) Policy { return Halt }
+	o.OnReject = nil
 	run := r.start(f, o)
 	err := run.ended()
 	rejected, ok := errors.AsType[*RejectedError](err)

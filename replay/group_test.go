@@ -93,7 +93,7 @@ func TestGroupRejected(t *testing.T) {
 	f.Add(sinktest.Rule{Do: sinktest.Reject(sinktest.ErrAway, 5), Times: sinktest.Always})
 	r.write(mixed(50, 30, 6)...)
 	o := fast()
-	o.OnReject = func(string) Policy { return Halt }
+	o.OnReject = nil
 	run := r.start(f, o)
 	if err := run.ended(); !contains(err, "LSN 5,") {
 		t.Fatalf("%v, want LSN 5 rejected", err)

@@ -14,7 +14,7 @@ type Policy int
 // of its members'.
 const (
 	// ParkKey makes it a dead letter, and the later records of its keys queue
-	// behind it in the dead letters, so that order holds. The default.
+	// behind it in the dead letters, so that order holds. The zero value.
 	ParkKey Policy = iota
 	// Skip makes it a dead letter and goes on with the next record of its keys.
 	Skip

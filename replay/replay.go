@@ -70,7 +70,8 @@ type Options struct {
 	// stop or the loop halted, and how long the last checkpoints may take. 5 s.
 	// A sink that does not return when its context ends holds up Run.
 	StopTimeout time.Duration
-	// OnReject is asked what a rejected record of a collection means. nil: ParkKey.
+	// OnReject is asked what a rejected record of a collection means. nil: Halt
+	// for all, because dead letters need somebody who asks Parked before a read.
 	OnReject func(collection string) Policy
 	// DeadLetters bounds what is kept of the sink's dead letters. At a bound the
 	// sink halts with ErrDeadLettersFull; nothing is dropped. Age: 0 is none.
@@ -99,7 +100,7 @@ func (o Options) withDefaults() (Options, error) {
 	fill(&o.StopTimeout, 5*time.Second)
 	fill(&o.DeadLetters.Bytes, 1<<30)
 	if o.OnReject == nil {
-		o.OnReject = func(string) Policy { return ParkKey }
+		o.OnReject = func(string) Policy { return Halt }
 	}
 	if o.Logger == nil {
 		o.Logger = zap.NewNop()

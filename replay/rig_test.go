@@ -398,6 +398,7 @@ func fast() Options {
 	o := Options{Name: "main", Owner: "test"}
 	o.RetryMin, o.RetryMax = time.Millisecond, 5*time.Millisecond
 	o.Batch.Linger = time.Millisecond
+	o.OnReject = func(string) Policy { return ParkKey }
 	return o
 }
 
