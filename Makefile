@@ -10,9 +10,9 @@ PKGS     ?= ./...
 VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
 LDFLAGS  := -X main.version=$(VERSION)
 DATA_DIR ?= ./walproxy-data
-FUZZTIME ?= 5s
+FUZZTIME ?= 5000x
 
-.PHONY: run build test race short lint fuzz crash soak bench demo generate check-generate vuln install-deps clean
+.PHONY: run build test race short lint fuzz crash backlog soak bench demo generate check-generate vuln install-deps clean
 
 ## run: the proxy on the embedded store, in the foreground; data in DATA_DIR
 run: build
@@ -25,9 +25,12 @@ build:
 ## test: everything CI checks, on a fresh machine
 test: install-deps lint check-generate race fuzz
 
-## race: all tests under the race detector, in their short form
+## race: all tests under the race detector, in their short form, and those that
+## it would disturb
 race:
 	$(GO) test -race -timeout 15m $(PKGS)
+	$(GO) test -timeout 5m -run TestBacklogNeedsNoMemory ./wal
+	$(GO) test -timeout 5m -tags failpoint -run Failpoints ./wal
 
 ## short: all tests without the race detector, for a quick look
 short:
@@ -45,13 +48,17 @@ lint:
 vuln:
 	$(TOOL) govulncheck $(PKGS)
 
-## fuzz: every fuzz target for FUZZTIME (make fuzz FUZZTIME=10m for a long run)
+## fuzz: every fuzz target, FUZZTIME inputs or so long (make fuzz FUZZTIME=10m)
 fuzz:
 	./scripts/fuzz $(FUZZTIME)
 
 ## crash: the long form of every crash, power-cut and fault test (root, /dev/fuse)
 crash: install-deps
 	WALPROXY_LONG=1 $(GO) test -timeout 2h -count 1 -v ./internal/crashtest/... ./internal/powerfs/...
+
+## backlog: 10 GiB of backlog, memory below 300 MiB (takes minutes and the disk)
+backlog:
+	WALPROXY_LONG=1 $(GO) test -timeout 1h -count 1 -v -run TestBacklogMemory ./internal/crashtest
 
 ## soak: property and model tests with many more seeds
 soak:

@@ -14,6 +14,10 @@ import (
 const (
 	defaultEvents = 100
 	maxEvents     = 1000
+	// eventPage are read from the store at once; an answer ends early, with next,
+	// once it has eventBytes.
+	eventPage  = 16
+	eventBytes = 4 << 20
 )
 
 // readContext bounds a read by its time-out and by a stop.
@@ -81,26 +85,37 @@ func (s *Server) getEvents(w http.ResponseWriter, r *http.Request, t target) *Er
 	if q.failed != nil {
 		return q.failed
 	}
-	events, err := s.core.ReadEvents(ctx, t.collection, key, from, int(limit))
-	if err != nil {
-		return s.readError(err)
-	}
 	out := append(jsonform.AppendKey([]byte(`{"key":`), key), `,"events":[`...)
-	for i, e := range events {
-		if i > 0 {
-			out = append(out, ',')
+	next, more := from, true
+	for more && next < from+limit && len(out) < eventBytes {
+		// A few at a time: how large events are is seen when they are there.
+		page := int(min(eventPage, from+limit-next))
+		events, err := s.core.ReadEvents(ctx, t.collection, key, next, page)
+		if err != nil {
+			return s.readError(err)
 		}
-		out = appendNumber(out, `{"number":`, e.Number)
-		out = appendNumber(out, `,"lsn":`, uint64(e.LSN))
-		out = jsonform.AppendFields(append(out, `,"fields":`...), e.Event.GetFields())
-		out = append(out, '}')
+		for _, e := range events {
+			if e.Number > from {
+				out = append(out, ',')
+			}
+			out = appendEvent(out, e)
+		}
+		next += uint64(len(events))
+		more = len(events) == page
 	}
 	out = append(out, ']')
-	if len(events) == int(limit) { // there may be more
-		out = appendNumber(out, `,"next":`, events[len(events)-1].Number+1)
+	if more { // there may be
+		out = appendNumber(out, `,"next":`, next)
 	}
 	writeJSON(w, http.StatusOK, append(out, '}'))
 	return nil
+}
+
+func appendEvent(out []byte, e mutation.StoredEvent) []byte {
+	out = appendNumber(out, `{"number":`, e.Number)
+	out = appendNumber(out, `,"lsn":`, uint64(e.LSN))
+	out = jsonform.AppendFields(append(out, `,"fields":`...), e.Event.GetFields())
+	return append(out, '}')
 }
 
 // writeState is the answer of GET /v1/writes/{lsn}.

@@ -1,6 +1,7 @@
 package rpc_test
 
 import (
+	"encoding/json"
 	"fmt"
 	"net/http"
 	"strings"
@@ -217,5 +218,40 @@ func TestStatus(t *testing.T) {
 		if !strings.Contains(a.raw, want) {
 			t.Errorf("%s is missing in %s", want, a.raw)
 		}
+	}
+}
+
+// TestEventsInPages: an answer is bounded in bytes, and following next finds
+// every event once.
+func TestEventsInPages(t *testing.T) {
+	r := newRig(t)
+	const events = 40
+	pad := strings.Repeat("x", 300<<10)
+	for n := range events {
+		r.want(r.do("POST", "/v1/carts/1/events", fmt.Sprintf(`{"events": [{"n": %d, "pad": %q}]}`, n+1, pad)), 200)
+	}
+	from, seen, answers := uint64(1), uint64(0), 0
+	for from != 0 {
+		a := r.want(r.do("GET", fmt.Sprintf("/v1/carts/1/events?from=%d&limit=1000", from), ""), 200)
+		if len(a.raw) > 16<<20 { // 4 MiB and a page of 16
+			t.Errorf("an answer of %d bytes", len(a.raw))
+		}
+		var page struct {
+			Events []struct{ Number uint64 }
+			Next   uint64
+		}
+		if err := json.Unmarshal([]byte(a.raw), &page); err != nil {
+			t.Fatal(err)
+		}
+		for _, e := range page.Events {
+			if seen++; e.Number != seen {
+				t.Fatalf("event %d where %d is due", e.Number, seen)
+			}
+		}
+		from = page.Next
+		answers++
+	}
+	if seen != events || answers < 2 {
+		t.Errorf("%d events in %d answers, want %d in several", seen, answers, events)
 	}
 }

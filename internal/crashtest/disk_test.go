@@ -201,6 +201,9 @@ func TestRealFailedSync(t *testing.T) {
 	if code <= 0 || !strings.Contains(s.process.Tail(), "no space left") && !strings.Contains(s.process.Tail(), "input/output error") {
 		t.Errorf("exit code %d, want an error and the cause\n%s", code, s.process.Tail())
 	}
+	if strings.Contains(s.process.Tail(), "panic: ") {
+		t.Errorf("the full disk ended in a panic\n%s", s.process.Tail())
+	}
 	if s.ledger.Acked() == 0 {
 		t.Fatal("nothing was acked")
 	}
