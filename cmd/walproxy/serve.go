@@ -51,6 +51,7 @@ func serve(ctx context.Context, c *config.Config, logger *zap.Logger, out, errOu
 	defer func() { _ = logger.Sync() }() // a terminal cannot be synced
 	ctx, stop := withSignals(ctx, logger)
 	defer stop()
+	limitMemory(c)
 	i, err := start(ctx, c, logger)
 	if err != nil {
 		return exitWith(exitStart, err)
