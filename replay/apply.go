@@ -34,7 +34,13 @@ func (p *pipeline) apply(stop, work context.Context, b *sinks.Batch) (v verdict,
 		}
 	}()
 	for attempt := 0; ; attempt++ {
+		round, ok := p.loop.pace.enter(stop)
+		if !ok {
+			return v, false
+		}
+		began := time.Now()
 		v := p.attempt(work, b)
+		p.loop.pace.leave(round, b, v.outcome, time.Since(began))
 		switch v.outcome {
 		case sinks.Applied, sinks.Rejected:
 			return v, true

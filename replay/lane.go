@@ -32,20 +32,20 @@ type item struct {
 }
 
 // push adds it and wakes the lane if that changes what it waits for.
-func (ln *lane) push(it item, o *Options) {
+func (ln *lane) push(it item, s size) {
 	if len(ln.queue) == 0 {
 		ln.since = time.Now()
 		signal(ln.wake)
 	}
 	ln.queue = append(ln.queue, it)
 	ln.bytes += it.Bytes
-	if ln.full(o) {
+	if ln.full(s) {
 		signal(ln.wake)
 	}
 }
 
-func (ln *lane) full(o *Options) bool {
-	return len(ln.queue) >= o.Batch.Records || ln.bytes >= o.Batch.Bytes
+func (ln *lane) full(s size) bool {
+	return len(ln.queue) >= s.records || ln.bytes >= s.bytes
 }
 
 // appliedTo is the LSN up to which everything of this lane is applied, given
@@ -70,9 +70,9 @@ func (ln *lane) reach(last wal.LSN) wal.LSN {
 }
 
 // take moves the next batch's records to the flight.
-func (ln *lane) take(o *Options) {
+func (ln *lane) take(s size) {
 	n, bytes := 0, 0
-	for n < len(ln.queue) && n < o.Batch.Records && (n == 0 || bytes+ln.queue[n].Bytes <= o.Batch.Bytes) {
+	for n < len(ln.queue) && n < s.records && (n == 0 || bytes+ln.queue[n].Bytes <= s.bytes) {
 		bytes += ln.queue[n].Bytes
 		n++
 	}
@@ -143,7 +143,7 @@ func (p *pipeline) next(stop context.Context, ln *lane) (to wal.LSN, wait time.D
 	} else if left := p.lingerLocked(ln); left > 0 {
 		return 0, left, false
 	}
-	ln.take(&p.loop.o)
+	ln.take(p.size)
 	ln.due, ln.flying = false, true
 	p.flying++
 	return ln.reach(p.last), 0, false
@@ -152,7 +152,7 @@ func (p *pipeline) next(stop context.Context, ln *lane) (to wal.LSN, wait time.D
 // lingerLocked is how long ln's batch may still wait for more.
 func (p *pipeline) lingerLocked(ln *lane) time.Duration {
 	o := &p.loop.o
-	if p.flush || o.Batch.Linger < 0 || ln.full(o) || uint64(ln.queue[0].LSN) <= p.loop.marks.wanted.Load() {
+	if p.flush || o.Batch.Linger < 0 || ln.full(p.size) || uint64(ln.queue[0].LSN) <= p.loop.marks.wanted.Load() {
 		return 0
 	}
 	return o.Batch.Linger - time.Since(ln.since)

@@ -42,9 +42,10 @@ type pipeline struct {
 	// for this sink. last is the highest of these records (they differ in a
 	// gap): checkpoints lie on records.
 	read, last wal.LSN
-	items      int // records queued or in flight, all lanes
-	bytes      int // their memory, estimated
-	flying     int // batches in flight, or left without an answer
+	items      int  // records queued or in flight, all lanes
+	bytes      int  // their memory, estimated
+	flying     int  // batches in flight, or left without an answer
+	size       size // of the next batches
 	// flush: no lingering, because the dispatcher waits for the lanes. alone:
 	// no idle moves either, because it is about to move all lanes itself.
 	flush, alone bool
@@ -60,6 +61,7 @@ func newPipeline(l *Loop, c sinks.Checkpoint, newLanes int) *pipeline {
 		loop: l, epoch: c.Epoch, read: low, last: low, swept: low, dozing: true,
 		room: make(chan struct{}, 1), late: make(chan struct{}, 1),
 	}
+	p.size, _ = l.pace.now()
 	if newLanes != len(c.Lanes) {
 		p.newLanes = newLanes
 	}
@@ -152,7 +154,7 @@ func (p *pipeline) enqueue(stop context.Context, ln *lane, r sinks.Record) bool 
 	p.flush = false
 	p.items++
 	p.bytes += cost
-	ln.push(item{Record: r, previous: p.last}, &p.loop.o)
+	ln.push(item{Record: r, previous: p.last}, p.size)
 	p.advanceLocked(r)
 	return true
 }
@@ -194,6 +196,7 @@ func (p *pipeline) finish(ln *lane, b *sinks.Batch) {
 		p.lanes[m.Lane].stored = m.To
 	}
 	p.flying--
+	p.size, _ = p.loop.pace.now()
 	if ln == nil {
 		p.alone = false
 	} else {

@@ -52,6 +52,9 @@ type Options struct {
 		// is cut short by Wait, by the end of the log and by a full queue.
 		// 5 ms; negative: no wait.
 		Linger time.Duration
+		// Latency is what an Apply should take: batches get smaller while it is
+		// exceeded, and grow again, up to Records and Bytes. 200 ms.
+		Latency time.Duration
 	}
 	// QueueBytes bounds the memory of the records read ahead of the lanes, all
 	// lanes together, by an estimate. One larger record always passes. 16 MiB.
@@ -90,6 +93,7 @@ func (o Options) withDefaults() (Options, error) {
 	fill(&o.Batch.Records, 1000)
 	fill(&o.Batch.Bytes, 1<<20)
 	fill(&o.Batch.Linger, 5*time.Millisecond)
+	fill(&o.Batch.Latency, 200*time.Millisecond)
 	fill(&o.QueueBytes, 16<<20)
 	fill(&o.Idle.Records, 16384)
 	fill(&o.Idle.Bytes, 4<<20)
@@ -128,6 +132,7 @@ func (o Options) validate() error {
 		value int64
 	}{
 		{"Batch.Records", int64(o.Batch.Records)}, {"Batch.Bytes", int64(o.Batch.Bytes)},
+		{"Batch.Latency", int64(o.Batch.Latency)},
 		{"QueueBytes", int64(o.QueueBytes)}, {"Idle.Records", int64(o.Idle.Records)},
 		{"Idle.Bytes", int64(o.Idle.Bytes)}, {"Idle.Interval", int64(o.Idle.Interval)},
 		{"RetryMin", int64(o.RetryMin)}, {"RetryMax", int64(o.RetryMax)},
@@ -154,6 +159,7 @@ type Loop struct {
 	letters *state.DeadLetters
 	sink    sinks.Sink
 	logger  *zap.Logger
+	pace    *pace
 	random  func() float64 // [0, 1)
 	started atomic.Bool
 
@@ -178,7 +184,7 @@ func New(log *wal.Log, st *state.Store, sink sinks.Sink, o Options) (*Loop, erro
 	if err != nil {
 		return nil, err
 	}
-	l := &Loop{o: o, log: log, state: st, letters: st.DeadLetters(o.Name), sink: sink, logger: o.Logger, random: rand.Float64}
+	l := &Loop{o: o, log: log, state: st, letters: st.DeadLetters(o.Name), sink: sink, logger: o.Logger, pace: newPace(&o), random: rand.Float64}
 	l.marks.rose = make(chan struct{}, 1)
 	l.health.state = Starting
 	return l, nil

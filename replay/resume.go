@@ -29,10 +29,15 @@ func (l *Loop) resume(ctx context.Context) (sinks.Checkpoint, error) {
 		}
 	}
 	for attempt := 0; ; attempt++ {
+		if !l.pace.pass(ctx) {
+			return sinks.Checkpoint{}, context.Cause(ctx)
+		}
 		checkpoint, err := l.tryResume(ctx, claim)
+		l.pace.passed()
 		if err == nil {
 			if attempt > 0 {
 				l.recovered()
+				l.pace.recovering()
 			}
 			return checkpoint, nil
 		}

@@ -168,8 +168,9 @@ func (p *pipeline) settle(ctx context.Context) {
 		}
 	}
 	p.mu.Unlock()
-	// After an Apply without an answer the store is not worth another wait.
-	if unsettled || len(b.Moves) == 0 {
+	// After an Apply without an answer the store is not worth another wait, and
+	// a paused one is left alone.
+	if unsettled || p.loop.pace.isPaused() || len(b.Moves) == 0 {
 		return
 	}
 	err := p.locate(b.Moves)

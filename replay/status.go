@@ -9,7 +9,8 @@ const (
 	Starting State = "starting" // the store has not been reached yet
 	Running  State = "running"
 	Retrying State = "retrying" // the last apply failed, backing off
-	Halted   State = "halted"   // Run returned an error, or is about to
+	Paused   State = "paused"
+	Halted   State = "halted" // Run returned an error, or is about to
 	Stopped  State = "stopped"
 )
 
@@ -25,6 +26,9 @@ type Status struct {
 	Batches    uint64    // applied since start, those without records included
 	Retries    uint64
 	QueueBytes int // estimate of the memory held by records read ahead
+	// Concurrency is how many lanes may apply at once, and BatchRecords how large
+	// their batches may be, as the store can take it.
+	Concurrency, BatchRecords int
 	// DeadLetters stored, their bytes, and the keys that they park.
 	DeadLetters     uint64
 	DeadLetterBytes uint64
@@ -43,6 +47,8 @@ func (l *Loop) Status() Status {
 	if p := l.pipe.Load(); p != nil {
 		s.Lanes, s.QueueBytes = p.snapshot()
 	}
+	size, lanes := l.pace.now()
+	s.Concurrency, s.BatchRecords = lanes, size.records
 	// A state store that fails halts the loop, which says so.
 	totals, _ := l.letters.Totals()
 	s.DeadLetters, s.DeadLetterBytes, s.ParkedKeys = totals.Count, totals.Bytes, totals.ParkedKeys
@@ -51,6 +57,9 @@ func (l *Loop) Status() Status {
 	s.State, s.Epoch, s.Err = l.health.state, l.health.epoch, l.health.err
 	if s.State == Running && l.health.retrying > 0 {
 		s.State = Retrying
+	}
+	if s.State != Halted && s.State != Stopped && l.pace.isPaused() {
+		s.State = Paused
 	}
 	return s
 }
