@@ -162,6 +162,7 @@ func TestPaceSize(t *testing.T) {
 type gauge struct {
 	sinks.Sink
 	down     atomic.Bool
+	hold     chan struct{} // not nil: calls while up wait for it
 	cost     time.Duration // of a record
 	now      atomic.Int64
 	failed   atomic.Int64
@@ -181,6 +182,9 @@ func (g *gauge) Apply(ctx context.Context, b *sinks.Batch) ([]sinks.Result, erro
 	g.after = append(g.after, now)
 	g.recordsN = append(g.recordsN, len(b.Records))
 	g.mu.Unlock()
+	if g.hold != nil {
+		<-g.hold
+	}
 	pause(ctx, max(time.Millisecond, g.cost*time.Duration(len(b.Records))))
 	return g.Sink.Apply(ctx, b)
 }
@@ -189,7 +193,7 @@ func (g *gauge) Apply(ctx context.Context, b *sinks.Batch) ([]sinks.Result, erro
 // all lanes are back in the end.
 func TestRecoveringStoreIsNotFlooded(t *testing.T) {
 	r := newRig(t)
-	g := &gauge{Sink: sinktest.NewMemory()}
+	g := &gauge{Sink: sinktest.NewMemory(), hold: make(chan struct{})}
 	g.down.Store(true)
 	o := fast()
 	o.Lanes, o.Batch.Records, o.Batch.Linger = 8, 5, -1
@@ -197,6 +201,15 @@ func TestRecoveringStoreIsNotFlooded(t *testing.T) {
 	run := r.start(g, o)
 	eventually(t, "the store is away for long", func() bool { return g.failed.Load() > 20 && run.Status().Concurrency == 1 })
 	g.down.Store(false)
+	eventually(t, "seven lanes wait for the eighth", func() bool {
+		run.pace.mu.Lock()
+		defer run.pace.mu.Unlock()
+		return len(run.pace.waiting) == 7 && run.pace.running == 1
+	})
+	if n := g.now.Load(); n != 1 {
+		t.Errorf("%d calls at once: flooded", n)
+	}
+	close(g.hold)
 	run.await(last)
 	r.check(g.Sink.(*sinktest.Memory))
 	if g.after[0] != 1 || g.after[1] > 2 {
