@@ -67,13 +67,14 @@ func (l *Loop) Letters() *state.DeadLetters { return l.letters }
 
 // resumeLetters makes the dead letters what they were at the checkpoint: what
 // came after it comes again.
-func (l *Loop) resumeLetters(c sinks.Checkpoint) error {
+func (l *Loop) resumeLetters(c sinks.Checkpoint, by laneMap) error {
 	above := func(dead *state.DeadLetter) bool {
-		for _, key := range dead.Keys {
-			// A record of several lanes moved all of them, so any key tells.
-			return dead.LSN > c.Lanes[mutation.HashEncoded(key)%uint64(len(c.Lanes))].LSN
+		collection, key, err := dead.Key()
+		if err != nil || key == nil {
+			return dead.LSN > c.Low().LSN // of no lane
 		}
-		return dead.LSN > c.Low().LSN
+		// A record of several lanes moved all of them, so any key tells.
+		return dead.LSN > c.Lanes[by.of(collection, key)].LSN
 	}
 	err := l.letters.Resume(c.Low().LSN, l.log.First(), above)
 	if err == nil {

@@ -27,6 +27,7 @@ const recordOverhead = 512
 type pipeline struct {
 	loop     *Loop
 	epoch    uint64
+	by       laneMap
 	newLanes int         // switch to so many at until; 0: no switch
 	until    sinks.Point // with newLanes: where this pipeline ends
 	relaned  bool        // the switch was made; read after run
@@ -55,16 +56,13 @@ type pipeline struct {
 	dozing       bool // keep waits for late
 }
 
-func newPipeline(l *Loop, c sinks.Checkpoint, newLanes int) *pipeline {
+func newPipeline(l *Loop, c sinks.Checkpoint, by laneMap) *pipeline {
 	low := c.Low().LSN
 	p := &pipeline{
-		loop: l, epoch: c.Epoch, read: low, last: low, swept: low, dozing: true,
+		loop: l, epoch: c.Epoch, by: by, read: low, last: low, swept: low, dozing: true,
 		room: make(chan struct{}, 1), late: make(chan struct{}, 1),
 	}
 	p.size, _ = l.pace.now()
-	if newLanes != len(c.Lanes) {
-		p.newLanes = newLanes
-	}
 	for i, at := range c.Lanes {
 		p.lanes = append(p.lanes, &lane{index: i, from: at.LSN, stored: at, wake: make(chan struct{}, 1)})
 	}
@@ -111,6 +109,12 @@ func (p *pipeline) accept(stop, work context.Context, record wal.Record) bool {
 		p.pass(r)
 		return true
 	}
+	if p.newLanes == 0 { // else by what is stored already
+		if err := p.loop.noteGroups(body); err != nil {
+			p.halt(err)
+			return false
+		}
+	}
 	index, single := p.laneOf(&r)
 	switch {
 	case !single || p.retries(&r):
@@ -126,7 +130,7 @@ func (p *pipeline) accept(stop, work context.Context, record wal.Record) bool {
 func (p *pipeline) laneOf(r *sinks.Record) (index int, single bool) {
 	index, single = -1, true
 	mutation.Keys(r.Body, func(collection string, key *walproxyv1.Key) {
-		i := int(mutation.Hash(collection, key) % uint64(len(p.lanes)))
+		i := p.by.of(collection, key)
 		single = single && (index < 0 || i == index)
 		index = i
 	})

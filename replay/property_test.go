@@ -112,6 +112,9 @@ func drawOptions(t *rapid.T) Options {
 	o.Idle.Records = rapid.SampledFrom([]int{1, 10, 1000}).Draw(t, "idle records")
 	o.Idle.Interval = rapid.SampledFrom([]time.Duration{time.Millisecond, time.Hour}).Draw(t, "idle interval")
 	o.RetryMin, o.RetryMax = 1, 100*time.Microsecond
+	if group := rapid.SampledFrom([]string{"", "", "", "first", "second"}).Draw(t, "group"); group != "" {
+		o.LaneKey = func(string) string { return group }
+	}
 	return o
 }
 

@@ -73,6 +73,11 @@ type Options struct {
 	// stop or the loop halted, and how long the last checkpoints may take. 5 s.
 	// A sink that does not return when its context ends holds up Run.
 	StopTimeout time.Duration
+	// LaneKey names the group of a collection; "" is none. All records of a
+	// group's collections share one lane: needed where applying a record of one
+	// can fail because of another's (foreign keys, unique keys, triggers). It
+	// must answer the same throughout a run; between runs it may change.
+	LaneKey func(collection string) (group string)
 	// OnReject is asked what a rejected record of a collection means. nil: Halt
 	// for all, because dead letters need somebody who asks Parked before a read.
 	OnReject func(collection string) Policy
@@ -162,6 +167,8 @@ type Loop struct {
 	pace    *pace
 	random  func() float64 // [0, 1)
 	started atomic.Bool
+
+	groups map[string]string // collections that share lanes, as stored; Run's alone
 
 	marks watermarks
 	pipe  atomic.Pointer[pipeline] // nil until the sink was resumed

@@ -56,17 +56,25 @@ func (l *Loop) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := l.resumeLetters(checkpoint); err != nil {
+	stored, err := l.storedMap(checkpoint)
+	if err != nil {
+		return err
+	}
+	if err := l.resumeLetters(checkpoint, stored); err != nil {
 		return err
 	}
 	l.resumed(checkpoint)
-	if len(checkpoint.Lanes) != l.o.Lanes {
-		checkpoint.Lanes, err = l.relane(ctx, checkpoint)
+	if l.mustRelane(checkpoint) {
+		checkpoint.Lanes, err = l.relane(ctx, checkpoint, stored)
 		if err != nil || checkpoint.Lanes == nil {
 			return err
 		}
 	}
-	return newPipeline(l, checkpoint, 0).run(ctx)
+	next, err := l.nextMap()
+	if err != nil {
+		return err
+	}
+	return newPipeline(l, checkpoint, next).run(ctx)
 }
 
 func (l *Loop) resumed(c sinks.Checkpoint) {
@@ -77,20 +85,21 @@ func (l *Loop) resumed(c sinks.Checkpoint) {
 		zap.Uint64("durable", uint64(l.log.Durable())), zap.Int("lanes", len(c.Lanes)))
 }
 
-// relane finishes with the stored number of lanes up to the highest of them and
-// switches there to the configured number, in one transaction: before it a crash
-// continues with the old lanes, after it with the new ones. It returns nil lanes
+// relane finishes with the stored lanes up to the highest of them and switches
+// there to the configured number, or only to where all are at one point, in one
+// transaction: before it a crash continues with the old lanes, after it with the
+// new ones. It returns nil lanes
 // if ctx ended first.
-func (l *Loop) relane(ctx context.Context, c sinks.Checkpoint) ([]sinks.Point, error) {
+func (l *Loop) relane(ctx context.Context, c sinks.Checkpoint, stored laneMap) ([]sinks.Point, error) {
 	high := slices.MaxFunc(c.Lanes, func(a, b sinks.Point) int {
 		return int(min(max(int64(a.LSN)-int64(b.LSN), -1), 1))
 	})
-	p := newPipeline(l, c, l.o.Lanes)
-	p.until = high
+	p := newPipeline(l, c, stored)
+	p.newLanes, p.until = l.o.Lanes, high
 	if err := p.run(ctx); err != nil || !p.relaned {
 		return nil, err
 	}
-	l.logger.Info("number of lanes changed", zap.Int("from", len(c.Lanes)), zap.Int("to", l.o.Lanes), zap.Stringer("at", high))
+	l.logger.Info("lanes switched", zap.Int("from", len(c.Lanes)), zap.Int("to", l.o.Lanes), zap.Stringer("at", high))
 	return slices.Repeat([]sinks.Point{high}, l.o.Lanes), nil
 }
 

@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"maps"
 	"testing"
 	"time"
 
@@ -190,6 +191,7 @@ func FuzzDecode(f *testing.F) {
 	f.Add(requestKey(r.Principal, r.ID)[1:])
 	f.Add(encodeClaim(Claim{Identity: "pg-7", Settled: true}))
 	f.Add(indexKey(7, requestKey(r.Principal, r.ID)[1:]))
+	f.Add(encodeLaneGroups(map[string]string{"orders": "shop", "lines": "shop"}))
 	f.Add([]byte{0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1})
 	f.Fuzz(func(t *testing.T, data []byte) {
 		if r, err := decodeRequest(data); err == nil {
@@ -205,6 +207,13 @@ func FuzzDecode(f *testing.F) {
 			}
 		} else if !errors.Is(err, ErrCorrupt) {
 			t.Errorf("decodeClaim: %v", err)
+		}
+		if groups, err := decodeLaneGroups(data); err == nil {
+			if again, err := decodeLaneGroups(encodeLaneGroups(groups)); err != nil || !maps.Equal(again, groups) {
+				t.Errorf("lane groups %x do not come back", data)
+			}
+		} else if !errors.Is(err, ErrCorrupt) {
+			t.Errorf("decodeLaneGroups: %v", err)
 		}
 		if p, id, err := splitRequestKey(data); err == nil {
 			p2, id2, err := splitRequestKey(requestKey(p, id)[1:])

@@ -8,6 +8,7 @@
 //	'c' sink name                 -> claim
 //	'i' principal length, principal, id -> request id: LSN, accepted, payload hash
 //	'l' LSN (8 bytes), principal length, principal, id -> nothing; the ids by age
+//	'g' sink name                 -> collections that share a lane
 //	'd' sink length, sink, LSN -> dead letter
 //	'q' sink length, sink, record key, position, LSN -> whether it parks the key
 //	't' sink length, sink -> number and bytes of its dead letters

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"maps"
 	"path/filepath"
 	"sync"
 	"testing"
@@ -119,6 +120,18 @@ func TestPowerCut(t *testing.T) {
 	check("PutClaim", func(s *Store) {
 		if got, ok, err := s.Claim("main"); got != claim || !ok || err != nil {
 			t.Errorf("Claim = %+v, %t, %v", got, ok, err)
+		}
+	})
+	groups := map[string]string{"orders": "shop", "lines": "shop"}
+	if err := s.PutLaneGroups("main", groups); err != nil {
+		t.Fatal(err)
+	}
+	check("PutLaneGroups", func(s *Store) {
+		if got, err := s.LaneGroups("main"); !maps.Equal(got, groups) || err != nil {
+			t.Errorf("LaneGroups = %v, %v", got, err)
+		}
+		if got, err := s.LaneGroups("other"); len(got) != 0 || err != nil {
+			t.Errorf("LaneGroups of another sink = %v, %v", got, err)
 		}
 	})
 	if err := s.PutRequests(requests(1, 10), 10); err != nil {
