@@ -125,9 +125,8 @@ func ExampleProxy_Wait() {
 		fmt.Println(err)
 		return
 	}
-	state, err := proxy.WriteState(result.LSN)
-	fmt.Println(state.State, err)
-	// Output: applied <nil>
+	fmt.Println(proxy.WriteState(result.LSN).State)
+	// Output: applied
 }
 
 // A read of a record that does not exist is mutation.ErrNotFound, and only that.

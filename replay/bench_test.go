@@ -26,12 +26,21 @@ func (nowhere) Close(context.Context) error                                 { re
 func BenchmarkDrain(b *testing.B) {
 	for _, sink := range []string{"nowhere", "pebble"} {
 		for _, lanes := range []int{1, 4} {
-			b.Run(fmt.Sprintf("sink=%s/lanes=%d", sink, lanes), func(b *testing.B) { benchmarkDrain(b, sink, lanes) })
+			b.Run(fmt.Sprintf("sink=%s/lanes=%d", sink, lanes), func(b *testing.B) { benchmarkDrain(b, sink, lanes, 0) })
 		}
 	}
 }
 
-func benchmarkDrain(b *testing.B, name string, lanes int) {
+// BenchmarkDrainRejected is BenchmarkDrain with one record in a hundred that the
+// store rejects: it becomes a dead letter.
+func BenchmarkDrainRejected(b *testing.B) {
+	for _, lanes := range []int{1, 4} {
+		b.Run(fmt.Sprintf("sink=pebble/bad=1%%/lanes=%d", lanes), func(b *testing.B) { benchmarkDrain(b, "pebble", lanes, 100) })
+	}
+}
+
+// benchmarkDrain: every bad-th record is rejected; 0: none.
+func benchmarkDrain(b *testing.B, name string, lanes, bad int) {
 	r := &rig{t: b, dir: b.TempDir(), model: map[string]*modelRow{}}
 	r.open()
 	defer r.close()
@@ -40,6 +49,9 @@ func benchmarkDrain(b *testing.B, name string, lanes int) {
 		m, err := mutation.Set("c", mutation.String(fmt.Sprint("k", i%1000)), map[string]any{"text": "hello, world", "n": i})
 		if err != nil {
 			b.Fatal(err)
+		}
+		if bad > 0 && i%bad == bad-1 {
+			m.Precondition = &walproxyv1.Precondition{Kind: &walproxyv1.Precondition_IfVersion{IfVersion: 1 << 60}}
 		}
 		payload, err := mutation.Encode(nil, &walproxyv1.Record{
 			Format: 1, Routes: []string{"main"}, AcceptedUnixNanos: int64(i + 1), Body: &walproxyv1.Record_Mutation{Mutation: m},
@@ -63,7 +75,7 @@ func benchmarkDrain(b *testing.B, name string, lanes int) {
 	}
 	b.ReportAllocs()
 	b.ResetTimer()
-	o := Options{Name: "main", Lanes: lanes}
+	o := Options{Name: "main", Lanes: lanes, OnReject: func(string) Policy { return Skip }}
 	run := r.start(sink, o)
 	run.await(last)
 	b.StopTimer()

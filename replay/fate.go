@@ -29,12 +29,13 @@ const (
 // letter is known; any other counts as applied.
 func (l *Loop) Fate(lsn wal.LSN) (Fate, error) {
 	for {
+		if lsn > l.Applied() { // asked first: a dead letter is there before it is passed
+			return Logged, nil
+		}
 		dead, ok, err := l.letters.Get(lsn)
 		switch {
 		case err != nil:
 			return "", err
-		case lsn > l.Applied():
-			return Logged, nil // a dead letter is final once it is passed
 		case ok && dead.Kind == state.Parked:
 			return Parked, nil
 		case ok:

@@ -192,11 +192,8 @@ func (b *batch) settled(p api.Pending) bool {
 	default:
 		return false
 	}
-	if b.wait.level == walproxy.Logged {
-		return true
-	}
-	ws, err := b.server.core.WriteState(p.LSN())
-	return err == nil && ws.State == walproxy.StateApplied
+	return b.wait.level == walproxy.Logged ||
+		b.server.core.WriteState(p.LSN()).State == walproxy.StateApplied
 }
 
 // one appends the answer to one item.

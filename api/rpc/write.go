@@ -3,7 +3,6 @@ package rpc
 import (
 	"bytes"
 	"context"
-	"errors"
 	"net/http"
 	"strings"
 	"time"
@@ -223,12 +222,8 @@ func (s *Server) await(ctx context.Context, pending api.Pending, level walproxy.
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(s.stopping, cancel)()
-	if err := s.core.Wait(ctx, result.LSN, walproxy.Applied); err != nil {
+	if s.core.Wait(ctx, result.LSN, walproxy.Applied) != nil {
 		answer.status = http.StatusAccepted
-		var dead *walproxy.DeadError
-		if errors.As(err, &dead) && dead.LSN == result.LSN {
-			answer.state = string(dead.Fate)
-		}
 		return answer, nil
 	}
 	answer.state = walproxy.StateApplied

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"reflect"
+	"runtime"
 	"slices"
 	"testing"
 	"time"
@@ -335,4 +336,47 @@ func FuzzDeadLetter(f *testing.F) {
 			t.Fatalf("%+v became %+v, %v", letter, again, err)
 		}
 	})
+}
+
+// BenchmarkParked stores b.N parked records, a thousand at a time, one for each
+// of b.N keys, and reports what the parked keys take in memory after a start.
+func BenchmarkParked(b *testing.B) {
+	dir := b.TempDir()
+	s := must(Open(dir, Options{}))
+	d := s.DeadLetters("main")
+	letters := make([]DeadLetter, 0, 1000)
+	for i := range b.N {
+		lsn := position.LSN(i + 1)
+		letters = append(letters, newLetter(lsn, lsn, true, fmt.Sprint("key ", i)))
+		if len(letters) < cap(letters) && i+1 < b.N {
+			continue
+		}
+		if err := d.Put(letters, nil, Bounds{}); err != nil {
+			b.Fatal(err)
+		}
+		letters = letters[:0]
+	}
+	b.StopTimer()
+	if err := s.Close(); err != nil {
+		b.Fatal(err)
+	}
+	s = must(Open(dir, Options{}))
+	before := heap()
+	began := time.Now()
+	totals := must(s.DeadLetters("main").Totals())
+	b.ReportMetric(float64(time.Since(began).Nanoseconds())/float64(b.N), "load-ns/key")
+	b.ReportMetric(float64(heap()-before)/float64(b.N), "heap-B/key")
+	if totals.ParkedKeys != b.N {
+		b.Fatalf("%+v, want %d parked keys", totals, b.N)
+	}
+	if err := s.Close(); err != nil {
+		b.Fatal(err)
+	}
+}
+
+func heap() int64 {
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return int64(m.HeapAlloc)
 }
