@@ -1,0 +1,153 @@
+package looptest
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"slices"
+
+	"google.golang.org/protobuf/proto"
+
+	walproxyv1 "github.com/walproxy/walproxy/api/proto/walproxy/v1"
+	"github.com/walproxy/walproxy/internal/state"
+	"github.com/walproxy/walproxy/mutation"
+	"github.com/walproxy/walproxy/sinks"
+	"github.com/walproxy/walproxy/wal"
+)
+
+// finish applies what is left and compares.
+func (d *driver) finish() {
+	d.t.Helper()
+	run := d.start(false)
+	defer func() {
+		d.endSink(run)
+	}()
+	if err := d.await(run); err != nil {
+		_ = d.stop(run) // the failure tells why
+		d.t.Fatalf("Wait: %v; %+v", err, run.Status())
+	}
+	reader, ok := run.sink.(sinks.Reader)
+	if d.h.Reader != nil {
+		reader, ok = d.h.Reader(run.sink), true
+	}
+	if !ok {
+		_ = d.stop(run) // nothing can be compared
+		d.t.Fatalf("%T is no sinks.Reader and Harness.Reader is missing", run.sink)
+	}
+	if err := d.stop(run); err != nil {
+		d.t.Fatalf("Run: %v", err)
+	}
+	if at, durable := run.Checkpoint(), d.log.Durable(); at != durable {
+		d.t.Errorf("checkpoint %d, durable %d", at, durable)
+	}
+	for _, name := range slices.Sorted(maps.Keys(d.model.rows)) {
+		d.compareRow(reader, d.model.rows[name])
+	}
+	d.compareLetters(run)
+	d.compareFates(run)
+}
+
+func (d *driver) compareRow(reader sinks.Reader, want row) {
+	d.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	name := want.collection + "/" + mutation.KeyText(want.key)
+	got, err := reader.Read(ctx, want.collection, want.key)
+	if want.document == nil {
+		if !errors.Is(err, mutation.ErrNotFound) {
+			d.t.Errorf("%s: %+v, %v; want not found", name, got, err)
+		}
+		return
+	}
+	if err != nil {
+		d.t.Errorf("%s: %v", name, err)
+		return
+	}
+	same := func(a, b *walproxyv1.Value) bool { return proto.Equal(a, b) }
+	if got.Version != want.document.Version || !maps.EqualFunc(got.Fields, want.document.Fields, same) {
+		d.t.Errorf("%s: version %d, %v; want version %d, %v", name, got.Version, mutation.FieldsToAny(got.Fields),
+			want.document.Version, mutation.FieldsToAny(want.document.Fields))
+	}
+	if d.h.NoEvents {
+		return
+	}
+	events, err := reader.ReadEvents(ctx, want.collection, want.key, 1, len(want.events)+10)
+	var lsns []wal.LSN
+	for _, e := range events {
+		lsns = append(lsns, e.LSN)
+	}
+	if err != nil || !slices.Equal(lsns, want.events) {
+		d.t.Errorf("%s: events of LSNs %v, %v; want %v", name, lsns, err, want.events)
+	}
+}
+
+// compareLetters compares the dead letters in LSN order and every key's queue.
+func (d *driver) compareLetters(run *running) {
+	d.t.Helper()
+	stored, err := run.Letters().List(0, 1<<20)
+	d.must(err)
+	d.sameLetters("all", stored, d.model.letters())
+	for name := range d.keys() {
+		stored, err := run.Letters().Of([]byte(name), 1<<20)
+		d.must(err)
+		queue := d.model.queue(name)
+		d.sameLetters("the queue of "+name, stored, queue)
+		collection, key, err := mutation.ParseKey([]byte(name))
+		d.must(err)
+		lsn, parked, err := run.Parked(collection, key)
+		first := slices.IndexFunc(queue, func(l letter) bool { return l.parks })
+		if err != nil || parked != (first >= 0) || parked && lsn != queue[first].lsn {
+			d.t.Errorf("Parked(%s): %d, %v, %v; want %d of %v", name, lsn, parked, err, first, queue)
+		}
+	}
+}
+
+// keys that were written or are in the dead letters.
+func (d *driver) keys() map[string]bool {
+	keys := map[string]bool{}
+	for name := range d.model.rows {
+		keys[name] = true
+	}
+	for _, l := range d.model.dead {
+		for _, name := range l.keys {
+			keys[name] = true
+		}
+	}
+	return keys
+}
+
+func (d *driver) sameLetters(what string, got []state.DeadLetter, want []letter) {
+	d.t.Helper()
+	if len(got) != len(want) {
+		d.t.Errorf("dead letters, %s: %d, want %d", what, len(got), len(want))
+		return
+	}
+	for i, g := range got {
+		w := want[i]
+		if g.LSN != w.lsn || g.Position != w.position || g.Kind != w.kind || g.Parks != w.parks {
+			d.t.Errorf("dead letters, %s: [%d] is LSN %d, position %d, %v, parks %v; want LSN %d, position %d, %v, parks %v",
+				what, i, g.LSN, g.Position, g.Kind, g.Parks, w.lsn, w.position, w.kind, w.parks)
+		}
+		body, err := g.Record()
+		d.must(err)
+		ms, err := mutation.Mutations(body)
+		d.must(err)
+		if !slices.EqualFunc(ms, w.mutations, func(a, b *walproxyv1.Mutation) bool { return proto.Equal(a, b) }) {
+			d.t.Errorf("dead letters, %s: LSN %d holds %v, want %v", what, g.LSN, ms, w.mutations)
+		}
+	}
+}
+
+// compareFates looks at every record that the log still has.
+func (d *driver) compareFates(run *running) {
+	d.t.Helper()
+	for lsn := range d.model.fates {
+		if lsn < d.log.First() {
+			continue
+		}
+		want := d.model.fate(lsn)
+		if got, err := run.Fate(lsn); err != nil || got != want {
+			d.t.Errorf("Fate(%d): %v, %v; want %v", lsn, got, err, want)
+		}
+	}
+}

@@ -1,0 +1,193 @@
+package looptest
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"sync/atomic"
+	"time"
+
+	walproxyv1 "github.com/walproxy/walproxy/api/proto/walproxy/v1"
+	"github.com/walproxy/walproxy/mutation"
+	"github.com/walproxy/walproxy/replay"
+	"github.com/walproxy/walproxy/sinks"
+	"github.com/walproxy/walproxy/sinks/sinktest"
+)
+
+// collections written to: rejected records park their keys, or are skipped.
+var collections = []string{"parks", "skips"}
+
+// draw returns a number below n.
+func (d *driver) draw(n int) int { return d.random.IntN(n) }
+
+func (d *driver) chance(oneIn int) bool { return d.draw(oneIn) == 0 }
+
+func pick[T any](d *driver, list ...T) T { return list[d.draw(len(list))] }
+
+// drawRecord draws one write or the writes of a group.
+func (d *driver) drawRecord() (ms []*walproxyv1.Mutation) {
+	members := 1
+	if !d.h.NoGroups && d.chance(6) {
+		members = 2 + d.draw(3)
+	}
+	for range members {
+		ms = append(ms, d.drawMutation())
+	}
+	if mutation.ValidateGroup(groupOf(ms)) != nil { // a precondition behind the key's first write
+		return ms[:1]
+	}
+	return ms
+}
+
+func (d *driver) drawMutation() *walproxyv1.Mutation {
+	collection := pick(d, collections[0], collections[0], collections[1])
+	key := mutation.String(fmt.Sprint("k", d.draw(12)))
+	one := map[string]*walproxyv1.Value{"n": mutation.Int64Value(1)}
+	switch d.draw(10) {
+	case 0:
+		return mutation.Delete(collection, key)
+	case 1: // later increments of the key are rejected
+		return mutation.New(collection, key, []*walproxyv1.Op{mutation.MergeOp(map[string]*walproxyv1.Value{"n": mutation.StringValue("text")})})
+	case 2: // unless this comes between
+		return mend(collection, key)
+	case 3:
+		m := mutation.New(collection, key, []*walproxyv1.Op{mutation.IncrementOp(one)})
+		m.Precondition = &walproxyv1.Precondition{Kind: &walproxyv1.Precondition_IfAbsent{IfAbsent: true}}
+		return m
+	case 4:
+		return mutation.New(collection, key, []*walproxyv1.Op{mutation.AppendOp(map[string]*walproxyv1.Value{
+			"text": mutation.StringValue(fmt.Sprint(d.draw(10))),
+		})})
+	}
+	ops := []*walproxyv1.Op{mutation.IncrementOp(one)}
+	if !d.h.NoEvents {
+		ops = append(ops, mutation.AppendEventOp(&walproxyv1.Event{Fields: one}))
+	}
+	return mutation.New(collection, key, ops)
+}
+
+// mend makes n a number again.
+func mend(collection string, key *walproxyv1.Key) *walproxyv1.Mutation {
+	return mutation.New(collection, key, []*walproxyv1.Op{mutation.MergeOp(map[string]*walproxyv1.Value{"n": mutation.Int64Value(0)})})
+}
+
+// retrySome logs a key's queue again: all of it, its first, or its end; as it
+// was or mended; some twice.
+func (d *driver) retrySome() {
+	if len(d.model.dead) == 0 {
+		return
+	}
+	named := d.model.dead[pick(d, slices.Sorted(maps.Keys(d.model.dead))...)]
+	queue := d.model.queue(named.keys[0])
+	from := pick(d, 0, 0, 0, len(queue)/2)
+	for _, l := range queue[from:pick(d, len(queue), len(queue), from+1)] {
+		ms := l.mutations
+		if len(l.keys) == 1 && d.chance(3) {
+			ms = []*walproxyv1.Mutation{mend(ms[0].GetCollection(), ms[0].GetKey())}
+		}
+		for range pick(d, 1, 1, 1, 2) {
+			d.write([]string{sinkName}, l.lsn, ms)
+		}
+	}
+}
+
+// drawOptions draws how the loop runs.
+func (d *driver) drawOptions() replay.Options {
+	o := replay.Options{Name: sinkName, Owner: "looptest", OnReject: policy, Lanes: 1 + d.draw(6)}
+	o.Batch.Records = 1 + d.draw(25)
+	o.Batch.Bytes = 1 + d.draw(3000)
+	o.Batch.Linger = pick(d, -1, time.Millisecond, time.Hour)
+	o.Batch.Latency = pick(d, time.Nanosecond, time.Millisecond, time.Hour)
+	o.QueueBytes = pick(d, 1, 3000, 1<<20)
+	o.Idle.Records = pick(d, 1, 10, 1000)
+	o.Idle.Interval = pick(d, time.Millisecond, time.Hour)
+	o.RetryMin, o.RetryMax = time.Microsecond, 200*time.Microsecond
+	if group := pick(d, "", "", "", "one", "two"); group != "" {
+		shared := pick(d, collections[0], collections[1], "*")
+		o.LaneKey = func(collection string) string {
+			if shared == "*" || shared == collection {
+				return group
+			}
+			return ""
+		}
+	}
+	return o
+}
+
+// addFaults scripts a store that fails for a while.
+func (d *driver) addFaults(f *sinktest.Faulty) {
+	for range d.draw(7) {
+		rule := sinktest.Rule{Times: 1 + d.draw(3), When: sinktest.CallNumber(1 + d.draw(20))}
+		if d.chance(2) {
+			rule.When = sinktest.Lane(d.draw(4))
+		}
+		rule.Do = pick(d,
+			sinktest.FailBefore(sinks.Retry, sinktest.ErrAway),
+			sinktest.FailBefore(sinks.Unknown, sinktest.ErrAway),
+			sinktest.LoseAnswer(sinktest.ErrAway),
+			sinktest.Delay(time.Millisecond))
+		f.Add(rule)
+	}
+	if d.chance(4) {
+		f.FailResume(1+d.draw(3), sinktest.ErrAway)
+	}
+}
+
+// mortal is the sink of a process that dies: after some calls nothing reaches
+// the store any more, the last call with or without effect. It may also name the
+// wrong record when one is rejected, or none.
+type mortal struct {
+	sinks.Sink
+	left   atomic.Int64
+	effect bool
+	blame  func(n int) int // index of the record to blame; -1: nobody; nil: as it is
+}
+
+func (d *driver) newMortal(sink sinks.Sink) *mortal {
+	m := &mortal{Sink: sink, effect: d.chance(2)}
+	m.left.Store(pick(d, int64(1), 2, 3, 5, 8, 13, 21, 1<<40, 1<<40))
+	switch d.draw(4) {
+	case 0:
+		m.blame = func(int) int { return -1 }
+	case 1:
+		m.blame = func(n int) int { return n / 2 }
+	}
+	return m
+}
+
+// Resume implements sinks.Sink.
+func (m *mortal) Resume(ctx context.Context, c sinks.Claim) (sinks.Checkpoint, error) {
+	left := m.left.Add(-1)
+	if left < 0 || left == 0 && !m.effect {
+		return sinks.Checkpoint{}, sinks.WithOutcome(sinks.Halt, errDead)
+	}
+	at, err := m.Sink.Resume(ctx, c)
+	if left == 0 {
+		return sinks.Checkpoint{}, sinks.WithOutcome(sinks.Halt, errDead)
+	}
+	return at, err
+}
+
+// Apply implements sinks.Sink.
+func (m *mortal) Apply(ctx context.Context, b *sinks.Batch) ([]sinks.Result, error) {
+	left := m.left.Add(-1)
+	if left < 0 || left == 0 && !m.effect {
+		return nil, sinks.WithOutcome(sinks.Halt, errDead)
+	}
+	results, err := m.Sink.Apply(ctx, b)
+	if left == 0 {
+		return nil, sinks.WithOutcome(sinks.Halt, errDead)
+	}
+	i := slices.IndexFunc(results, func(r sinks.Result) bool { return r.Outcome == sinks.Rejected })
+	if i < 0 || m.blame == nil {
+		return results, err
+	}
+	why, blamed := results[i].Err, m.blame(len(results))
+	if blamed < 0 {
+		return nil, sinks.WithOutcome(sinks.Rejected, why)
+	}
+	results = sinks.Results(len(results), sinks.Retry, why)
+	results[blamed].Outcome = sinks.Rejected
+	return results, nil
+}
