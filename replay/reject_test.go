@@ -134,7 +134,7 @@ func parkKey(t *testing.T, lanes int) {
 		}
 	}
 	// Fixed around the log, as a person does: the queue can be applied.
-	last = r.retry(4, number("a")) // an edited retry
+	r.retry(4, number("a")) // an edited retry
 	r.retry(6, number("a"))
 	r.retry(7, both)
 	last = r.retry(8, one("b"))
@@ -165,9 +165,9 @@ func TestRetryRejectedAgain(t *testing.T) {
 	run := r.start(memory, fast())
 	r.retry(2, one("a"))         // 5: rejected again
 	r.retry(3, one("a"))         // 6: behind 5
-	last := r.retry(4, one("a")) // 7
+	r.retry(4, one("a"))         // 7
 	r.retry(2, one("a"))         // 8: 2 was retried
-	last = r.retry(7, one("a"))  // 9: from the middle
+	last := r.retry(7, one("a")) // 9: from the middle
 	run.await(last)
 	r.check(memory)
 	r.checkLetters(run.Loop)

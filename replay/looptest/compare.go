@@ -3,6 +3,7 @@ package looptest
 import (
 	"context"
 	"errors"
+	"fmt"
 	"maps"
 	"slices"
 
@@ -19,9 +20,7 @@ import (
 func (d *driver) finish() {
 	d.t.Helper()
 	run := d.start(false)
-	defer func() {
-		d.endSink(run)
-	}()
+	defer d.endSink(run)
 	if err := d.await(run); err != nil {
 		_ = d.stop(run) // the failure tells why
 		d.t.Fatalf("Wait: %v; %+v", err, run.Status())
@@ -91,13 +90,13 @@ func (d *driver) compareLetters(run *running) {
 		stored, err := run.Letters().Of([]byte(name), 1<<20)
 		d.must(err)
 		queue := d.model.queue(name)
-		d.sameLetters("the queue of "+name, stored, queue)
+		d.sameLetters(fmt.Sprintf("the queue of %q", name), stored, queue)
 		collection, key, err := mutation.ParseKey([]byte(name))
 		d.must(err)
 		lsn, parked, err := run.Parked(collection, key)
 		first := slices.IndexFunc(queue, func(l letter) bool { return l.parks })
 		if err != nil || parked != (first >= 0) || parked && lsn != queue[first].lsn {
-			d.t.Errorf("Parked(%s): %d, %v, %v; want %d of %v", name, lsn, parked, err, first, queue)
+			d.t.Errorf("Parked(%q): %d, %v, %v; want %d of %v", name, lsn, parked, err, first, queue)
 		}
 	}
 }
