@@ -125,8 +125,9 @@ func ExampleProxy_Wait() {
 		fmt.Println(err)
 		return
 	}
-	fmt.Println(proxy.WriteState(result.LSN).State)
-	// Output: applied
+	state, err := proxy.WriteState(result.LSN)
+	fmt.Println(state.State, err)
+	// Output: applied <nil>
 }
 
 // A read of a record that does not exist is mutation.ErrNotFound, and only that.

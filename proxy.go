@@ -11,6 +11,7 @@ import (
 	"github.com/google/uuid"
 	"go.uber.org/zap"
 
+	walproxyv1 "github.com/walproxy/walproxy/api/proto/walproxy/v1"
 	"github.com/walproxy/walproxy/internal/accept"
 	"github.com/walproxy/walproxy/internal/state"
 	"github.com/walproxy/walproxy/replay"
@@ -50,6 +51,10 @@ type sink struct {
 
 // Applied and Wait make *sink an accept.Applied that knows about pauses.
 func (s *sink) Applied() wal.LSN { return s.loop.Applied() }
+
+func (s *sink) Parked(collection string, key *walproxyv1.Key) (wal.LSN, bool, error) {
+	return s.loop.Parked(collection, key)
+}
 
 func (s *sink) Wait(ctx context.Context, lsn wal.LSN) error {
 	if s.paused && s.loop.Applied() < lsn {
@@ -141,6 +146,9 @@ func (p *Proxy) attach(stream uuid.UUID, empty bool, newest uint64) (boot uint64
 func (p *Proxy) newSink(so SinkOptions) (*sink, error) {
 	options := so.Loop
 	options.Name = so.Name
+	if options.OnReject == nil {
+		options.OnReject = func(string) replay.Policy { return replay.ParkKey }
+	}
 	options.Logger = p.logger.Named("replay").With(zap.String("sink", so.Name))
 	options.OnCheckpoint = func(wal.LSN) {
 		select {

@@ -6,6 +6,7 @@ import (
 
 	walproxyv1 "github.com/walproxy/walproxy/api/proto/walproxy/v1"
 	"github.com/walproxy/walproxy/mutation"
+	"github.com/walproxy/walproxy/replay"
 )
 
 // Level is how far a write has come.
@@ -20,7 +21,8 @@ const (
 
 // Read returns a record with every write that was acknowledged before the call:
 // it waits until the key's pending writes are applied, and fails if they cannot
-// be. mutation.ErrNotFound: the record does not exist.
+// be: *ParkedError if one is a dead letter. mutation.ErrNotFound: the record
+// does not exist.
 func (p *Proxy) Read(ctx context.Context, collection string, key *walproxyv1.Key) (*mutation.Document, error) {
 	if p.closing.Load() {
 		return nil, ErrClosed
@@ -41,8 +43,8 @@ func (p *Proxy) ReadEvents(ctx context.Context, collection string, key *walproxy
 }
 
 // Wait returns nil once everything up to lsn has come to level. It returns
-// ErrUnknownLSN for an LSN that was not given out, a halted sink's error, or
-// ctx's cause.
+// ErrUnknownLSN for an LSN that was not given out, *DeadError if the write lsn
+// became a dead letter, ErrHalted, ErrPaused, or ctx's cause.
 func (p *Proxy) Wait(ctx context.Context, lsn LSN, level Level) error {
 	if lsn > p.log.Appended() {
 		return fmt.Errorf("%w: %d", ErrUnknownLSN, lsn)
@@ -56,6 +58,15 @@ func (p *Proxy) Wait(ctx context.Context, lsn LSN, level Level) error {
 	for _, s := range p.sinks {
 		if err := s.Wait(ctx, lsn); err != nil {
 			return fmt.Errorf("sink %s: %w", s.name, err)
+		}
+	}
+	for _, s := range p.sinks {
+		fate, err := s.loop.Fate(lsn)
+		if err != nil {
+			return fmt.Errorf("sink %s: %w", s.name, err)
+		}
+		if fate == replay.Dead || fate == replay.Parked {
+			return &DeadError{Sink: s.name, LSN: lsn, Fate: fate}
 		}
 	}
 	return nil

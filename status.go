@@ -1,6 +1,8 @@
 package walproxy
 
 import (
+	"slices"
+
 	"github.com/walproxy/walproxy/replay"
 	"github.com/walproxy/walproxy/wal"
 )
@@ -8,35 +10,44 @@ import (
 // States of a write.
 const (
 	StateUnknown = "unknown" // no such LSN, or not durable yet
-	StateLogged  = "logged"
-	StateApplied = "applied"
+	StateLogged  = string(replay.Logged)
+	StateApplied = string(replay.Applied)
+	StateParked  = string(replay.Parked) // a dead letter behind another of its key
+	StateDead    = string(replay.Dead)   // a dead letter, or one that was given up
 )
 
 // WriteState is how far one write has come.
 type WriteState struct {
 	LSN LSN
-	// State is the lowest of all sinks.
+	// State is the worst of all sinks: logged, dead, parked, applied.
 	State string
 	Sinks map[string]string
 }
 
 // WriteState tells how far the write with this LSN has come. A sink that the
-// write is not routed to counts as applied once it has passed the LSN.
-func (p *Proxy) WriteState(lsn LSN) WriteState {
+// write is not routed to counts as applied once it has passed the LSN, and so
+// does a write whose space in the log was freed. The error is the state store's.
+func (p *Proxy) WriteState(lsn LSN) (WriteState, error) {
 	ws := WriteState{LSN: lsn, State: StateUnknown}
+	if p.closing.Load() {
+		return ws, ErrClosed
+	}
 	if lsn == 0 || lsn > p.log.Durable() {
-		return ws
+		return ws, nil
 	}
-	ws.State = StateApplied
 	ws.Sinks = make(map[string]string, len(p.sinks))
+	worst := []string{StateLogged, StateDead, StateParked, StateApplied}
+	at := len(worst) - 1
 	for _, s := range p.sinks {
-		ws.Sinks[s.name] = StateApplied
-		if s.loop.Applied() < lsn {
-			ws.Sinks[s.name] = StateLogged
-			ws.State = StateLogged
+		fate, err := s.loop.Fate(lsn)
+		if err != nil {
+			return ws, err
 		}
+		ws.Sinks[s.name] = string(fate)
+		at = min(at, slices.Index(worst, string(fate)))
 	}
-	return ws
+	ws.State = worst[at]
+	return ws, nil
 }
 
 // Status is a snapshot of log, state store and sinks.

@@ -58,6 +58,13 @@ var (
 	ErrNoReader = accept.ErrNoReader
 )
 
+// ErrParked: the key has acknowledged writes among the dead letters of the sink
+// that answers; *ParkedError says which.
+var ErrParked = accept.ErrParked
+
+// ParkedError names the dead letter that parks a key.
+type ParkedError = accept.ParkedError
+
 // ConflictError says what a record's version is.
 type ConflictError = accept.ConflictError
 
@@ -95,7 +102,9 @@ type SinkOptions struct {
 	// Paused keeps the loop from running: writes are acknowledged and stay in
 	// the log.
 	Paused bool
-	// Loop tunes lanes, batches and retries. Name and Logger are filled in.
+	// Loop tunes lanes, batches, retries and dead letters. Name, Logger and
+	// OnCheckpoint are filled in; without OnReject every collection has
+	// replay.ParkKey.
 	Loop replay.Options
 }
 

@@ -82,6 +82,15 @@ func appendOne(t *testing.T, p *walproxy.Proxy, m *walproxyv1.Mutation) walproxy
 	return r.LSN
 }
 
+func stateOf(t *testing.T, p *walproxy.Proxy, lsn walproxy.LSN) walproxy.WriteState {
+	t.Helper()
+	ws, err := p.WriteState(lsn)
+	if err != nil {
+		t.Fatalf("WriteState(%d): %v", lsn, err)
+	}
+	return ws
+}
+
 func readN(t *testing.T, p *walproxy.Proxy, key string) int64 {
 	t.Helper()
 	doc, err := p.Read(t.Context(), "things", mutation.String(key))
@@ -106,10 +115,10 @@ func TestAppendReadRestart(t *testing.T) {
 	if err := p.Wait(t.Context(), lsn+1, walproxy.Applied); err != nil {
 		t.Fatalf("Wait: %v", err)
 	}
-	if ws := p.WriteState(lsn); ws.State != walproxy.StateApplied || ws.Sinks["main"] != walproxy.StateApplied {
+	if ws := stateOf(t, p, lsn); ws.State != walproxy.StateApplied || ws.Sinks["main"] != walproxy.StateApplied {
 		t.Fatalf("WriteState = %+v", ws)
 	}
-	if ws := p.WriteState(lsn + 100); ws.State != walproxy.StateUnknown {
+	if ws := stateOf(t, p, lsn+100); ws.State != walproxy.StateUnknown {
 		t.Fatalf("WriteState of an LSN to come = %+v", ws)
 	}
 	if err := p.Wait(t.Context(), lsn+100, walproxy.Logged); !errors.Is(err, walproxy.ErrUnknownLSN) {
@@ -138,6 +147,8 @@ func TestClosedCalls(t *testing.T) {
 		"AppendGroup": func() error { _, err := p.AppendGroup(ctx, &walproxyv1.Group{}); return err },
 		"AppendBatch": func() error { return p.AppendBatch(ctx, []*walproxyv1.Mutation{set("a", 1)})[0].Err },
 		"Read":        func() error { _, err := p.Read(ctx, "things", mutation.String("a")); return err },
+		"WriteState":  func() error { _, err := p.WriteState(1); return err },
+		"DeadLetters": func() error { _, err := p.DeadLetters("main", 1, 1); return err },
 		"ReadEvents": func() error {
 			_, err := p.ReadEvents(ctx, "things", mutation.String("a"), 1, 1)
 			return err
@@ -149,7 +160,6 @@ func TestClosedCalls(t *testing.T) {
 		}
 	}
 	p.Status()
-	p.WriteState(1)
 	_ = p.Err()
 }
 
@@ -346,13 +356,15 @@ func TestDivergedHistoryIsRefused(t *testing.T) {
 	}
 }
 
-// Until dead letters exist a rejected record halts the sink: loudly, and
-// nothing behind it is skipped. Writes are still acknowledged.
+// With the policy to halt, a rejected record halts the sink: loudly, and nothing
+// behind it is skipped. Writes are still acknowledged.
 func TestRejectedRecordHaltsTheSink(t *testing.T) {
-	p := open(t, options(t.TempDir(), sinktest.NewMemory()))
-	appendOne(t, p, must(mutation.Set("things", mutation.String("a"), map[string]any{"n": "text"})))
+	o := options(t.TempDir(), sinktest.NewMemory())
+	o.Sinks[0].Loop.OnReject = func(string) replay.Policy { return replay.Halt }
+	p := open(t, o)
+	appendOne(t, p, text("a"))
 	bad := appendOne(t, p, increment("a"))
-	if err := p.Wait(t.Context(), bad, walproxy.Applied); !errors.Is(err, replay.ErrRejected) {
+	if err := p.Wait(t.Context(), bad, walproxy.Applied); !errors.Is(err, replay.ErrRejected) || !errors.Is(err, walproxy.ErrHalted) {
 		t.Fatalf("Wait = %v, want ErrRejected", err)
 	}
 	appendOne(t, p, set("a", 7))
@@ -365,13 +377,124 @@ func TestRejectedRecordHaltsTheSink(t *testing.T) {
 	}
 }
 
+// text makes the record one that cannot be incremented.
+func text(key string) *walproxyv1.Mutation {
+	return must(mutation.Set("things", mutation.String(key), map[string]any{"n": "text"}))
+}
+
+// A rejected write becomes a dead letter, the key's later writes queue behind it,
+// other keys go on, and so it is after a restart. Discarding what was wrong and
+// retrying the rest brings the key back, in order.
+func TestDeadLetters(t *testing.T) {
+	dir, store := t.TempDir(), sinktest.NewMemory()
+	p := open(t, options(dir, store))
+	appendOne(t, p, text("a"))
+	bad := appendOne(t, p, increment("a"))
+	if err := p.Wait(t.Context(), bad, walproxy.Applied); !errors.Is(err, walproxy.ErrDead) {
+		t.Fatalf("Wait = %v, want ErrDead", err)
+	}
+	behind := []walproxy.LSN{appendOne(t, p, set("a", 7)), appendOne(t, p, increment("a"))}
+	other := appendOne(t, p, set("b", 1))
+	if err := p.Wait(t.Context(), other, walproxy.Applied); err != nil {
+		t.Fatalf("another key waits: %v", err)
+	}
+	check := func() {
+		t.Helper()
+		for lsn, want := range map[walproxy.LSN]string{
+			bad: walproxy.StateDead, behind[0]: walproxy.StateParked, behind[1]: walproxy.StateParked, other: walproxy.StateApplied,
+		} {
+			if ws := stateOf(t, p, lsn); ws.State != want || ws.Sinks["main"] != want {
+				t.Errorf("LSN %d is %+v, want %s", lsn, ws, want)
+			}
+		}
+		var parked *walproxy.ParkedError
+		if _, err := p.Read(t.Context(), "things", mutation.String("a")); !errors.As(err, &parked) || parked.LSN != bad {
+			t.Errorf("Read of the parked key = %v, want *ParkedError naming LSN %d", err, bad)
+		}
+		letters, err := p.DeadLetters("main", 1, 10)
+		if err != nil || len(letters) != 3 || letters[0].LSN != bad || letters[0].IsParked() || !letters[1].IsParked() {
+			t.Fatalf("DeadLetters = %+v, %v", letters, err)
+		}
+		if st := p.Status().Sinks[0]; st.DeadLetters != 3 || st.ParkedKeys != 1 || st.Lag != 0 {
+			t.Errorf("Status = %+v", st)
+		}
+	}
+	check()
+	closeProxy(t, p)
+	p = open(t, options(dir, store))
+	if err := p.Wait(t.Context(), other, walproxy.Applied); err != nil {
+		t.Fatal(err)
+	}
+	check()
+
+	if err := p.DiscardDeadLetter("main", bad); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.DiscardDeadLetter("main", bad); !errors.Is(err, walproxy.ErrNoDeadLetter) {
+		t.Fatalf("a second discard: %v", err)
+	}
+	results, err := p.RetryDeadLetter(t.Context(), "main", behind[1]) // brings what is before it
+	if err != nil || len(results) != 2 {
+		t.Fatalf("RetryDeadLetter = %+v, %v, want 2 results", results, err)
+	}
+	if _, err := p.RetryDeadLetter(t.Context(), "main", behind[1]); err != nil && !errors.Is(err, walproxy.ErrNoDeadLetter) {
+		t.Fatalf("a second retry: %v", err)
+	}
+	last := appendOne(t, p, increment("a"))
+	if err := p.Wait(t.Context(), last, walproxy.Applied); err != nil {
+		t.Fatalf("Wait: %v", err)
+	}
+	if got := readN(t, p, "a"); got != 9 {
+		t.Errorf("n = %d, want 7 + 1 + 1", got)
+	}
+	if st := p.Status().Sinks[0]; st.DeadLetters != 0 || st.ParkedKeys != 0 {
+		t.Errorf("Status = %+v", st)
+	}
+	if ws := stateOf(t, p, bad); ws.State != walproxy.StateDead {
+		t.Errorf("the discarded write is %s", ws.State)
+	}
+	if ws := stateOf(t, p, behind[0]); ws.State != walproxy.StateApplied {
+		t.Errorf("the retried write is %s", ws.State)
+	}
+	closeProxy(t, p)
+}
+
+// A retry does not answer to its request id or precondition again, and leaves
+// the id to the original write.
+func TestRetryKeepsTheRequestID(t *testing.T) {
+	dir, store := t.TempDir(), sinktest.NewMemory()
+	p := open(t, options(dir, store))
+	appendOne(t, p, text("a"))
+	write := increment("a")
+	write.RequestId = "r1"
+	bad := appendOne(t, p, write)
+	if err := p.Wait(t.Context(), bad, walproxy.Applied); !errors.Is(err, walproxy.ErrDead) {
+		t.Fatalf("Wait = %v", err)
+	}
+	results, err := p.RetryDeadLetter(t.Context(), "main", bad)
+	if err != nil || len(results) != 1 || results[0].LSN == bad || results[0].Repeat {
+		t.Fatalf("RetryDeadLetter = %+v, %v", results, err)
+	}
+	if err := p.Wait(t.Context(), results[0].LSN, walproxy.Applied); !errors.Is(err, walproxy.ErrDead) {
+		t.Fatalf("the retry is rejected again: %v", err)
+	}
+	for range 2 {
+		if r, err := p.Append(t.Context(), write); err != nil || !r.Repeat || r.LSN != bad {
+			t.Fatalf("the repeat got %+v, %v, want the original's LSN %d", r, err, bad)
+		}
+		closeProxy(t, p)
+		p = open(t, options(dir, store))
+	}
+	closeProxy(t, p)
+}
+
 func TestPausedSink(t *testing.T) {
 	dir, store := t.TempDir(), sinktest.NewMemory()
 	o := options(dir, store)
 	o.Sinks[0].Paused = true
 	p := open(t, o)
 	lsn := appendOne(t, p, set("a", 1))
-	if ws := p.WriteState(lsn); ws.State != walproxy.StateLogged {
+	if ws := stateOf(t, p, lsn); ws.State != walproxy.StateLogged {
 		t.Fatalf("WriteState = %+v", ws)
 	}
 	if _, err := p.Read(t.Context(), "things", mutation.String("a")); !errors.Is(err, walproxy.ErrPaused) {

@@ -192,8 +192,11 @@ func (b *batch) settled(p api.Pending) bool {
 	default:
 		return false
 	}
-	return b.wait.level == walproxy.Logged ||
-		b.server.core.WriteState(p.LSN()).State == walproxy.StateApplied
+	if b.wait.level == walproxy.Logged {
+		return true
+	}
+	ws, err := b.server.core.WriteState(p.LSN())
+	return err == nil && ws.State == walproxy.StateApplied
 }
 
 // one appends the answer to one item.

@@ -48,7 +48,7 @@ func TestRefusals(t *testing.T) {
 		{"PUT", "/v1/numbers/042", `{}`, 400, "invalid", "key", nil},
 		{"PUT", "/v1/seats/eu", `{}`, 400, "invalid", "key", nil},
 		{"PUT", "/v1/orders/%FF", `{}`, 400, "invalid", "key", nil},
-		{"PUT", "/v1/dlq/1", `{}`, 400, "invalid", "collection", nil},
+		{"PUT", "/v1/dlq/1", `{}`, 405, "method_not_allowed", "", nil},
 		{"PUT", "/v1/mutations/1", `{}`, 400, "invalid", "collection", nil},
 		{"PUT", "/v1/orders/1?akc=applied", `{}`, 400, "invalid", "akc", nil},
 		{"PUT", "/v1/orders/1?ack=durable", `{}`, 400, "invalid", "ack", nil},

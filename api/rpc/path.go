@@ -19,6 +19,9 @@ const (
 	routeMutations = "mutations"
 	routeWrite     = "write"
 	routeStatus    = "status"
+	routeLetters   = "dlq"
+	routeLetter    = "dlq_letter"
+	routeRetry     = "dlq_retry"
 )
 
 // target is what a path names.
@@ -28,6 +31,7 @@ type target struct {
 	key        string // decoded; any bytes
 	verb       string
 	lsn        string
+	sink       string
 }
 
 // rawPath is the path as the client sent it. r.URL cannot say it: it forgets
@@ -62,6 +66,8 @@ func parsePath(raw string) (target, *Error) {
 		return target{route: parts[0]}, nil
 	case len(parts) == 2 && parts[0] == "writes":
 		return target{route: routeWrite, lsn: parts[1]}, nil
+	case parts[0] == "dlq":
+		return parseLetter(parts[1:])
 	case len(parts) == 2:
 		return parseRecord(parts[0], parts[1])
 	case len(parts) == 3 && parts[2] == "events":
@@ -73,6 +79,32 @@ func parsePath(raw string) (target, *Error) {
 		return t, err
 	}
 	return target{}, noSuchPath()
+}
+
+// parseLetter reads what follows /v1/dlq/: {sink}, {sink}/{lsn} or
+// {sink}/{lsn}:retry.
+func parseLetter(parts []string) (target, *Error) {
+	if len(parts) < 1 || len(parts) > 2 {
+		return target{}, noSuchPath()
+	}
+	sink, err := url.PathUnescape(parts[0])
+	if err != nil {
+		return target{}, invalid("sink", "is not percent-encoded")
+	}
+	t := target{route: routeLetters, sink: sink}
+	if len(parts) == 1 {
+		return t, nil
+	}
+	t.route = routeLetter
+	lsn, verb, found := strings.Cut(parts[1], ":")
+	if found {
+		if verb != "retry" {
+			return target{}, invalid("lsn", "%q is no verb of dead letters (retry)", clip(verb))
+		}
+		t.route = routeRetry
+	}
+	t.lsn = lsn
+	return t, nil
 }
 
 func parseRecord(collection, key string) (target, *Error) {
@@ -97,7 +129,7 @@ func parseRecord(collection, key string) (target, *Error) {
 func noSuchPath() *Error {
 	return &Error{Status: http.StatusNotFound, Code: "no_such_path",
 		Message: "paths are /v1/{collection}/{key}, /v1/{collection}/{key}:verb, /v1/{collection}/{key}/events, " +
-			"/v1/mutations, /v1/writes/{lsn} and /v1/status; a slash in a key is written %2F"}
+			"/v1/mutations, /v1/writes/{lsn}, /v1/dlq/{sink}, /v1/dlq/{sink}/{lsn}[:retry] and /v1/status; a slash in a key is written %2F"}
 }
 
 // recordKey is the key that a path names, in its canonical form. A composite

@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"net/http"
-	"strconv"
 
 	"github.com/walproxy/walproxy"
 	"github.com/walproxy/walproxy/internal/jsonform"
@@ -129,15 +128,18 @@ func (s *Server) getWrite(w http.ResponseWriter, r *http.Request, t target) *Err
 	if q := parseQuery(r); q.failed != nil {
 		return q.failed
 	}
-	lsn, err := strconv.ParseUint(t.lsn, 10, 64)
-	if err != nil || lsn == 0 {
-		return invalid("lsn", "%q is no LSN: want a whole number from 1", clip(t.lsn))
+	lsn, failed := parseLSN(t.lsn)
+	if failed != nil {
+		return failed
 	}
-	ws := s.core.WriteState(walproxy.LSN(lsn))
+	ws, err := s.core.WriteState(lsn)
+	if err != nil {
+		return translate(err, reading)
+	}
 	if ws.State == walproxy.StateUnknown {
 		return translate(walproxy.ErrUnknownLSN, reading)
 	}
-	return reply(w, writeState{LSN: lsn, State: ws.State, Sinks: ws.Sinks})
+	return reply(w, writeState{LSN: uint64(lsn), State: ws.State, Sinks: ws.Sinks})
 }
 
 func reply(w http.ResponseWriter, body any) *Error {

@@ -162,6 +162,12 @@ func (s *Server) handler(t target, method string) (handler, *Error) {
 		methods = map[string]handler{http.MethodGet: s.getStatus}
 	case routeWrite:
 		methods = map[string]handler{http.MethodGet: s.getWrite}
+	case routeLetters:
+		methods = map[string]handler{http.MethodGet: s.getLetters}
+	case routeLetter:
+		methods = map[string]handler{http.MethodGet: s.getLetter}
+	case routeRetry:
+		methods = map[string]handler{http.MethodPost: s.retryLetter}
 	case routeMutations:
 		methods = map[string]handler{http.MethodPost: s.postMutations}
 	case routeEvents:

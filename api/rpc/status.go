@@ -40,6 +40,9 @@ type sinkStatus struct {
 	Records    uint64         `json:"records"`
 	Batches    uint64         `json:"batches"`
 	Retries    uint64         `json:"retries"`
+	// Dead letters, parked ones included, and the keys that they park.
+	DeadLetters uint64 `json:"dead_letters"`
+	ParkedKeys  int    `json:"parked_keys"`
 }
 
 func (s *Server) getStatus(w http.ResponseWriter, r *http.Request, _ target) *Error {
@@ -64,6 +67,7 @@ func newStatus(st walproxy.Status) status {
 			Name: sink.Name, State: string(sink.State), Error: errorText(sink.Err), Paused: sink.Paused,
 			Epoch: sink.Epoch, Applied: sink.Applied, Checkpoint: sink.Checkpoint, Lag: sink.Lag,
 			Lanes: sink.Lanes, Records: sink.Records, Batches: sink.Batches, Retries: sink.Retries,
+			DeadLetters: sink.DeadLetters, ParkedKeys: sink.ParkedKeys,
 		})
 	}
 	return out

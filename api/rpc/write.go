@@ -3,6 +3,7 @@ package rpc
 import (
 	"bytes"
 	"context"
+	"errors"
 	"net/http"
 	"strings"
 	"time"
@@ -222,8 +223,12 @@ func (s *Server) await(ctx context.Context, pending api.Pending, level walproxy.
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(s.stopping, cancel)()
-	if s.core.Wait(ctx, result.LSN, walproxy.Applied) != nil {
+	if err := s.core.Wait(ctx, result.LSN, walproxy.Applied); err != nil {
 		answer.status = http.StatusAccepted
+		var dead *walproxy.DeadError
+		if errors.As(err, &dead) && dead.LSN == result.LSN {
+			answer.state = string(dead.Fate)
+		}
 		return answer, nil
 	}
 	answer.state = walproxy.StateApplied

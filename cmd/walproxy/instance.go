@@ -20,6 +20,7 @@ import (
 	"github.com/walproxy/walproxy/api/rpc"
 	"github.com/walproxy/walproxy/internal/config"
 	"github.com/walproxy/walproxy/internal/httpserve"
+	"github.com/walproxy/walproxy/internal/state"
 	"github.com/walproxy/walproxy/internal/vfs"
 	"github.com/walproxy/walproxy/mutation"
 	"github.com/walproxy/walproxy/replay"
@@ -142,6 +143,17 @@ func sinkOptions(name string, c config.Sink, sink sinks.Sink) walproxy.SinkOptio
 	loop.Batch.Records = c.Batch.Records
 	loop.Batch.Bytes = int(c.Batch.Bytes)
 	loop.Batch.Linger = time.Duration(c.Batch.Linger)
+	loop.DeadLetters = state.Bounds{Bytes: int64(c.DeadLetters.Bytes), Age: time.Duration(c.DeadLetters.Age)}
+	loop.OnReject = func(collection string) replay.Policy {
+		if c.OnReject(collection) == "" {
+			return replay.ParkKey
+		}
+		policy, err := replay.ParsePolicy(c.OnReject(collection))
+		if err != nil {
+			return replay.Halt // validated: not reached
+		}
+		return policy
+	}
 	return walproxy.SinkOptions{Name: name, Sink: sink, Paused: c.Paused, Loop: loop}
 }
 

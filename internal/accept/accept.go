@@ -21,6 +21,7 @@ import (
 
 	"go.uber.org/zap"
 
+	walproxyv1 "github.com/walproxy/walproxy/api/proto/walproxy/v1"
 	"github.com/walproxy/walproxy/internal/state"
 	"github.com/walproxy/walproxy/mutation"
 	"github.com/walproxy/walproxy/sinks"
@@ -61,6 +62,9 @@ func (e *ConflictError) Unwrap() error { return ErrConflict }
 type Applied interface {
 	Applied() wal.LSN
 	Wait(ctx context.Context, lsn wal.LSN) error
+	// Parked returns the dead letter that parks a canonical key, if any: of what
+	// was passed.
+	Parked(collection string, key *walproxyv1.Key) (lsn wal.LSN, ok bool, err error)
 }
 
 // Route says where the writes of matching collections go.

@@ -27,7 +27,8 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // store is a small sink with its own apply loop: it reads the real log and
 // applies it to a map. Applying can be held, reads can be delayed.
 type store struct {
-	log *wal.Log
+	log      *wal.Log
+	parkedBy wal.LSN // every key is, if set
 
 	mu struct {
 		sync.Mutex
@@ -152,6 +153,10 @@ func (s *store) Applied() wal.LSN {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.mu.applied
+}
+
+func (s *store) Parked(string, *walproxyv1.Key) (wal.LSN, bool, error) {
+	return s.parkedBy, s.parkedBy != 0, nil
 }
 
 func (s *store) Wait(ctx context.Context, lsn wal.LSN) error {

@@ -40,6 +40,9 @@ func (a *Acceptor) settled(ctx context.Context, err error) error {
 // returns a key that has to be looked up first.
 func (a *Acceptor) checkPreconditions(w *write) (missing *keyWrites, err error) {
 	w.notBefore, w.until = 0, 0
+	if w.retry() {
+		return nil, nil // it was accepted long since; the sink checks it
+	}
 	for i := range w.keys {
 		p := w.keys[i].mutations[0].GetPrecondition() // validated: only the first has one
 		if p == nil {

@@ -44,7 +44,7 @@ func (a *Acceptor) ReadEvents(ctx context.Context, collection string, key *walpr
 	}
 	ctx, done := a.bound(ctx)
 	defer done()
-	if err := a.waitApplied(ctx, r, a.buckets.get(mutation.Hash(collection, key))); err != nil {
+	if err := a.awaitKey(ctx, r, collection, key, a.buckets.get(mutation.Hash(collection, key))); err != nil {
 		return nil, err
 	}
 	return r.target.Reader.ReadEvents(ctx, collection, key, from, limit)
@@ -67,7 +67,7 @@ func (a *Acceptor) findRead(collection string, key *walproxyv1.Key) (*route, *wa
 
 // readApplied reads a canonical key once lsn, its bucket's, is applied.
 func (a *Acceptor) readApplied(ctx context.Context, r *route, collection string, key *walproxyv1.Key, lsn wal.LSN) (*mutation.Document, error) {
-	if err := a.waitApplied(ctx, r, lsn); err != nil {
+	if err := a.awaitKey(ctx, r, collection, key, lsn); err != nil {
 		return nil, err
 	}
 	doc, err := r.target.Reader.Read(ctx, collection, key)
@@ -75,6 +75,22 @@ func (a *Acceptor) readApplied(ctx context.Context, r *route, collection string,
 		return nil, fmt.Errorf("sink %s: the read returned neither a record nor an error", r.reads)
 	}
 	return doc, err
+}
+
+// awaitKey waits until lsn, of the key's bucket, is passed, and makes sure that
+// the key's writes went into the store: *ParkedError if one did not.
+func (a *Acceptor) awaitKey(ctx context.Context, r *route, collection string, key *walproxyv1.Key, lsn wal.LSN) error {
+	if err := a.waitApplied(ctx, r, lsn); err != nil {
+		return err
+	}
+	by, parked, err := r.target.Loop.Parked(collection, key)
+	if err != nil {
+		return err
+	}
+	if parked {
+		return &ParkedError{Sink: r.reads, LSN: by}
+	}
+	return nil
 }
 
 func (a *Acceptor) waitApplied(ctx context.Context, r *route, lsn wal.LSN) error {

@@ -83,7 +83,7 @@ func (s *scan) add(rec wal.Record) error {
 	}
 	s.last = max(s.last, body.GetAcceptedUnixNanos())
 	id := mutation.RequestID(body)
-	if id == "" {
+	if id == "" || body.GetOrigin() != nil { // a retry leaves the id to its original
 		return nil
 	}
 	hash, err := hashPayload(body)

@@ -21,7 +21,7 @@ func (a *Acceptor) Submit(ctx context.Context, w *walproxyv1.Record) (*Pending, 
 	if err != nil {
 		return nil, err
 	}
-	if mutation.RequestID(p.record) == "" {
+	if mutation.RequestID(p.record) == "" || p.retry() {
 		return a.submit(ctx, p)
 	}
 	return a.submitOnce(ctx, p)
@@ -124,6 +124,11 @@ func (a *Acceptor) notePending(w *write) {
 		k := &w.keys[i]
 		a.buckets.raise(k.hash, lsn)
 		now := k.prior
+		if w.retry() {
+			// Its place is in its keys' queues, not behind their last writes.
+			a.exact.put(k.hash, k.encoded, exactEntry{known{}, lsn})
+			continue
+		}
 		if now.exists == unsure {
 			e, _ := a.exact.get(k.hash, k.encoded, applied)
 			now = e.known

@@ -35,6 +35,10 @@ type write struct {
 	accepted int64
 }
 
+// retry reports whether w retries a dead letter. Its request id and precondition
+// were judged when it was first accepted.
+func (w *write) retry() bool { return w.record.GetOrigin() != nil }
+
 // keyWrites are the writes to one key, in order.
 type keyWrites struct {
 	collection string

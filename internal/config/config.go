@@ -98,7 +98,15 @@ type Sink struct {
 	Batch        Batch                 `yaml:"batch"`
 	ApplyTimeout Duration              `yaml:"apply_timeout"`
 	MaxLagBytes  Size                  `yaml:"max_lag_bytes"`
+	DeadLetters  DeadLetters           `yaml:"dead_letters"`
 	Collections  map[string]Collection `yaml:"collections"`
+}
+
+// DeadLetters bounds what is kept of records that the sink rejected, and of those
+// parked behind them. At a bound the sink halts; nothing is dropped.
+type DeadLetters struct {
+	Bytes Size     `yaml:"bytes"`
+	Age   Duration `yaml:"age"` // 0: no bound
 }
 
 // Batch bounds one apply.
@@ -110,10 +118,10 @@ type Batch struct {
 
 // Collection says what a sink does with the collections that match a pattern.
 type Collection struct {
-	KeyType  string   `yaml:"key_type"` // string, int64, bytes, composite
-	OnReject string   `yaml:"on_reject"`
-	Table    string   `yaml:"table"` // postgres
-	Key      []string `yaml:"key"`   // postgres
+	KeyType  string   `yaml:"key_type"`  // string, int64, bytes, composite
+	OnReject string   `yaml:"on_reject"` // park_key, skip, halt
+	Table    string   `yaml:"table"`     // postgres
+	Key      []string `yaml:"key"`       // postgres
 }
 
 // Route sends collections to sinks; the first match wins, the first sink of a
@@ -172,6 +180,7 @@ func (c *Config) withDefaults() {
 		or(&s.Batch.Bytes, 1*mib)
 		or(&s.Batch.Linger, Duration(5*time.Millisecond))
 		or(&s.ApplyTimeout, Duration(30*time.Second))
+		or(&s.DeadLetters.Bytes, 1*gib)
 		c.Sinks[name] = s
 	}
 	if len(c.Routes) == 0 && len(c.Sinks) == 1 {

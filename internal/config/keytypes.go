@@ -3,6 +3,7 @@ package config
 import (
 	"cmp"
 	"maps"
+	"path"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -35,15 +36,29 @@ func (c *Config) KeyTypes() []KeyTypeRule {
 			}
 		}
 	}
-	patterns := slices.SortedFunc(maps.Keys(types), func(a, b string) int {
-		return cmp.Or(
-			cmp.Compare(wildcards(a), wildcards(b)), cmp.Compare(len(b), len(a)), cmp.Compare(a, b))
-	})
+	patterns := slices.SortedFunc(maps.Keys(types), specificFirst)
 	rules := make([]KeyTypeRule, len(patterns))
 	for i, p := range patterns {
 		rules[i] = KeyTypeRule{Pattern: p, Type: types[p]}
 	}
 	return rules
+}
+
+// specificFirst orders patterns: names before patterns, longer before shorter.
+func specificFirst(a, b string) int {
+	return cmp.Or(cmp.Compare(wildcards(a), wildcards(b)), cmp.Compare(len(b), len(a)), cmp.Compare(a, b))
+}
+
+// OnReject returns the policy of a collection, as the most specific pattern that
+// matches says it; empty if none does.
+func (s Sink) OnReject(collection string) string {
+	for _, pattern := range slices.SortedFunc(maps.Keys(s.Collections), specificFirst) {
+		policy := s.Collections[pattern].OnReject
+		if ok, _ := path.Match(pattern, collection); ok && policy != "" { // validated: no error
+			return policy
+		}
+	}
+	return ""
 }
 
 func wildcards(pattern string) int {

@@ -142,6 +142,8 @@ func (c *checker) sink(key, name string, s Sink) {
 		"%s is out of range: up to 10s", s.Batch.Linger)
 	c.want(s.ApplyTimeout > 0, key+".apply_timeout", "must be positive")
 	c.want(s.MaxLagBytes == 0, key+".max_lag_bytes", notYet)
+	c.between(key+".dead_letters.bytes", s.DeadLetters.Bytes, 1*mib, 1024*gib)
+	c.want(s.DeadLetters.Age >= 0, key+".dead_letters.age", "must not be negative")
 	for _, pattern := range slices.Sorted(maps.Keys(s.Collections)) {
 		c.collection(key+".collections."+pattern, pattern, s.Collections[pattern])
 	}
@@ -155,11 +157,9 @@ func (c *checker) collection(key, pattern string, col Collection) {
 	c.want(col.Table == "", key+".table", "is for type %s", TypePostgres)
 	c.want(len(col.Key) == 0, key+".key", "is for type %s", TypePostgres)
 	switch col.OnReject {
-	case "", "halt":
-	case "park_key", "skip":
-		c.fault(key+".on_reject", "%s is %s; a rejected record halts the sink", col.OnReject, notYet)
+	case "", "park_key", "skip", "halt":
 	default:
-		c.fault(key+".on_reject", "no policy %q: want halt", col.OnReject)
+		c.fault(key+".on_reject", "no policy %q: want park_key, skip or halt", col.OnReject)
 	}
 }
 

@@ -64,6 +64,10 @@ func (d *DeadLetter) Key() (collection string, key *walproxyv1.Key, err error) {
 	return mutation.ParseKey(d.Keys[0])
 }
 
+// IsParked reports whether the record was never tried, because an earlier one of
+// its keys is a dead letter.
+func (d *DeadLetter) IsParked() bool { return d.Kind == Parked }
+
 // Record decodes the payload.
 func (d *DeadLetter) Record() (*walproxyv1.Record, error) { return mutation.Decode(d.Payload) }
 

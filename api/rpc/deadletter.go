@@ -1,0 +1,140 @@
+package rpc
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/walproxy/walproxy"
+	"github.com/walproxy/walproxy/internal/jsonform"
+	"github.com/walproxy/walproxy/wal"
+)
+
+const (
+	defaultLetters = 100
+	maxLetters     = 1000
+)
+
+// letter is a dead letter in an answer. Record is the logged record, Base64 of
+// its protobuf encoding (walproxy.v1.Record).
+type letter struct {
+	LSN        walproxy.LSN    `json:"lsn"`
+	State      string          `json:"state"` // dead or parked
+	Collection string          `json:"collection"`
+	Key        json.RawMessage `json:"key"`
+	Reason     string          `json:"reason"`
+	When       time.Time       `json:"when"`
+	Parks      bool            `json:"parks"`
+	Bytes      int             `json:"bytes"`
+	Record     []byte          `json:"record,omitempty"`
+}
+
+func newLetter(d *walproxy.DeadLetter, whole bool) (letter, error) {
+	collection, key, err := d.Key()
+	if err != nil {
+		return letter{}, err
+	}
+	out := letter{
+		LSN: d.LSN, State: walproxy.StateDead, Collection: collection, Key: json.RawMessage("null"),
+		Reason: d.Reason, When: d.When.UTC(), Parks: d.Parks, Bytes: len(d.Payload),
+	}
+	if d.IsParked() {
+		out.State = walproxy.StateParked
+	}
+	if key != nil {
+		out.Key = jsonform.AppendKey(nil, key)
+	}
+	if whole {
+		out.Record = d.Payload
+	}
+	return out, nil
+}
+
+func (s *Server) getLetters(w http.ResponseWriter, r *http.Request, t target) *Error {
+	q := parseQuery(r, "from", "limit")
+	from := q.number("from", 1, 1, 1<<62)
+	limit := q.number("limit", defaultLetters, 1, maxLetters)
+	if q.failed != nil {
+		return q.failed
+	}
+	found, err := s.core.DeadLetters(t.sink, walproxy.LSN(from), int(limit))
+	if err != nil {
+		return translate(err, reading)
+	}
+	answer := struct {
+		DeadLetters []letter     `json:"dead_letters"`
+		Next        walproxy.LSN `json:"next,omitempty"`
+	}{DeadLetters: []letter{}}
+	for i := range found {
+		l, err := newLetter(&found[i], false)
+		if err != nil {
+			return translate(err, reading)
+		}
+		answer.DeadLetters = append(answer.DeadLetters, l)
+	}
+	if len(found) == int(limit) { // there may be more
+		answer.Next = found[len(found)-1].LSN + 1
+	}
+	return reply(w, answer)
+}
+
+func (s *Server) getLetter(w http.ResponseWriter, r *http.Request, t target) *Error {
+	if q := parseQuery(r); q.failed != nil {
+		return q.failed
+	}
+	lsn, failed := parseLSN(t.lsn)
+	if failed != nil {
+		return failed
+	}
+	d, err := s.core.DeadLetter(t.sink, lsn)
+	if err != nil {
+		return translate(err, reading)
+	}
+	l, err := newLetter(&d, true)
+	if err != nil {
+		return translate(err, reading)
+	}
+	return reply(w, l)
+}
+
+// retryLetter answers with the LSNs under which the dead letter, and what is
+// parked behind it, was logged again.
+func (s *Server) retryLetter(w http.ResponseWriter, r *http.Request, t target) *Error {
+	q := parseQuery(r, "timeout")
+	timeout := q.timeout()
+	if q.failed != nil {
+		return q.failed
+	}
+	lsn, failed := parseLSN(t.lsn)
+	if failed != nil {
+		return failed
+	}
+	ctx, cancel := context.WithTimeout(r.Context(), timeout)
+	defer cancel()
+	results, err := s.core.RetryDeadLetter(ctx, t.sink, lsn)
+	if err != nil && len(results) > 0 || errors.Is(err, wal.ErrPoisoned) {
+		return &Error{Status: 503, Code: codeUnknownOutcome, Retryable: true, cause: err,
+			Message: "not all of the queue is known to be logged; retrying again does no harm"}
+	}
+	if err != nil {
+		return translate(err, reading)
+	}
+	answer := struct {
+		LSNs []walproxy.LSN `json:"lsns"`
+	}{}
+	for _, result := range results {
+		answer.LSNs = append(answer.LSNs, result.LSN)
+	}
+	return reply(w, answer)
+}
+
+func parseLSN(text string) (walproxy.LSN, *Error) {
+	lsn, err := strconv.ParseUint(text, 10, 64)
+	if err != nil || lsn == 0 {
+		return 0, invalid("lsn", "%q is no LSN: want a whole number from 1", clip(text))
+	}
+	return walproxy.LSN(lsn), nil
+}
