@@ -30,7 +30,7 @@ test: install-deps lint check-generate race fuzz
 race:
 	$(GO) test -race -timeout 15m $(PKGS)
 	$(GO) test -timeout 5m -run TestBacklogNeedsNoMemory ./wal
-	$(GO) test -timeout 5m -tags failpoint -run Failpoints ./wal
+	$(GO) test -timeout 5m -tags failpoint -run Failpoints ./wal ./replay
 
 ## short: all tests without the race detector, for a quick look
 short:
