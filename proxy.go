@@ -167,7 +167,7 @@ func (p *Proxy) newSink(so SinkOptions) (*sink, error) {
 func (p *Proxy) acceptOptions(targets map[string]accept.Target) accept.Options {
 	o := accept.Options{
 		Targets:  targets,
-		KeyTypes: p.options.keyType,
+		KeyTypes: p.options.KeyType,
 		Logger:   p.logger.Named("accept"),
 	}
 	o.Window.Age = p.options.RequestAge

@@ -200,8 +200,8 @@ func (o Options) validate() error {
 	return errors.Join(faults...)
 }
 
-// keyType finds the key type of a collection.
-func (o Options) keyType(collection string) mutation.KeyType {
+// KeyType is the key type of a collection: of the first pattern that matches.
+func (o Options) KeyType(collection string) mutation.KeyType {
 	for _, k := range o.KeyTypes {
 		if ok, _ := path.Match(k.Collection, collection); ok { // validated: no error
 			return k.Type

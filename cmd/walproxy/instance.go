@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"maps"
 	"net"
-	"path"
 	"slices"
 	"time"
 
@@ -22,7 +21,6 @@ import (
 	"github.com/walproxy/walproxy/internal/httpserve"
 	"github.com/walproxy/walproxy/internal/state"
 	"github.com/walproxy/walproxy/internal/vfs"
-	"github.com/walproxy/walproxy/mutation"
 	"github.com/walproxy/walproxy/replay"
 	"github.com/walproxy/walproxy/sinks"
 	"github.com/walproxy/walproxy/sinks/pebble"
@@ -73,7 +71,8 @@ func (i *instance) open(ctx context.Context) error {
 	if err := i.openSinks(); err != nil {
 		return err
 	}
-	if i.proxy, err = walproxy.Open(ctx, i.options()); err != nil {
+	options := i.options()
+	if i.proxy, err = walproxy.Open(ctx, options); err != nil {
 		return err
 	}
 	core := api.New(i.proxy)
@@ -82,7 +81,7 @@ func (i *instance) open(ctx context.Context) error {
 	})
 	i.rest, err = rpc.New(rpc.Options{
 		Core:             core,
-		KeyType:          keyType(i.config.KeyTypes()),
+		KeyType:          options.KeyType,
 		MaxItemBytes:     int64(i.config.API.MaxItemBytes),
 		MaxBodyBytes:     int64(i.config.API.MaxBodyBytes),
 		MaxInFlightBytes: int64(i.config.API.MaxInFlightBytes),
@@ -145,28 +144,17 @@ func sinkOptions(name string, c config.Sink, sink sinks.Sink) walproxy.SinkOptio
 	loop.Batch.Linger = time.Duration(c.Batch.Linger)
 	loop.DeadLetters = state.Bounds{Bytes: int64(c.DeadLetters.Bytes), Age: time.Duration(c.DeadLetters.Age)}
 	loop.OnReject = func(collection string) replay.Policy {
-		if c.OnReject(collection) == "" {
+		name := c.OnReject(collection)
+		if name == "" {
 			return replay.ParkKey
 		}
-		policy, err := replay.ParsePolicy(c.OnReject(collection))
+		policy, err := replay.ParsePolicy(name)
 		if err != nil {
 			return replay.Halt // validated: not reached
 		}
 		return policy
 	}
 	return walproxy.SinkOptions{Name: name, Sink: sink, Paused: c.Paused, Loop: loop}
-}
-
-// keyType finds a collection's key type: the first rule that matches.
-func keyType(rules []config.KeyTypeRule) func(string) mutation.KeyType {
-	return func(collection string) mutation.KeyType {
-		for _, rule := range rules {
-			if ok, _ := path.Match(rule.Pattern, collection); ok { // validated: no error
-				return rule.Type
-			}
-		}
-		return mutation.KeyString
-	}
 }
 
 func (i *instance) serve() {

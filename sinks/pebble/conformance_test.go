@@ -49,11 +49,7 @@ func (s *dirStore) Crash(sink sinks.Sink) error { return sink.Close(context.Back
 
 func (s *dirStore) Remove() error { return os.RemoveAll(s.dir) }
 
-// TestConformanceOnDisk is the suite on the real file system; the long form, for
-// it adds fsyncs and nothing that crashStore does not see.
+// TestConformanceOnDisk is the suite on the real file system.
 func TestConformanceOnDisk(t *testing.T) {
-	if os.Getenv("WALPROXY_LONG") == "" {
-		t.Skip("set WALPROXY_LONG=1")
-	}
 	sinktest.Run(t, sinktest.Harness{New: newDirStore})
 }
