@@ -41,7 +41,7 @@ func (l *Loop) mustRelane(c sinks.Checkpoint) bool {
 	if len(c.Lanes) != l.o.Lanes {
 		return true
 	}
-	if len(l.groups) == 0 && l.o.LaneKey == nil {
+	if len(l.groups) == 0 && !l.links() {
 		return false
 	}
 	for _, p := range c.Lanes {
@@ -65,22 +65,28 @@ func (l *Loop) nextMap() (laneMap, error) {
 	return laneMap{lanes: l.o.Lanes, group: l.groupOf}, nil
 }
 
-func (l *Loop) groupOf(collection string) string {
-	if l.o.LaneKey == nil {
-		return ""
+// links reports whether collections may have groups.
+func (l *Loop) links() bool { return l.o.LaneKey != nil || l.linker != nil }
+
+func (l *Loop) groupOf(collection string) (group string) {
+	if l.o.LaneKey != nil {
+		group = l.o.LaneKey(collection)
 	}
-	return l.o.LaneKey(collection)
+	if group == "" && l.linker != nil {
+		group = l.linker.LaneGroup(collection)
+	}
+	return group
 }
 
 // noteGroups makes the groups of a record's collections durable before a lane
 // is chosen by them: after a crash the checkpoint is read by the same map.
 func (l *Loop) noteGroups(body *walproxyv1.Record) error {
-	if l.o.LaneKey == nil {
+	if !l.links() {
 		return nil
 	}
 	changed := false
 	mutation.Keys(body, func(collection string, _ *walproxyv1.Key) {
-		if group := l.o.LaneKey(collection); l.groups[collection] != group {
+		if group := l.groupOf(collection); l.groups[collection] != group {
 			if l.groups == nil {
 				l.groups = map[string]string{}
 			}

@@ -1,6 +1,8 @@
 package replay
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"testing"
@@ -63,6 +65,84 @@ func TestDependentTablesShareALane(t *testing.T) {
 	if n := d.early.Load(); n != 0 || !slices.IsSorted(order) {
 		t.Errorf("%d came too early, order %v", n, order)
 	}
+}
+
+// linked is a store that knows how its tables depend on each other, from Resume
+// on.
+type linked struct {
+	sinks.Sink
+	groups map[string]string // what Resume finds
+	found  map[string]string
+}
+
+func (s *linked) Resume(ctx context.Context, c sinks.Claim) (sinks.Checkpoint, error) {
+	s.found = s.groups
+	return s.Sink.Resume(ctx, c)
+}
+
+func (s *linked) LaneGroup(collection string) string { return s.found[collection] }
+
+// TestSinkLinksCollections: the groups that the sink names share a lane, unless
+// LaneKey names others, and are stored, for they decide what a checkpoint means.
+func TestSinkLinksCollections(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		own    func(string) string
+		groups map[string]string
+		want   string // stored for "c"
+		share  bool
+	}{
+		{"none", nil, nil, "", false},
+		{"sink", nil, map[string]string{"c": "family"}, "family", true},
+		{"another collection", nil, map[string]string{"d": "family"}, "", false},
+		{"options first", func(string) string { return "mine" }, map[string]string{"c": "family"}, "mine", true},
+		{"options say none", func(string) string { return "" }, map[string]string{"c": "family"}, "family", true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			r := newRig(t)
+			last := r.write(bumps(60, 20)...)
+			f := sinktest.NewFaulty(sinktest.NewMemory())
+			o := fast()
+			o.LaneKey = c.own
+			run := r.start(&linked{Sink: f, groups: c.groups}, o)
+			run.await(last)
+			lanes := map[int]bool{}
+			for _, call := range f.Calls() {
+				if len(call.LSNs) > 0 {
+					lanes[call.Moves[0].Lane] = true
+				}
+			}
+			if (len(lanes) == 1) != c.share {
+				t.Errorf("applied in lanes %v, want shared %t", lanes, c.share)
+			}
+			if stored, err := r.state.LaneGroups("main"); err != nil || stored["c"] != c.want {
+				t.Errorf("stored groups %v, %v; want %q", stored, err, c.want)
+			}
+		})
+	}
+}
+
+// TestSinkLinksChange: what the sink links differs from run to run, with lanes at
+// different points in between.
+func TestSinkLinksChange(t *testing.T) {
+	r := newRig(t)
+	memory := sinktest.NewMemory()
+	for round, group := range []string{"", "a", "b", ""} {
+		for calls := int64(2); calls < 12; calls += 3 { // the claim counts
+			r.write(bumps(40, 23)...)
+			d := &doomed{Sink: memory.Reopen(), effect: true}
+			d.left.Store(calls)
+			o := fast()
+			o.Batch.Records = 3
+			sink := &linked{Sink: d, groups: map[string]string{"c": group}}
+			if err := r.start(sink, o).ended(); !errors.Is(err, errDead) {
+				t.Fatalf("round %d: %v", round, err)
+			}
+		}
+	}
+	run := r.start(&linked{Sink: memory.Reopen(), groups: map[string]string{"c": "a"}}, fast())
+	run.await(r.log.Durable())
+	r.check(memory)
 }
 
 // TestGroupsChangeBetweenRuns while lanes are at different points: the old map

@@ -76,7 +76,8 @@ type Options struct {
 	// LaneKey names the group of a collection; "" is none. All records of a
 	// group's collections share one lane: needed where applying a record of one
 	// can fail because of another's (foreign keys, unique keys, triggers). It
-	// must answer the same throughout a run; between runs it may change.
+	// must answer the same throughout a run; between runs it may change. Where it
+	// says none, or is nil, a sink that is a sinks.Linker is asked.
 	LaneKey func(collection string) (group string)
 	// OnReject is asked what a rejected record of a collection means. nil: Halt
 	// for all, because dead letters need somebody who asks Parked before a read.
@@ -163,6 +164,7 @@ type Loop struct {
 	state   *state.Store
 	letters *state.DeadLetters
 	sink    sinks.Sink
+	linker  sinks.Linker // the sink, if it is one
 	logger  *zap.Logger
 	pace    *pace
 	random  func() float64 // [0, 1)
@@ -192,6 +194,7 @@ func New(log *wal.Log, st *state.Store, sink sinks.Sink, o Options) (*Loop, erro
 		return nil, err
 	}
 	l := &Loop{o: o, log: log, state: st, letters: st.DeadLetters(o.Name), sink: sink, logger: o.Logger, pace: newPace(&o), random: rand.Float64}
+	l.linker, _ = sink.(sinks.Linker)
 	l.marks.rose = make(chan struct{}, 1)
 	l.health.state = Starting
 	return l, nil

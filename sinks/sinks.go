@@ -139,6 +139,16 @@ type Identifier interface {
 	Identity(ctx context.Context) (string, error)
 }
 
+// Linker is a Sink that knows which collections depend on each other: applying a
+// record of one can fail because of another's (foreign keys, unique keys over
+// several records, triggers).
+type Linker interface {
+	// LaneGroup names the group of collections that must share a lane with this
+	// one; "": none. It is asked after Resume has returned a checkpoint, from one
+	// goroutine, and answers the same until the next Resume. It does not wait.
+	LaneGroup(collection string) string
+}
+
 // Settler is a Sink for which applied is not yet settled: a restart of the
 // store may lose what it acknowledged. The log is kept above the settled point
 // and the loop rewinds to it when the sink asks.
