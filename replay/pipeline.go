@@ -71,9 +71,9 @@ func newPipeline(l *Loop, c sinks.Checkpoint, by laneMap) *pipeline {
 }
 
 // dispatch reads until the pipeline's end, which it reports, or until stop ends.
-func (p *pipeline) dispatch(stop, work context.Context, reader *wal.Reader) (complete bool) {
+func (p *pipeline) dispatch(stop, work context.Context, source *source) (complete bool) {
 	for p.newLanes == 0 || p.read < p.until.LSN {
-		record, err := reader.Next(stop)
+		record, err := source.next(stop)
 		switch {
 		case err == nil:
 		case stop.Err() != nil:
@@ -87,7 +87,11 @@ func (p *pipeline) dispatch(stop, work context.Context, reader *wal.Reader) (com
 		if p.newLanes > 0 && record.LSN > p.until.LSN {
 			return true // until lies in a gap
 		}
-		if !p.accept(stop, work, record) {
+		if record.skip {
+			p.pass(sinks.Record{LSN: record.LSN})
+			continue
+		}
+		if !p.accept(stop, work, record.Record) {
 			return false
 		}
 	}

@@ -106,10 +106,7 @@ func (l *Loop) relane(ctx context.Context, c sinks.Checkpoint, stored laneMap) (
 // run starts the lanes, feeds them until the pipeline's end, joins them, and
 // moves the checkpoints a last time.
 func (p *pipeline) run(ctx context.Context) error {
-	reader, err := p.loop.log.NewReader(p.read + 1)
-	if err != nil {
-		return fmt.Errorf("replay: sink %q: read the log from LSN %d: %w", p.loop.o.Name, p.read+1, err)
-	}
+	source := p.loop.newSource(p.read)
 	stop, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	p.cancel = cancel
@@ -128,7 +125,7 @@ func (p *pipeline) run(ctx context.Context) error {
 		})
 	}
 	p.loop.pipe.Store(p)
-	complete := p.dispatch(stop, work, reader)
+	complete := p.dispatch(stop, work, source)
 	p.drain()
 	lanes.Wait()
 	if complete && p.newLanes > 0 && p.empty() && stop.Err() == nil {
@@ -136,8 +133,8 @@ func (p *pipeline) run(ctx context.Context) error {
 	}
 	close(joined)
 	helpers.Wait()
-	if closeErr := reader.Close(); closeErr != nil {
-		p.halt(fmt.Errorf("replay: sink %q: close the log's reader: %w", p.loop.o.Name, closeErr))
+	if err := source.close(); err != nil {
+		p.halt(err)
 	}
 	if err := p.halted(); err != nil {
 		return err
