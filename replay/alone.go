@@ -66,6 +66,7 @@ func (p *pipeline) gather(stop context.Context, lsn wal.LSN) (moves []sinks.Move
 type standing struct {
 	// position in the queues of its keys: its LSN, or that of what it retries.
 	position wal.LSN
+	attempts uint64        // of what it retries
 	retry    []state.Retry // of one dead letter, or of none
 	// repeat: it retries what is no dead letter any more, because another retry
 	// came first or it was given up: applying it would be once too often.
@@ -84,7 +85,8 @@ func (p *pipeline) standing(r *sinks.Record) (s standing, ok bool) {
 			s.repeat = true
 			return s, true
 		}
-		s.position, s.retry = named.Position, []state.Retry{{LSN: named.LSN, By: r.LSN}}
+		s.position, s.attempts = named.Position, named.Attempts
+		s.retry = []state.Retry{{LSN: named.LSN, By: r.LSN}}
 	}
 	first, found, ok := p.parkedBy(r, s.position, nil)
 	if found {
@@ -113,6 +115,7 @@ func (p *pipeline) applyAlone(stop, work context.Context, r *sinks.Record, b *si
 		b.Records = nil
 	case s.behind != 0:
 		l, ok := p.letterOf(r, s.position, state.Parked, parkedReason(s.behind))
+		l.Attempts = s.attempts
 		if !ok || !p.put([]letter{l}, s.retry) {
 			return false
 		}
@@ -124,7 +127,7 @@ func (p *pipeline) applyAlone(stop, work context.Context, r *sinks.Record, b *si
 	}
 	v, ok := p.apply(stop, work, b)
 	if ok && v.outcome == sinks.Rejected {
-		dead, letterOK := p.rejection(r, s.position, v.err)
+		dead, letterOK := p.rejection(r, s.position, s.attempts, v.err)
 		if !letterOK || !p.store(r, dead) {
 			return false
 		}

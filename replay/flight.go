@@ -147,7 +147,7 @@ func (f *flight) await(stop context.Context) bool {
 // of rest that queue behind it.
 func (f *flight) bury(err error) bool {
 	r := f.rest[0].Record
-	letter, ok := f.rejection(&r, r.LSN, err)
+	letter, ok := f.rejection(&r, r.LSN, 0, err)
 	if !ok || !f.store(&r, letter) {
 		return false
 	}

@@ -19,8 +19,11 @@ import (
 
 type letter = state.DeadLetter
 
-// reasonBytesMax bounds what is kept of a store's error.
-const reasonBytesMax = 4 << 10
+// Of a store's error so many bytes are kept, and so many of its details.
+const (
+	reasonBytesMax  = 4 << 10
+	detailsBytesMax = 4 << 10
+)
 
 // keysOf returns the keys that body writes, encoded, without repeats.
 func keysOf(body *walproxyv1.Record) (keys [][]byte) {
@@ -50,9 +53,9 @@ func (p *pipeline) letterOf(r *sinks.Record, position wal.LSN, kind state.Kind, 
 	}, true
 }
 
-// rejection makes a dead letter of r, which was rejected because of err. It
-// returns false if the policy is to halt.
-func (p *pipeline) rejection(r *sinks.Record, position wal.LSN, err error) (letter, bool) {
+// rejection makes a dead letter of r, which was rejected because of err, after
+// so many attempts before this one. It returns false if the policy is to halt.
+func (p *pipeline) rejection(r *sinks.Record, position wal.LSN, attempts uint64, err error) (letter, bool) {
 	policy := p.loop.policy(r.Body)
 	if policy != ParkKey && policy != Skip {
 		p.halt(p.rejected(r, err))
@@ -60,6 +63,7 @@ func (p *pipeline) rejection(r *sinks.Record, position wal.LSN, err error) (lett
 	}
 	dead, ok := p.letterOf(r, position, state.Rejected, err.Error())
 	dead.Parks = policy == ParkKey
+	dead.Attempts, dead.Details = attempts+1, sinks.DetailsOf(err, detailsBytesMax)
 	return dead, ok
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/bits"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -387,4 +388,40 @@ func TestFullHalts(t *testing.T) {
 		again.await(r.log.Durable())
 		r.checkLetters(again.Loop)
 	})
+}
+
+// refusal is an error that says what ails a record in parts, as a database does.
+type refusal struct{}
+
+func (refusal) Error() string { return "duplicate key" }
+
+func (refusal) Details() map[string]string {
+	return map[string]string{"sqlstate": "23505", "constraint": "c_pkey", "detail": strings.Repeat("x", 2*detailsBytesMax)}
+}
+
+// TestDetails: a dead letter keeps what the store said, within bounds, and how
+// often it said so, through retries and parking.
+func TestDetails(t *testing.T) {
+	r := newRig(t)
+	f := sinktest.NewFaulty(sinktest.NewMemory())
+	f.Add(sinktest.Rule{Do: sinktest.Reject(fmt.Errorf("LSN 1: %w", refusal{}), 1, 3), Times: sinktest.Always})
+	one := []*walproxyv1.Mutation{bump("a")}
+	r.write(one, one)
+	run := r.start(f, fast())
+	r.retry(1, one)
+	run.await(r.retry(2, one))
+	letters, err := run.Letters().List(0, 10)
+	if err != nil || len(letters) != 2 {
+		t.Fatalf("%+v, %v; want LSN 3 and 4", letters, err)
+	}
+	head, parked := letters[0], letters[1]
+	if head.LSN != 3 || head.Attempts != 2 || head.Details["sqlstate"] != "23505" || head.Details["constraint"] != "c_pkey" {
+		t.Errorf("%d attempts, %.200q; want two attempts and what the store said", head.Attempts, head.Details)
+	}
+	if n := len(head.Details["detail"]); n == 0 || n > detailsBytesMax {
+		t.Errorf("%d bytes of detail, want up to %d", n, detailsBytesMax)
+	}
+	if parked.LSN != 4 || parked.Attempts != 0 || parked.Details != nil {
+		t.Errorf("%+v, want no attempt: it was never tried", parked)
+	}
 }

@@ -195,6 +195,7 @@ type modelLetter struct {
 	lsn, position wal.LSN
 	kind          state.Kind
 	parks         bool
+	attempts      uint64
 	keys          []string
 }
 
@@ -212,7 +213,7 @@ func (r *rig) apply(ms []*walproxyv1.Mutation, lsn, origin wal.LSN) {
 		if !ok {
 			return // retried before
 		}
-		letter.position = named.position
+		letter.position, letter.attempts = named.position, named.attempts
 		delete(r.dead, origin)
 	}
 	for _, d := range r.dead {
@@ -222,6 +223,7 @@ func (r *rig) apply(ms []*walproxyv1.Mutation, lsn, origin wal.LSN) {
 	}
 	if letter.kind == 0 && r.stage(ms, lsn) != nil {
 		letter.kind, letter.parks = state.Rejected, !r.skip
+		letter.attempts++
 	}
 	if letter.kind != 0 {
 		if r.dead == nil {
@@ -339,7 +341,7 @@ func (r *rig) modelOf(d state.DeadLetter) modelLetter {
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	m := modelLetter{lsn: d.LSN, position: d.Position, kind: d.Kind, parks: d.Parks}
+	m := modelLetter{lsn: d.LSN, position: d.Position, kind: d.Kind, parks: d.Parks, attempts: d.Attempts}
 	mutation.Keys(body, func(_ string, key *walproxyv1.Key) {
 		if !slices.Contains(m.keys, key.GetString_()) {
 			m.keys = append(m.keys, key.GetString_())

@@ -22,14 +22,18 @@ const (
 // its protobuf encoding (walproxy.v1.Record).
 type letter struct {
 	LSN        walproxy.LSN    `json:"lsn"`
+	Position   walproxy.LSN    `json:"position"`
 	State      string          `json:"state"` // dead or parked
 	Collection string          `json:"collection"`
 	Key        json.RawMessage `json:"key"`
 	Reason     string          `json:"reason"`
-	When       time.Time       `json:"when"`
-	Parks      bool            `json:"parks"`
-	Bytes      int             `json:"bytes"`
-	Record     []byte          `json:"record,omitempty"`
+	// Details of the reason, as far as the store gives any.
+	Details  map[string]string `json:"details,omitempty"`
+	Attempts uint64            `json:"attempts"`
+	When     time.Time         `json:"when"`
+	Parks    bool              `json:"parks"`
+	Bytes    int               `json:"bytes"`
+	Record   []byte            `json:"record,omitempty"`
 }
 
 func newLetter(d *walproxy.DeadLetter, whole bool) (letter, error) {
@@ -38,7 +42,7 @@ func newLetter(d *walproxy.DeadLetter, whole bool) (letter, error) {
 		return letter{}, err
 	}
 	out := letter{
-		LSN: d.LSN, State: walproxy.StateDead, Collection: collection, Key: json.RawMessage("null"),
+		LSN: d.LSN, Position: d.Position, Details: d.Details, Attempts: d.Attempts, State: walproxy.StateDead, Collection: collection, Key: json.RawMessage("null"),
 		Reason: d.Reason, When: d.When.UTC(), Parks: d.Parks, Bytes: len(d.Payload),
 	}
 	if d.IsParked() {

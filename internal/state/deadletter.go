@@ -49,10 +49,15 @@ type DeadLetter struct {
 	// Parks: later records of its keys queue behind it.
 	Parks bool
 	// Keys that the record writes, by mutation.AppendKey, without repeats.
-	Keys    [][]byte
-	Reason  string
-	When    time.Time // it became a dead letter
-	Payload []byte    // mutation.Decode reads it
+	Keys   [][]byte
+	Reason string
+	// Details of the reason by name, as far as the store gives any.
+	Details map[string]string
+	// Attempts is how often the store rejected the write when it was tried alone
+	// with everything before it applied: those of what it retries count too.
+	Attempts uint64
+	When     time.Time // it became a dead letter
+	Payload  []byte    // mutation.Decode reads it
 }
 
 // Key returns the collection and key that the record writes first; a nil key if

@@ -3,6 +3,7 @@ package state
 import (
 	"encoding/binary"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -55,10 +56,14 @@ const parks = 1
 
 // A dead letter's value: version, kind, parks (0 or 1), position and when (Unix
 // nanoseconds), 8 bytes each, number of keys, then the keys, the reason and the
-// payload, each after its length. Lengths and the number are uvarints.
+// payload, each after its length. Version 2 goes on with the attempts, the number
+// of details, and of each the name and what it says. Lengths and numbers are
+// uvarints. Version 1 is still written where there is nothing to go on with, so
+// that a letter of before weighs what it weighed when it was stored.
 const (
-	letterVersion = 1
-	letterHeader  = 3 + 8 + 8
+	letterVersion         = 1
+	letterVersionDetailed = 2
+	letterHeader          = 3 + 8 + 8
 )
 
 func encodeLetter(letter *DeadLetter) []byte {
@@ -74,7 +79,18 @@ func encodeLetter(letter *DeadLetter) []byte {
 		value = appendPiece(value, key)
 	}
 	value = appendPiece(value, []byte(letter.Reason))
-	return appendPiece(value, letter.Payload)
+	value = appendPiece(value, letter.Payload)
+	if letter.Attempts == 0 && len(letter.Details) == 0 {
+		return value
+	}
+	value[0] = letterVersionDetailed
+	value = binary.AppendUvarint(value, letter.Attempts)
+	value = binary.AppendUvarint(value, uint64(len(letter.Details)))
+	for _, name := range slices.Sorted(maps.Keys(letter.Details)) {
+		value = appendPiece(value, []byte(name))
+		value = appendPiece(value, []byte(letter.Details[name]))
+	}
+	return value
 }
 
 func appendPiece(value, piece []byte) []byte {
@@ -86,37 +102,69 @@ func decodeLetter(value []byte) (letter DeadLetter, err error) {
 	if len(value) < letterHeader {
 		return letter, fmt.Errorf("%w: %d bytes", ErrCorrupt, len(value))
 	}
-	if value[0] != letterVersion || value[1] != byte(Rejected) && value[1] != byte(Parked) || value[2] > parks {
+	if value[0] != letterVersion && value[0] != letterVersionDetailed ||
+		value[1] != byte(Rejected) && value[1] != byte(Parked) || value[2] > parks {
 		return letter, fmt.Errorf("%w: version %d, kind %d, parks %d", ErrCorrupt, value[0], value[1], value[2])
 	}
 	letter.Kind, letter.Parks = Kind(value[1]), value[2] == parks
 	letter.Position = position.LSN(number(value[3:]))
 	letter.When = time.Unix(0, int64(number(value[11:])))
-	keys, size := binary.Uvarint(value[letterHeader:])
-	rest := value[letterHeader:]
-	if size <= 0 || keys > uint64(len(rest)) { // a key takes a byte at least
-		return letter, fmt.Errorf("%w: number of keys", ErrCorrupt)
+	r := pieces{rest: value[letterHeader:]}
+	for range r.count("number of keys") {
+		letter.Keys = append(letter.Keys, slices.Clone(r.piece()))
 	}
-	rest = rest[size:]
-	var piece []byte
-	for range keys {
-		if piece, rest, err = takePiece(rest); err != nil {
-			return letter, err
+	letter.Reason = string(r.piece())
+	letter.Payload = slices.Clone(r.piece())
+	if value[0] == letterVersionDetailed {
+		letter.Attempts = r.number("attempts")
+		n := r.count("number of details")
+		if n > 0 {
+			letter.Details = map[string]string{}
 		}
-		letter.Keys = append(letter.Keys, slices.Clone(piece))
+		for range n {
+			name := string(r.piece())
+			letter.Details[name] = string(r.piece())
+		}
 	}
-	if piece, rest, err = takePiece(rest); err != nil {
-		return letter, err
+	if r.err == nil && len(r.rest) > 0 {
+		r.err = fmt.Errorf("%w: %d bytes behind the end", ErrCorrupt, len(r.rest))
 	}
-	letter.Reason = string(piece)
-	if piece, rest, err = takePiece(rest); err != nil {
-		return letter, err
+	return letter, r.err
+}
+
+// pieces reads what a value is made of, until the first error.
+type pieces struct {
+	rest []byte
+	err  error
+}
+
+func (p *pieces) number(what string) uint64 {
+	n, size := binary.Uvarint(p.rest)
+	if size <= 0 && p.err == nil {
+		p.err = fmt.Errorf("%w: %s", ErrCorrupt, what)
 	}
-	letter.Payload = slices.Clone(piece)
-	if len(rest) > 0 {
-		return letter, fmt.Errorf("%w: %d bytes behind the payload", ErrCorrupt, len(rest))
+	if p.err != nil {
+		return 0
 	}
-	return letter, nil
+	p.rest = p.rest[size:]
+	return n
+}
+
+// count is the number of pieces that follow, of a byte at least each.
+func (p *pieces) count(what string) uint64 {
+	n := p.number(what)
+	if n > uint64(len(p.rest)) {
+		p.err = fmt.Errorf("%w: %s", ErrCorrupt, what)
+		return 0
+	}
+	return n
+}
+
+func (p *pieces) piece() (piece []byte) {
+	if p.err == nil {
+		piece, p.rest, p.err = takePiece(p.rest)
+	}
+	return piece
 }
 
 func takePiece(value []byte) (piece, rest []byte, err error) {

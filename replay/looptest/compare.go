@@ -123,9 +123,9 @@ func (d *driver) sameLetters(what string, got []state.DeadLetter, want []letter)
 	}
 	for i, g := range got {
 		w := want[i]
-		if g.LSN != w.lsn || g.Position != w.position || g.Kind != w.kind || g.Parks != w.parks {
-			d.t.Errorf("dead letters, %s: [%d] is LSN %d, position %d, %v, parks %v; want LSN %d, position %d, %v, parks %v",
-				what, i, g.LSN, g.Position, g.Kind, g.Parks, w.lsn, w.position, w.kind, w.parks)
+		if g.LSN != w.lsn || g.Position != w.position || g.Kind != w.kind || g.Parks != w.parks || g.Attempts != w.attempts {
+			d.t.Errorf("dead letters, %s: [%d] is LSN %d, position %d, %v, parks %v, %d attempts; want LSN %d, position %d, %v, parks %v, %d attempts",
+				what, i, g.LSN, g.Position, g.Kind, g.Parks, g.Attempts, w.lsn, w.position, w.kind, w.parks, w.attempts)
 		}
 		body, err := g.Record()
 		d.must(err)

@@ -34,6 +34,7 @@ type letter struct {
 	lsn, position wal.LSN
 	kind          state.Kind
 	parks         bool
+	attempts      uint64
 	keys          []string
 	mutations     []*walproxyv1.Mutation
 }
@@ -64,7 +65,7 @@ func (m *model) record(lsn, origin wal.LSN, accepted time.Time, ms []*walproxyv1
 		if !ok {
 			return // retried before, or given up
 		}
-		l.position = named.position
+		l.position, l.attempts = named.position, named.attempts
 		delete(m.dead, origin)
 		m.retried[origin] = lsn
 	}
@@ -74,6 +75,7 @@ func (m *model) record(lsn, origin wal.LSN, accepted time.Time, ms []*walproxyv1
 		m.fates[lsn] = replay.Parked
 	case m.apply(lsn, accepted, ms) != nil:
 		l.kind = state.Rejected
+		l.attempts++
 		l.parks = slices.ContainsFunc(ms, func(mu *walproxyv1.Mutation) bool { return policy(mu.GetCollection()) == replay.ParkKey })
 		m.fates[lsn] = replay.Dead
 	default:
