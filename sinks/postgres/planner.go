@@ -1,0 +1,26 @@
+package postgres
+
+import (
+	"context"
+
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/walproxy/walproxy/sinks"
+)
+
+// planner turns the records of a batch into the statements of one transaction.
+type planner interface {
+	// refresh reads the catalogue. The sink calls it in Resume, behind the claim,
+	// and after stage returned errStale, outside of a transaction; then it stages
+	// the batch again.
+	refresh(ctx context.Context, conn *pgconn.PgConn) error
+	// prepare makes sure that every collection of b has its table, creating it if
+	// that is allowed; it mostly has nothing to do. Outside of a transaction.
+	prepare(ctx context.Context, conn *pgconn.PgConn, b *sinks.Batch) error
+	// stage runs the data statements of b; its last run commits. Results that are
+	// not nil, or an error, mean that it has not committed (an error of the last
+	// run: whatever that error means). All records Applied is nil, nil.
+	stage(ctx context.Context, l link, b *sinks.Batch) ([]sinks.Result, error)
+	// laneGroup is sinks.Linker's.
+	laneGroup(collection string) string
+}
