@@ -85,7 +85,14 @@ type Bounds struct {
 // Totals of a sink's dead letters.
 type Totals struct {
 	Count, Bytes uint64
-	ParkedKeys   int // keys whose later records queue, as far as their hashes differ
+	ParkedKeys   int // keys whose later records queue
+}
+
+// totals of a sink's dead letters, as stored.
+type totals struct {
+	count, bytes uint64
+	keys         uint64 // that are parked
+	traces       uint64 // kept for good
 }
 
 // Retry says that the record By retries the dead letter of LSN.
@@ -95,20 +102,24 @@ type Retry struct{ LSN, By position.LSN }
 //
 // A change is made by a record of the log and is undone by Resume if the sink's
 // checkpoint did not come to cover that record: a retried dead letter is
-// therefore only set aside, until Settle.
+// therefore only set aside, until Settle. Giving one up is not undone.
 type DeadLetters struct {
-	store *Store
-	sink  string
+	store    *Store
+	sink     string
+	tallyMax uint64 // tallyKeysMax
 
 	// changes serialises what reads before it writes. It is held during a sync,
 	// mu never is.
 	changes sync.Mutex
 	mu      struct {
 		sync.RWMutex
-		loaded       bool
-		count, bytes uint64
-		parks        map[uint64]uint32 // hash of a key: dead letters that park it
-		kept         position.LSN      // what Settle was told last
+		loaded bool
+		totals
+		tally   *tally                  // of the parked keys; nil: there are none, or nobody knows
+		heads   map[string]position.LSN // of some parked keys: where the first that parks is
+		version uint64                  // counts changes
+		kept    position.LSN            // how far Settle has come
+		removed chan struct{}           // closed and replaced when a dead letter goes; nil: nobody waits
 	}
 }
 
@@ -121,7 +132,7 @@ func (s *Store) DeadLetters(sink string) *DeadLetters {
 	}
 	d := s.letters.bySink[sink]
 	if d == nil {
-		d = &DeadLetters{store: s, sink: sink}
+		d = &DeadLetters{store: s, sink: sink, tallyMax: tallyKeysMax}
 		s.letters.bySink[sink] = d
 	}
 	return d
@@ -132,7 +143,7 @@ func (d *DeadLetters) Totals() (Totals, error) {
 	err := d.use(func() error { return nil })
 	d.mu.RLock()
 	defer d.mu.RUnlock()
-	return Totals{Count: d.mu.count, Bytes: d.mu.bytes, ParkedKeys: len(d.mu.parks)}, err
+	return Totals{Count: d.mu.count, Bytes: d.mu.bytes, ParkedKeys: int(d.mu.keys)}, err
 }
 
 // Put stores letters and sets those aside that were retried, durably and as one
@@ -179,8 +190,20 @@ func (d *DeadLetters) checkAge(age time.Duration) error {
 	return nil
 }
 
-// Delete gives a dead letter up, durably: its record will never be applied. ok
-// is false if there is none.
+// Removed returns a channel that is closed when a dead letter goes next: there
+// may be room for another.
+func (d *DeadLetters) Removed() <-chan struct{} {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.mu.removed == nil {
+		d.mu.removed = make(chan struct{})
+	}
+	return d.mu.removed
+}
+
+// Delete gives a dead letter up, durably: its record will never be applied, also
+// if it comes again because the sink's checkpoint did not cover it. ok is false
+// if there is none.
 func (d *DeadLetters) Delete(lsn position.LSN) (ok bool, err error) {
 	err = d.change(func(c *change) error {
 		letter, found, err := d.get(lsn)
@@ -188,30 +211,13 @@ func (d *DeadLetters) Delete(lsn position.LSN) (ok bool, err error) {
 			return err
 		}
 		ok = true
-		return errors.Join(c.remove(&letter), c.trace(lsn, 0))
+		err = errors.Join(c.remove(&letter), c.keepTrace(lsn, 0))
+		if letter.Position != lsn { // what it retried is given up with it
+			err = errors.Join(err, c.keepTrace(letter.Position, 0))
+		}
+		return err
 	})
 	return ok && err == nil, err
-}
-
-// Resume undoes, durably, what was done by records that the sink's checkpoint
-// does not cover: they will come again. low is the checkpoint's lowest lane;
-// above says of a dead letter above low whether its own lane does not cover it.
-// first is the lowest LSN that the log still has: what cannot come again stays.
-func (d *DeadLetters) Resume(low, first position.LSN, above func(*DeadLetter) bool) error {
-	again := func(letter *DeadLetter) bool { return letter.LSN > low && letter.LSN >= first && above(letter) }
-	return d.change(func(c *change) error {
-		if err := c.drop(max(low+1, first), again); err != nil {
-			return err
-		}
-		return errors.Join(c.restore(low, again), c.forget(first))
-	})
-}
-
-// Settle forgets what was set aside by records below first, the lowest LSN that
-// the log still has, and the traces of such records: no checkpoint can make
-// them come again. It does not wait for the disk.
-func (d *DeadLetters) Settle(first position.LSN) error {
-	return d.changeWith(pebble.NoSync, func(c *change) error { return c.forget(first) })
 }
 
 // Get returns the dead letter of lsn.
@@ -251,53 +257,6 @@ func (d *DeadLetters) Of(key []byte, limit int) (letters []DeadLetter, err error
 	return letters, err
 }
 
-// MayPark reports whether a key of that hash (mutation.HashEncoded) may be
-// parked: false is sure, and cheap.
-func (d *DeadLetters) MayPark(hash uint64) bool {
-	d.mu.RLock()
-	defer d.mu.RUnlock()
-	return !d.mu.loaded || d.mu.parks[hash] > 0
-}
-
-// Any reports whether any key may be parked.
-func (d *DeadLetters) Any() bool {
-	d.mu.RLock()
-	defer d.mu.RUnlock()
-	return !d.mu.loaded || len(d.mu.parks) > 0
-}
-
-// ParkedBy returns the first dead letter, of a position below before, that parks
-// the key. ok is false if there is none.
-func (d *DeadLetters) ParkedBy(key []byte, before position.LSN) (lsn position.LSN, ok bool, err error) {
-	err = d.use(func() error {
-		if !d.MayPark(mutation.HashEncoded(key)) {
-			return nil
-		}
-		prefix := d.queueKey(key)
-		return d.scan(prefix, func(k, value []byte) (bool, error) {
-			if place := position.LSN(number(k[len(prefix):])); place >= before {
-				return false, nil
-			}
-			if ok = len(value) == 1 && value[0] == parks; ok {
-				lsn = position.LSN(lastNumber(k))
-			}
-			return !ok, nil
-		})
-	})
-	return lsn, ok, err
-}
-
-// Trace says what became of a record that was a dead letter and is none any
-// more: retried as by, or given up if by is 0. ok is false if neither is known.
-func (d *DeadLetters) Trace(lsn position.LSN) (by position.LSN, ok bool, err error) {
-	err = d.use(func() error {
-		n, found, err := d.store.number(d.lsnKey('f', lsn))
-		by, ok = position.LSN(n), found
-		return err
-	})
-	return by, ok, err
-}
-
 // use calls f with the counters loaded.
 func (d *DeadLetters) use(f func() error) error {
 	return d.store.use(func() error {
@@ -313,34 +272,32 @@ func (d *DeadLetters) use(f func() error) error {
 	})
 }
 
-// load reads the totals and which keys are parked.
+// load reads the totals, and which keys are parked if they are not too many.
 func (d *DeadLetters) load() error {
 	d.changes.Lock()
 	defer d.changes.Unlock()
 	if d.mu.loaded { // written under changes alone
 		return nil
 	}
-	count, bytes, err := d.totals()
+	t, counted, err := d.storedTotals()
+	if err == nil && !counted {
+		t.keys, err = d.countParked()
+	}
 	if err != nil {
 		return err
 	}
-	counts := map[uint64]uint32{}
-	prefix := d.prefix('q')
-	err = d.scan(prefix, func(k, value []byte) (bool, error) {
-		if len(k) < len(prefix)+16 {
-			return false, fmt.Errorf("%w: dead letter queue key of %d bytes", ErrCorrupt, len(k))
+	if !counted {
+		if err := d.putTotals(t); err != nil {
+			return err
 		}
-		if len(value) == 1 && value[0] == parks {
-			counts[mutation.HashEncoded(k[len(prefix):len(k)-16])]++
-		}
-		return true, nil
-	})
+	}
+	parked, err := d.loadParked(t.keys)
 	if err != nil {
 		return err
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.mu.count, d.mu.bytes, d.mu.parks, d.mu.loaded = count, bytes, counts, true
+	d.mu.totals, d.mu.tally, d.mu.loaded = t, parked, true
 	return nil
 }
 

@@ -9,16 +9,16 @@ import (
 
 	"github.com/walproxy/walproxy/internal/failpoint"
 	"github.com/walproxy/walproxy/internal/position"
-	"github.com/walproxy/walproxy/mutation"
 )
 
 // change is one atomic change of a sink's dead letters.
 type change struct {
 	*DeadLetters
-	batch        *pebble.Batch
-	count, bytes uint64
-	parked       map[uint64]int // hash of a key: by how much its count changes
-	kept         position.LSN
+	batch *pebble.Batch
+	totals
+	parked  map[string]*parking // of the keys that it concerns
+	kept    position.LSN
+	removed bool // some dead letter goes
 }
 
 func (d *DeadLetters) change(f func(*change) error) error { return d.changeWith(pebble.Sync, f) }
@@ -28,15 +28,21 @@ func (d *DeadLetters) changeWith(sync *pebble.WriteOptions, f func(*change) erro
 	return d.use(func() error {
 		d.changes.Lock()
 		defer d.changes.Unlock()
-		c := &change{DeadLetters: d, batch: d.store.db.NewBatch(), parked: map[uint64]int{}}
+		c := &change{DeadLetters: d, batch: d.store.db.NewBatch(), parked: map[string]*parking{}}
 		defer c.batch.Close()
 		d.mu.RLock()
-		c.count, c.bytes, c.kept = d.mu.count, d.mu.bytes, d.mu.kept
+		c.totals, c.kept = d.mu.totals, d.mu.kept
 		d.mu.RUnlock()
-		if err := f(c); err != nil || c.batch.Empty() {
+		if err := f(c); err != nil {
 			return err
 		}
-		if err := c.putTotals(); err != nil {
+		if c.batch.Empty() {
+			d.mu.Lock()
+			d.mu.kept = c.kept
+			d.mu.Unlock()
+			return nil
+		}
+		if err := errors.Join(c.putParked(), c.batch.Set(c.prefix('t'), c.totals.encode(), nil)); err != nil {
 			return err
 		}
 		if sync == pebble.Sync {
@@ -54,31 +60,42 @@ func (d *DeadLetters) changeWith(sync *pebble.WriteOptions, f func(*change) erro
 func (c *change) publish() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.mu.count, c.mu.bytes, c.mu.kept = c.count, c.bytes, c.kept
-	for hash, by := range c.parked {
-		if n := int(c.mu.parks[hash]) + by; n > 0 {
-			c.mu.parks[hash] = uint32(n)
-		} else {
-			delete(c.mu.parks, hash)
-		}
+	c.publishParkedLocked()
+	c.mu.totals, c.mu.kept = c.totals, c.kept
+	if c.removed && c.mu.removed != nil {
+		close(c.mu.removed)
+		c.mu.removed = nil
 	}
 }
 
-// The totals' value: count and bytes, 8 bytes each.
-func (c *change) putTotals() error {
-	value := binary.BigEndian.AppendUint64(nil, c.count)
-	return c.batch.Set(c.prefix('t'), binary.BigEndian.AppendUint64(value, c.bytes), nil)
+// The totals' value: count, bytes, parked keys and traces, 8 bytes each. Of
+// before there were the others it is the first two.
+func (t totals) encode() (value []byte) {
+	for _, n := range []uint64{t.count, t.bytes, t.keys, t.traces} {
+		value = binary.BigEndian.AppendUint64(value, n)
+	}
+	return value
 }
 
-func (d *DeadLetters) totals() (count, bytes uint64, err error) {
+func (d *DeadLetters) putTotals(t totals) error {
+	return d.store.db.Set(d.prefix('t'), t.encode(), pebble.Sync)
+}
+
+// storedTotals; counted is false if the parked keys are yet to be counted.
+func (d *DeadLetters) storedTotals() (t totals, counted bool, err error) {
 	value, found, err := d.store.get(d.prefix('t'))
 	if err != nil || !found {
-		return 0, 0, err
+		return t, true, err
 	}
-	if len(value) != 16 {
-		return 0, 0, fmt.Errorf("%w: totals of %d bytes, want 16", ErrCorrupt, len(value))
+	if len(value) != 16 && len(value) != 32 {
+		return t, true, fmt.Errorf("%w: totals of %d bytes, want 32", ErrCorrupt, len(value))
 	}
-	return number(value), number(value[8:]), nil
+	t.count, t.bytes = number(value), number(value[8:])
+	if len(value) == 16 {
+		return t, false, nil
+	}
+	t.keys, t.traces = number(value[16:]), number(value[24:])
+	return t, true, nil
 }
 
 // letterOverhead estimates what an entry costs beside its value.
@@ -103,8 +120,7 @@ func (c *change) add(letter *DeadLetter) error {
 	for _, key := range letter.Keys {
 		errs = append(errs, c.batch.Set(c.placeKey(key, letter), mark, nil))
 	}
-	c.tally(letter, value, 1)
-	return errors.Join(errs...)
+	return errors.Join(append(errs, c.tally(letter, value, 1))...)
 }
 
 func (c *change) remove(letter *DeadLetter) error {
@@ -112,19 +128,22 @@ func (c *change) remove(letter *DeadLetter) error {
 	for _, key := range letter.Keys {
 		errs = append(errs, c.batch.Delete(c.placeKey(key, letter), nil))
 	}
-	c.tally(letter, encodeLetter(letter), -1)
-	return errors.Join(errs...)
+	c.removed = true
+	return errors.Join(append(errs, c.tally(letter, encodeLetter(letter), -1))...)
 }
 
-func (c *change) tally(letter *DeadLetter, value []byte, by int) {
+func (c *change) tally(letter *DeadLetter, value []byte, by int) error {
 	c.count += uint64(by)
 	c.bytes += uint64(by) * weight(letter, value) // wraps as it should
 	if !letter.Parks {
-		return
+		return nil
 	}
 	for _, key := range letter.Keys {
-		c.parked[mutation.HashEncoded(key)] += by
+		if err := c.park(key, by); err != nil {
+			return err
+		}
 	}
+	return nil
 }
 
 func (c *change) setAside(r Retry) error {
@@ -135,50 +154,6 @@ func (c *change) setAside(r Retry) error {
 	return errors.Join(
 		c.remove(&letter),
 		c.batch.Set(c.asideKey(r.By, r.LSN), encodeLetter(&letter), nil),
-		c.trace(r.LSN, r.By),
+		setNumber(c.batch, c.lsnKey('f', r.LSN), uint64(r.By)),
 	)
-}
-
-// trace notes what became of a dead letter.
-func (c *change) trace(lsn, by position.LSN) error {
-	return setNumber(c.batch, c.lsnKey('f', lsn), uint64(by))
-}
-
-// drop removes the letters from LSN from on that will come again.
-func (c *change) drop(from position.LSN, again func(*DeadLetter) bool) error {
-	return c.scanFrom(c.prefix('d'), c.lsnKey('d', from), func(k, value []byte) (bool, error) {
-		letter, err := c.decode(position.LSN(lastNumber(k)), value)
-		if err != nil || !again(&letter) {
-			return true, err
-		}
-		return true, c.remove(&letter)
-	})
-}
-
-// restore puts back what was set aside by records above low, but what will come
-// again itself.
-func (c *change) restore(low position.LSN, again func(*DeadLetter) bool) error {
-	return c.scanFrom(c.prefix('x'), c.lsnKey('x', low+1), func(k, value []byte) (bool, error) {
-		lsn := position.LSN(lastNumber(k))
-		letter, err := c.decode(lsn, value)
-		if err != nil {
-			return false, err
-		}
-		err = errors.Join(c.batch.Delete(k, nil), c.batch.Delete(c.lsnKey('f', lsn), nil))
-		if !again(&letter) {
-			err = errors.Join(err, c.add(&letter))
-		}
-		return true, err
-	})
-}
-
-// forget drops what was set aside by records below first, and their traces.
-func (c *change) forget(first position.LSN) error {
-	if first <= c.kept {
-		return nil
-	}
-	c.kept = first
-	return errors.Join(
-		c.batch.DeleteRange(c.prefix('x'), c.lsnKey('x', first), nil),
-		c.batch.DeleteRange(c.prefix('f'), c.lsnKey('f', first), nil))
 }

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"pgregory.net/rapid"
 
@@ -222,6 +223,116 @@ func TestResumeKeepsWhatCannotComeAgain(t *testing.T) {
 	}
 }
 
+// TestParkedKeysAreCounted: what was stored before the parked keys were counted.
+func TestParkedKeysAreCounted(t *testing.T) {
+	fs := vfs.NewMem()
+	s := mustOpen(t, "state", fs)
+	d := s.DeadLetters("main")
+	put(t, d, newLetter(1, 1, true, "a", "b"), newLetter(2, 2, true, "a"), newLetter(4, 4, false, "c"))
+	before := must(d.Totals())
+	old := stored(t, s, d.prefix('t'))[:16]
+	err := errors.Join(s.db.Set(d.prefix('t'), old, pebble.Sync),
+		s.db.DeleteRange(d.prefix('p'), prefixEnd(d.prefix('p')), pebble.Sync), s.Close())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 2 { // counted, and counted before
+		s = mustOpen(t, "state", fs)
+		d = s.DeadLetters("main")
+		if got := must(d.Totals()); got != before || got.ParkedKeys != 2 {
+			t.Errorf("%+v, want %+v with 2 parked keys", got, before)
+		}
+		for name, want := range map[string]position.LSN{"a": 1, "b": 1, "c": 0} {
+			if lsn, ok, err := d.ParkedBy(letterKey(name), 9); lsn != want || ok != (want > 0) || err != nil {
+				t.Errorf("ParkedBy(%s): %d, %v, %v; want %d", name, lsn, ok, err, want)
+			}
+		}
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func stored(t *testing.T, s *Store, key []byte) []byte {
+	t.Helper()
+	value, found, err := s.get(key)
+	if err != nil || !found {
+		t.Fatal(found, err)
+	}
+	return value
+}
+
+// TestTraces: what became of a dead letter is known after the log was freed, for
+// one that was given up or is a dead letter again; not for one applied in the end.
+func TestTraces(t *testing.T) {
+	d := mustOpen(t, "state", vfs.NewMem()).DeadLetters("main")
+	trace := func(lsn, want position.LSN, known bool) {
+		t.Helper()
+		if by, ok, err := d.Trace(lsn); by != want || ok != known || err != nil {
+			t.Errorf("Trace(%d): %d, %v, %v; want %d, %v", lsn, by, ok, err, want, known)
+		}
+	}
+	put(t, d, newLetter(1, 1, true, "a"), newLetter(2, 2, true, "b"), newLetter(3, 3, true, "c"))
+	for _, r := range []Retry{{1, 11}, {2, 12}, {3, 13}} {
+		if err := d.Put([]DeadLetter{newLetter(r.By, r.LSN, true, fmt.Sprint(r.LSN))}, []Retry{r}, Bounds{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := d.Put(nil, []Retry{{13, 23}}, Bounds{}); err != nil { // 3 is applied in the end
+		t.Fatal(err)
+	}
+	if ok, err := d.Delete(12); !ok || err != nil {
+		t.Fatal(ok, err)
+	}
+	for _, first := range []position.LSN{5, 12, 20, 20, 40} {
+		if err := d.Settle(first); err != nil {
+			t.Fatal(err)
+		}
+		trace(1, 11, true)
+		trace(2, 0, true)
+		trace(12, 0, true)
+	}
+	trace(13, 0, false)
+	if letter, ok, err := d.Get(11); !ok || err != nil || letter.Position != 1 {
+		t.Errorf("%+v, %v, %v; want LSN 11 as it was", letter, ok, err)
+	}
+}
+
+// TestResumeInChunks: more is undone than one change takes.
+func TestResumeInChunks(t *testing.T) {
+	d := mustOpen(t, "state", vfs.NewMem()).DeadLetters("main")
+	const n = 2*chunk + 10
+	var letters []DeadLetter
+	var retries []Retry
+	for i := position.LSN(1); i <= n; i++ {
+		letters = append(letters, newLetter(i, i, true, fmt.Sprint("k", i%7)))
+		retries = append(retries, Retry{LSN: i, By: i + n})
+	}
+	put(t, d, letters...)
+	if err := d.Put(nil, retries, Bounds{}); err != nil {
+		t.Fatal(err)
+	}
+	all := func(*DeadLetter) bool { return true }
+	for _, low := range []position.LSN{n, n / 2, 0} {
+		if err := d.Resume(low, 1, all); err != nil {
+			t.Fatal(err)
+		}
+		if totals := must(d.Totals()); totals.Count != uint64(low) || totals.ParkedKeys != min(int(low), 7) {
+			t.Errorf("resumed at %d: %+v", low, totals)
+		}
+	}
+	put(t, d, letters...)
+	if err := errors.Join(d.Put(nil, retries, Bounds{}), d.Settle(2*n+1)); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.Resume(0, 1, all); err != nil {
+		t.Fatal(err)
+	}
+	if totals := must(d.Totals()); totals.Count != 0 {
+		t.Errorf("%+v came back after they were forgotten", totals)
+	}
+}
+
 // historyModel remembers the dead letters after every LSN.
 type historyModel map[position.LSN]map[position.LSN]DeadLetter
 
@@ -235,14 +346,28 @@ func TestDeadLettersModel(t *testing.T) {
 		d := s.DeadLetters("main")
 		history := historyModel{0: {}}
 		var now, first position.LSN = 0, 1
+		var given []position.LSN
 		for range rapid.IntRange(1, 40).Draw(t, "steps") {
 			switch rapid.IntRange(0, 9).Draw(t, "step") {
+			case 2: // one is given up, for good
+				if len(history[now]) == 0 {
+					continue
+				}
+				lsn := rapid.SampledFrom(slices.Sorted(maps.Keys(history[now]))).Draw(t, "given up")
+				if ok, err := d.Delete(lsn); !ok || err != nil {
+					t.Fatalf("Delete(%d): %v, %v", lsn, ok, err)
+				}
+				for _, letters := range history {
+					delete(letters, lsn)
+				}
+				given = append(given, lsn)
 			case 0: // the store crashes and the checkpoint falls back
 				if rapid.Bool().Draw(t, "crash") {
 					fs = fs.CrashClone(vfs.CrashCloneCfg{})
 					_ = s.Close()
 					s = must(openFor(fs))
 					d = s.DeadLetters("main")
+					d.tallyMax = uint64(rapid.IntRange(0, 3).Draw(t, "keys in the table"))
 				}
 				now = position.LSN(rapid.Uint64Range(uint64(first-1), uint64(now)).Draw(t, "checkpoint"))
 				if err := d.Resume(now, first, func(*DeadLetter) bool { return true }); err != nil {
@@ -258,6 +383,14 @@ func TestDeadLettersModel(t *testing.T) {
 				history[now] = stepRecord(t, d, now, maps.Clone(history[now-1]))
 			}
 			compareLetters(t, d, history[now])
+			for _, lsn := range given {
+				if is, err := d.GivenUp(lsn); !is || err != nil {
+					t.Fatalf("GivenUp(%d): %v, %v", lsn, is, err)
+				}
+				if last, err := d.LastTrace(); last < lsn || err != nil {
+					t.Fatalf("LastTrace: %d, %v; %d was given up", last, err, lsn)
+				}
+			}
 		}
 	})
 }
@@ -313,6 +446,9 @@ func compareLetters(t *rapid.T, d *DeadLetters, want map[position.LSN]DeadLetter
 		}
 		if ok {
 			parked++
+		}
+		if ok && !d.MayPark(mutation.HashEncoded(key)) {
+			t.Fatalf("MayPark(%s) is false", name)
 		}
 	}
 	totals := must(d.Totals())

@@ -11,9 +11,11 @@
 //	'g' sink name                 -> collections that share a lane
 //	'd' sink length, sink, LSN -> dead letter
 //	'q' sink length, sink, record key, position, LSN -> whether it parks the key
-//	't' sink length, sink -> number and bytes of its dead letters
+//	'p' sink length, sink, record key -> number of dead letters that park it
+//	't' sink length, sink -> number and bytes of its dead letters, parked keys, traces
 //	'x' sink length, sink, LSN of the retry, LSN -> dead letter set aside
-//	'f' sink length, sink, LSN -> LSN of the retry, 0 if it was given up
+//	'f' sink length, sink, LSN -> LSN of the retry
+//	'v' sink length, sink, LSN -> LSN of the retry, 0 if it was given up; kept for good
 //
 // Numbers are big endian. What a method calls durable is fsync'd when the
 // method returns; the request ids alone wait for SyncRequests. Batches reach
