@@ -33,6 +33,19 @@ func Encode(dst []byte, rec *walproxyv1.Record) ([]byte, error) {
 // unknown fields of the schema, are errors (ErrEncoding): nothing is skipped.
 // The record does not share memory with payload.
 func Decode(payload []byte) (*walproxyv1.Record, error) {
+	return DecodeString(string(payload))
+}
+
+// DecodeString is Decode without a copy: the record may share payload's memory.
+func DecodeString(payload string) (*walproxyv1.Record, error) {
+	if rec := decodePlain(payload); rec != nil {
+		return rec, nil
+	}
+	return decodeAny([]byte(payload))
+}
+
+// decodeAny decodes what decodePlain leaves.
+func decodeAny(payload []byte) (*walproxyv1.Record, error) {
 	rec := &walproxyv1.Record{}
 	if err := proto.Unmarshal(payload, rec); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrEncoding, err)

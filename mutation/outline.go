@@ -1,0 +1,121 @@
+package mutation
+
+import (
+	"encoding/binary"
+	"unicode/utf8"
+	"unsafe"
+)
+
+// Outline is what can be told of an encoded record without decoding it: where it
+// goes. Not for concurrent use.
+type Outline struct {
+	// Collection that the record writes. It shares the payload's memory.
+	Collection string
+	// Key is AppendKey of the collection and the key that the record writes. It is
+	// valid until the next Read.
+	Key []byte
+
+	routes []string // share the payload's memory
+}
+
+// Routed reports whether the record goes to sink.
+func (o *Outline) Routed(sink string) bool {
+	for _, route := range o.routes {
+		if route == sink {
+			return true
+		}
+	}
+	return false
+}
+
+// Read reads the outline of payload, without allocating. It returns false for
+// all but a plain write to one key that retries nothing, and for anything
+// unusual: Decode tells more then. What Read takes for a plain write Decode may
+// still refuse; where both read it they agree.
+func (o *Outline) Read(payload []byte) bool {
+	w := wire{rest: unsafe.String(unsafe.SliceData(payload), len(payload))} // read only, while payload is valid
+	format, body := uint64(0), ""
+	o.routes = o.routes[:0]
+	for {
+		number, kind, ok := w.next()
+		if !ok {
+			break
+		}
+		switch {
+		case number == recordFormat && kind == wireVarint:
+			format = w.varint()
+		case number == recordAccepted && kind == wireVarint:
+			w.varint()
+		case number == recordRoutes && kind == wireBytes:
+			o.routes = append(o.routes, w.bytes())
+		case number == recordPrincipal && kind == wireBytes:
+			w.bytes()
+		case number == recordMutation && kind == wireBytes && body == "":
+			body = w.bytes()
+		default:
+			return false
+		}
+	}
+	return !w.bad && uint32(format) == Format && o.readMutation(body)
+}
+
+func (o *Outline) readMutation(body string) bool {
+	w := wire{rest: body}
+	key := ""
+	o.Collection = ""
+	for {
+		number, kind, ok := w.next()
+		if !ok {
+			break
+		}
+		switch {
+		case number == mutationCollection && kind == wireBytes:
+			o.Collection = w.bytes()
+		case number == mutationKey && key != "":
+			return false
+		case number == mutationKey && kind == wireBytes:
+			key = w.bytes()
+		default:
+			w.skip(kind)
+		}
+	}
+	if w.bad || !utf8.ValidString(o.Collection) {
+		return false
+	}
+	o.Key = AppendCollection(o.Key[:0], o.Collection)
+	return o.readKey(key, true)
+}
+
+// readKey appends the part of a key. A key has one field: with none or several
+// it is left to Decode.
+func (o *Outline) readKey(key string, whole bool) bool {
+	w := wire{rest: key}
+	number, kind, _ := w.next()
+	switch {
+	case number == keyInt64 && kind == wireVarint:
+		o.Key = binary.BigEndian.AppendUint64(append(o.Key, tagInt64), uint64(w.zigzag())^(1<<63))
+	case number == keyString && kind == wireBytes:
+		o.Key = append(appendText(append(o.Key, tagString), w.bytes()), 0x00, textEnd)
+	case number == keyBytes && kind == wireBytes:
+		o.Key = append(appendText(append(o.Key, tagBytes), w.bytes()), 0x00, textEnd)
+	case number == keyComposite && kind == wireBytes && whole:
+		parts := wire{rest: w.bytes()}
+		o.Key = append(o.Key, tagComposite)
+		for {
+			number, kind, ok := parts.next()
+			if !ok {
+				break
+			}
+			if number != compositeParts || kind != wireBytes || !o.readKey(parts.bytes(), false) {
+				return false
+			}
+		}
+		if parts.bad {
+			return false
+		}
+		o.Key = append(o.Key, tagEnd)
+	default:
+		return false
+	}
+	return !w.bad && len(w.rest) == 0
+}
