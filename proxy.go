@@ -47,7 +47,13 @@ type sink struct {
 	loop   *replay.Loop
 	reader sinks.Reader // nil: cannot read
 	paused bool
+	// from is where the log ended when the sink was added: nothing at or below
+	// it is the sink's.
+	from wal.LSN
 }
+
+// passed is the LSN up to which the sink needs nothing of the log any more.
+func (s *sink) passed() wal.LSN { return max(s.loop.Checkpoint(), s.from) }
 
 // Applied and Wait make *sink an accept.Applied that knows about pauses.
 func (s *sink) Applied() wal.LSN { return s.loop.Applied() }
@@ -144,6 +150,10 @@ func (p *Proxy) attach(stream uuid.UUID, empty bool, newest uint64) (boot uint64
 }
 
 func (p *Proxy) newSink(so SinkOptions) (*sink, error) {
+	claim, err := p.claim(so.Name)
+	if err != nil {
+		return nil, err
+	}
 	options := so.Loop
 	options.Name = so.Name
 	if options.OnReject == nil {
@@ -161,7 +171,19 @@ func (p *Proxy) newSink(so SinkOptions) (*sink, error) {
 		return nil, err
 	}
 	reader, _ := so.Sink.(sinks.Reader)
-	return &sink{name: so.Name, loop: loop, reader: reader, paused: so.Paused}, nil
+	return &sink{name: so.Name, loop: loop, reader: reader, paused: so.Paused, from: claim.From}, nil
+}
+
+// claim returns what is known of a sink. One that was not known begins here, at
+// the end of the log, durably before anything is routed to it: what was logged
+// before was not routed to it, or was given up when its name was forgotten.
+func (p *Proxy) claim(name string) (state.Claim, error) {
+	claim, known, err := p.state.Claim(name)
+	if err != nil || known {
+		return claim, err
+	}
+	p.logger.Info("sink added", zap.String("sink", name), zap.Uint64("from", uint64(p.log.Durable())))
+	return p.state.ChangeClaim(name, func(c *state.Claim) { c.From = p.log.Durable() })
 }
 
 func (p *Proxy) acceptOptions(targets map[string]accept.Target) accept.Options {
@@ -210,7 +232,7 @@ func (p *Proxy) freeSpace() {
 func (p *Proxy) releaseSpace() {
 	low := p.log.Durable()
 	for _, s := range p.sinks {
-		low = min(low, s.loop.Checkpoint())
+		low = min(low, s.passed())
 	}
 	// Request ids live in the log until the state store has them for sure.
 	if err := p.acceptor.SyncBelow(low + 1); err != nil {

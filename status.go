@@ -80,6 +80,6 @@ func (p *Proxy) Status() Status {
 
 // lag is how many records s lacks. What the log has freed every sink had.
 func (p *Proxy) lag(s *sink) uint64 {
-	passed := max(s.loop.Applied(), p.log.First()-1)
+	passed := max(s.loop.Applied(), s.from, p.log.First()-1)
 	return uint64(max(p.log.Durable(), passed) - passed)
 }

@@ -57,7 +57,7 @@ type pipeline struct {
 }
 
 func newPipeline(l *Loop, c sinks.Checkpoint, by laneMap) *pipeline {
-	low := c.Low().LSN
+	low := max(c.Low().LSN, l.from)
 	p := &pipeline{
 		loop: l, epoch: c.Epoch, by: by, read: low, last: low, swept: low, dozing: true,
 		room: make(chan struct{}, 1), late: make(chan struct{}, 1),

@@ -171,6 +171,7 @@ type Loop struct {
 	started atomic.Bool
 
 	groups map[string]string // collections that share lanes, as stored; Run's alone
+	from   wal.LSN           // nothing at or below it is this sink's; Run's alone
 
 	marks watermarks
 	pipe  atomic.Pointer[pipeline] // nil until the sink was resumed

@@ -18,16 +18,11 @@ import (
 // anything is applied: so a checkpoint may be created only while nothing can
 // have been applied, and its absence afterwards is an error.
 func (l *Loop) resume(ctx context.Context) (sinks.Checkpoint, error) {
-	claim, known, err := l.state.Claim(l.o.Name)
+	claim, err := l.state.ChangeClaim(l.o.Name, func(*state.Claim) {})
 	if err != nil {
 		return sinks.Checkpoint{}, err
 	}
-	if !known {
-		claim = state.Claim{Sink: l.o.Name}
-		if err := l.state.PutClaim(claim); err != nil {
-			return sinks.Checkpoint{}, err
-		}
-	}
+	l.from = claim.From
 	for attempt := 0; ; attempt++ {
 		if !l.pace.pass(ctx) {
 			return sinks.Checkpoint{}, context.Cause(ctx)
@@ -84,11 +79,8 @@ func (l *Loop) tryResume(ctx context.Context, claim state.Claim) (c sinks.Checkp
 	if err := l.check(c); err != nil {
 		return c, sinks.WithOutcome(sinks.Halt, err)
 	}
-	settled := state.Claim{Sink: l.o.Name, Identity: identity, Settled: true}
-	if settled == claim {
-		return c, nil
-	}
-	return c, sinks.WithOutcome(sinks.Halt, l.state.PutClaim(settled))
+	_, err = l.state.ChangeClaim(l.o.Name, func(c *state.Claim) { c.Identity, c.Settled = identity, true })
+	return c, sinks.WithOutcome(sinks.Halt, err)
 }
 
 // identity asks the sink which store it is; empty if it cannot say.
@@ -103,7 +95,7 @@ func (l *Loop) identity(ctx context.Context, claim state.Claim) (found string, e
 		return "", sinks.WithOutcome(sinks.Halt, &ResumeError{
 			Sink: l.o.Name, Err: ErrWrongStore,
 			Found: fmt.Sprintf("it says it is %q, the one that was claimed is %q", found, claim.Identity),
-			Next: fmt.Sprintf("nothing was changed; connect it to the right store, or run `walproxy sink forget %s` to start over with this one",
+			Next: fmt.Sprintf("nothing was changed; connect it to the right store, or run `walproxy sink forget %s` to give up what the log holds for it and start with this one",
 				l.o.Name),
 		})
 	}
@@ -131,6 +123,7 @@ func (l *Loop) check(c sinks.Checkpoint) error {
 			return refuse(ErrDiverged, err,
 				fmt.Sprintf("lane %d is at %v, which this log never held: an older copy of the log was put back, or its tail was lost", i, p),
 				fmt.Sprintf("nothing was applied; put the log back that the sink was fed from, or run `walproxy sink accept %s` to go on from this log knowing that they differ", l.o.Name))
+		case errors.Is(err, wal.ErrBelowFirst) && l.log.First()-1 <= l.from: // what is gone was not this sink's
 		case errors.Is(err, wal.ErrBelowFirst):
 			return refuse(ErrBelowFirst, err,
 				fmt.Sprintf("lane %d is at %v, the log starts at LSN %d", i, p, l.log.First()),
@@ -166,7 +159,7 @@ func (l *Loop) resumeError(err error) error {
 }
 
 func missingNext(name string) string {
-	return fmt.Sprintf("restore the checkpoint, or run `walproxy sink accept %s` to name the LSN that the store holds, or `walproxy sink forget %s` to apply all that the log still holds", name, name)
+	return fmt.Sprintf("restore the checkpoint, or run `walproxy sink accept %s` to name the LSN that the store holds, or `walproxy sink forget %s` to give up what the log still holds for it and start with what comes", name, name)
 }
 
 func foreignNext(name string) string {

@@ -1,8 +1,14 @@
 package state
 
 import (
+	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
+
+	"github.com/cockroachdb/pebble/v2"
+
+	"github.com/walproxy/walproxy/internal/position"
 )
 
 // Claim is what is known of a sink.
@@ -12,6 +18,12 @@ type Claim struct {
 	// Settled is set once the sink is known to hold a checkpoint: from then on
 	// its absence is an error. Before it nothing was applied.
 	Settled bool
+	// Paused: nothing is applied until somebody resumes the sink, whatever
+	// restarts come between.
+	Paused bool
+	// From is where the log ended when the sink was added: no record at or below
+	// it is the sink's, whatever its routes say.
+	From position.LSN
 }
 
 // errNoSink: claims are found by the sink's name.
@@ -20,53 +32,123 @@ var errNoSink = errors.New("state: a claim needs the sink's name")
 // Claim returns the sink's claim; ok is false if it was never claimed.
 func (s *Store) Claim(sink string) (c Claim, ok bool, err error) {
 	err = s.use(func() error {
-		value, found, err := s.get(claimKey(sink))
-		if err != nil || !found {
-			return err
-		}
-		if c, err = decodeClaim(value); err != nil {
-			return fmt.Errorf("claim of sink %q: %w", sink, err)
-		}
-		c.Sink, ok = sink, true
-		return nil
+		c, ok, err = s.claim(sink)
+		return err
 	})
 	return c, ok, err
 }
 
+func (s *Store) claim(sink string) (c Claim, ok bool, err error) {
+	value, found, err := s.get(claimKey(sink))
+	if err != nil || !found {
+		return c, false, err
+	}
+	if c, err = decodeClaim(value); err != nil {
+		return c, false, fmt.Errorf("claim of sink %q: %w", sink, err)
+	}
+	c.Sink = sink
+	return c, true, nil
+}
+
+// Claims returns every sink's claim, by name.
+func (s *Store) Claims() (claims []Claim, err error) {
+	err = s.use(func() (err error) {
+		it, err := s.db.NewIter(&pebble.IterOptions{LowerBound: claimKey(""), UpperBound: prefixEnd(claimKey(""))})
+		if err != nil {
+			return fmt.Errorf("state: read: %w", err)
+		}
+		defer func() { err = errors.Join(err, it.Close()) }()
+		for it.First(); it.Valid(); it.Next() {
+			c, err := decodeClaim(it.Value())
+			if err != nil {
+				return fmt.Errorf("claim of sink %q: %w", it.Key()[1:], err)
+			}
+			c.Sink = string(it.Key()[1:])
+			claims = append(claims, c)
+		}
+		return it.Error()
+	})
+	return claims, err
+}
+
 // PutClaim stores c, durably.
 func (s *Store) PutClaim(c Claim) error {
-	if c.Sink == "" {
-		return errNoSink
+	_, err := s.ChangeClaim(c.Sink, func(stored *Claim) { *stored = c })
+	return err
+}
+
+// ChangeClaim lets change have the sink's claim, a zero one if it was never
+// claimed, and stores what that makes of it, durably. Changes of one sink by
+// several callers do not undo each other.
+func (s *Store) ChangeClaim(sink string, change func(*Claim)) (c Claim, err error) {
+	if sink == "" {
+		return Claim{}, errNoSink
 	}
-	return s.use(func() error {
+	s.claims.Lock()
+	defer s.claims.Unlock()
+	err = s.use(func() error {
+		before, known, err := s.claim(sink)
+		if err != nil {
+			return err
+		}
+		c = before
+		change(&c)
+		c.Sink = sink
+		if known && c == before {
+			return nil
+		}
 		b := s.db.NewBatch()
 		defer b.Close()
-		if err := b.Set(claimKey(c.Sink), encodeClaim(c), nil); err != nil {
+		if err := b.Set(claimKey(sink), encodeClaim(c), nil); err != nil {
 			return err
 		}
 		return s.commit(b)
 	})
+	return c, err
 }
 
 func claimKey(sink string) []byte { return append([]byte{'c'}, sink...) }
 
-// A claim's value: flags (1: settled), then the identity.
-const claimSettled = 1
+// A claim's value: flags, From as 8 bytes if its flag is set, then the identity.
+const (
+	claimSettled = 1 << iota
+	claimPaused
+	claimFrom
+	claimFlags = claimSettled | claimPaused | claimFrom
+)
 
 func encodeClaim(c Claim) []byte {
-	value := make([]byte, 1, 1+len(c.Identity))
+	value := make([]byte, 1, 9+len(c.Identity))
 	if c.Settled {
-		value[0] = claimSettled
+		value[0] |= claimSettled
+	}
+	if c.Paused {
+		value[0] |= claimPaused
+	}
+	if c.From != 0 {
+		value[0] |= claimFrom
+		value = binary.BigEndian.AppendUint64(value, uint64(c.From))
 	}
 	return append(value, c.Identity...)
 }
 
-func decodeClaim(value []byte) (Claim, error) {
+func decodeClaim(value []byte) (c Claim, err error) {
 	if len(value) == 0 {
-		return Claim{}, fmt.Errorf("%w: no bytes", ErrCorrupt)
+		return c, fmt.Errorf("%w: no bytes", ErrCorrupt)
 	}
-	if value[0]&^claimSettled != 0 {
-		return Claim{}, fmt.Errorf("%w: unknown flags %#x", ErrCorrupt, value[0])
+	flags, rest := value[0], bytes.Clone(value[1:])
+	if flags&^claimFlags != 0 {
+		return c, fmt.Errorf("%w: unknown flags %#x", ErrCorrupt, flags)
 	}
-	return Claim{Settled: value[0] == claimSettled, Identity: string(value[1:])}, nil
+	c.Settled, c.Paused = flags&claimSettled != 0, flags&claimPaused != 0
+	if flags&claimFrom != 0 {
+		if len(rest) < 8 {
+			return Claim{}, fmt.Errorf("%w: claim of %d bytes", ErrCorrupt, len(value))
+		}
+		if c.From, rest = position.LSN(number(rest)), rest[8:]; c.From == 0 {
+			return Claim{}, fmt.Errorf("%w: a claim from LSN 0", ErrCorrupt)
+		}
+	}
+	c.Identity = string(rest)
+	return c, nil
 }

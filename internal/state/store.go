@@ -92,6 +92,8 @@ type Store struct {
 		count   uint64       // request ids stored
 	}
 
+	claims sync.Mutex // serialises changes of claims
+
 	letters struct {
 		sync.Mutex
 		bySink map[string]*DeadLetters
