@@ -24,7 +24,6 @@ const (
 // are, until told otherwise. Matching needs sslmode=disable.
 type Proxy struct {
 	listener net.Listener
-	target   string       // under mu
 	delay    atomic.Int64 // nanoseconds, per chunk and direction
 	cuts     atomic.Int64
 
