@@ -1,0 +1,6 @@
+package postgres
+
+import "errors"
+
+// errStale: the catalogue has changed since it was read.
+var errStale = errors.New("sink postgres: the schema has changed")

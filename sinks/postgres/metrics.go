@@ -1,0 +1,96 @@
+package postgres
+
+import (
+	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/walproxy/walproxy/sinks"
+)
+
+// metrics of one sink. They cost nothing when nobody registered for them.
+type metrics struct {
+	registerer prometheus.Registerer
+	all        []prometheus.Collector
+
+	latency prometheus.Histogram
+	records prometheus.Histogram
+	bytes   prometheus.Counter
+	errors  *prometheus.CounterVec
+	lost    prometheus.Counter
+}
+
+func newMetrics(s *Sink) *metrics {
+	m := &metrics{
+		registerer: s.o.Registerer,
+		latency: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name: "walproxy_postgres_apply_seconds", Help: "Time of one applied transaction.",
+			Buckets: prometheus.ExponentialBuckets(0.0005, 2, 16),
+		}),
+		records: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name: "walproxy_postgres_batch_records", Help: "Records of one applied transaction.",
+			Buckets: prometheus.ExponentialBuckets(1, 4, 8),
+		}),
+		bytes: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "walproxy_postgres_applied_bytes_total", Help: "Bytes in the log of the records applied.",
+		}),
+		errors: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "walproxy_postgres_errors_total", Help: "Failed transactions and connects, by outcome and class of SQLSTATE.",
+		}, []string{"outcome", "class"}),
+		lost: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "walproxy_postgres_lock_lost_total", Help: "How often the connection with the stream's lock was lost.",
+		}),
+	}
+	m.all = []prometheus.Collector{m.latency, m.records, m.bytes, m.errors, m.lost}
+	m.gauge("walproxy_postgres_owner", "1 while this process holds the stream's lock.", nil, func() float64 {
+		if s.owner.holds() {
+			return 1
+		}
+		return 0
+	})
+	m.pool("apply", s.applyPool)
+	m.pool("read", s.readPool)
+	if m.registerer != nil {
+		m.registerer.MustRegister(m.all...)
+	}
+	return m
+}
+
+func (m *metrics) gauge(name, help string, labels prometheus.Labels, value func() float64) {
+	m.all = append(m.all, prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help, ConstLabels: labels}, value))
+}
+
+func (m *metrics) pool(name string, p *pgxpool.Pool) {
+	labels := prometheus.Labels{"pool": name}
+	m.gauge("walproxy_postgres_pool_connections", "Connections of the pool.", labels, func() float64 { return float64(p.Stat().TotalConns()) })
+	m.gauge("walproxy_postgres_pool_busy", "Connections of the pool that are in use.", labels, func() float64 { return float64(p.Stat().AcquiredConns()) })
+	m.gauge("walproxy_postgres_pool_max", "Connections that the pool may have.", labels, func() float64 { return float64(p.Stat().MaxConns()) })
+}
+
+func (m *metrics) close() {
+	if m.registerer == nil {
+		return
+	}
+	for _, c := range m.all {
+		m.registerer.Unregister(c)
+	}
+}
+
+func (m *metrics) applied(b *sinks.Batch, took time.Duration) {
+	m.latency.Observe(took.Seconds())
+	m.records.Observe(float64(len(b.Records)))
+	bytes := 0
+	for i := range b.Records {
+		bytes += b.Records[i].Bytes
+	}
+	m.bytes.Add(float64(bytes))
+}
+
+func (m *metrics) failed(o sinks.Outcome, code string) {
+	class := "none"
+	if len(code) >= 2 {
+		class = code[:2]
+	}
+	m.errors.WithLabelValues(o.String(), class).Inc()
+}

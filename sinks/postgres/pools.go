@@ -1,0 +1,159 @@
+package postgres
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgconn/ctxwatch"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/walproxy/walproxy/sinks"
+)
+
+// minVersion of the server: 12.
+const minVersion = 120000
+
+// newPool makes a pool of at most size connections; it does not connect yet.
+func (s *Sink) newPool(from *pgx.ConnConfig, size int) (*pgxpool.Pool, error) {
+	pc, err := pgxpool.ParseConfig("")
+	if err != nil {
+		return nil, err
+	}
+	pc.ConnConfig = s.connConfig(from)
+	// A call that is given up asks the server to stop, so that its locks go soon,
+	// and closes the connection if there is no answer to that.
+	pc.ConnConfig.BuildContextWatcherHandler = func(conn *pgconn.PgConn) ctxwatch.Handler {
+		return &pgconn.CancelRequestContextWatcherHandler{Conn: conn, DeadlineDelay: time.Second}
+	}
+	pc.MaxConns, pc.MinConns = int32(size), 0
+	pc.MaxConnLifetime, pc.MaxConnLifetimeJitter = time.Hour, 10*time.Minute
+	pc.MaxConnIdleTime, pc.HealthCheckPeriod = 5*time.Minute, 30*time.Second
+	pc.AfterConnect = s.prepareSession
+	pc.BeforeClose = func(conn *pgx.Conn) {
+		// A server that does not answer must not hold up a Close.
+		_ = conn.PgConn().Conn().SetDeadline(time.Now().Add(time.Second))
+	}
+	return pgxpool.NewWithConfig(context.Background(), pc)
+}
+
+// connConfig is the configuration that every connection shares. Time-outs are not
+// sent at the start of the session, which poolers refuse, but in prepareSession.
+func (s *Sink) connConfig(from *pgx.ConnConfig) *pgx.ConnConfig {
+	c := from.Copy()
+	c.ConnectTimeout = s.o.Timeouts.Connect
+	c.DefaultQueryExecMode = pgx.QueryExecModeExec
+	c.StatementCacheCapacity, c.DescriptionCacheCapacity = 0, 0
+	if c.RuntimeParams["application_name"] == "" {
+		c.RuntimeParams["application_name"] = "walproxy"
+	}
+	return c
+}
+
+// sessionSettings make a session the same whatever role, database and server say
+// by default: finite waits, commits that are durable, and one form of text.
+func (s *Sink) sessionSettings() [][2]string {
+	ms := func(d time.Duration) string { return strconv.FormatInt(max(d.Milliseconds(), 1), 10) }
+	return [][2]string{
+		{"statement_timeout", ms(s.o.Timeouts.Statement)},
+		{"lock_timeout", ms(s.o.Timeouts.Lock)},
+		{"idle_in_transaction_session_timeout", ms(s.o.Timeouts.IdleInTransaction)},
+		{"tcp_keepalives_idle", "10"}, {"tcp_keepalives_interval", "5"}, {"tcp_keepalives_count", "3"},
+		{"client_encoding", "UTF8"},
+		{"TimeZone", "UTC"}, {"DateStyle", "ISO, YMD"}, {"IntervalStyle", "iso_8601"},
+		{"extra_float_digits", "1"}, {"bytea_output", "hex"}, {"standard_conforming_strings", "on"},
+	}
+}
+
+// prepareSession checks a new connection's server and sets the session up, in one
+// round trip.
+func (s *Sink) prepareSession(ctx context.Context, conn *pgx.Conn) error {
+	query := `SELECT current_setting('server_version_num')::int, pg_is_in_recovery(),
+		CASE WHEN current_setting('synchronous_commit') IN ('off', 'local', 'remote_write')
+			THEN set_config('synchronous_commit', 'on', false) END`
+	var args []any
+	for _, setting := range s.sessionSettings() {
+		query += fmt.Sprintf(", set_config('%s', $%d, false)", setting[0], len(args)+1)
+		args = append(args, setting[1])
+	}
+	var version int
+	var standby bool
+	targets := []any{&version, &standby}
+	for range len(args) + 1 {
+		targets = append(targets, nil)
+	}
+	if err := conn.QueryRow(ctx, query, args...).Scan(targets...); err != nil {
+		return err
+	}
+	switch {
+	case version < minVersion:
+		return sinks.WithOutcome(sinks.Halt, fmt.Errorf("the server is PostgreSQL %d, 12 is the oldest that works", version/10000))
+	case standby:
+		// Not Halt: it may be promoted, or the name may come to mean the primary.
+		return sinks.WithOutcome(sinks.Retry, fmt.Errorf("%s is a standby and takes no writes; name all hosts with target_session_attrs=read-write to find the primary", conn.Config().Host))
+	}
+	return nil
+}
+
+// acquire takes a connection from a pool. Errors are not classified yet and mean
+// that nothing was sent.
+func (s *Sink) acquire(ctx context.Context, pool *pgxpool.Pool) (*pgxpool.Conn, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, s.o.Timeouts.Acquire,
+		fmt.Errorf("no connection of the pool's %d within %v", pool.Config().MaxConns, s.o.Timeouts.Acquire))
+	defer cancel()
+	conn, err := pool.Acquire(ctx)
+	if err != nil && ctx.Err() != nil {
+		return nil, fmt.Errorf("%w: %w", context.Cause(ctx), err)
+	}
+	return conn, err
+}
+
+// onConn runs f on a connection of a pool. Whatever f does, the connection goes
+// back without a transaction, or is closed.
+func (s *Sink) onConn(ctx context.Context, pool *pgxpool.Pool, f func(*pgx.Conn) error) error {
+	conn, err := s.acquire(ctx, pool)
+	if err != nil {
+		return err
+	}
+	defer s.release(conn)
+	return f(conn.Conn())
+}
+
+// release gives a connection back. A transaction that is still open, for whatever
+// reason, a panic too, is rolled back first, on a context of its own: the
+// caller's has often just ended. If that fails the connection is closed.
+func (s *Sink) release(conn *pgxpool.Conn) {
+	defer conn.Release() // destroys what is closed
+	rollback(conn.Conn())
+}
+
+func rollback(conn *pgx.Conn) {
+	pc := conn.PgConn()
+	if pc.IsClosed() || (!pc.IsBusy() && pc.TxStatus() == 'I') {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), cleanup)
+	defer cancel()
+	if _, err := pc.Exec(ctx, "ROLLBACK").ReadAll(); err != nil || pc.TxStatus() != 'I' {
+		_ = pc.Close(ctx) // the server rolls back with the session
+	}
+}
+
+// inTransaction runs f between BEGIN and COMMIT and commits if it returns nil.
+func (s *Sink) inTransaction(ctx context.Context, conn *pgx.Conn, f func(*pgx.Conn) error) error {
+	defer rollback(conn)
+	if _, err := conn.Exec(ctx, begin); err != nil {
+		return s.classify(err, false)
+	}
+	if err := f(conn); err != nil {
+		return s.classify(err, false)
+	}
+	tag, err := conn.Exec(ctx, "COMMIT")
+	if err == nil && tag.String() != "COMMIT" {
+		return s.classify(errRolledBack, false)
+	}
+	return s.classify(err, true)
+}

@@ -1,0 +1,151 @@
+package postgres
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"go.uber.org/zap"
+
+	"github.com/walproxy/walproxy/sinks"
+)
+
+// Sink is a store in one PostgreSQL database. All methods may be called
+// concurrently.
+type Sink struct {
+	o      Options
+	schema string // quoted
+	log    *zap.Logger
+
+	applyPool, readPool *pgxpool.Pool
+	owner               *owner
+	planner             planner
+	metrics             *metrics
+
+	calls sync.WaitGroup
+	cut   context.CancelCauseFunc // ends running calls
+	base  context.Context
+
+	mu struct {
+		sync.Mutex
+		closing bool
+	}
+
+	closed struct {
+		once sync.Once
+		ch   chan struct{} // closed when all is done
+	}
+}
+
+// Open returns a sink. It connects when it is used: a server that is away is no
+// error here. The caller must Close it.
+func Open(o Options) (*Sink, error) {
+	o = o.withDefaults()
+	if err := o.validate(); err != nil {
+		return nil, fmt.Errorf("sink postgres: options: %w", err)
+	}
+	s := &Sink{o: o, schema: quote(o.Schema), log: o.Logger}
+	s.base, s.cut = context.WithCancelCause(context.Background())
+	s.closed.ch = make(chan struct{})
+	config, err := pgx.ParseConfig(o.DSN) // its error leaves the password out
+	if err != nil {
+		return nil, fmt.Errorf("sink postgres: dsn: %w", err)
+	}
+	if s.applyPool, err = s.newPool(config, o.Pools.Apply); err != nil {
+		return nil, fmt.Errorf("sink postgres: %w", err)
+	}
+	if s.readPool, err = s.newPool(config, o.Pools.Read); err != nil {
+		s.applyPool.Close()
+		return nil, fmt.Errorf("sink postgres: %w", err)
+	}
+	s.owner = newOwner(s, config)
+	if s.planner, err = newPlanner(s.o); err != nil {
+		s.applyPool.Close()
+		s.readPool.Close()
+		return nil, fmt.Errorf("sink postgres: %w", err)
+	}
+	s.metrics = newMetrics(s)
+	return s, nil
+}
+
+// enter counts a call that Close waits for, until leave is called. The context
+// ends with ctx, and when Close runs out of patience.
+func (s *Sink) enter(ctx context.Context) (_ context.Context, leave func(), err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.mu.closing {
+		return nil, nil, sinks.ErrClosed
+	}
+	s.calls.Add(1)
+	ctx, cancel := context.WithCancelCause(ctx)
+	stop := context.AfterFunc(s.base, func() { cancel(context.Cause(s.base)) })
+	return ctx, func() {
+		stop()
+		cancel(nil)
+		s.calls.Done()
+	}, nil
+}
+
+// LaneGroup implements sinks.Linker.
+func (s *Sink) LaneGroup(collection string) string { return s.planner.laneGroup(collection) }
+
+// Identity implements sinks.Identifier: the cluster's system identifier and the
+// database's OID. A logical copy of the data (a dump restored elsewhere, or into
+// another database) differs; a physical copy of the cluster does not.
+func (s *Sink) Identity(ctx context.Context) (identity string, err error) {
+	ctx, leave, err := s.enter(ctx)
+	if err != nil {
+		return "", err
+	}
+	defer leave()
+	err = s.onConn(ctx, s.applyPool, func(conn *pgx.Conn) error {
+		return conn.QueryRow(ctx, `SELECT format('postgres system %s database %s', c.system_identifier, d.oid)
+			FROM pg_catalog.pg_control_system() c, pg_catalog.pg_database d WHERE d.datname = current_database()`).Scan(&identity)
+	})
+	if codeOf(err) == "42501" {
+		err = sinks.WithOutcome(sinks.Halt, fmt.Errorf("%w: GRANT EXECUTE ON FUNCTION pg_control_system() to the role, so that this cluster is told from a copy", err))
+	}
+	return identity, s.classify(err, false)
+}
+
+// Close ends new calls, waits for those that run, gives the stream's lock back
+// and closes the connections. It may be called again, also while it runs. If ctx
+// ends first the running calls are cut off, Close returns its cause and closing
+// goes on behind it.
+func (s *Sink) Close(ctx context.Context) error {
+	s.closed.once.Do(func() {
+		s.mu.Lock()
+		s.mu.closing = true
+		s.mu.Unlock()
+		go func() {
+			s.calls.Wait()
+			s.owner.close()
+			s.applyPool.Close()
+			s.readPool.Close()
+			s.cut(nil)
+			s.metrics.close()
+			close(s.closed.ch)
+		}()
+	})
+	select {
+	case <-s.closed.ch:
+		return nil
+	default:
+	}
+	select {
+	case <-s.closed.ch:
+		return nil
+	case <-ctx.Done():
+		s.cut(errors.Join(sinks.ErrClosed, context.Cause(ctx)))
+		return fmt.Errorf("sink postgres: close: calls are still running: %w", context.Cause(ctx))
+	}
+}
+
+var (
+	_ sinks.Sink       = (*Sink)(nil)
+	_ sinks.Identifier = (*Sink)(nil)
+	_ sinks.Linker     = (*Sink)(nil)
+)
