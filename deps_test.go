@@ -29,7 +29,10 @@ func TestImports(t *testing.T) {
 			module + "api/", "github.com/cockroachdb/", "google.golang.org/protobuf/"}},
 		{"./sinks/...", []string{module + "wal", module + "replay", module + "internal/accept", module + "internal/state"}},
 		{"./mutation", []string{module + "wal", module + "sinks", module + "replay", "github.com/cockroachdb/pebble/"}},
-		{"./replay", []string{module + "sinks/pebble", module + "api/rpc", module + "internal/accept"}},
+		{"./replay", []string{"github.com/jackc/", module + "sinks/postgres", module + "sinks/pebble", module + "api/rpc", module + "internal/accept"}},
+		{"./sinks/pebble", []string{"github.com/jackc/"}},
+		{"./internal/config", []string{"github.com/jackc/", module + "sinks/postgres", module + "sinks/pebble"}},
+		{"./api/...", []string{"github.com/jackc/", module + "sinks/postgres"}},
 		{"./api/rpc", []string{module + "sinks/pebble", module + "internal/config", "github.com/spf13/cobra"}},
 	}
 	for _, rule := range rules {

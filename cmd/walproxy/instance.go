@@ -24,6 +24,7 @@ import (
 	"github.com/walproxy/walproxy/replay"
 	"github.com/walproxy/walproxy/sinks"
 	"github.com/walproxy/walproxy/sinks/pebble"
+	"github.com/walproxy/walproxy/sinks/postgres"
 	"github.com/walproxy/walproxy/wal"
 )
 
@@ -93,7 +94,7 @@ func (i *instance) open(ctx context.Context) error {
 
 func (i *instance) openSinks() error {
 	for _, name := range slices.Sorted(maps.Keys(i.config.Sinks)) {
-		sink, err := pebble.Open(i.config.SinkPath(name), pebble.Options{Logger: i.logger.Named("sink." + name)})
+		sink, err := i.openSink(name, i.config.Sinks[name])
 		if err != nil {
 			// The store's lock is taken before the log's, which knows its owner.
 			if locked := lockedBy(i.config.DataDir); locked != nil {
@@ -104,6 +105,13 @@ func (i *instance) openSinks() error {
 		i.sinks[name] = sink
 	}
 	return nil
+}
+
+func (i *instance) openSink(name string, c config.Sink) (sinks.Sink, error) {
+	if c.Type == config.TypePostgres {
+		return postgres.Open(postgresOptions(name, c, i.logger, i.registry))
+	}
+	return pebble.Open(i.config.SinkPath(name), pebble.Options{Logger: i.logger.Named("sink." + name)})
 }
 
 func (i *instance) options() walproxy.Options {

@@ -86,11 +86,17 @@ type AeroWire struct {
 
 // Sink is one store.
 type Sink struct {
-	Type string `yaml:"type"` // pebble
+	Type string `yaml:"type"` // pebble, postgres
 	// Paused accepts writes for the sink without applying them.
 	Paused bool   `yaml:"paused"`
 	Path   string `yaml:"path"` // pebble: its directory
-	DSN    string `yaml:"dsn"`  // postgres
+	DSN    string `yaml:"dsn"`  // postgres; what follows is postgres', too
+	// Schema holds walproxy's own tables. It belongs to one log.
+	Schema string `yaml:"schema"`
+	// AutoCreate makes a table for a collection that has none.
+	AutoCreate bool     `yaml:"auto_create"`
+	Pools      Pools    `yaml:"pools"`
+	Timeouts   Timeouts `yaml:"timeouts"`
 	// Hosts and Namespace are aerospike's.
 	Hosts        []string              `yaml:"hosts"`
 	Namespace    string                `yaml:"namespace"`
@@ -122,6 +128,10 @@ type Collection struct {
 	OnReject string   `yaml:"on_reject"` // park_key, skip, halt
 	Table    string   `yaml:"table"`     // postgres
 	Key      []string `yaml:"key"`       // postgres
+	// VersionColumn holds the version instead of a table of walproxy's; postgres.
+	VersionColumn string `yaml:"version_column"`
+	// OverflowColumn takes the fields that have no column; postgres.
+	OverflowColumn string `yaml:"overflow_column"`
 }
 
 // Route sends collections to sinks; the first match wins, the first sink of a
@@ -181,6 +191,9 @@ func (c *Config) withDefaults() {
 		or(&s.Batch.Linger, Duration(5*time.Millisecond))
 		or(&s.ApplyTimeout, Duration(30*time.Second))
 		or(&s.DeadLetters.Bytes, 1*gib)
+		if s.Type == TypePostgres {
+			s.postgresDefaults()
+		}
 		c.Sinks[name] = s
 	}
 	if len(c.Routes) == 0 && len(c.Sinks) == 1 {

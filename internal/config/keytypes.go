@@ -52,7 +52,7 @@ func specificFirst(a, b string) int {
 // OnReject returns the policy of a collection, as the most specific pattern that
 // matches says it; empty if none does.
 func (s Sink) OnReject(collection string) string {
-	for _, pattern := range slices.SortedFunc(maps.Keys(s.Collections), specificFirst) {
+	for _, pattern := range s.Patterns() {
 		policy := s.Collections[pattern].OnReject
 		if ok, _ := path.Match(pattern, collection); ok && policy != "" { // validated: no error
 			return policy
@@ -95,3 +95,7 @@ func (c *Config) SinkPath(name string) string {
 	}
 	return filepath.Join(c.DataDir, "sinks", name)
 }
+
+// Patterns lists the patterns of the sink's collections, the one to try first in
+// front.
+func (s Sink) Patterns() []string { return slices.SortedFunc(maps.Keys(s.Collections), specificFirst) }

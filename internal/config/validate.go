@@ -124,14 +124,16 @@ func (c *checker) sink(key, name string, s Sink) {
 	c.want(validName(name), key, "%q is no name for a sink: want letters, digits, - and _, at most 64", name)
 	switch s.Type {
 	case TypePebble:
-		c.want(s.DSN == "", key+".dsn", "is for type %s", TypePostgres)
+		c.noPostgres(key, s)
 		c.want(len(s.Hosts) == 0, key+".hosts", "is for type %s", TypeAerospike)
 		c.want(s.Namespace == "", key+".namespace", "is for type %s", TypeAerospike)
-	case TypePostgres, TypeAerospike:
-		c.fault(key+".type", "%s is %s; there is %s", s.Type, notYet, TypePebble)
+	case TypePostgres:
+		c.postgres(key, s)
+	case TypeAerospike:
+		c.fault(key+".type", "%s is %s; there are %s and %s", s.Type, notYet, TypePebble, TypePostgres)
 		return
 	default:
-		c.fault(key+".type", "no type %q: want %s", s.Type, TypePebble)
+		c.fault(key+".type", "no type %q: want %s or %s", s.Type, TypePebble, TypePostgres)
 		return
 	}
 	c.want(s.Lanes >= 1 && s.Lanes <= 256, key+".lanes", "%d is out of range: 1 to 256", s.Lanes)
@@ -146,6 +148,9 @@ func (c *checker) sink(key, name string, s Sink) {
 	c.want(s.DeadLetters.Age >= 0, key+".dead_letters.age", "must not be negative")
 	for _, pattern := range slices.Sorted(maps.Keys(s.Collections)) {
 		c.collection(key+".collections."+pattern, pattern, s.Collections[pattern])
+		if s.Type != TypePostgres {
+			c.noTable(key+".collections."+pattern, s.Collections[pattern])
+		}
 	}
 }
 
@@ -154,8 +159,6 @@ func (c *checker) collection(key, pattern string, col Collection) {
 	if _, ok := keyTypes[col.KeyType]; !ok {
 		c.fault(key+".key_type", "no key type %q: want string, int64, bytes or composite", col.KeyType)
 	}
-	c.want(col.Table == "", key+".table", "is for type %s", TypePostgres)
-	c.want(len(col.Key) == 0, key+".key", "is for type %s", TypePostgres)
 	switch col.OnReject {
 	case "", "park_key", "skip", "halt":
 	default:
@@ -172,6 +175,9 @@ func (c *checker) pattern(key, pattern string) {
 func (c *checker) paths(cfg *Config) {
 	taken := map[string]string{}
 	for _, name := range slices.Sorted(maps.Keys(cfg.Sinks)) {
+		if cfg.Sinks[name].Type != TypePebble {
+			continue
+		}
 		dir := path.Clean(cfg.SinkPath(name))
 		if other, ok := taken[dir]; ok {
 			c.fault("sinks."+name+".path", "%s is sink %s's too", dir, other)

@@ -34,7 +34,7 @@ type Options struct {
 
 // Collection maps the collections that Pattern matches to tables.
 type Collection struct {
-	Pattern string // a collection, or a prefix and "*"
+	Pattern string // of path.Match
 	Table   string // with its schema; "": the collection's name
 	// Key is the table's columns that make the key; empty: its primary key.
 	Key []string

@@ -23,7 +23,7 @@ var ErrOwned = errors.New("sink postgres: another process owns the stream")
 type OwnedError struct {
 	Owner  string // of the last claim: host and pid
 	Epoch  uint64
-	PID    int           // of the server process that holds the lock; 0: unknown
+	PID    uint32        // of the server process that holds the lock; 0: unknown
 	Silent time.Duration // since the owner's last sign of life; negative: not visible to this role
 }
 
@@ -55,6 +55,7 @@ type owner struct {
 
 	held  atomic.Bool
 	epoch atomic.Uint64
+	pid   atomic.Uint32 // of the server process that held the lock last
 
 	mu     sync.Mutex // of take and close; what follows
 	key    int64
@@ -63,9 +64,7 @@ type owner struct {
 }
 
 func newOwner(s *Sink, config *pgx.ConnConfig) *owner {
-	c := s.connConfig(config)
-	c.OnNotice = nil
-	return &owner{sink: s, config: c}
+	return &owner{sink: s, config: s.connConfig(config)}
 }
 
 // holds reports whether the lock is held, as far as this process knows.
@@ -142,14 +141,19 @@ func (o *owner) lock(ctx context.Context, key int64) (_ *pgx.Conn, err error) {
 	if codeOf(err) == "55P03" {
 		return nil, o.owned(ctx, conn, key)
 	}
+	if err != nil {
+		return nil, err
+	}
+	pid, err := backend(ctx, conn)
+	o.pid.Store(pid)
 	return conn, err
 }
 
 // direct refuses a pooler that gives every transaction another session: the lock
 // would belong to nobody.
 func (o *owner) direct(ctx context.Context, conn *pgx.Conn) error {
-	var pid uint32
-	if err := conn.QueryRow(ctx, "SELECT pg_backend_pid()").Scan(&pid); err != nil {
+	pid, err := backend(ctx, conn)
+	if err != nil {
 		return err
 	}
 	if pid == conn.PgConn().PID() {
@@ -165,15 +169,21 @@ func (o *owner) direct(ctx context.Context, conn *pgx.Conn) error {
 	if _, err := probe.Exec(ctx, "BEGIN"); err != nil {
 		return err
 	}
-	var other, again uint32
-	if err := probe.QueryRow(ctx, "SELECT pg_backend_pid()").Scan(&other); err != nil {
+	other, err := backend(ctx, probe)
+	if err != nil {
 		return err
 	}
-	err = conn.QueryRow(ctx, "SELECT pg_backend_pid()").Scan(&again)
+	again, err := backend(ctx, conn)
 	if err == nil && other != pid && again == pid {
 		return nil
 	}
 	return sinks.WithOutcome(sinks.Halt, errors.Join(errors.New("sink postgres: the dsn leads to a pooler that pools transactions (pgbouncer's pool_mode=transaction, say): the stream's lock, time-outs and prepared statements need a session; connect to the server itself, or to a pool with pool_mode=session"), err))
+}
+
+// backend is the process id of the session that runs a connection's statements.
+func backend(ctx context.Context, conn *pgx.Conn) (pid uint32, err error) {
+	err = conn.QueryRow(ctx, "SELECT pg_backend_pid()").Scan(&pid)
+	return pid, err
 }
 
 // owned finds out who has the lock. An owner that has been silent for the lease
@@ -192,14 +202,15 @@ func (o *owner) owned(ctx context.Context, conn *pgx.Conn, key int64) error {
 		return err
 	}
 	if pid != nil {
-		owned.PID = *pid
+		owned.PID = uint32(*pid)
 	}
 	if silent != nil {
 		owned.Silent = time.Duration(*silent * float64(time.Second))
 	}
-	if owned.PID != 0 && owned.Silent > o.sink.o.Timeouts.Lease {
-		o.sink.log.Warn("the stream's owner is silent: its session is ended", zap.Error(owned))
-		if _, err := conn.Exec(ctx, "SELECT pg_terminate_backend($1)", owned.PID); err != nil {
+	// A session of our own that the server does not know to be lost needs no lease.
+	if owned.PID != 0 && (owned.Silent > o.sink.o.Timeouts.Lease || owned.PID == o.pid.Load()) {
+		o.sink.log.Warn("the session with the stream's lock is silent: it is ended", zap.Error(owned))
+		if _, err := conn.Exec(ctx, "SELECT pg_terminate_backend($1)", *pid); err != nil {
 			return fmt.Errorf("%w: end the session of %v", err, owned)
 		}
 	}

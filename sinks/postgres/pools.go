@@ -71,6 +71,8 @@ func (s *Sink) sessionSettings() [][2]string {
 // prepareSession checks a new connection's server and sets the session up, in one
 // round trip.
 func (s *Sink) prepareSession(ctx context.Context, conn *pgx.Conn) error {
+	ctx, cancel := context.WithTimeout(ctx, s.o.Timeouts.Connect) // a pool's own limit is minutes
+	defer cancel()
 	query := `SELECT current_setting('server_version_num')::int, pg_is_in_recovery(),
 		CASE WHEN current_setting('synchronous_commit') IN ('off', 'local', 'remote_write')
 			THEN set_config('synchronous_commit', 'on', false) END`

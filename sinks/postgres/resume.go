@@ -2,6 +2,7 @@ package postgres
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/google/uuid"
@@ -12,6 +13,9 @@ import (
 
 // maxLanes bounds what a claim may ask for.
 const maxLanes = 1 << 16
+
+// errUnclaimed: nobody has claimed the store yet; nothing is damaged.
+var errUnclaimed = fmt.Errorf("%w: the store was never claimed", sinks.ErrNoCheckpoint)
 
 // stored is the checkpoint as it is in the store.
 type stored struct {
@@ -49,7 +53,7 @@ func (s *Sink) checkpoint(ctx context.Context, conn *pgx.Conn) (c stored, err er
 			return c, err
 		}
 		if stream == nil {
-			return c, sinks.ErrNoCheckpoint
+			return c, errUnclaimed
 		}
 		found = true
 		if c.Stream, err = uuid.Parse(*stream); err != nil {
@@ -135,7 +139,7 @@ func (s *Sink) admit(ctx context.Context, conn *pgx.Conn, c sinks.Claim) error {
 	switch {
 	case err == nil && stored.Stream != c.Stream:
 		return fmt.Errorf("%w: schema %s holds %v, the claim is for %v", sinks.ErrForeignStream, s.schema, stored.Stream, c.Stream)
-	case err == sinks.ErrNoCheckpoint && c.Fresh: //nolint:errorlint // exactly: never claimed, and not damaged
+	case errors.Is(err, errUnclaimed) && c.Fresh:
 		if c.Lanes < 1 || c.Lanes > maxLanes {
 			return sinks.WithOutcome(sinks.Halt, fmt.Errorf("claim: lanes: %d, want 1 to %d", c.Lanes, maxLanes))
 		}

@@ -1,0 +1,39 @@
+package main
+
+import (
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"go.uber.org/zap"
+
+	"github.com/walproxy/walproxy/internal/config"
+	"github.com/walproxy/walproxy/sinks/postgres"
+)
+
+// postgresOptions translates the configuration of a sink named name.
+func postgresOptions(name string, c config.Sink, logger *zap.Logger, registry prometheus.Registerer) postgres.Options {
+	o := postgres.Options{
+		DSN: c.DSN, Schema: c.Schema, AutoCreate: c.AutoCreate,
+		Pools: postgres.Pools{Apply: c.Pools.Apply, Read: c.Pools.Read},
+		Timeouts: postgres.Timeouts{
+			Connect:           time.Duration(c.Timeouts.Connect),
+			Acquire:           time.Duration(c.Timeouts.Acquire),
+			Statement:         time.Duration(c.Timeouts.Statement),
+			Lock:              time.Duration(c.Timeouts.Lock),
+			IdleInTransaction: time.Duration(c.Timeouts.IdleInTransaction),
+			Lease:             time.Duration(c.Timeouts.Lease),
+		},
+		Logger: logger.Named("sink." + name),
+	}
+	if registry != nil {
+		o.Registerer = prometheus.WrapRegistererWith(prometheus.Labels{"sink": name}, registry)
+	}
+	for _, pattern := range c.Patterns() {
+		col := c.Collections[pattern]
+		o.Collections = append(o.Collections, postgres.Collection{
+			Pattern: pattern, Table: col.Table, Key: col.Key,
+			VersionColumn: col.VersionColumn, OverflowColumn: col.OverflowColumn,
+		})
+	}
+	return o
+}

@@ -1,0 +1,9 @@
+package main
+
+import "github.com/spf13/cobra"
+
+func newSink() *cobra.Command {
+	cmd := &cobra.Command{Use: "sink", Short: "Look after the stores"}
+	cmd.AddCommand(newSinkInit())
+	return cmd
+}

@@ -1,0 +1,84 @@
+package config
+
+import "time"
+
+// Pools bounds a sink's connections to PostgreSQL; one more holds the stream's
+// lock.
+type Pools struct {
+	Apply int `yaml:"apply"`
+	Read  int `yaml:"read"`
+}
+
+// Timeouts of a PostgreSQL sink's single steps; all are finite.
+type Timeouts struct {
+	Connect           Duration `yaml:"connect"`
+	Acquire           Duration `yaml:"acquire"`             // of a connection from its pool
+	Statement         Duration `yaml:"statement"`           // by the server
+	Lock              Duration `yaml:"lock"`                // by the server
+	IdleInTransaction Duration `yaml:"idle_in_transaction"` // by the server
+	Lease             Duration `yaml:"lease"`               // silence after which an owner is replaced
+}
+
+// postgresDefaults fills in what only such a sink has.
+func (s *Sink) postgresDefaults() {
+	orString(&s.Schema, "walproxy")
+	or(&s.Pools.Apply, s.Lanes)
+	or(&s.Pools.Read, 4)
+	or(&s.Timeouts.Connect, Duration(5*time.Second))
+	or(&s.Timeouts.Acquire, Duration(10*time.Second))
+	or(&s.Timeouts.Statement, Duration(30*time.Second))
+	or(&s.Timeouts.Lock, Duration(5*time.Second))
+	or(&s.Timeouts.IdleInTransaction, Duration(10*time.Second))
+	or(&s.Timeouts.Lease, Duration(30*time.Second))
+}
+
+// postgres judges the keys that only such a sink has.
+func (c *checker) postgres(key string, s Sink) {
+	c.want(s.DSN != "", key+".dsn", "is needed for type %s", TypePostgres)
+	c.want(s.Path == "", key+".path", "is for type %s", TypePebble)
+	c.want(len(s.Hosts) == 0, key+".hosts", "is for type %s", TypeAerospike)
+	c.want(s.Namespace == "", key+".namespace", "is for type %s", TypeAerospike)
+	c.want(len(s.Schema) <= 63, key+".schema", "is longer than PostgreSQL's 63 bytes")
+	for _, p := range []struct {
+		key  string
+		size int
+	}{{"apply", s.Pools.Apply}, {"read", s.Pools.Read}} {
+		c.want(p.size >= 1 && p.size <= 1000, key+".pools."+p.key, "%d is out of range: 1 to 1000", p.size)
+	}
+	t := s.Timeouts
+	for _, d := range []struct {
+		key   string
+		value Duration
+	}{
+		{"connect", t.Connect},
+		{"acquire", t.Acquire},
+		{"statement", t.Statement},
+		{"lock", t.Lock},
+		{"idle_in_transaction", t.IdleInTransaction},
+		{"lease", t.Lease},
+	} {
+		c.want(d.value >= Duration(time.Millisecond) && d.value <= Duration(24*time.Hour), key+".timeouts."+d.key,
+			"%s is out of range: 1ms to 24h", d.value)
+	}
+	for pattern, col := range s.Collections {
+		for i, column := range col.Key {
+			c.want(column != "", key+".collections."+pattern+".key", "column %d is empty", i+1)
+		}
+	}
+}
+
+// noPostgres refuses a PostgreSQL sink's keys on another.
+func (c *checker) noPostgres(key string, s Sink) {
+	c.want(s.DSN == "", key+".dsn", "is for type %s", TypePostgres)
+	c.want(s.Schema == "", key+".schema", "is for type %s", TypePostgres)
+	c.want(!s.AutoCreate, key+".auto_create", "is for type %s", TypePostgres)
+	c.want(s.Pools == Pools{}, key+".pools", "is for type %s", TypePostgres)
+	c.want(s.Timeouts == Timeouts{}, key+".timeouts", "is for type %s", TypePostgres)
+}
+
+func (c *checker) noTable(key string, col Collection) {
+	c.want(col.Table == "", key+".table", "is for type %s", TypePostgres)
+	c.want(len(col.Key) == 0, key+".key", "is for type %s", TypePostgres)
+	c.want(col.VersionColumn == "", key+".version_column", "is for type %s", TypePostgres)
+	c.want(col.OverflowColumn == "", key+".overflow_column", "is for type %s", TypePostgres)
+}
