@@ -23,7 +23,7 @@ func (p *pipeline) acceptAlone(stop, work context.Context, r sinks.Record) bool 
 	}
 	switch behind {
 	case 0:
-		p.pass(r)
+		p.passOwn(r)
 		return true
 	case len(p.lanes):
 	default:
@@ -38,6 +38,7 @@ func (p *pipeline) acceptAlone(stop, work context.Context, r sinks.Record) bool 
 	if !p.locateOrHalt(b) || !p.applyAlone(stop, work, &r, b) {
 		return false
 	}
+	p.loop.passed.add(r.LSN, r.Bytes)
 	p.finish(nil, b)
 	p.pass(r)
 	return true

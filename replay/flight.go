@@ -108,6 +108,7 @@ func (f *flight) land(n int, b *sinks.Batch) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.lane.stored = b.Moves[0].To
+	f.countPassedLocked(f.lane)
 	f.loop.records.Add(uint64(len(b.Records)))
 	f.loop.batches.Add(1)
 	f.passedLocked()

@@ -11,17 +11,18 @@ import (
 
 // lane is one share of the keys. The pipeline's mu covers it.
 type lane struct {
-	index  int
-	from   wal.LSN       // checkpoint when the pipeline began; fixed
-	stored sinks.Point   // checkpoint in the sink
-	queue  []item        // to be applied, in LSN order
-	bytes  int           // of the log, in queue
-	since  time.Time     // when the first of queue could have been taken
-	flight []item        // handed to the sink, not all of it answered yet
-	passed wal.LSN       // with a flight: every record of the lane up to it is applied or a dead letter
-	flying bool          // a batch, possibly without records, is in flight
-	due    bool          // the checkpoint is to move even without records
-	wake   chan struct{} // token: look again
+	index   int
+	from    wal.LSN       // checkpoint when the pipeline began; fixed
+	stored  sinks.Point   // checkpoint in the sink
+	queue   []item        // to be applied, in LSN order
+	bytes   int           // of the log, in queue
+	since   time.Time     // when the first of queue could have been taken
+	flight  []item        // handed to the sink, not all of it answered yet
+	counted int           // of flight: the checkpoint has passed them, and that is counted
+	passed  wal.LSN       // with a flight: every record of the lane up to it is applied or a dead letter
+	flying  bool          // a batch, possibly without records, is in flight
+	due     bool          // the checkpoint is to move even without records
+	wake    chan struct{} // token: look again
 }
 
 // item is a queued record. previous is the record of any lane before it in the
@@ -76,7 +77,7 @@ func (ln *lane) take(s size) {
 		bytes += ln.queue[n].Bytes
 		n++
 	}
-	ln.flight = ln.queue[:n:n]
+	ln.flight, ln.counted = ln.queue[:n:n], 0
 	ln.queue = ln.queue[n:]
 	if n > 0 {
 		ln.passed = ln.flight[0].LSN - 1

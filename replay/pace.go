@@ -148,7 +148,8 @@ func (c *pace) recovering() {
 	c.lanes, c.clean = 1, 0
 }
 
-// pause holds everybody from now on and returns when nobody applies any more.
+// pause holds everybody from now on and returns when nobody applies any more, or
+// resume undoes it.
 func (c *pace) pause(ctx context.Context) error {
 	c.mu.Lock()
 	c.paused = true
@@ -173,6 +174,10 @@ func (c *pace) resume() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.paused = false
+	if c.quiet != nil {
+		close(c.quiet)
+		c.quiet = nil
+	}
 	c.serveLocked()
 }
 
@@ -183,9 +188,10 @@ func (c *pace) isPaused() bool {
 }
 
 // Pause makes the loop stop applying and returns when no call of the sink is
-// under way, or ctx's cause; it stays paused either way. Nothing is lost: writes
-// stay in the log, and what was read ahead in a bounded queue. A loop that has
-// not started yet does not claim the sink while it is paused.
+// under way, or ctx's cause; it stays paused either way, until Resume, which
+// also ends a Pause that waits. Nothing is lost: writes stay in the log, and what
+// was read ahead in a bounded queue. A loop that has not started yet does not
+// claim the sink while it is paused.
 func (l *Loop) Pause(ctx context.Context) error { return l.pace.pause(ctx) }
 
 // Resume undoes Pause.

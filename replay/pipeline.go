@@ -124,7 +124,7 @@ func (p *pipeline) accept(stop, work context.Context, record wal.Record) bool {
 	case !single || p.retries(&r):
 		return p.acceptAlone(stop, work, r)
 	case r.LSN <= p.lanes[index].from:
-		p.pass(r)
+		p.passOwn(r)
 		return true
 	}
 	return p.enqueue(stop, p.lanes[index], r)
@@ -208,6 +208,7 @@ func (p *pipeline) finish(ln *lane, b *sinks.Batch) {
 	if ln == nil {
 		p.alone = false
 	} else {
+		p.countPassedLocked(ln)
 		p.items -= len(ln.flight)
 		for _, it := range ln.flight {
 			p.bytes -= it.Bytes + recordOverhead

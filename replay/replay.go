@@ -173,8 +173,9 @@ type Loop struct {
 	groups map[string]string // collections that share lanes, as stored; Run's alone
 	from   wal.LSN           // nothing at or below it is this sink's; Run's alone
 
-	marks watermarks
-	pipe  atomic.Pointer[pipeline] // nil until the sink was resumed
+	marks  watermarks
+	passed passed
+	pipe   atomic.Pointer[pipeline] // nil until the sink was resumed
 
 	records, batches, retries atomic.Uint64
 
@@ -196,6 +197,7 @@ func New(log *wal.Log, st *state.Store, sink sinks.Sink, o Options) (*Loop, erro
 	}
 	l := &Loop{o: o, log: log, state: st, letters: st.DeadLetters(o.Name), sink: sink, logger: o.Logger, pace: newPace(&o), random: rand.Float64}
 	l.linker, _ = sink.(sinks.Linker)
+	l.passed.end = log.Durable()
 	l.marks.rose = make(chan struct{}, 1)
 	l.health.state = Starting
 	return l, nil

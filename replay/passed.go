@@ -1,0 +1,55 @@
+package replay
+
+import (
+	"sync/atomic"
+
+	"github.com/walproxy/walproxy/sinks"
+	"github.com/walproxy/walproxy/wal"
+)
+
+// Passed counts records of the sink that the loop is done with: applied or dead
+// letters, with the checkpoint past them.
+type Passed struct {
+	Records uint64
+	Bytes   int64 // of the log
+}
+
+// passed is Passed as it is counted: apart, those that the log had when the loop
+// was made, and those that came since.
+type passed struct {
+	end           wal.LSN // of the log when the loop was made
+	before, since struct {
+		records atomic.Uint64
+		bytes   atomic.Int64
+	}
+}
+
+func (c *passed) add(lsn wal.LSN, bytes int) {
+	of := &c.since
+	if lsn <= c.end {
+		of = &c.before
+	}
+	of.records.Add(1)
+	of.bytes.Add(int64(bytes))
+}
+
+// Passed counts what the loop has passed since it was made: before, of what the
+// log had then; since, of what came later. A record is counted once, before
+// Applied covers it.
+func (l *Loop) Passed() (before, since Passed) {
+	c := &l.passed
+	return Passed{c.before.records.Load(), c.before.bytes.Load()}, Passed{c.since.records.Load(), c.since.bytes.Load()}
+}
+
+// countPassedLocked counts what ln's checkpoint has passed of its flight.
+func (p *pipeline) countPassedLocked(ln *lane) {
+	for ; ln.counted < len(ln.flight) && ln.flight[ln.counted].LSN <= ln.stored.LSN; ln.counted++ {
+		p.loop.passed.add(ln.flight[ln.counted].LSN, ln.flight[ln.counted].Bytes)
+	}
+}
+
+// passOwn is pass for a record of this sink.
+func (p *pipeline) passOwn(r sinks.Record) {
+	p.loop.passed.add(r.LSN, r.Bytes)
+	p.pass(r)
+}
