@@ -72,6 +72,8 @@ type standing struct {
 	// repeat: it retries what is no dead letter any more, because another retry
 	// came first or it was given up: applying it would be once too often.
 	repeat bool
+	// given: it was given up, and comes again.
+	given  bool
 	behind wal.LSN // dead letter that parks it; 0: none
 }
 
@@ -89,11 +91,21 @@ func (p *pipeline) standing(r *sinks.Record) (s standing, ok bool) {
 		s.position, s.attempts = named.Position, named.Attempts
 		s.retry = []state.Retry{{LSN: named.LSN, By: r.LSN}}
 	}
+	if s.given, ok = p.givenUp(r.LSN); s.given || !ok {
+		return s, ok
+	}
 	first, found, ok := p.parkedBy(r, s.position, nil)
 	if found {
 		s.behind = first
 	}
 	return s, ok
+}
+
+func (p *pipeline) boundsOf(s *standing) state.Bounds {
+	if s.retry != nil {
+		return noBounds
+	}
+	return p.loop.o.DeadLetters
 }
 
 // retries reports whether r retries a dead letter of this sink.
@@ -114,22 +126,35 @@ func (p *pipeline) applyAlone(stop, work context.Context, r *sinks.Record, b *si
 		p.loop.logger.Info("passed a second retry of a dead letter", zap.Uint64("lsn", uint64(r.LSN)),
 			zap.Uint64("origin", r.Body.GetOrigin().GetLsn()))
 		b.Records = nil
+	case s.given:
+		if !p.put(nil, s.retry, noBounds) {
+			return false
+		}
+		b.Records = nil
 	case s.behind != 0:
 		l, ok := p.letterOf(r, s.position, state.Parked, parkedReason(s.behind))
 		l.Attempts = s.attempts
-		if !ok || !p.put([]letter{l}, s.retry) {
+		if !ok || !p.put([]letter{l}, s.retry, p.boundsOf(&s)) {
 			return false
 		}
 		b.Records = nil
 	case s.retry != nil:
-		if !p.put(nil, s.retry) {
+		if !p.put(nil, s.retry, noBounds) {
 			return false
+		}
+		// It may have been given up just before it was set aside.
+		given, err := p.loop.letters.GivenUp(s.retry[0].LSN)
+		if !p.orHalt(err) {
+			return false
+		}
+		if given {
+			b.Records = nil
 		}
 	}
 	v, ok := p.apply(stop, work, b)
 	if ok && v.outcome == sinks.Rejected {
 		dead, letterOK := p.rejection(r, s.position, s.attempts, v.err)
-		if !letterOK || !p.store(r, dead) {
+		if !letterOK || !p.store(r, dead, p.boundsOf(&s)) {
 			return false
 		}
 		b.Records = nil

@@ -1,7 +1,10 @@
 package replay
 
 import (
+	"errors"
 	"time"
+
+	"go.uber.org/zap"
 
 	walproxyv1 "github.com/walproxy/walproxy/api/proto/walproxy/v1"
 	"github.com/walproxy/walproxy/internal/state"
@@ -25,8 +28,9 @@ const (
 )
 
 // Fate tells what became of a record. One that was a dead letter and was retried
-// has the fate of its retry. Of a record whose log space was freed only a dead
-// letter is known; any other counts as applied.
+// has the fate of its retry. Of a record whose log space was freed it is known
+// whether it is a dead letter, was retried into one, or was given up (the last
+// million of these); any other counts as applied.
 func (l *Loop) Fate(lsn wal.LSN) (Fate, error) {
 	for {
 		if lsn > l.Applied() { // asked first: a dead letter is there before it is passed
@@ -79,7 +83,7 @@ func (l *Loop) resumeLetters(c sinks.Checkpoint, by laneMap) error {
 	}
 	err := l.letters.Resume(c.Low().LSN, l.log.First(), above)
 	if err == nil {
-		err = l.letters.CheckAge(l.o.DeadLetters.Age)
+		l.lastTrace, err = l.letters.LastTrace()
 	}
 	if err != nil {
 		return &HaltError{Sink: l.o.Name, Err: err}
@@ -91,7 +95,8 @@ func (l *Loop) resumeLetters(c sinks.Checkpoint, by laneMap) error {
 // what nobody can need any more is kept.
 const tendInterval = time.Minute
 
-// tend looks after the dead letters: it halts when one is past its age.
+// tend looks after the dead letters. One past its age keeps others from being
+// stored, which is said here before it halts the sink.
 func (p *pipeline) tend(joined <-chan struct{}) {
 	interval, age := tendInterval, p.loop.o.DeadLetters.Age
 	if age > 0 {
@@ -99,6 +104,7 @@ func (p *pipeline) tend(joined <-chan struct{}) {
 	}
 	ticker := time.NewTicker(interval)
 	defer ticker.Stop()
+	overdue := false
 	for {
 		select {
 		case <-joined:
@@ -109,6 +115,14 @@ func (p *pipeline) tend(joined <-chan struct{}) {
 		if err == nil {
 			err = p.loop.letters.CheckAge(age)
 		}
+		if was := overdue; errors.Is(err, ErrDeadLettersFull) {
+			overdue = true
+			if !was {
+				p.loop.logger.Warn("a dead letter is past its age: the sink halts at the next", zap.Error(err))
+			}
+			continue
+		}
+		overdue = false
 		if !p.orHalt(err) {
 			return
 		}

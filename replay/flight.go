@@ -130,7 +130,7 @@ func (f *flight) await(stop context.Context) bool {
 	f.mu.Lock()
 	f.publishLocked() // the reader may have got further since
 	f.mu.Unlock()
-	w, err := f.loop.marks.enter(before)
+	w, err := f.loop.marks.enter(before, false)
 	if w == nil {
 		return err == nil
 	}
@@ -149,7 +149,7 @@ func (f *flight) await(stop context.Context) bool {
 func (f *flight) bury(err error) bool {
 	r := f.rest[0].Record
 	letter, ok := f.rejection(&r, r.LSN, 0, err)
-	if !ok || !f.store(&r, letter) {
+	if !ok || !f.store(&r, letter, f.loop.o.DeadLetters) {
 		return false
 	}
 	f.rest = f.rest[1:]
@@ -157,22 +157,20 @@ func (f *flight) bury(err error) bool {
 	return f.sift()
 }
 
-// sift moves the records of parked keys from rest to the dead letters.
+// sift moves the records of parked keys from rest to the dead letters, and drops
+// what was given up.
 func (f *flight) sift() bool {
 	defer func() {
 		f.mu.Lock()
 		defer f.mu.Unlock()
 		f.passedLocked()
 	}()
-	parked, ok := f.parked(f.rest)
-	if !ok || len(parked) == 0 {
-		return ok
+	gone, ok := f.divert(f.rest)
+	if len(gone) > 0 {
+		f.rest = slices.DeleteFunc(slices.Clone(f.rest), func(it item) bool {
+			_, is := slices.BinarySearch(gone, it.LSN)
+			return is
+		})
 	}
-	if !f.put(parked, nil) {
-		return false
-	}
-	f.rest = slices.DeleteFunc(slices.Clone(f.rest), func(it item) bool {
-		return slices.ContainsFunc(parked, func(l letter) bool { return l.LSN == it.LSN })
-	})
-	return true
+	return ok
 }

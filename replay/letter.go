@@ -2,6 +2,7 @@ package replay
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -68,8 +69,8 @@ func (p *pipeline) rejection(r *sinks.Record, position wal.LSN, attempts uint64,
 }
 
 // store puts the dead letter of r, which was rejected.
-func (p *pipeline) store(r *sinks.Record, dead letter) bool {
-	if !p.put([]letter{dead}, nil) {
+func (p *pipeline) store(r *sinks.Record, dead letter, b state.Bounds) bool {
+	if !p.put([]letter{dead}, nil, b) {
 		return false
 	}
 	p.loop.logger.Warn("record rejected, now a dead letter",
@@ -77,12 +78,41 @@ func (p *pipeline) store(r *sinks.Record, dead letter) bool {
 	return true
 }
 
-// put stores letters and retries, durably: the checkpoint passes them later.
-func (p *pipeline) put(letters []letter, retries []state.Retry) bool {
-	failpoint.Hit("replay-before-dead-letter")
-	err := p.loop.letters.Put(letters, retries, p.loop.o.DeadLetters)
-	failpoint.Hit("replay-after-dead-letter")
-	return p.orHalt(err)
+// put stores letters and retries, durably: the checkpoint passes them later. At a
+// bound it waits, and everything behind them, until some dead letter is gone.
+func (p *pipeline) put(letters []letter, retries []state.Retry, b state.Bounds) bool {
+	for {
+		removed := p.loop.letters.Removed()
+		failpoint.Hit("replay-before-dead-letter")
+		err := p.loop.letters.Put(letters, retries, b)
+		failpoint.Hit("replay-after-dead-letter")
+		if !errors.Is(err, ErrDeadLettersFull) {
+			return p.orHalt(err)
+		}
+		if !p.awaitRoom(removed, &HaltError{Sink: p.loop.o.Name, Err: err}) {
+			return false
+		}
+	}
+}
+
+// noBounds are those of a dead letter that takes the place of the one it retries:
+// a retry must not wait for room that it makes itself.
+var noBounds = state.Bounds{}
+
+// awaitRoom keeps the sink halted because of full until a dead letter is removed;
+// false: stop. Once the log is sealed it halts for good: nobody waits any more.
+func (p *pipeline) awaitRoom(removed <-chan struct{}, full error) bool {
+	p.loop.block(full)
+	defer p.loop.unblock()
+	select {
+	case <-removed:
+		return true
+	case <-p.loop.log.Sealed():
+		p.halt(full)
+		return false
+	case <-p.stopped:
+		return false
+	}
 }
 
 // orHalt halts if the state store failed.
@@ -93,34 +123,65 @@ func (p *pipeline) orHalt(err error) bool {
 	return err == nil
 }
 
-// parked returns the dead letters of those items whose keys are parked, by what
-// is stored or by another one of the items.
-func (p *pipeline) parked(items []item) (parked []letter, ok bool) {
-	if !p.loop.letters.Any() {
-		return nil, true
+// divert makes dead letters of those items whose keys are parked, by what is
+// stored or by another one of the items. It returns which items are not to be
+// applied, in LSN order: these, and what was given up before it came again.
+func (p *pipeline) divert(items []item) (gone []wal.LSN, ok bool) {
+	parked, gone, ok := p.parked(items)
+	if !ok || len(parked) > 0 && !p.put(parked, nil, p.loop.o.DeadLetters) {
+		return nil, false
 	}
+	return gone, true
+}
+
+func (p *pipeline) parked(items []item) (parked []letter, gone []wal.LSN, ok bool) {
+	any := p.loop.letters.Any()
 	behind := map[string]wal.LSN{} // keys of those that are parked now
 	for i := range items {
 		r := &items[i].Record
+		given, ok := p.givenUp(r.LSN)
+		if !ok {
+			return nil, nil, false
+		}
+		if given {
+			gone = append(gone, r.LSN)
+			continue
+		}
+		if !any {
+			if r.LSN > p.loop.lastTrace {
+				break
+			}
+			continue
+		}
 		first, found, ok := p.parkedBy(r, r.LSN, behind)
 		if !ok {
-			return nil, false
+			return nil, nil, false
 		}
 		if !found {
 			continue
 		}
 		l, ok := p.letterOf(r, r.LSN, state.Parked, parkedReason(first))
 		if !ok {
-			return nil, false
+			return nil, nil, false
 		}
 		for _, key := range l.Keys {
 			if _, ok := behind[string(key)]; !ok {
 				behind[string(key)] = r.LSN
 			}
 		}
-		parked = append(parked, l)
+		parked, gone = append(parked, l), append(gone, r.LSN)
 	}
-	return parked, true
+	return parked, gone, true
+}
+
+// givenUp reports whether a record was a dead letter, was given up, and has come
+// again because the checkpoint did not cover it.
+func (p *pipeline) givenUp(lsn wal.LSN) (given, ok bool) {
+	if lsn > p.loop.lastTrace {
+		return false, true
+	}
+	given, err := p.loop.letters.GivenUp(lsn)
+	return given, p.orHalt(err)
 }
 
 func parkedReason(first wal.LSN) string { return fmt.Sprintf("parked behind LSN %d", first) }

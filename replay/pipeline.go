@@ -32,6 +32,7 @@ type pipeline struct {
 	until    sinks.Point // with newLanes: where this pipeline ends
 	relaned  bool        // the switch was made; read after run
 	cancel   context.CancelCauseFunc
+	stopped  <-chan struct{} // closed with the order to stop
 
 	room chan struct{} // token: a lane has finished something
 	late chan struct{} // token: keep has something to watch

@@ -348,46 +348,197 @@ func TestStrictestPolicy(t *testing.T) {
 	}
 }
 
-// TestFullHalts: at a bound the sink halts before the record, and goes on with
-// it once there is room.
+// halted waits until the sink is halted because its dead letters are full.
+func (run *running) halted() Status {
+	run.t.Helper()
+	eventually(run.t, "the dead letters are full", func() bool { return run.Status().State == Halted })
+	s := run.Status()
+	if !errors.Is(s.Err, ErrDeadLettersFull) {
+		run.t.Fatalf("%v, want ErrDeadLettersFull", s.Err)
+	}
+	return s
+}
+
+// giveUp gives dead letters up, here and in the model.
+func (r *rig) giveUp(run *running, lsns ...wal.LSN) {
+	r.t.Helper()
+	for _, lsn := range lsns {
+		if ok, err := run.Letters().Delete(lsn); !ok || err != nil {
+			r.t.Fatalf("Delete(%d): %v, %v", lsn, ok, err)
+		}
+		delete(r.dead, lsn)
+	}
+}
+
+// TestFullHalts: at the bound in bytes the sink halts before the record; who
+// waits is told; it goes on as soon as there is room, or with a larger bound.
 func TestFullHalts(t *testing.T) {
-	t.Run("bytes", func(t *testing.T) {
-		r := newRig(t)
-		memory := sinktest.NewMemory()
+	r := newRig(t)
+	memory := sinktest.NewMemory()
+	o := fast()
+	o.DeadLetters.Bytes, o.Batch.Records = 2000, 3
+	last := r.write(append([][]*walproxyv1.Mutation{text("k0")}, bumps(30, 1)...)...)
+	run := r.start(memory, o)
+	waits := make(chan error, 1)
+	go func() { waits <- run.Wait(context.Background(), last) }()
+	s := run.halted()
+	if s.DeadLetters == 0 || s.DeadLetterBytes > 2000 || s.Applied != wal.LSN(s.DeadLetters)+1 {
+		t.Errorf("%+v, want all passed records in the dead letters and the bound kept", s)
+	}
+	for range 2 { // before the halt, and during it
+		if err := <-waits; !errors.Is(err, ErrDeadLettersFull) {
+			t.Errorf("Wait: %v, want ErrDeadLettersFull", err)
+		}
+		waits <- run.Wait(context.Background(), last)
+	}
+	// The last ones, so that the others stay parked behind the first.
+	r.giveUp(run, s.Applied, s.Applied-1, s.Applied-2)
+	eventually(t, "it goes on", func() bool { return run.Applied() > s.Applied })
+	before := run.halted().Applied
+	if err := run.stop(); err != nil {
+		t.Errorf("stopped while halted: %v", err)
+	}
+	o.DeadLetters.Bytes = 1 << 20
+	again := r.start(memory.Reopen(), o)
+	again.await(last)
+	r.check(memory)
+	r.checkLetters(again.Loop)
+	for _, lsn := range []wal.LSN{s.Applied, before} {
+		if got, err := again.Fate(lsn); err != nil || got != r.fate(lsn) {
+			t.Errorf("Fate(%d): %v, %v; want %v", lsn, got, err, r.fate(lsn))
+		}
+	}
+}
+
+// fate by the model, of what was rejected, parked or given up.
+func (r *rig) fate(lsn wal.LSN) Fate {
+	if r.dead[lsn].kind == state.Parked {
+		return Parked
+	}
+	return Dead
+}
+
+// TestFullAndSealed: a sink halted because of full dead letters does not hold up
+// the end.
+func TestFullAndSealed(t *testing.T) {
+	r := newRig(t)
+	o := fast()
+	o.DeadLetters.Bytes = 1
+	r.write(append([][]*walproxyv1.Mutation{text("k0")}, bumps(3, 1)...)...)
+	run := r.start(sinktest.NewMemory(), o)
+	run.halted()
+	if err := r.log.Seal(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	if err := run.ended(); !errors.Is(err, ErrDeadLettersFull) {
+		t.Errorf("%v, want ErrDeadLettersFull", err)
+	}
+}
+
+// TestRetryNeedsNoRoom: what is retried at the bound may be rejected again, in
+// bytes and in age; one more dead letter halts the sink until there is room.
+func TestRetryNeedsNoRoom(t *testing.T) {
+	r := newRig(t)
+	memory := sinktest.NewMemory()
+	one := []*walproxyv1.Mutation{bump("a")}
+	run := r.start(memory, fast())
+	run.await(r.write(text("a"), one, one))
+	bytes := int64(run.Status().DeadLetterBytes)
+	if err := run.stop(); err != nil {
+		t.Fatal(err)
+	}
+	for _, b := range []state.Bounds{{Bytes: bytes}, {Bytes: 1 << 20, Age: 1}} {
 		o := fast()
-		o.DeadLetters.Bytes, o.Batch.Records = 2000, 3
-		last := r.write(append([][]*walproxyv1.Mutation{text("k0")}, bumps(30, 1)...)...)
-		run := r.start(memory, o)
-		if err := run.ended(); !errors.Is(err, ErrDeadLettersFull) {
-			t.Fatalf("%v, want ErrDeadLettersFull", err)
+		o.DeadLetters = b
+		run := r.start(memory.Reopen(), o)
+		for range 2 {
+			for _, d := range r.queue("a") {
+				run.await(r.retry(d.lsn, r.wrote[d.lsn]))
+			}
 		}
-		s := run.Status()
-		if s.State != Halted || s.DeadLetters == 0 || s.DeadLetterBytes > 2000 || s.Applied != wal.LSN(s.DeadLetters)+1 {
-			t.Errorf("%+v, want all passed records in the dead letters and the bound kept", s)
+		if s := run.Status(); s.State != Running || s.DeadLetters != 2 {
+			t.Errorf("%+v: %+v; want the two that there were", b, s)
 		}
-		o.DeadLetters.Bytes = 1 << 20
-		again := r.start(memory.Reopen(), o)
-		again.await(last)
-		r.check(memory)
-		r.checkLetters(again.Loop)
-	})
-	t.Run("age", func(t *testing.T) {
-		r := newRig(t)
-		memory := sinktest.NewMemory()
-		o := fast()
-		o.DeadLetters.Age = 30 * time.Millisecond
-		r.write(append([][]*walproxyv1.Mutation{text("k0")}, bumps(3, 1)...)...)
-		if err := r.start(memory, o).ended(); !errors.Is(err, ErrDeadLettersFull) {
-			t.Fatalf("%v, want ErrDeadLettersFull", err)
+		last := r.write(one)
+		run.halted()
+		r.giveUp(run, r.queue("a")[0].lsn)
+		if b.Age > 0 { // the other one is as old
+			r.giveUp(run, r.queue("a")[0].lsn)
 		}
-		if err := r.start(memory.Reopen(), o).ended(); !errors.Is(err, ErrDeadLettersFull) {
-			t.Fatalf("started again: %v, want ErrDeadLettersFull", err)
+		eventually(t, "it goes on", func() bool { return run.Applied() >= last })
+		r.checkLetters(run.Loop)
+		if err := run.stop(); err != nil {
+			t.Fatal(err)
 		}
-		o.DeadLetters.Age = 0
-		again := r.start(memory.Reopen(), o)
-		again.await(r.log.Durable())
-		r.checkLetters(again.Loop)
-	})
+	}
+}
+
+// TestGivenUpBeforeTheCheckpoint: what was given up stays so when the record
+// comes again, though the store would take it now: one of a batch, one applied
+// alone, a retry.
+func TestGivenUpBeforeTheCheckpoint(t *testing.T) {
+	group := []*walproxyv1.Mutation{bump("a"), bump("b"), bump("c"), bump("d"), bump("e")}
+	one := group[:1]
+	for _, c := range []struct {
+		name   string
+		ms     []*walproxyv1.Mutation
+		doomed wal.LSN
+	}{{"single", one, 1}, {"group", group, 1}, {"retry", one, 2}} {
+		t.Run(c.name, func(t *testing.T) {
+			r := newRig(t)
+			memory := sinktest.NewMemory()
+			f := sinktest.NewFaulty(memory)
+			reject := sinktest.Rule{Do: sinktest.Reject(sinktest.ErrAway, 1, 2), Times: sinktest.Always}
+			f.Add(reject)
+			run := r.start(f, fast())
+			last := r.write(c.ms)
+			if c.doomed == 2 {
+				run.await(1)
+				eventually(t, "the checkpoint covers LSN 1", func() bool { return run.Checkpoint() == 1 })
+				f.Add(stuck())
+				last = r.retry(1, one)
+			} else {
+				f.Add(stuck())
+			}
+			eventually(t, "it is a dead letter", func() bool {
+				_, ok, err := run.Letters().Get(last)
+				return ok && err == nil
+			})
+			if ok, err := run.Letters().Delete(last); !ok || err != nil {
+				t.Fatal(ok, err)
+			}
+			if err := run.stop(); err != nil || run.Checkpoint() >= last {
+				t.Fatalf("%v, checkpoint %d, want one below %d", err, run.Checkpoint(), last)
+			}
+			r.crash()
+			run = r.start(memory.Reopen(), fast())
+			run.await(last)
+			for lsn := range last {
+				if got, err := run.Fate(lsn + 1); err != nil || got != Dead {
+					t.Errorf("Fate(%d): %v, %v; want dead: it was given up", lsn+1, got, err)
+				}
+			}
+			for _, m := range c.ms {
+				if _, err := memory.Read(context.Background(), "c", m.GetKey()); !errors.Is(err, mutation.ErrNotFound) {
+					t.Errorf("%v: %v; what was given up is in the store", m.GetKey(), err)
+				}
+			}
+			last = r.write(one)
+			run.await(last)
+			if got, err := run.Fate(last); err != nil || got != Applied {
+				t.Errorf("Fate(%d): %v, %v; want applied: the key is free", last, got, err)
+			}
+			if s := run.Status(); s.DeadLetters != 0 || s.ParkedKeys != 0 {
+				t.Errorf("%+v, want no dead letters", s)
+			}
+		})
+	}
+}
+
+// stuck is a store that takes no more checkpoints without records.
+func stuck() sinktest.Rule {
+	return sinktest.Rule{When: func(_ int, b *sinks.Batch) bool { return len(b.Records) == 0 },
+		Do: sinktest.FailBefore(sinks.Retry, sinktest.ErrAway), Times: sinktest.Always}
 }
 
 // refusal is an error that says what ails a record in parts, as a database does.

@@ -83,7 +83,9 @@ type Options struct {
 	// for all, because dead letters need somebody who asks Parked before a read.
 	OnReject func(collection string) Policy
 	// DeadLetters bounds what is kept of the sink's dead letters. At a bound the
-	// sink halts with ErrDeadLettersFull; nothing is dropped. Age: 0 is none.
+	// sink halts with ErrDeadLettersFull at the record that would become one more;
+	// nothing is dropped. It goes on, without a new start, when some are given up,
+	// or retried if that is no further behind. Age: 0 is none.
 	DeadLetters state.Bounds // 1 GiB
 	Owner       string       // names this process to people who look into the sink
 	Logger      *zap.Logger
@@ -171,7 +173,9 @@ type Loop struct {
 	started atomic.Bool
 
 	groups map[string]string // collections that share lanes, as stored; Run's alone
-	from   wal.LSN           // nothing at or below it is this sink's; Run's alone
+	// lastTrace: records up to it may have been dead letters that were given up.
+	lastTrace wal.LSN // fixed when the sink was resumed
+	from      wal.LSN // nothing at or below it is this sink's; Run's alone
 
 	marks  watermarks
 	passed passed
@@ -184,6 +188,8 @@ type Loop struct {
 		state    State
 		epoch    uint64
 		retrying int   // lanes that back off
+		blocked  int   // lanes that wait for room in the dead letters
+		full     error // why, while any does
 		err      error // last failure while retrying; why halted
 	}
 }
@@ -211,10 +217,11 @@ func (l *Loop) Applied() wal.LSN { return l.marks.appliedNow() }
 func (l *Loop) Checkpoint() wal.LSN { return l.marks.checkpointNow() }
 
 // Wait returns nil once Applied() >= lsn. It cuts lingering batches short. It
-// returns the loop's error if it halted, ErrClosed if it ended, ctx's cause.
+// returns the loop's error if it halted (while it is halted because of full dead
+// letters, too), ErrClosed if it ended, ctx's cause.
 // Before Run it waits.
 func (l *Loop) Wait(ctx context.Context, lsn wal.LSN) error {
-	w, err := l.marks.enter(lsn)
+	w, err := l.marks.enter(lsn, true)
 	if w == nil {
 		return err
 	}

@@ -109,7 +109,7 @@ func (p *pipeline) run(ctx context.Context) error {
 	source := p.loop.newSource(p.read)
 	stop, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	p.cancel = cancel
+	p.cancel, p.stopped = cancel, stop.Done()
 	// Applies outlive the order to stop, by StopTimeout.
 	work, abandon := context.WithCancelCause(context.WithoutCancel(ctx))
 	defer abandon(nil)

@@ -1,6 +1,10 @@
 package replay
 
-import "github.com/walproxy/walproxy/wal"
+import (
+	"go.uber.org/zap"
+
+	"github.com/walproxy/walproxy/wal"
+)
 
 // State of the loop.
 type State string
@@ -10,8 +14,9 @@ const (
 	Running  State = "running"
 	Retrying State = "retrying" // the last apply failed, backing off
 	Paused   State = "paused"
-	Halted   State = "halted" // Run returned an error, or is about to
-	Stopped  State = "stopped"
+	// Halted: Run returned an error, or is about to, or the dead letters are full.
+	Halted  State = "halted"
+	Stopped State = "stopped"
 )
 
 // Status is a snapshot for metrics and status.
@@ -58,6 +63,12 @@ func (l *Loop) Status() Status {
 	if s.State == Running && l.health.retrying > 0 {
 		s.State = Retrying
 	}
+	if l.health.blocked > 0 && s.State != Stopped {
+		if s.State != Halted {
+			s.Err = l.health.full
+		}
+		s.State = Halted
+	}
 	if s.State != Halted && s.State != Stopped && l.pace.isPaused() {
 		s.State = Paused
 	}
@@ -68,6 +79,26 @@ func (l *Loop) setState(s State, err error) {
 	l.health.Lock()
 	defer l.health.Unlock()
 	l.health.state, l.health.err = s, err
+}
+
+// block notes that one more lane waits because the dead letters are full.
+func (l *Loop) block(full error) {
+	l.health.Lock()
+	l.health.blocked++
+	l.health.full = full
+	l.marks.block(full)
+	l.health.Unlock()
+	l.logger.Error("sink halted: it goes on when dead letters are given up or retried", zap.Error(full))
+}
+
+// unblock undoes block.
+func (l *Loop) unblock() {
+	l.health.Lock()
+	defer l.health.Unlock()
+	if l.health.blocked--; l.health.blocked == 0 {
+		l.health.full = nil
+		l.marks.block(nil)
+	}
 }
 
 // failing notes that one more lane, or the start, backs off because of err.

@@ -2,6 +2,7 @@ package replay
 
 import (
 	"container/heap"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -24,12 +25,14 @@ type watermarks struct {
 	waiters    waiterHeap // lowest LSN first: an advance wakes only those it serves
 	ended      bool
 	err        error // what waiters get once ended
+	blocked    error // what callers of Wait get meanwhile; nil: they wait
 }
 
 // waiter is one call of Wait.
 type waiter struct {
 	lsn   wal.LSN
 	index int           // in the heap; -1: not in it
+	call  bool          // of Wait, not of a lane that waits for others
 	done  chan struct{} // closed when err is set
 	err   error
 }
@@ -63,8 +66,9 @@ func (m *watermarks) raise(applied, checkpoint wal.LSN) {
 	}
 }
 
-// enter returns a waiter to wait on, or nil and the answer.
-func (m *watermarks) enter(lsn wal.LSN) (*waiter, error) {
+// enter returns a waiter to wait on, or nil and the answer. call says that
+// somebody outside of the loop waits.
+func (m *watermarks) enter(lsn wal.LSN, call bool) (*waiter, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.applied >= lsn {
@@ -73,7 +77,10 @@ func (m *watermarks) enter(lsn wal.LSN) (*waiter, error) {
 	if m.ended {
 		return nil, m.err
 	}
-	w := &waiter{lsn: lsn, done: make(chan struct{})}
+	if call && m.blocked != nil {
+		return nil, m.blocked
+	}
+	w := &waiter{lsn: lsn, call: call, done: make(chan struct{})}
 	heap.Push(&m.waiters, w)
 	m.wanted.Store(max(m.wanted.Load(), uint64(lsn)))
 	return w, nil
@@ -96,6 +103,23 @@ func (m *watermarks) removeLocked(i int) *waiter {
 		m.wanted.Store(0)
 	}
 	return w
+}
+
+// block gives err to callers of Wait, until it is nil.
+func (m *watermarks) block(err error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.blocked = err
+	if err == nil {
+		return
+	}
+	for _, w := range slices.Clone(m.waiters) {
+		if w.call {
+			m.removeLocked(w.index)
+			w.err = err
+			close(w.done)
+		}
+	}
 }
 
 // end gives err to everybody who still waits or comes later.

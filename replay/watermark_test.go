@@ -19,7 +19,7 @@ func TestWaitersWakeInTime(t *testing.T) {
 	m := newMarks()
 	var waiters []*waiter
 	for _, i := range rand.Perm(1000) {
-		w, err := m.enter(wal.LSN(i + 1))
+		w, err := m.enter(wal.LSN(i + 1), true)
 		if w == nil || err != nil {
 			t.Fatal("served too early")
 		}
@@ -43,7 +43,7 @@ func TestWaitersWakeInTime(t *testing.T) {
 	if m.wanted.Load() != 0 {
 		t.Error("nobody waits, but something is wanted")
 	}
-	if w, err := m.enter(1000); w != nil || err != nil {
+	if w, err := m.enter(1000, true); w != nil || err != nil {
 		t.Error("what is applied has to be waited for")
 	}
 }
@@ -51,8 +51,8 @@ func TestWaitersWakeInTime(t *testing.T) {
 func TestWaiterLeaves(t *testing.T) {
 	m := newMarks()
 	cause := errors.New("cause")
-	first, _ := m.enter(5)
-	second, _ := m.enter(3)
+	first, _ := m.enter(5, true)
+	second, _ := m.enter(3, true)
 	if err := m.leave(first, cause); !errors.Is(err, cause) {
 		t.Errorf("left with %v, want the cause", err)
 	}
@@ -60,15 +60,15 @@ func TestWaiterLeaves(t *testing.T) {
 	if err := m.leave(second, cause); err != nil {
 		t.Errorf("a waiter that was served left with %v", err)
 	}
-	third, _ := m.enter(9)
+	third, _ := m.enter(9, true)
 	m.end(ErrClosed)
 	if err := m.leave(third, cause); !errors.Is(err, ErrClosed) {
 		t.Errorf("after the end: %v, want ErrClosed", err)
 	}
-	if _, err := m.enter(9); !errors.Is(err, ErrClosed) {
+	if _, err := m.enter(9, true); !errors.Is(err, ErrClosed) {
 		t.Errorf("entered after the end: %v, want ErrClosed", err)
 	}
-	if w, err := m.enter(4); w != nil || err != nil {
+	if w, err := m.enter(4, true); w != nil || err != nil {
 		t.Errorf("what was applied before the end: %v, want nil", err)
 	}
 }
@@ -99,12 +99,12 @@ func TestNotify(t *testing.T) {
 func BenchmarkWaiters(b *testing.B) {
 	m := newMarks()
 	for i := range 100_000 {
-		_, _ = m.enter(wal.LSN(1<<40 + i))
+		_, _ = m.enter(wal.LSN(1<<40 + i), true)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
 	for i := range b.N {
-		w, _ := m.enter(wal.LSN(i + 1))
+		w, _ := m.enter(wal.LSN(i + 1), true)
 		m.raise(wal.LSN(i+1), wal.LSN(i))
 		_ = m.leave(w, ctx.Err())
 	}

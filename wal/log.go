@@ -365,6 +365,10 @@ func (l *Log) Seal(ctx context.Context) error {
 	}
 }
 
+// Sealed is closed when the log takes no more records and everything queued is
+// durable or was refused.
+func (l *Log) Sealed() <-chan struct{} { return l.drained }
+
 // Close seals, ends readers, joins every goroutine and frees the lock. Called
 // again it returns the same.
 func (l *Log) Close() error {
