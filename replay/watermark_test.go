@@ -19,7 +19,7 @@ func TestWaitersWakeInTime(t *testing.T) {
 	m := newMarks()
 	var waiters []*waiter
 	for _, i := range rand.Perm(1000) {
-		w, err := m.enter(wal.LSN(i + 1), true)
+		w, err := m.enter(wal.LSN(i+1), true)
 		if w == nil || err != nil {
 			t.Fatal("served too early")
 		}
@@ -99,12 +99,12 @@ func TestNotify(t *testing.T) {
 func BenchmarkWaiters(b *testing.B) {
 	m := newMarks()
 	for i := range 100_000 {
-		_, _ = m.enter(wal.LSN(1<<40 + i), true)
+		_, _ = m.enter(wal.LSN(1<<40+i), true)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
 	for i := range b.N {
-		w, _ := m.enter(wal.LSN(i + 1), true)
+		w, _ := m.enter(wal.LSN(i+1), true)
 		m.raise(wal.LSN(i+1), wal.LSN(i))
 		_ = m.leave(w, ctx.Err())
 	}
