@@ -16,6 +16,8 @@
 //	'x' sink length, sink, LSN of the retry, LSN -> dead letter set aside
 //	'f' sink length, sink, LSN -> LSN of the retry
 //	'v' sink length, sink, LSN -> LSN of the retry, 0 if it was given up; kept for good
+//	'h' sink length, sink, LSN -> held record
+//	'H' sink name                 -> what is held for the sink
 //
 // Numbers are big endian. What a method calls durable is fsync'd when the
 // method returns; the request ids alone wait for SyncRequests. Batches reach
@@ -97,6 +99,11 @@ type Store struct {
 	letters struct {
 		sync.Mutex
 		bySink map[string]*DeadLetters
+	}
+
+	held struct {
+		sync.Mutex
+		bySink map[string]*Held
 	}
 }
 
