@@ -81,7 +81,10 @@ func (l *Loop) resumeLetters(c sinks.Checkpoint, by laneMap) error {
 		// A record of several lanes moved all of them, so any key tells.
 		return dead.LSN > c.Lanes[by.of(collection, key)].LSN
 	}
-	err := l.letters.Resume(c.Low().LSN, l.log.First(), above)
+	first, err := l.firstAgain()
+	if err == nil {
+		err = l.letters.Resume(c.Low().LSN, first, above)
+	}
 	if err == nil {
 		l.lastTrace, err = l.letters.LastTrace()
 	}
@@ -111,7 +114,10 @@ func (p *pipeline) tend(joined <-chan struct{}) {
 			return
 		case <-ticker.C:
 		}
-		err := p.loop.letters.Settle(p.loop.log.First())
+		first, err := p.loop.firstAgain()
+		if err == nil {
+			err = p.loop.letters.Settle(first)
+		}
 		if err == nil {
 			err = p.loop.letters.CheckAge(age)
 		}

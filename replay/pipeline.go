@@ -58,7 +58,7 @@ type pipeline struct {
 }
 
 func newPipeline(l *Loop, c sinks.Checkpoint, by laneMap) *pipeline {
-	low := max(c.Low().LSN, l.from)
+	low := max(c.Low().LSN, l.start())
 	p := &pipeline{
 		loop: l, epoch: c.Epoch, by: by, read: low, last: low, swept: low, dozing: true,
 		room: make(chan struct{}, 1), late: make(chan struct{}, 1),

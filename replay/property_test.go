@@ -169,7 +169,7 @@ func drawDiscard(t *rapid.T, r *rig, run *running) {
 // TestProperty: random writes, groups, routes, lanes, batches and faults, crashes
 // of the loop at any call, restarts of log and state store after a close or as
 // kill -9 leaves them; rejected records, retries, edited ones, dead letters given
-// up. In the end store and dead letters are what applying the log one record
+// up; records held, and the log freed, at any time. In the end store and dead letters are what applying the log one record
 // after the other makes. A failing run prints the command that repeats it;
 // -rapid.checks=N makes more of them.
 func TestProperty(t *testing.T) {
@@ -179,7 +179,8 @@ func TestProperty(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer func() { _ = os.RemoveAll(dir) }()
-		r := &rig{t: t, dir: dir, model: map[string]*modelRow{}, seg: 4096}
+		r := &rig{t: t, dir: dir, model: map[string]*modelRow{}, seg: 4096,
+			ring: rapid.SampledFrom([]int{1, 0}).Draw(t, "ring")}
 		r.open()
 		defer r.close()
 		memory := sinktest.NewMemory()
@@ -224,6 +225,7 @@ func live(t *rapid.T, r *rig, memory *sinktest.Memory) {
 		}
 	}
 	write()
+	drawHold(t, r, r.loop(memory, fast()))
 	d := &doomed{Sink: drawSink(t, memory.Reopen()), effect: rapid.Bool().Draw(t, "last call has effect")}
 	d.left.Store(rapid.SampledFrom([]int64{1, 2, 3, 5, 8, 13, 21, 1 << 40}).Draw(t, "calls to live"))
 	f := sinktest.NewFaulty(d)
@@ -233,7 +235,10 @@ func live(t *rapid.T, r *rig, memory *sinktest.Memory) {
 	o.OnCheckpoint = func(at sinks.LSN) { r.log.Release(at + 1) }
 	run := r.start(f, o)
 	defer run.cancel()
-	write()
+	for range rapid.IntRange(1, 3).Draw(t, "rounds") {
+		write()
+		drawHold(t, r, run.Loop)
+	}
 	switch rapid.IntRange(0, 2).Draw(t, "end") {
 	case 0: // everything applied, or dead before that
 		ctx, cancel := context.WithTimeout(context.Background(), patience)
@@ -248,6 +253,20 @@ func live(t *rapid.T, r *rig, memory *sinktest.Memory) {
 		t.Fatal(err)
 	}
 	drawDiscard(t, r, run)
+	drawHold(t, r, run.Loop)
+}
+
+// drawHold copies the sink's records out of some segments and lets the log free
+// them, whatever the loop is about.
+func drawHold(t *rapid.T, r *rig, l *Loop) {
+	if rapid.Bool().Draw(t, "hold") {
+		return
+	}
+	sealed := r.sealed()
+	if len(sealed) == 0 {
+		return
+	}
+	r.hold(l, sealed[rapid.IntRange(0, len(sealed)-1).Draw(t, "held segments")])
 }
 
 func (r *rig) policy(string) Policy {

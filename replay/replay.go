@@ -87,8 +87,12 @@ type Options struct {
 	// nothing is dropped. It goes on, without a new start, when some are given up,
 	// or retried if that is no further behind. Age: 0 is none.
 	DeadLetters state.Bounds // 1 GiB
-	Owner       string       // names this process to people who look into the sink
-	Logger      *zap.Logger
+	// HoldAfter is how many bytes of the log the sink may keep from being freed
+	// before a Holder copies its records out of it. 256 MiB or an eighth of the
+	// log's MaxBytes, whichever is less; negative: never.
+	HoldAfter int64
+	Owner     string // names this process to people who look into the sink
+	Logger    *zap.Logger
 	// OnCheckpoint is called when the lowest durable checkpoint rises, from one
 	// goroutine, never after Run returned.
 	OnCheckpoint func(wal.LSN)
@@ -165,6 +169,7 @@ type Loop struct {
 	log     *wal.Log
 	state   *state.Store
 	letters *state.DeadLetters
+	held    *state.Held
 	sink    sinks.Sink
 	linker  sinks.Linker // the sink, if it is one
 	logger  *zap.Logger
@@ -174,8 +179,8 @@ type Loop struct {
 
 	groups map[string]string // collections that share lanes, as stored; Run's alone
 	// lastTrace: records up to it may have been dead letters that were given up.
-	lastTrace wal.LSN // fixed when the sink was resumed
-	from      wal.LSN // nothing at or below it is this sink's; Run's alone
+	lastTrace wal.LSN       // fixed when the sink was resumed
+	from      atomic.Uint64 // LSN: see start
 
 	marks  watermarks
 	passed passed
@@ -201,7 +206,15 @@ func New(log *wal.Log, st *state.Store, sink sinks.Sink, o Options) (*Loop, erro
 	if err != nil {
 		return nil, err
 	}
-	l := &Loop{o: o, log: log, state: st, letters: st.DeadLetters(o.Name), sink: sink, logger: o.Logger, pace: newPace(&o), random: rand.Float64}
+	l := &Loop{o: o, log: log, state: st, letters: st.DeadLetters(o.Name), held: st.Held(o.Name), sink: sink, logger: o.Logger, pace: newPace(&o), random: rand.Float64}
+	if l.o.HoldAfter == 0 {
+		l.o.HoldAfter = min(holdAfterMax, log.MaxBytes()/8)
+	}
+	claim, _, err := st.Claim(o.Name)
+	if err != nil {
+		return nil, err
+	}
+	l.from.Store(uint64(claim.From))
 	l.linker, _ = sink.(sinks.Linker)
 	l.passed.end = log.Durable()
 	l.marks.rose = make(chan struct{}, 1)

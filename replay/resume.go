@@ -22,7 +22,7 @@ func (l *Loop) resume(ctx context.Context) (sinks.Checkpoint, error) {
 	if err != nil {
 		return sinks.Checkpoint{}, err
 	}
-	l.from = claim.From
+	l.from.Store(uint64(claim.From))
 	for attempt := 0; ; attempt++ {
 		if !l.pace.pass(ctx) {
 			return sinks.Checkpoint{}, context.Cause(ctx)
@@ -115,15 +115,22 @@ func (l *Loop) check(c sinks.Checkpoint) error {
 	if len(c.Lanes) < 1 || len(c.Lanes) > lanesMax {
 		return refuse(ErrCheckpointMissing, nil, fmt.Sprintf("its checkpoint has %d lanes", len(c.Lanes)), missingNext(l.o.Name))
 	}
+	if _, err := l.heldRange(); errors.Is(err, wal.ErrDiverged) {
+		return refuse(ErrDiverged, err,
+			"records are held for it which this log never held: an older copy of the log was put back, or its tail was lost",
+			fmt.Sprintf("nothing was applied; put the log back that belongs to the state store, or run `walproxy sink accept %s` to go on without them", l.o.Name))
+	} else if err != nil {
+		return err
+	}
 	for i, p := range c.Lanes {
-		err := l.log.Contains(p)
+		err := l.contains(p)
 		switch {
 		case err == nil:
 		case errors.Is(err, wal.ErrDiverged):
 			return refuse(ErrDiverged, err,
 				fmt.Sprintf("lane %d is at %v, which this log never held: an older copy of the log was put back, or its tail was lost", i, p),
 				fmt.Sprintf("nothing was applied; put the log back that the sink was fed from, or run `walproxy sink accept %s` to go on from this log knowing that they differ", l.o.Name))
-		case errors.Is(err, wal.ErrBelowFirst) && l.log.First()-1 <= l.from: // what is gone was not this sink's
+		case errors.Is(err, wal.ErrBelowFirst) && l.log.First()-1 <= l.start(): // what is gone was not this sink's
 		case errors.Is(err, wal.ErrBelowFirst):
 			return refuse(ErrBelowFirst, err,
 				fmt.Sprintf("lane %d is at %v, the log starts at LSN %d", i, p, l.log.First()),

@@ -58,6 +58,7 @@ type rig struct {
 	skip  bool                               // the policy is Skip
 	clock int64                              // accepted time of the next write
 	seg   int64                              // wal.Options.SegmentBytes
+	ring  int                                // wal.Options.RingBytes; 1 MiB
 }
 
 type modelRow struct {
@@ -77,7 +78,7 @@ func (r *rig) open() {
 	r.t.Helper()
 	var err error
 	r.log, err = wal.Open(filepath.Join(r.dir, "log"), wal.Options{
-		MinFree: -1, RingBytes: 1 << 20, SegmentBytes: r.seg,
+		MinFree: -1, RingBytes: cmp.Or(r.ring, 1<<20), SegmentBytes: r.seg,
 		Attach: func(stream uuid.UUID, empty bool, newest uint64) (uint64, error) {
 			if r.state, err = state.Open(filepath.Join(r.dir, "state"), state.Options{}); err != nil {
 				return 0, err

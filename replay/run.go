@@ -32,9 +32,15 @@ func (l *Loop) Run(ctx context.Context) error {
 	}
 	stop := make(chan struct{})
 	var notifier sync.WaitGroup
-	if l.o.OnCheckpoint != nil {
-		notifier.Go(func() { l.marks.notify(stop, l.o.OnCheckpoint) })
-	}
+	held := trimmer{Loop: l}
+	notifier.Go(func() {
+		l.marks.notify(stop, func(checkpoint wal.LSN) {
+			held.trim(checkpoint)
+			if l.o.OnCheckpoint != nil {
+				l.o.OnCheckpoint(checkpoint)
+			}
+		})
+	})
 	err := l.run(ctx)
 	close(stop)
 	notifier.Wait()
@@ -54,6 +60,9 @@ func (l *Loop) run(ctx context.Context) error {
 		return nil
 	}
 	if err != nil {
+		return err
+	}
+	if err := l.resumeHeld(checkpoint); err != nil {
 		return err
 	}
 	stored, err := l.storedMap(checkpoint)
@@ -243,7 +252,7 @@ func (p *pipeline) locate(moves []sinks.Move) error {
 }
 
 func (p *pipeline) point(lsn wal.LSN) (sinks.Point, error) {
-	to, err := p.loop.log.PointOf(lsn)
+	to, err := p.loop.pointOf(lsn)
 	if err != nil {
 		return to, fmt.Errorf("replay: sink %q: place LSN %d in the log's history: %w", p.loop.o.Name, lsn, err)
 	}

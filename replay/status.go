@@ -38,6 +38,9 @@ type Status struct {
 	DeadLetters     uint64
 	DeadLetterBytes uint64
 	ParkedKeys      int
+	// HeldRecords were copied out of the log because the sink is far behind;
+	// HeldBytes are their payloads.
+	HeldRecords, HeldBytes uint64
 }
 
 // Status returns a snapshot.
@@ -57,6 +60,8 @@ func (l *Loop) Status() Status {
 	// A state store that fails halts the loop, which says so.
 	totals, _ := l.letters.Totals()
 	s.DeadLetters, s.DeadLetterBytes, s.ParkedKeys = totals.Count, totals.Bytes, totals.ParkedKeys
+	held, _ := l.held.Range()
+	s.HeldRecords, s.HeldBytes = held.Records, held.Bytes
 	l.health.Lock()
 	defer l.health.Unlock()
 	s.State, s.Epoch, s.Err = l.health.state, l.health.epoch, l.health.err
