@@ -21,10 +21,11 @@ type Core interface {
 	Read(ctx context.Context, collection string, key *walproxyv1.Key) (*mutation.Document, error)
 	ReadEvents(ctx context.Context, collection string, key *walproxyv1.Key, from uint64, limit int) ([]mutation.StoredEvent, error)
 	WriteState(lsn walproxy.LSN) (walproxy.WriteState, error)
-	// DeadLetters and the two behind it are about what a sink could not apply.
+	// DeadLetters and those behind it are about what a sink could not apply.
 	DeadLetters(sink string, from walproxy.LSN, limit int) ([]walproxy.DeadLetter, error)
 	DeadLetter(sink string, lsn walproxy.LSN) (walproxy.DeadLetter, error)
 	RetryDeadLetter(ctx context.Context, sink string, lsn walproxy.LSN) ([]walproxy.Result, error)
+	DiscardDeadLetter(sink string, lsn walproxy.LSN) error
 	Status() walproxy.Status
 	// Err is why the log takes no more writes; nil while it does.
 	Err() error

@@ -10,6 +10,7 @@ import (
 
 	"github.com/walproxy/walproxy"
 	"github.com/walproxy/walproxy/internal/jsonform"
+	"github.com/walproxy/walproxy/mutation"
 	"github.com/walproxy/walproxy/wal"
 )
 
@@ -18,8 +19,7 @@ const (
 	maxLetters     = 1000
 )
 
-// letter is a dead letter in an answer. Record is the logged record, Base64 of
-// its protobuf encoding (walproxy.v1.Record).
+// letter is a dead letter in an answer.
 type letter struct {
 	LSN        walproxy.LSN    `json:"lsn"`
 	Position   walproxy.LSN    `json:"position"`
@@ -33,7 +33,24 @@ type letter struct {
 	When     time.Time         `json:"when"`
 	Parks    bool              `json:"parks"`
 	Bytes    int               `json:"bytes"`
-	Record   []byte            `json:"record,omitempty"`
+	*wholeLetter
+}
+
+// wholeLetter is what only an answer about one dead letter, or all, has.
+type wholeLetter struct {
+	// Keys that it writes, if they are several.
+	Keys []letterKey `json:"keys,omitempty"`
+	// Mutation is what POST /v1/mutations takes; Group are those of a group, which
+	// were one write. Neither is there if the write has no such form.
+	Mutation json.RawMessage   `json:"mutation,omitempty"`
+	Group    []json.RawMessage `json:"group,omitempty"`
+	// Record as it was logged: Base64 of its protobuf encoding (walproxy.v1.Record).
+	Record []byte `json:"record"`
+}
+
+type letterKey struct {
+	Collection string          `json:"collection"`
+	Key        json.RawMessage `json:"key"`
 }
 
 func newLetter(d *walproxy.DeadLetter, whole bool) (letter, error) {
@@ -52,13 +69,54 @@ func newLetter(d *walproxy.DeadLetter, whole bool) (letter, error) {
 		out.Key = jsonform.AppendKey(nil, key)
 	}
 	if whole {
-		out.Record = d.Payload
+		out.wholeLetter, err = newWhole(d)
 	}
-	return out, nil
+	return out, err
+}
+
+func newWhole(d *walproxy.DeadLetter) (*wholeLetter, error) {
+	w := &wholeLetter{Record: d.Payload}
+	for _, enc := range d.Keys {
+		collection, key, err := mutation.ParseKey(enc)
+		if err != nil {
+			return nil, err
+		}
+		if len(d.Keys) > 1 {
+			w.Keys = append(w.Keys, letterKey{collection, jsonform.AppendKey(nil, key)})
+		}
+	}
+	body, err := d.Record()
+	if err != nil {
+		return nil, err
+	}
+	ms, err := mutation.Mutations(body)
+	if err != nil { // of a kind that is made of other things
+		return w, nil
+	}
+	var forms []json.RawMessage
+	for _, m := range ms {
+		form, ok := jsonform.AppendMutation(nil, m)
+		if !ok {
+			return w, nil
+		}
+		forms = append(forms, form)
+	}
+	if body.GetGroup() != nil {
+		w.Group = forms
+	} else if len(forms) == 1 {
+		w.Mutation = forms[0]
+	}
+	return w, nil
 }
 
 func (s *Server) getLetters(w http.ResponseWriter, r *http.Request, t target) *Error {
-	q := parseQuery(r, "from", "limit")
+	if wantsLines(r) {
+		return s.exportLetters(w, r, t)
+	}
+	q := parseQuery(r, "from", "limit", "format")
+	if format := q.values.Get("format"); format != "" && format != "json" {
+		q.fail(invalid("format", "%q is neither json nor ndjson", clip(format)))
+	}
 	from := q.number("from", 1, 1, 1<<62)
 	limit := q.number("limit", defaultLetters, 1, maxLetters)
 	if q.failed != nil {
@@ -102,6 +160,23 @@ func (s *Server) getLetter(w http.ResponseWriter, r *http.Request, t target) *Er
 		return translate(err, reading)
 	}
 	return reply(w, l)
+}
+
+// deleteLetter gives a dead letter up.
+func (s *Server) deleteLetter(w http.ResponseWriter, r *http.Request, t target) *Error {
+	if q := parseQuery(r); q.failed != nil {
+		return q.failed
+	}
+	lsn, failed := parseLSN(t.lsn)
+	if failed != nil {
+		return failed
+	}
+	if err := s.core.DiscardDeadLetter(t.sink, lsn); err != nil {
+		return translate(err, refused)
+	}
+	return reply(w, struct {
+		LSN walproxy.LSN `json:"lsn"`
+	}{lsn})
 }
 
 // retryLetter answers with the LSNs under which the dead letter, and what is

@@ -165,7 +165,7 @@ func (s *Server) handler(t target, method string) (handler, *Error) {
 	case routeLetters:
 		methods = map[string]handler{http.MethodGet: s.getLetters}
 	case routeLetter:
-		methods = map[string]handler{http.MethodGet: s.getLetter}
+		methods = map[string]handler{http.MethodGet: s.getLetter, http.MethodDelete: s.deleteLetter}
 	case routeRetry:
 		methods = map[string]handler{http.MethodPost: s.retryLetter}
 	case routeMutations:

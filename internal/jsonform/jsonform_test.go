@@ -193,6 +193,26 @@ func TestRoundTrip(t *testing.T) {
 	})
 }
 
+// TestAppendMutation: what has no JSON form is not given one.
+func TestAppendMutation(t *testing.T) {
+	set := mutation.SetOp(map[string]*walproxyv1.Value{"a": mutation.Int64Value(1)})
+	merge := mutation.MergeOp(map[string]*walproxyv1.Value{"b": mutation.Int64Value(1)})
+	for _, c := range []struct {
+		ops  []*walproxyv1.Op
+		want string
+	}{
+		{[]*walproxyv1.Op{set, merge}, `{"collection":"c","key":7,"set":{"a":1},"merge":{"b":1}}`},
+		{[]*walproxyv1.Op{merge, set}, ""},
+		{[]*walproxyv1.Op{set, set}, ""},
+		{[]*walproxyv1.Op{{}}, ""},
+	} {
+		got, ok := AppendMutation([]byte("x"), mutation.New("c", mutation.Int64(7), c.ops))
+		if want := "x" + c.want; string(got) != want || ok != (c.want != "") {
+			t.Errorf("%v: %s, %v; want %s", c.ops, got, ok, want)
+		}
+	}
+}
+
 // FuzzMutation: what is accepted is JSON to encoding/json too, and has one
 // meaning: fields written out and read again are the same.
 func FuzzMutation(f *testing.F) {
@@ -212,6 +232,11 @@ func FuzzMutation(f *testing.F) {
 		}
 		if !json.Valid(data) {
 			t.Fatalf("accepted, but not JSON: %q", data)
+		}
+		text, ok := AppendMutation(nil, m)
+		again, err := DecodeMutation(text)
+		if !ok || err != nil || !json.Valid(text) || !proto.Equal(again, m) {
+			t.Fatalf("%q is written as %q and then: %v", data, text, err)
 		}
 		for _, op := range m.GetOps() {
 			for _, fs := range []fields{op.GetSet().GetFields(), op.GetMerge().GetFields(), op.GetIncrement().GetFields()} {
