@@ -48,6 +48,7 @@ func (p *Proxy) Close(ctx context.Context) error {
 	sealErr := p.log.Seal(context.WithoutCancel(ctx)) // the last fsync and its acks
 	p.drain(drainCtx)
 	close(p.stopSpace)
+	p.stopHold()
 	p.space.Wait()
 	remaining := p.remaining()
 	p.closeErr = errors.Join(sealErr, p.release(), remaining)

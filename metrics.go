@@ -58,6 +58,8 @@ func newCollector(p *Proxy) *collector {
 			sinkMetric("dead_letters", "Dead letters stored, parked ones included.", gauge, func(s SinkStatus) float64 { return float64(s.DeadLetters) }),
 			sinkMetric("dead_letter_bytes", "Their size.", gauge, func(s SinkStatus) float64 { return float64(s.DeadLetterBytes) }),
 			sinkMetric("parked_keys", "Keys that they park.", gauge, func(s SinkStatus) float64 { return float64(s.ParkedKeys) }),
+			sinkMetric("held_records", "Records copied out of the log because the sink is far behind.", gauge, func(s SinkStatus) float64 { return float64(s.HeldRecords) }),
+			sinkMetric("held_bytes", "Their payloads.", gauge, func(s SinkStatus) float64 { return float64(s.HeldBytes) }),
 			sinkMetric("paused", "1 while the sink is paused.", gauge, func(s SinkStatus) float64 { return flag(s.Paused) }),
 		},
 		state: prometheus.NewDesc("walproxy_state_bytes", "Size of the state store.", nil, nil),

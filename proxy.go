@@ -30,9 +30,10 @@ type Proxy struct {
 
 	stopLoops context.CancelCauseFunc
 	loops     sync.WaitGroup // every sink's Run
-	checked   chan struct{}  // a checkpoint rose; capacity 1
+	checked   chan struct{}  // log space may be free; capacity 1
 	stopSpace chan struct{}
-	space     sync.WaitGroup // freeSpace
+	stopHold  context.CancelFunc
+	space     sync.WaitGroup // freeSpace, hold
 
 	metrics *collector
 
@@ -47,13 +48,7 @@ type sink struct {
 	loop   *replay.Loop
 	reader sinks.Reader // nil: cannot read
 	paused bool
-	// from is where the log ended when the sink was added: nothing at or below
-	// it is the sink's.
-	from wal.LSN
 }
-
-// passed is the LSN up to which the sink needs nothing of the log any more.
-func (s *sink) passed() wal.LSN { return max(s.loop.Checkpoint(), s.from) }
 
 // Applied and Wait make *sink an accept.Applied that knows about pauses.
 func (s *sink) Applied() wal.LSN { return s.loop.Applied() }
@@ -102,6 +97,9 @@ func Open(ctx context.Context, o Options) (*Proxy, error) {
 		}
 	}
 	p.space.Go(p.freeSpace)
+	holdCtx, stopHold := context.WithCancel(context.Background())
+	p.stopHold = stopHold
+	p.space.Go(func() { p.hold(holdCtx) })
 	return p, nil
 }
 
@@ -150,8 +148,7 @@ func (p *Proxy) attach(stream uuid.UUID, empty bool, newest uint64) (boot uint64
 }
 
 func (p *Proxy) newSink(so SinkOptions) (*sink, error) {
-	claim, err := p.claim(so.Name)
-	if err != nil {
+	if _, err := p.claim(so.Name); err != nil {
 		return nil, err
 	}
 	options := so.Loop
@@ -160,18 +157,13 @@ func (p *Proxy) newSink(so SinkOptions) (*sink, error) {
 		options.OnReject = func(string) replay.Policy { return replay.ParkKey }
 	}
 	options.Logger = p.logger.Named("replay").With(zap.String("sink", so.Name))
-	options.OnCheckpoint = func(wal.LSN) {
-		select {
-		case p.checked <- struct{}{}:
-		default: // one is waiting already
-		}
-	}
+	options.OnCheckpoint = func(wal.LSN) { p.check() }
 	loop, err := replay.New(p.log, p.state, so.Sink, options)
 	if err != nil {
 		return nil, err
 	}
 	reader, _ := so.Sink.(sinks.Reader)
-	return &sink{name: so.Name, loop: loop, reader: reader, paused: so.Paused, from: claim.From}, nil
+	return &sink{name: so.Name, loop: loop, reader: reader, paused: so.Paused}, nil
 }
 
 // claim returns what is known of a sink. One that was not known begins here, at
@@ -208,7 +200,7 @@ func (p *Proxy) run(ctx context.Context, s *sink) {
 	}
 }
 
-// freeSpace releases the log below every sink's checkpoint. It looks at most
+// freeSpace releases what no sink needs the log for any more. It looks at most
 // once per releaseInterval: a release frees whole segments, not records.
 func (p *Proxy) freeSpace() {
 	pause := time.NewTimer(0)
@@ -232,7 +224,7 @@ func (p *Proxy) freeSpace() {
 func (p *Proxy) releaseSpace() {
 	low := p.log.Durable()
 	for _, s := range p.sinks {
-		low = min(low, s.passed())
+		low = min(low, s.loop.Needs()-1)
 	}
 	// Request ids live in the log until the state store has them for sure.
 	if err := p.acceptor.SyncBelow(low + 1); err != nil {

@@ -78,8 +78,8 @@ func (p *Proxy) Status() Status {
 	return st
 }
 
-// lag is how many records s lacks. What the log has freed every sink had.
+// lag is how many records s lacks.
 func (p *Proxy) lag(s *sink) uint64 {
-	passed := max(s.loop.Applied(), s.from, p.log.First()-1)
+	passed := s.loop.Has()
 	return uint64(max(p.log.Durable(), passed) - passed)
 }

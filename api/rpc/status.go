@@ -43,6 +43,9 @@ type sinkStatus struct {
 	// Dead letters, parked ones included, and the keys that they park.
 	DeadLetters uint64 `json:"dead_letters"`
 	ParkedKeys  int    `json:"parked_keys"`
+	// Records copied out of the log because the sink is far behind.
+	HeldRecords uint64 `json:"held_records,omitempty"`
+	HeldBytes   uint64 `json:"held_bytes,omitempty"`
 }
 
 func (s *Server) getStatus(w http.ResponseWriter, r *http.Request, _ target) *Error {
@@ -68,6 +71,7 @@ func newStatus(st walproxy.Status) status {
 			Epoch: sink.Epoch, Applied: sink.Applied, Checkpoint: sink.Checkpoint, Lag: sink.Lag,
 			Lanes: sink.Lanes, Records: sink.Records, Batches: sink.Batches, Retries: sink.Retries,
 			DeadLetters: sink.DeadLetters, ParkedKeys: sink.ParkedKeys,
+			HeldRecords: sink.HeldRecords, HeldBytes: sink.HeldBytes,
 		})
 	}
 	return out

@@ -1,0 +1,83 @@
+package walproxy_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/walproxy/walproxy"
+	walproxyv1 "github.com/walproxy/walproxy/api/proto/walproxy/v1"
+	"github.com/walproxy/walproxy/mutation"
+	"github.com/walproxy/walproxy/sinks/sinktest"
+)
+
+// A sink that is down for long holds only its own share: one of a hundred records
+// is its, and the other sink takes many times log.max_bytes meanwhile, with a
+// restart in between. No write is refused and the log stays within its bound.
+// When the sink is back it gets exactly its records, in order. (WALPROXY_LONG=1:
+// a hundred times log.max_bytes.)
+func TestDownSinkHoldsItsShare(t *testing.T) {
+	const maxBytes, share = 48 << 20, 100
+	times := 3
+	if os.Getenv("WALPROXY_LONG") != "" {
+		times = 100
+	}
+	busy, inner := sinktest.NewMemory(), sinktest.NewMemory()
+	down := sinktest.NewFaulty(inner)
+	o := options(t.TempDir(), busy)
+	o.Log.MaxBytes, o.Log.SegmentBytes = maxBytes, 1<<20
+	addSink(&o, "down", down, "things main", "rare down")
+	p := open(t, o)
+	appendOne(t, p, to("rare", "k")) // reached once, then it goes away mid-run
+	applied(t, p, "down", 1)
+	down.Add(sinktest.Rule{Do: sinktest.FailBefore(0, sinktest.ErrAway), Times: sinktest.Always})
+
+	payload := strings.Repeat("x", 32<<10)
+	rare, written := int64(1), 0
+	for half := range 2 {
+		for written < (half+1)*times*maxBytes/2 {
+			batch := make([]*walproxyv1.Mutation, share)
+			for i := range batch {
+				batch[i] = must(mutation.Set("things", mutation.String(fmt.Sprint(i)), map[string]any{"p": payload}))
+			}
+			batch[0] = to("rare", "k")
+			rare++
+			for _, r := range p.AppendBatch(t.Context(), batch) {
+				if r.Err != nil {
+					t.Fatalf("refused after %d bytes: %v; %+v", written, r.Err, p.Status())
+				}
+			}
+			written += len(batch) * len(payload)
+			until(t, "the log is freed", func() bool {
+				st := p.Status()
+				return st.Log.Bytes+st.StateBytes < maxBytes*3/4 // room for the next batch
+			})
+		}
+		if half == 0 {
+			ctx, cancel := context.WithCancel(t.Context())
+			cancel()
+			down.FailResume(sinktest.Always, sinktest.ErrAway)
+			if err := p.Close(ctx); !errors.As(err, new(*walproxy.RemainingError)) {
+				t.Fatalf("Close = %v, want what remains", err)
+			}
+			p = open(t, o)
+		}
+	}
+	st := sinkStatus(t, p, "down")
+	if st.HeldRecords == 0 || st.HeldRecords > uint64(rare) || st.Lag < uint64(written/len(payload)) {
+		t.Errorf("%+v, want up to %d records held and all of the log behind", st, rare)
+	}
+	if first := p.Status().Log.First; first < walproxy.LSN(written/len(payload)/2) {
+		t.Errorf("the log begins at %d of about %d", first, written/len(payload))
+	}
+	down.Clear()
+	applied(t, p, "down", p.Status().Log.Durable)
+	if got := countIn(t, inner, "rare", "k"); got != rare {
+		t.Errorf("n = %d, want %d: each write once", got, rare)
+	}
+	until(t, "what was held is dropped", func() bool { return sinkStatus(t, p, "down").HeldRecords == 0 })
+	closeProxy(t, p)
+}
