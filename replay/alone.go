@@ -13,49 +13,93 @@ import (
 
 // acceptAlone applies a record of several lanes, or of none, or one that retries
 // a dead letter: when all lanes have applied what is before it, in one batch
-// that moves all of them, whatever becomes of the record.
-func (p *pipeline) acceptAlone(stop, work context.Context, r sinks.Record) bool {
+// that moves all of them, whatever becomes of the record. The feeds meet there;
+// the last one to arrive does it.
+func (f *feed) acceptAlone(stop, work context.Context, r sinks.Record) bool {
 	behind := 0 // lanes whose checkpoint did not cover r when the pipeline began
-	for _, ln := range p.lanes {
+	for _, ln := range f.pipeline.lanes {
 		if ln.from < r.LSN {
 			behind++
 		}
 	}
 	switch behind {
 	case 0:
-		p.passOwn(r)
-		return true
-	case len(p.lanes):
+		return f.passOwn(stop, &r)
+	case len(f.pipeline.lanes):
 	default:
-		p.halt(p.loop.resumeError(fmt.Errorf("%w: LSN %d is applied alone, but only some of the lanes have passed it", sinks.ErrFenced, r.LSN)))
+		f.halt(f.loop.resumeError(fmt.Errorf("%w: LSN %d is applied alone, but only some of the lanes have passed it", sinks.ErrFenced, r.LSN)))
 		return false
 	}
-	moves, ok := p.gather(stop, r.LSN)
+	m, last := f.meet()
+	if !last {
+		select {
+		case <-m.over:
+			return f.pass(stop, r.LSN) && f.deliver(stop)
+		case <-stop.Done():
+			return false
+		}
+	}
+	moves, ok := f.gather(stop, r.LSN)
 	if !ok {
 		return false
 	}
-	b := &sinks.Batch{Epoch: p.epoch, Records: []sinks.Record{r}, Moves: moves}
-	if !p.locateOrHalt(b) || !p.applyAlone(stop, work, &r, b) {
+	b := &sinks.Batch{Epoch: f.epoch, Records: []sinks.Record{r}, Moves: moves}
+	if !f.locateOrHalt(b) || !f.applyAlone(stop, work, &r, b) {
 		return false
 	}
-	p.loop.passed.add(r.LSN, r.Bytes)
-	p.finish(nil, b)
-	p.pass(r)
-	return true
+	f.loop.passed.add(r.LSN, r.Bytes)
+	f.finish(nil, b)
+	f.part(m)
+	return f.pass(stop, r.LSN) && f.deliver(stop)
+}
+
+// meeting is where feeds wait until a record was applied alone.
+type meeting struct {
+	arrived int
+	over    chan struct{} // closed when it was
+}
+
+// meet reports whether all feeds have come to this record. Everything before it
+// is with the lanes then. They stop to linger as soon as their feed is here.
+func (f *feed) meet() (m *meeting, last bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.meeting == nil {
+		f.meeting = &meeting{over: make(chan struct{})}
+	}
+	f.meeting.arrived++
+	f.flushLocked()
+	return f.meeting, f.meeting.arrived == len(f.feeds)
+}
+
+// part ends a meeting.
+func (p *pipeline) part(m *meeting) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.alone, p.meeting = false, nil
+	for _, f := range p.feeds {
+		f.flush = false
+	}
+	close(m.over)
 }
 
 // gather waits until every lane has applied all it has and none moves, keeps
-// them so until finish, and returns their moves to lsn.
+// them so until part, and returns their moves to lsn.
 func (p *pipeline) gather(stop context.Context, lsn wal.LSN) (moves []sinks.Move, ok bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.alone = true
 	for p.items > 0 || p.flying > 0 {
-		if !p.awaitLocked(stop) {
+		p.mu.Unlock()
+		select {
+		case <-p.quiet:
+		case <-stop.Done():
+		}
+		p.mu.Lock()
+		if stop.Err() != nil {
 			return nil, false
 		}
 	}
-	p.flush = false
 	p.flying++ // the batch that is now made
 	for _, ln := range p.lanes {
 		moves = append(moves, sinks.Move{Lane: ln.index, From: ln.stored, To: sinks.Point{LSN: lsn}})

@@ -4,6 +4,7 @@ import (
 	"context"
 	"slices"
 
+	"github.com/walproxy/walproxy/mutation"
 	"github.com/walproxy/walproxy/sinks"
 	"github.com/walproxy/walproxy/wal"
 )
@@ -18,13 +19,15 @@ type flight struct {
 	// bad says that one of the first bad of rest was rejected with its
 	// neighbours; 0: nothing is known. try is how many of them go next.
 	bad, try int
+	// broken: the record after rest cannot be decoded. The loop halts there.
+	broken error
 }
 
 // fly applies ln's flight and moves its checkpoint to to. It returns false if
 // the loop stops or halts first.
 func (p *pipeline) fly(stop, work context.Context, ln *lane, to wal.LSN) bool {
 	f := &flight{pipeline: p, lane: ln, rest: ln.flight, to: to}
-	if !f.sift() {
+	if !f.decode() || !f.sift() {
 		return false
 	}
 	for {
@@ -43,9 +46,13 @@ func (p *pipeline) fly(stop, work context.Context, ln *lane, to wal.LSN) bool {
 		switch {
 		case !ok:
 			return false
-		case v.outcome == sinks.Applied && n == len(f.rest):
+		case v.outcome == sinks.Applied && n == len(f.rest) && f.broken == nil:
 			p.finish(ln, b)
 			return true
+		case v.outcome == sinks.Applied && n == len(f.rest):
+			f.land(n, b)
+			p.halt(f.broken)
+			return false
 		case v.outcome == sinks.Applied:
 			f.land(n, b)
 		case n == 1 && sure:
@@ -58,6 +65,29 @@ func (p *pipeline) fly(stop, work context.Context, ln *lane, to wal.LSN) bool {
 			f.split(n, v.hint)
 		}
 	}
+}
+
+// decode decodes the records that the feed did not. What is before one that
+// cannot be decoded is still applied; false: there is nothing.
+func (f *flight) decode() bool {
+	for i := range f.rest {
+		it := &f.rest[i]
+		if it.Body != nil {
+			continue
+		}
+		body, err := mutation.DecodeString(it.payload)
+		if err != nil {
+			f.broken = f.decodeError(it.LSN, err)
+			if i == 0 {
+				f.halt(f.broken)
+				return false
+			}
+			f.rest, f.to = f.rest[:i], it.previous
+			return true
+		}
+		it.Record, it.payload = recordOf(it.LSN, it.Bytes, body), ""
+	}
+	return true
 }
 
 // next is how many records go next, and whether that is one alone with
@@ -85,9 +115,9 @@ func (f *flight) split(n, hint int) {
 
 // batch is the next n records. It moves the checkpoint up to the next of rest.
 func (f *flight) batch(n int) *sinks.Batch {
-	b := &sinks.Batch{Epoch: f.epoch}
-	for _, it := range f.rest[:n] {
-		b.Records = append(b.Records, it.Record)
+	b := &sinks.Batch{Epoch: f.epoch, Records: make([]sinks.Record, n)}
+	for i := range b.Records {
+		b.Records[i] = f.rest[i].Record
 	}
 	to := f.to
 	if n < len(f.rest) {

@@ -29,16 +29,19 @@ func (p *pipeline) keep(joined <-chan struct{}) {
 func (p *pipeline) sweep() (behind bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.dozing = !p.sweepLocked()
-	return !p.dozing
+	for _, f := range p.feeds {
+		behind = f.sweepLocked() || behind
+	}
+	p.dozing = !behind
+	return behind
 }
 
 // sweepLocked makes every lane that is behind and has nothing queued move its
 // checkpoint. One with records moves it with them.
-func (p *pipeline) sweepLocked() (behind bool) {
-	p.swept, p.sweptBytes = p.read, 0
-	for _, ln := range p.lanes {
-		if ln.stored.LSN >= p.last {
+func (f *feed) sweepLocked() (behind bool) {
+	f.swept, f.sweptBytes = f.read, 0
+	for _, ln := range f.lanes {
+		if ln.stored.LSN >= f.last {
 			continue
 		}
 		behind = true

@@ -89,7 +89,7 @@ func TestIdleLaneAfterItsLastBatch(t *testing.T) {
 		p := run.pipe.Load()
 		p.mu.Lock()
 		defer p.mu.Unlock()
-		return p.swept == last
+		return p.feeds[0].swept == last
 	})
 	close(hang)
 	eventually(t, "all checkpoints at the end", func() bool { return run.Checkpoint() == last })

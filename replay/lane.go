@@ -12,6 +12,7 @@ import (
 // lane is one share of the keys. The pipeline's mu covers it.
 type lane struct {
 	index   int
+	feed    *feed         // that gives it records; fixed
 	from    wal.LSN       // checkpoint when the pipeline began; fixed
 	stored  sinks.Point   // checkpoint in the sink
 	queue   []item        // to be applied, in LSN order
@@ -23,24 +24,35 @@ type lane struct {
 	flying  bool          // a batch, possibly without records, is in flight
 	due     bool          // the checkpoint is to move even without records
 	wake    chan struct{} // token: look again
+
+	// The feed's goroutine's alone: records of its chunk, and their payloads.
+	ahead []item
+	slab  slab
 }
 
-// item is a queued record. previous is the record of any lane before it in the
-// log: as far as a checkpoint may go that does not cover it.
+// item is a queued record. Its Body and Accepted are missing until the lane
+// decodes payload. previous is the record of any lane before it in the log: as
+// far as a checkpoint may go that does not cover it.
 type item struct {
 	sinks.Record
 	previous wal.LSN
+	payload  string
 }
 
-// push adds it and wakes the lane if that changes what it waits for.
-func (ln *lane) push(it item, s size) {
-	if len(ln.queue) == 0 {
-		ln.since = time.Now()
-		signal(ln.wake)
+// pushAhead queues what is ahead and wakes the lane if that changes what it waits
+// for.
+func (ln *lane) pushAhead(s size) {
+	was := len(ln.queue)
+	for i := range ln.ahead {
+		ln.bytes += ln.ahead[i].Bytes
 	}
-	ln.queue = append(ln.queue, it)
-	ln.bytes += it.Bytes
-	if ln.full(s) {
+	ln.queue = append(ln.queue, ln.ahead...)
+	clear(ln.ahead)
+	ln.ahead = ln.ahead[:0]
+	if was == 0 {
+		ln.since = time.Now()
+	}
+	if was == 0 || ln.full(s) {
 		signal(ln.wake)
 	}
 }
@@ -49,25 +61,24 @@ func (ln *lane) full(s size) bool {
 	return len(ln.queue) >= s.records || ln.bytes >= s.bytes
 }
 
-// appliedTo is the LSN up to which everything of this lane is applied, given
-// that everything up to read was dispatched.
-func (ln *lane) appliedTo(read wal.LSN) wal.LSN {
+// applied is the LSN up to which everything of this lane is applied.
+func (ln *lane) applied() wal.LSN {
 	switch {
 	case len(ln.flight) > 0:
 		return ln.passed
 	case len(ln.queue) > 0:
 		return ln.queue[0].LSN - 1
 	}
-	return max(read, ln.stored.LSN)
+	return max(ln.feed.read, ln.stored.LSN)
 }
 
 // reach is how far the checkpoint may go once the flight has landed: up to the
 // record before the next one of this lane, whoever that belongs to.
-func (ln *lane) reach(last wal.LSN) wal.LSN {
+func (ln *lane) reach() wal.LSN {
 	if len(ln.queue) > 0 {
 		return ln.queue[0].previous
 	}
-	return last
+	return ln.feed.last
 }
 
 // take moves the next batch's records to the flight.
@@ -134,11 +145,11 @@ func (p *pipeline) next(stop context.Context, ln *lane) (to wal.LSN, wait time.D
 	}
 	if len(ln.queue) == 0 {
 		switch {
-		case p.ending:
+		case ln.feed.ended:
 			return 0, 0, true
-		case ln.due && !p.alone && p.last > ln.stored.LSN:
+		case ln.due && !p.alone && ln.feed.last > ln.stored.LSN:
 		default:
-			ln.due = ln.due && p.last > ln.stored.LSN
+			ln.due = ln.due && ln.feed.last > ln.stored.LSN
 			return 0, time.Hour, false
 		}
 	} else if left := p.lingerLocked(ln); left > 0 {
@@ -147,13 +158,13 @@ func (p *pipeline) next(stop context.Context, ln *lane) (to wal.LSN, wait time.D
 	ln.take(p.size)
 	ln.due, ln.flying = false, true
 	p.flying++
-	return ln.reach(p.last), 0, false
+	return ln.reach(), 0, false
 }
 
 // lingerLocked is how long ln's batch may still wait for more.
 func (p *pipeline) lingerLocked(ln *lane) time.Duration {
 	o := &p.loop.o
-	if p.flush || o.Batch.Linger < 0 || ln.full(p.size) || uint64(ln.queue[0].LSN) <= p.loop.marks.wanted.Load() {
+	if ln.feed.flush || p.alone || o.Batch.Linger < 0 || ln.full(p.size) || uint64(ln.queue[0].LSN) <= p.loop.marks.wanted.Load() {
 		return 0
 	}
 	return o.Batch.Linger - time.Since(ln.since)

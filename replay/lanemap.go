@@ -19,10 +19,29 @@ type laneMap struct {
 }
 
 func (m laneMap) of(collection string, key *walproxyv1.Key) int {
+	return m.place(collection).lane(mutation.Hash(collection, key))
+}
+
+// place is where the keys of one collection go.
+type place struct {
+	lanes uint64
+	fixed int // the lane of them all, or -1
+}
+
+func (m laneMap) place(collection string) place {
+	at := place{lanes: uint64(m.lanes), fixed: -1}
 	if group := m.group(collection); group != "" {
-		return int(xxhash.Sum64String(group) % uint64(m.lanes))
+		at.fixed = int(xxhash.Sum64String(group) % at.lanes)
 	}
-	return int(mutation.Hash(collection, key) % uint64(m.lanes))
+	return at
+}
+
+// lane of a key with this mutation.Hash.
+func (at place) lane(hash uint64) int {
+	if at.fixed >= 0 {
+		return at.fixed
+	}
+	return int(hash % at.lanes)
 }
 
 // storedMap is the lane map by which the sink's checkpoint came about.
@@ -78,25 +97,17 @@ func (l *Loop) groupOf(collection string) (group string) {
 	return group
 }
 
-// noteGroups makes the groups of a record's collections durable before a lane
-// is chosen by them: after a crash the checkpoint is read by the same map.
-func (l *Loop) noteGroups(body *walproxyv1.Record) error {
-	if !l.links() {
+// noteGroup makes the group of a collection durable before a lane is chosen by
+// it: after a crash the checkpoint is read by the same map.
+func (l *Loop) noteGroup(collection string) error {
+	group := l.groupOf(collection)
+	if l.groups[collection] == group {
 		return nil
 	}
-	changed := false
-	mutation.Keys(body, func(collection string, _ *walproxyv1.Key) {
-		if group := l.groupOf(collection); l.groups[collection] != group {
-			if l.groups == nil {
-				l.groups = map[string]string{}
-			}
-			l.groups[collection] = group
-			changed = true
-		}
-	})
-	if !changed {
-		return nil
+	if l.groups == nil {
+		l.groups = map[string]string{}
 	}
+	l.groups[collection] = group
 	l.logger.Info("collections share a lane", zap.Int("collections", len(l.groups)))
 	if err := l.state.PutLaneGroups(l.o.Name, l.groups); err != nil {
 		return &HaltError{Sink: l.o.Name, Err: err}

@@ -261,7 +261,7 @@ func TestPause(t *testing.T) {
 	}
 	calls := len(f.Calls())
 	last := r.write(bumps(200, 30)...)
-	eventually(t, "the queue fills", func() bool { return run.Status().QueueBytes > 4000 })
+	eventually(t, "the queue fills", func() bool { return run.Status().QueueBytes > 3000 })
 	if s := run.Status(); s.State != Paused || s.QueueBytes > 5000 || len(f.Calls()) != calls {
 		t.Errorf("%+v, %d calls more; want it paused", s, len(f.Calls())-calls)
 	}

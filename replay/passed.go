@@ -1,6 +1,7 @@
 package replay
 
 import (
+	"context"
 	"sync/atomic"
 
 	"github.com/walproxy/walproxy/sinks"
@@ -48,8 +49,8 @@ func (p *pipeline) countPassedLocked(ln *lane) {
 	}
 }
 
-// passOwn is pass for a record of this sink.
-func (p *pipeline) passOwn(r sinks.Record) {
-	p.loop.passed.add(r.LSN, r.Bytes)
-	p.pass(r)
+// passOwn is pass for a record of this feed's lanes.
+func (f *feed) passOwn(stop context.Context, r *sinks.Record) bool {
+	f.loop.passed.add(r.LSN, r.Bytes)
+	return f.pass(stop, r.LSN)
 }

@@ -3,7 +3,6 @@ package replay
 import (
 	"context"
 	"errors"
-	"fmt"
 	"runtime/pprof"
 	"slices"
 	"sync"
@@ -115,7 +114,6 @@ func (l *Loop) relane(ctx context.Context, c sinks.Checkpoint, stored laneMap) (
 // run starts the lanes, feeds them until the pipeline's end, joins them, and
 // moves the checkpoints a last time.
 func (p *pipeline) run(ctx context.Context) error {
-	source := p.loop.newSource(p.read)
 	stop, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	p.cancel, p.stopped = cancel, stop.Done()
@@ -134,16 +132,17 @@ func (p *pipeline) run(ctx context.Context) error {
 		})
 	}
 	p.loop.pipe.Store(p)
-	complete := p.dispatch(stop, work, source)
-	p.drain()
+	complete := p.feedAll(stop, work)
 	lanes.Wait()
 	if complete && p.newLanes > 0 && p.empty() && stop.Err() == nil {
 		p.relaned = p.switchLanes(stop, work)
 	}
 	close(joined)
 	helpers.Wait()
-	if err := source.close(); err != nil {
-		p.halt(err)
+	for _, f := range p.feeds {
+		if err := f.source.close(); err != nil {
+			p.halt(err)
+		}
 	}
 	if err := p.halted(); err != nil {
 		return err
@@ -178,7 +177,7 @@ func (p *pipeline) settle(ctx context.Context) {
 	unsettled := p.flying > 0
 	p.flying++
 	for _, ln := range p.lanes {
-		if to := ln.reach(p.last); to > ln.stored.LSN {
+		if to := ln.reach(); to > ln.stored.LSN {
 			b.Moves = append(b.Moves, sinks.Move{Lane: ln.index, From: ln.stored, To: sinks.Point{LSN: to}})
 		}
 	}
@@ -213,48 +212,4 @@ func (p *pipeline) cutOff(stop context.Context, joined <-chan struct{}, abandon 
 	case <-timer.C:
 		abandon(errStopped)
 	}
-}
-
-// empty reports that everything dispatched is applied, for sure.
-func (p *pipeline) empty() bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.items == 0 && p.flying == 0 && p.err == nil
-}
-
-// halt makes err the reason to stop, unless there is one.
-func (p *pipeline) halt(err error) {
-	p.mu.Lock()
-	if p.err == nil {
-		p.err = err
-		p.loop.setState(Halted, err)
-	}
-	p.mu.Unlock()
-	p.cancel(err)
-}
-
-func (p *pipeline) halted() error {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.err
-}
-
-// locate fills in the incarnations of where moves go.
-func (p *pipeline) locate(moves []sinks.Move) error {
-	for i := range moves {
-		to, err := p.point(moves[i].To.LSN)
-		if err != nil {
-			return err
-		}
-		moves[i].To = to
-	}
-	return nil
-}
-
-func (p *pipeline) point(lsn wal.LSN) (sinks.Point, error) {
-	to, err := p.loop.pointOf(lsn)
-	if err != nil {
-		return to, fmt.Errorf("replay: sink %q: place LSN %d in the log's history: %w", p.loop.o.Name, lsn, err)
-	}
-	return to, nil
 }

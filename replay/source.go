@@ -43,10 +43,7 @@ func (s *source) next(ctx context.Context) (read, error) {
 	for {
 		switch {
 		case len(s.page) > 0:
-			r := s.page[0]
-			s.page[0], s.page = state.HeldRecord{}, s.page[1:]
-			s.at = r.LSN
-			return read{Record: wal.Record{LSN: r.LSN, Payload: r.Payload}}, nil
+			return s.fromPage(), nil
 		case s.upTo > s.at:
 			s.at = s.upTo
 			return read{Record: wal.Record{LSN: s.at}, skip: true}, nil
@@ -98,6 +95,30 @@ func (s *source) freed(err error) error {
 	err = s.close()
 	s.reader = nil
 	return err
+}
+
+// atHand is next as far as it goes without waiting; ok is false if it would have
+// to, or fail.
+func (s *source) atHand() (r read, ok bool) {
+	switch {
+	case len(s.page) > 0:
+		return s.fromPage(), true
+	case s.upTo > s.at || s.reader == nil:
+		return read{}, false
+	}
+	record, ok, err := s.reader.AtHand()
+	if !ok || err != nil {
+		return read{}, false // next gets the same error
+	}
+	s.at = record.LSN
+	return read{Record: record}, true
+}
+
+func (s *source) fromPage() read {
+	r := s.page[0]
+	s.page[0], s.page = state.HeldRecord{}, s.page[1:]
+	s.at = r.LSN
+	return read{Record: wal.Record{LSN: r.LSN, Payload: r.Payload}}
 }
 
 // close lets go of the log's reader.

@@ -66,14 +66,8 @@ func (r *Reader) Next(ctx context.Context) (Record, error) {
 		return Record{}, context.Cause(ctx)
 	}
 	for {
-		if len(r.slab) > 0 {
-			return r.fromSlab(), nil
-		}
-		if r.file.buffered(r.next) {
-			if rec, err := r.readFrame(); !errors.Is(err, errAgain) {
-				return rec, err
-			}
-			continue
+		if rec, ok, err := r.AtHand(); ok || err != nil {
+			return rec, err
 		}
 		durable, err := r.await(ctx)
 		if err != nil {
@@ -89,6 +83,23 @@ func (r *Reader) Next(ctx context.Context) (Record, error) {
 		}
 		return rec, err
 	}
+}
+
+// AtHand is Next as far as it goes without waiting for anybody: ok is false if
+// the reader has to look at the log again for the next record.
+func (r *Reader) AtHand() (rec Record, ok bool, err error) {
+	for !r.closed {
+		if len(r.slab) > 0 {
+			return r.fromSlab(), true, nil
+		}
+		if !r.file.buffered(r.next) {
+			return Record{}, false, nil
+		}
+		if rec, err := r.readFrame(); !errors.Is(err, errAgain) {
+			return rec, err == nil, err
+		}
+	}
+	return Record{}, false, ErrClosed
 }
 
 // await waits until the next record is durable.
