@@ -11,6 +11,9 @@ import (
 	"testing"
 	"time"
 
+	"google.golang.org/protobuf/encoding/protowire"
+	"google.golang.org/protobuf/proto"
+
 	walproxyv1 "github.com/walproxy/walproxy/api/proto/walproxy/v1"
 	"github.com/walproxy/walproxy/mutation"
 	"github.com/walproxy/walproxy/sinks"
@@ -260,6 +263,46 @@ func TestUndecodableHalts(t *testing.T) {
 	}
 	if a := run.Applied(); a > good {
 		t.Errorf("applied %d: the record %d was passed", a, bad)
+	}
+}
+
+// TestUndecodableBody: a record whose lane can be told, though it cannot be
+// decoded, halts the loop when everything before it in its batch is applied.
+func TestUndecodableBody(t *testing.T) {
+	for _, lanes := range []int{1, 3} {
+		for before := range 4 {
+			r := newRig(t)
+			memory := sinktest.NewMemory()
+			r.write(bumps(before, 1)...)
+			m, err := proto.Marshal(bump("k0"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			m = protowire.AppendVarint(protowire.AppendTag(m, 99, protowire.VarintType), 1) // of a later version
+			payload, err := proto.Marshal(&walproxyv1.Record{Format: 1, Routes: []string{"main"}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			payload = protowire.AppendBytes(protowire.AppendTag(payload, 10, protowire.BytesType), m)
+			if !new(mutation.Outline).Read(payload) {
+				t.Fatal("the test shows nothing: the record has no outline")
+			}
+			bad := r.append(payload)
+			if err := r.log.WaitDurable(t.Context(), bad); err != nil {
+				t.Fatal(err)
+			}
+			o := fast()
+			o.Lanes, o.Batch.Linger = lanes, 50*time.Millisecond
+			run := r.start(memory, o)
+			err = run.ended()
+			if named, ok := errors.AsType[*DecodeError](err); !ok || named.LSN != bad {
+				t.Fatalf("%v, want a *DecodeError of LSN %d", err, bad)
+			}
+			if s := run.Status(); s.Applied > bad-1 || s.Records != uint64(before) {
+				t.Errorf("%d lanes: applied %d, %d records; want the %d before LSN %d", lanes, s.Applied, s.Records, before, bad)
+			}
+			r.check(memory)
+		}
 	}
 }
 
