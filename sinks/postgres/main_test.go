@@ -1,9 +1,19 @@
 package postgres
 
 import (
+	"flag"
+	"os"
 	"testing"
 
 	"github.com/walproxy/walproxy/internal/pgtest"
 )
 
-func TestMain(m *testing.M) { pgtest.Main(m) }
+func TestMain(m *testing.M) {
+	if os.Getenv("WALPROXY_LONG") == "" {
+		// Each script is a store of its own; -rapid.checks still asks for more.
+		if err := flag.Set("rapid.checks", "10"); err != nil {
+			panic(err)
+		}
+	}
+	pgtest.Main(m)
+}

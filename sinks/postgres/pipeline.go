@@ -2,6 +2,7 @@ package postgres
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 
@@ -16,7 +17,7 @@ const (
 
 // command is one statement with its parameters.
 type command struct {
-	sql     string   // the text is its identity: it is prepared once per connection
+	sql     string   // with types its identity: it is prepared once per connection
 	types   []uint32 // OIDs of the parameters
 	params  [][]byte // nil: NULL
 	formats []int16  // one for all, or one each; nil: text
@@ -54,8 +55,9 @@ const maxStatements = 256
 
 // statements are those prepared on a connection, in its CustomData.
 type statements struct {
-	names map[string]string // by SQL
-	order []string          // SQL, oldest first
+	names map[string]string // by command.identity
+	order []string          // identities, oldest first
+	drop  []string          // names to deallocate
 	next  int
 }
 
@@ -74,7 +76,7 @@ func statementsOf(conn *pgconn.PgConn) *statements {
 type step struct {
 	command int
 	prepare bool
-	sql     string
+	id      string
 	name    string
 }
 
@@ -86,24 +88,28 @@ func runPipeline(ctx context.Context, conn *pgconn.PgConn, commands []command) (
 	steps := make([]step, 0, len(commands)+4)
 	fresh := map[string]string{}
 	for len(known.order) > maxStatements {
-		sql := known.order[0]
-		p.SendDeallocate(known.names[sql])
+		known.drop = append(known.drop, known.names[known.order[0]])
+		delete(known.names, known.order[0])
 		known.order = known.order[1:]
-		delete(known.names, sql)
+	}
+	for _, name := range known.drop {
+		p.SendDeallocate(name)
 		steps = append(steps, step{command: -1})
 	}
+	known.drop = nil
 	for i := range commands {
 		c := &commands[i]
-		name, ok := known.names[c.sql]
+		id := c.identity()
+		name, ok := known.names[id]
 		if !ok {
-			name, ok = fresh[c.sql]
+			name, ok = fresh[id]
 		}
 		if !ok {
 			known.next++
 			name = fmt.Sprintf("walproxy_%d", known.next)
-			fresh[c.sql] = name
+			fresh[id] = name
 			p.SendPrepare(name, c.sql, c.types)
-			steps = append(steps, step{command: i, prepare: true, sql: c.sql, name: name})
+			steps = append(steps, step{command: i, prepare: true, id: id, name: name})
 		}
 		p.SendQueryPrepared(name, c.params, c.formats, c.results)
 		steps = append(steps, step{command: i})
@@ -130,8 +136,8 @@ func receive(p *pgconn.Pipeline, known *statements, steps []step, answers []answ
 			return failed(s.command, err)
 		}
 		if s.prepare {
-			known.names[s.sql] = s.name
-			known.order = append(known.order, s.sql)
+			known.names[s.id] = s.name
+			known.order = append(known.order, s.id)
 		}
 	}
 	_, err := p.GetResults() // the sync; the failure of a commit has come before
@@ -168,6 +174,27 @@ func (a *answer) read(r *pgconn.ResultReader) error {
 	return err
 }
 
-// forget drops the prepared statements that a change of the schema made wrong:
-// they are prepared again under new names.
-func forget(conn *pgconn.PgConn) { delete(conn.CustomData(), statementsKey) }
+// forget gives up the prepared statements, which a change of the schema may have
+// made wrong: they are prepared again under new names.
+func forget(conn *pgconn.PgConn) {
+	s := statementsOf(conn)
+	for _, name := range s.names {
+		s.drop = append(s.drop, name)
+	}
+	clear(s.names)
+	s.order = nil
+}
+
+// identity tells statements apart: the same text can take other types after a
+// column was altered.
+func (c *command) identity() string {
+	if len(c.types) == 0 {
+		return c.sql
+	}
+	id := make([]byte, 0, len(c.sql)+4*len(c.types))
+	id = append(id, c.sql...)
+	for _, oid := range c.types {
+		id = binary.BigEndian.AppendUint32(id, oid)
+	}
+	return string(id)
+}

@@ -3,24 +3,285 @@ package postgres
 import (
 	"context"
 	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
 
 	"github.com/jackc/pgx/v5/pgconn"
+	"go.uber.org/zap"
 
+	"github.com/walproxy/walproxy/mutation"
 	"github.com/walproxy/walproxy/sinks"
+
+	walproxyv1 "github.com/walproxy/walproxy/api/proto/walproxy/v1"
 )
 
-// newPlanner makes the planner of a sink whose options are filled in.
-func newPlanner(Options) (planner, error) { return noPlanner{}, nil }
+// tablePlanner keeps the catalogue as far as it is needed, and stages batches.
+type tablePlanner struct {
+	o   Options
+	log *zap.Logger
 
-// noPlanner moves checkpoints and has no data statements yet.
-type noPlanner struct{}
+	// lanes is the catalogue as Resume found it, which lane groups follow.
+	lanes atomic.Pointer[relations]
 
-func (noPlanner) refresh(context.Context, *pgconn.PgConn) error { return nil }
-
-func (noPlanner) prepare(context.Context, *pgconn.PgConn, *sinks.Batch) error { return nil }
-
-func (noPlanner) stage(context.Context, link, *sinks.Batch) ([]sinks.Result, error) {
-	return nil, sinks.WithOutcome(sinks.Halt, errors.New("sink postgres: records cannot be applied yet"))
+	// load is held while the catalogue is read. It is taken before mu.
+	load sync.Mutex
+	mu   struct {
+		sync.RWMutex
+		relations *relations
+		mappings  map[string]*mapping // by collection
+		flags     map[string]*flags   // kept when mappings are read again
+		tables    map[uint32]string   // the collection that has the table
+	}
 }
 
-func (noPlanner) laneGroup(string) string { return "" }
+// newPlanner makes the planner of a sink whose options are filled in.
+func newPlanner(o Options) (planner, error) {
+	var errs []error
+	for i, c := range o.Collections {
+		if c.Table == "" {
+			continue
+		}
+		if _, _, err := parseName(c.Table); err != nil {
+			errs = append(errs, fmt.Errorf("collections[%d]: %w", i, err))
+		}
+		if len(c.Pattern) > 0 && c.Pattern[len(c.Pattern)-1] == '*' {
+			errs = append(errs, fmt.Errorf("collections[%d]: %q names many collections; each needs a table of its own", i, c.Pattern))
+		}
+	}
+	p := &tablePlanner{o: o, log: o.Logger}
+	p.mu.relations = &relations{}
+	p.mu.flags = map[string]*flags{}
+	p.forgetTables()
+	return p, errors.Join(errs...)
+}
+
+// forgetTables; load is held, or nobody else is there.
+func (p *tablePlanner) forgetTables() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.mu.mappings, p.mu.tables = map[string]*mapping{}, map[uint32]string{}
+}
+
+// refresh implements planner. With resume the lanes follow what is found; later
+// it must not ask for other lanes.
+func (p *tablePlanner) refresh(ctx context.Context, conn *pgconn.PgConn, resume bool) error {
+	p.load.Lock()
+	defer p.load.Unlock()
+	forget(conn)
+	if resume {
+		p.mu.Lock()
+		p.mu.flags = map[string]*flags{} // another owner may have written since
+		p.mu.Unlock()
+	}
+	p.forgetTables()
+	r, err := p.reload(ctx, conn)
+	if err == nil && resume {
+		p.lanes.Store(r)
+	}
+	return err
+}
+
+func (p *tablePlanner) reload(ctx context.Context, conn *pgconn.PgConn) (*relations, error) {
+	r, err := loadRelations(ctx, conn)
+	if err != nil {
+		return nil, err
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.mu.relations = r
+	return r, nil
+}
+
+// mapping returns what is known of a collection's table; nil: nothing.
+func (p *tablePlanner) mapping(collection string) *mapping {
+	p.mu.RLock()
+	defer p.mu.RUnlock()
+	return p.mu.mappings[collection]
+}
+
+// laneGroup implements planner.
+func (p *tablePlanner) laneGroup(collection string) string {
+	r := p.lanes.Load()
+	if r == nil {
+		return ""
+	}
+	return r.group(collection, p.o.collection(collection))
+}
+
+// prepare implements planner.
+func (p *tablePlanner) prepare(ctx context.Context, conn *pgconn.PgConn, b *sinks.Batch) error {
+	missing := map[string]*walproxyv1.Key{}
+	last := ""
+	for i := range b.Records {
+		mutation.Keys(b.Records[i].Body, func(collection string, key *walproxyv1.Key) {
+			if collection == last {
+				return
+			}
+			if last = collection; p.mapping(collection) == nil && missing[collection] == nil {
+				missing[collection] = key
+			}
+		})
+	}
+	for collection, key := range missing {
+		if err := p.find(ctx, conn, collection, key); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// find reads a collection's table, or makes it for keys like key.
+func (p *tablePlanner) find(ctx context.Context, conn *pgconn.PgConn, collection string, key *walproxyv1.Key) error {
+	p.load.Lock()
+	defer p.load.Unlock()
+	if p.mapping(collection) != nil {
+		return nil
+	}
+	o := p.o.collection(collection)
+	p.mu.RLock()
+	r := p.mu.relations
+	p.mu.RUnlock()
+	oid, name, err := r.find(collection, o)
+	if err == nil && oid == 0 {
+		if r, err = p.reload(ctx, conn); err == nil {
+			oid, name, err = r.find(collection, o)
+		}
+	}
+	if err != nil {
+		return err
+	}
+	if oid == 0 {
+		if !p.o.AutoCreate {
+			return halt("collection %q: there is no table %s: create it, name another one (collections.*.table), or set auto_create", collection, name)
+		}
+		if err := p.create(ctx, conn, collection, name, key); err != nil {
+			return err
+		}
+		if r, err = p.reload(ctx, conn); err != nil {
+			return err
+		}
+		if oid, name, err = r.find(collection, o); err != nil || oid == 0 {
+			return sinks.WithOutcome(sinks.Retry, errors.Join(fmt.Errorf("sink postgres: table %s is gone again", name), err))
+		}
+	}
+	if group := r.group(collection, o); group != p.laneGroup(collection) {
+		return halt("collection %q, table %s: its rows now depend on each other or on those of other tables (%q, before %q): restart, so that the lanes follow", collection, name, group, p.laneGroup(collection))
+	}
+	return p.loadMapping(ctx, conn, collection, oid, o)
+}
+
+// lookup implements planner.
+func (p *tablePlanner) lookup(ctx context.Context, conn *pgconn.PgConn, collection string) (*mapping, error) {
+	if m := p.mapping(collection); m != nil {
+		return m, nil
+	}
+	p.load.Lock()
+	defer p.load.Unlock()
+	if m := p.mapping(collection); m != nil {
+		return m, nil
+	}
+	r, err := p.reload(ctx, conn)
+	if err != nil {
+		return nil, err
+	}
+	o := p.o.collection(collection)
+	oid, name, err := r.find(collection, o)
+	if err != nil {
+		return nil, err
+	}
+	if oid == 0 {
+		if p.o.AutoCreate {
+			return nil, nil // nothing was written yet
+		}
+		return nil, halt("collection %q: there is no table %s", collection, name)
+	}
+	if err := p.loadMapping(ctx, conn, collection, oid, o); err != nil {
+		return nil, err
+	}
+	return p.mapping(collection), nil
+}
+
+// loadMapping reads a table; load is held.
+func (p *tablePlanner) loadMapping(ctx context.Context, conn *pgconn.PgConn, collection string, oid uint32, o Collection) error {
+	t, err := loadTable(ctx, conn, oid)
+	if err != nil {
+		return err
+	}
+	m, err := newMapping(collection, t, o)
+	if err != nil {
+		return err
+	}
+	p.mu.RLock()
+	other := p.mu.tables[oid]
+	m.flags = p.mu.flags[collection]
+	p.mu.RUnlock()
+	if other != "" {
+		return halt("collections %q and %q are both mapped to table %s", other, collection, t)
+	}
+	if m.flags == nil {
+		if m.flags, err = p.loadFlags(ctx, conn, m); err != nil {
+			return err
+		}
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.mu.mappings[collection], p.mu.tables[oid], p.mu.flags[collection] = m, collection, m.flags
+	p.log.Info("collection mapped", zap.String("collection", collection), zap.Stringer("table", t), zap.Bool("document", m.document))
+	return nil
+}
+
+func (p *tablePlanner) loadFlags(ctx context.Context, conn *pgconn.PgConn, m *mapping) (*flags, error) {
+	schema := quote(p.o.Schema)
+	ends := fmt.Sprintf("EXISTS (SELECT FROM %s.record WHERE collection = $1 AND expires_at IS NOT NULL)", schema)
+	if m.document {
+		ends = fmt.Sprintf("EXISTS (SELECT FROM %s WHERE expires_at IS NOT NULL)", m.table.quoted())
+	}
+	answers, err := runPipeline(ctx, conn, []command{{
+		sql:    fmt.Sprintf("SELECT %s, EXISTS (SELECT FROM %s.event WHERE collection = $1)", ends, schema),
+		types:  []uint32{oidText},
+		params: [][]byte{[]byte(m.collection)},
+	}})
+	if err != nil {
+		return nil, err
+	}
+	f := &flags{}
+	f.expiring.Store(string(answers[0].rows[0][0]) == "t")
+	f.streaming.Store(string(answers[0].rows[0][1]) == "t")
+	return f, nil
+}
+
+// maxName is the longest identifier (NAMEDATALEN - 1); PostgreSQL would cut it.
+const maxName = 63
+
+// create makes a document table.
+func (p *tablePlanner) create(ctx context.Context, conn *pgconn.PgConn, collection string, name relationName, key *walproxyv1.Key) error {
+	if len(name.name) > maxName || len(name.schema) > maxName {
+		return halt("collection %q: its name is too long for a table: name one (collections.*.table)", collection)
+	}
+	if name.schema == "" {
+		return halt("collection %q: the search_path has no schema to create its table in", collection)
+	}
+	kind := `text COLLATE "C"`
+	switch key.GetKind().(type) {
+	case *walproxyv1.Key_Int64:
+		kind = "bigint"
+	case *walproxyv1.Key_Bytes:
+		kind = "bytea"
+	}
+	table := quote(name.schema) + "." + quote(name.name)
+	_, err := runPipeline(ctx, conn, []command{
+		{sql: fmt.Sprintf(`CREATE TABLE IF NOT EXISTS %s (key %s PRIMARY KEY, doc jsonb NOT NULL DEFAULT '{}', version bigint NOT NULL,
+			updated_at timestamptz NOT NULL DEFAULT now(), expires_at timestamptz, event_count bigint NOT NULL DEFAULT 0)`, table, kind)},
+		{sql: fmt.Sprintf("CREATE INDEX ON %s (expires_at) WHERE expires_at IS NOT NULL", table)},
+	})
+	if err != nil {
+		err = fmt.Errorf("sink postgres: create table %s for collection %q: %w", name, collection, err)
+		if outcome, _ := judge(err, false); outcome == sinks.Halt {
+			return sinks.WithOutcome(sinks.Halt, err)
+		}
+		return sinks.WithOutcome(sinks.Retry, err) // no record is to blame
+	}
+	p.log.Info("document table created", zap.String("collection", collection), zap.Stringer("table", name))
+	return nil
+}

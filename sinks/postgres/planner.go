@@ -13,7 +13,7 @@ type planner interface {
 	// refresh reads the catalogue. The sink calls it in Resume, behind the claim,
 	// and after stage returned errStale, outside of a transaction; then it stages
 	// the batch again.
-	refresh(ctx context.Context, conn *pgconn.PgConn) error
+	refresh(ctx context.Context, conn *pgconn.PgConn, resume bool) error
 	// prepare makes sure that every collection of b has its table, creating it if
 	// that is allowed; it mostly has nothing to do. Outside of a transaction.
 	prepare(ctx context.Context, conn *pgconn.PgConn, b *sinks.Batch) error
@@ -21,6 +21,9 @@ type planner interface {
 	// not nil, or an error, mean that it has not committed (an error of the last
 	// run: whatever that error means). All records Applied is nil, nil.
 	stage(ctx context.Context, l link, b *sinks.Batch) ([]sinks.Result, error)
+	// lookup returns the mapping of a collection for a reader; nil: it has no
+	// table.
+	lookup(ctx context.Context, conn *pgconn.PgConn, collection string) (*mapping, error)
 	// laneGroup is sinks.Linker's.
 	laneGroup(collection string) string
 }

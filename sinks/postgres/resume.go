@@ -130,7 +130,7 @@ func (s *Sink) resume(ctx context.Context, conn *pgx.Conn, c sinks.Claim) (claim
 		return claimed, err
 	}
 	s.owner.claimed(claimed.Epoch)
-	return claimed, s.planner.refresh(ctx, conn.PgConn())
+	return claimed, s.planner.refresh(ctx, conn.PgConn(), true)
 }
 
 // admit says whether the stream may claim the store.

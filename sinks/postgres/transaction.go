@@ -124,9 +124,11 @@ func (s *Sink) applyOn(ctx context.Context, conn *pgxpool.Conn, b *sinks.Batch) 
 		case errors.Is(err, errNotMoved):
 			return s.look(ctx, conn, b, err)
 		case errors.Is(err, errStale) && try <= staleLimit:
-			if err := s.planner.refresh(ctx, pc); err != nil {
+			if err := s.planner.refresh(ctx, pc, false); err != nil {
 				return nil, s.classify(err, false)
 			}
+		case errors.Is(err, errStale) && codeOf(err) != "" && codeOf(err) != codeChanged:
+			return nil, s.classify(err, sent) // it is not the catalogue
 		case errors.Is(err, errStale):
 			return nil, s.classify(sinks.WithOutcome(sinks.Retry, fmt.Errorf("sink postgres: %d times in a row: %w", try, err)), false)
 		default:

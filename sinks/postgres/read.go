@@ -1,0 +1,137 @@
+package postgres
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+
+	walproxyv1 "github.com/walproxy/walproxy/api/proto/walproxy/v1"
+	"github.com/walproxy/walproxy/mutation"
+	"github.com/walproxy/walproxy/sinks"
+)
+
+// now is the clock that reads judge expiry by.
+var now = time.Now
+
+// Read implements sinks.Reader. It takes a connection of the read pool. In a
+// mapped table every column is a field, null where it is NULL, but for those of
+// the key.
+func (s *Sink) Read(ctx context.Context, collection string, key *walproxyv1.Key) (d *mutation.Document, err error) {
+	err = s.reading(ctx, collection, key, func(ctx context.Context, conn *pgconn.PgConn, r *row) error {
+		answers, err := runPipeline(ctx, conn, []command{r.m.selection(s.o.Schema, []*row{r}, false)})
+		if err != nil {
+			return err
+		}
+		d, err = r.m.live(answers[0].rows)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return d, nil
+}
+
+// ReadEvents implements sinks.Reader. One snapshot, so that a rewrite between
+// record and stream does not show.
+func (s *Sink) ReadEvents(ctx context.Context, collection string, key *walproxyv1.Key, from uint64, limit int) (events []mutation.StoredEvent, err error) {
+	err = s.reading(ctx, collection, key, func(ctx context.Context, conn *pgconn.PgConn, r *row) error {
+		answers, err := runPipeline(ctx, conn, []command{
+			{sql: "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"},
+			r.m.selection(s.o.Schema, []*row{r}, false),
+			{
+				sql: fmt.Sprintf("SELECT number, lsn, fields FROM %s.event WHERE collection = $1 AND key = $2 AND number >= $3 ORDER BY number LIMIT $4",
+					quote(s.o.Schema)),
+				types: []uint32{oidText, oidBytea, oidInt8, oidInt8},
+				params: [][]byte{[]byte(collection), r.id, appendInteger(nil, int64(from), 8),
+					appendInteger(nil, int64(limit), 8)},
+				formats: binaryParams, results: binaryParams,
+			},
+			{sql: "COMMIT"},
+		})
+		if err != nil {
+			return err
+		}
+		d, err := r.m.live(answers[1].rows)
+		if err != nil {
+			return err
+		}
+		events, err = decodeEvents(answers[2].rows, d.EventCount)
+		return err
+	})
+	return events, err
+}
+
+// live is the document of a SELECT of one key.
+func (m *mapping) live(rows [][][]byte) (*mutation.Document, error) {
+	if len(rows) == 0 {
+		return nil, mutation.ErrNotFound
+	}
+	d, err := m.decode(rows[0], true)
+	if err == nil && d.ExpiredAt(now()) {
+		return nil, mutation.ErrNotFound
+	}
+	return d, err
+}
+
+func decodeEvents(rows [][][]byte, count uint64) ([]mutation.StoredEvent, error) {
+	var events []mutation.StoredEvent
+	for _, raw := range rows {
+		e := mutation.StoredEvent{Number: uint64(readInteger(raw[0])), LSN: sinks.LSN(readInteger(raw[1]))}
+		if e.Number > count || len(raw[2]) == 0 {
+			continue // of a record that somebody removed and made again
+		}
+		fields, err := decodeJSONFields(raw[2][1:])
+		if err != nil {
+			return nil, err
+		}
+		e.Event = &walproxyv1.Event{Fields: fields}
+		events = append(events, e)
+	}
+	return events, nil
+}
+
+// reading runs f on a connection of the read pool; the collection's table is
+// known. When the table has changed it is run once more.
+func (s *Sink) reading(ctx context.Context, collection string, key *walproxyv1.Key, f func(context.Context, *pgconn.PgConn, *row) error) error {
+	ctx, leave, err := s.enter(ctx)
+	if err != nil {
+		return err
+	}
+	defer leave()
+	err = s.onConn(ctx, s.readPool, func(conn *pgx.Conn) error {
+		pc := conn.PgConn()
+		for try := 1; ; try++ {
+			m, err := s.planner.lookup(ctx, pc, collection)
+			if err != nil {
+				return err
+			}
+			if m == nil {
+				return mutation.ErrNotFound
+			}
+			values, err := m.keyValues(key)
+			if err != nil {
+				return mutation.ErrNotFound // no such key was ever written
+			}
+			prefix := len(mutation.AppendCollection(nil, collection))
+			r := &row{m: m, key: values, id: mutation.AppendKey(nil, collection, key)[prefix:]}
+			err = f(ctx, pc, r)
+			if try > 1 || !staleCode(codeOf(err)) {
+				return err
+			}
+			rollback(conn)
+			if err := s.planner.refresh(ctx, pc, false); err != nil {
+				return err
+			}
+		}
+	})
+	if errors.Is(err, mutation.ErrNotFound) {
+		return mutation.ErrNotFound
+	}
+	return s.classify(err, false)
+}
+
+var _ sinks.Reader = (*Sink)(nil)

@@ -1,0 +1,228 @@
+package postgres
+
+import (
+	"fmt"
+	"strings"
+)
+
+// shape is what the operations of one statement have in common. An operation
+// gives a value per input.
+type shape struct {
+	mapping  *mapping
+	change   change
+	columns  []*column // that values are given for
+	defaults []*column // that become their default
+	joins    bool      // the overflow column's value is joined to what is there
+	inputs   []input
+	sqls     []string // run one after the other with the same parameters
+	types    []uint32
+}
+
+// input is one parameter: an array with an element per operation.
+type input struct {
+	name    string
+	element uint32
+	array   uint32
+	cast    string
+}
+
+func inputOf(name string, c *column) input {
+	return input{name: name, element: c.codec.element, array: c.codec.array, cast: c.cast}
+}
+
+var (
+	inputVersion = input{name: "version", element: oidInt8, array: 1016}
+	inputEnd     = input{name: "expires_at", element: oidTimestamptz, array: 1185}
+	inputEvents  = input{name: "event_count", element: oidInt8, array: 1016}
+	inputDoc     = input{name: "doc", element: oidJSONB, array: 3807}
+	inputRemoved = input{name: "removed", element: oidText, array: oidTextArray, cast: "::pg_catalog.text[]"}
+)
+
+// value is the expression of an input in a SELECT from source.
+func (i input) value() string { return "s." + i.name + i.cast }
+
+// keyInputs are the first inputs of every shape.
+func (m *mapping) keyInputs() []input {
+	inputs := make([]input, len(m.key))
+	for i, c := range m.key {
+		inputs[i] = inputOf(fmt.Sprintf("k%d", i), c)
+	}
+	return inputs
+}
+
+// source is the FROM item of the inputs, the first parameter being $from.
+func source(inputs []input, from int, ordinality bool) string {
+	var params, names []string
+	for i, in := range inputs {
+		params = append(params, fmt.Sprintf("$%d", from+i))
+		names = append(names, in.name)
+	}
+	with := ""
+	if ordinality {
+		with, names = " WITH ORDINALITY", append(names, "n")
+	}
+	return fmt.Sprintf("unnest(%s)%s AS s(%s)", strings.Join(params, ", "), with, strings.Join(names, ", "))
+}
+
+// sameKey is the condition that row t has the key of s.
+func (m *mapping) sameKey() string {
+	conditions := make([]string, len(m.key))
+	for i, c := range m.key {
+		conditions[i] = fmt.Sprintf("t.%s = %s", quote(c.name), inputOf(fmt.Sprintf("k%d", i), c).value())
+	}
+	return strings.Join(conditions, " AND ")
+}
+
+func (m *mapping) keyNames() string { return columnNames(m.key) }
+
+func columnNames(columns []*column) string {
+	names := make([]string, len(columns))
+	for i, c := range columns {
+		names[i] = quote(c.name)
+	}
+	return strings.Join(names, ", ")
+}
+
+func (s *shape) build() {
+	s.inputs = s.mapping.keyInputs()
+	if s.mapping.document {
+		s.buildDocument()
+	} else {
+		s.buildRow()
+	}
+	for _, in := range s.inputs {
+		s.types = append(s.types, in.array)
+	}
+}
+
+func (s *shape) buildDocument() {
+	m := s.mapping
+	table := m.table.quoted()
+	target := fmt.Sprintf("INSERT INTO %s AS t (%s, doc, version, updated_at", table, m.keyNames())
+	switch s.change {
+	case put:
+		s.inputs = append(s.inputs, inputDoc, inputVersion, inputEnd, inputEvents)
+		s.sqls = []string{fmt.Sprintf("%s, expires_at, event_count) SELECT %s, s.doc, s.version, now(), s.expires_at, s.event_count FROM %s "+
+			"ON CONFLICT (%s) DO UPDATE SET doc = excluded.doc, version = excluded.version, updated_at = excluded.updated_at, "+
+			"expires_at = excluded.expires_at, event_count = excluded.event_count",
+			target, s.keyValues(), source(s.inputs, 1, false), m.keyNames())}
+	case patch:
+		s.inputs = append(s.inputs, inputDoc, inputVersion)
+		if !s.joins {
+			s.sqls = []string{fmt.Sprintf("%s) SELECT %s, s.doc, s.version, now() FROM %s "+
+				"ON CONFLICT (%s) DO UPDATE SET doc = t.doc || excluded.doc, version = excluded.version, updated_at = excluded.updated_at",
+				target, s.keyValues(), source(s.inputs, 1, false), m.keyNames())}
+			return
+		}
+		s.inputs = append(s.inputs, inputRemoved)
+		from := source(s.inputs, 1, false)
+		s.sqls = []string{
+			fmt.Sprintf("UPDATE %s AS t SET doc = (t.doc - %s) || s.doc, version = s.version, updated_at = now() FROM %s WHERE %s",
+				table, inputRemoved.value(), from, m.sameKey()),
+			fmt.Sprintf("%s) SELECT %s, s.doc, s.version, now() FROM %s WHERE NOT EXISTS (SELECT FROM %s AS t WHERE %s)",
+				target, s.keyValues(), from, table, m.sameKey()),
+		}
+	case alter:
+		s.inputs = append(s.inputs, inputVersion, inputRemoved)
+		s.sqls = []string{fmt.Sprintf("UPDATE %s AS t SET doc = t.doc - %s, version = s.version, updated_at = now() FROM %s WHERE %s",
+			table, inputRemoved.value(), source(s.inputs, 1, false), m.sameKey())}
+	case remove:
+		s.sqls = []string{s.deletion()}
+	}
+}
+
+func (s *shape) deletion() string {
+	return fmt.Sprintf("DELETE FROM %s AS t USING %s WHERE %s", s.mapping.table.quoted(), source(s.inputs, 1, false), s.mapping.sameKey())
+}
+
+func (s *shape) keyValues() string {
+	values := make([]string, len(s.mapping.key))
+	for i := range s.mapping.key {
+		values[i] = s.inputs[i].value()
+	}
+	return strings.Join(values, ", ")
+}
+
+// buildRow: an upsert is tried as an insert first, which fires triggers and is
+// held to the constraints of a whole row; where that could differ from an update
+// it is one update and one insert of what was not there.
+func (s *shape) buildRow() {
+	m, table := s.mapping, s.mapping.table.quoted()
+	if s.change == remove {
+		s.sqls = []string{s.deletion()}
+		return
+	}
+	names, values := m.keyNames(), s.keyValues()
+	var excluded, sets []string
+	add := func(c *column, in input) {
+		s.inputs = append(s.inputs, in)
+		names += ", " + quote(c.name)
+		values += ", " + in.value()
+		name := quote(c.name)
+		if c == m.overflow && s.joins {
+			excluded = append(excluded, fmt.Sprintf("%s = coalesce(t.%s, '{}') || excluded.%s", name, name, name))
+			sets = append(sets, fmt.Sprintf("%s = coalesce(t.%s, '{}') || %s", name, name, in.value()))
+			return
+		}
+		excluded = append(excluded, name+" = excluded."+name)
+		sets = append(sets, name+" = "+in.value())
+	}
+	for i, c := range s.columns {
+		add(c, inputOf(fmt.Sprintf("c%d", i), c))
+	}
+	if m.version != nil {
+		add(m.version, inputVersion)
+	}
+	for _, c := range s.defaults {
+		excluded = append(excluded, quote(c.name)+" = DEFAULT")
+		sets = append(sets, quote(c.name)+" = DEFAULT")
+	}
+	from := source(s.inputs, 1, false)
+	insert := fmt.Sprintf("INSERT INTO %s AS t (%s) SELECT %s FROM %s", table, names, values, from)
+	update := fmt.Sprintf("UPDATE %s AS t SET %s FROM %s WHERE %s", table, strings.Join(sets, ", "), from, m.sameKey())
+	switch {
+	case s.change == alter && len(sets) > 0:
+		s.sqls = []string{update}
+	case s.change == alter:
+	case s.change == create:
+		s.sqls = []string{insert}
+	case len(sets) == 0:
+		s.sqls = []string{insert + " ON CONFLICT DO NOTHING"}
+	case s.wholeRow():
+		s.sqls = []string{fmt.Sprintf("%s ON CONFLICT (%s) DO UPDATE SET %s", insert, m.keyNames(), strings.Join(excluded, ", "))}
+	default:
+		s.sqls = []string{update, fmt.Sprintf("%s WHERE NOT EXISTS (SELECT FROM %s AS t WHERE %s)", insert, table, m.sameKey())}
+	}
+}
+
+// wholeRow reports whether the row that would be inserted is judged as the one
+// that an update would leave.
+func (s *shape) wholeRow() bool {
+	t := s.mapping.table
+	if t.triggers {
+		return false
+	}
+	if s.change == put {
+		return true
+	}
+	if t.checked {
+		return false
+	}
+	for _, c := range t.columns {
+		if c.notNull && !c.hasValue && !s.gives(c) {
+			return false
+		}
+	}
+	return true
+}
+
+func (s *shape) gives(c *column) bool {
+	for _, list := range [][]*column{s.columns, s.mapping.key, {s.mapping.version}} {
+		for _, given := range list {
+			if given == c {
+				return true
+			}
+		}
+	}
+	return false
+}
