@@ -19,11 +19,17 @@ import (
 // finish applies what is left and compares.
 func (d *driver) finish() {
 	d.t.Helper()
-	run := d.start(false)
+	for _, run := range d.startAll(false, nil) {
+		d.finishOne(run)
+	}
+}
+
+func (d *driver) finishOne(run *running) {
+	d.t.Helper()
 	defer d.endSink(run)
 	if err := d.await(run); err != nil {
 		_ = d.stop(run) // the failure tells why
-		d.t.Fatalf("Wait: %v; %+v", err, run.Status())
+		d.t.Fatalf("%s: Wait: %v; %+v", run.name, err, run.Status())
 	}
 	reader, ok := run.sink.(sinks.Reader)
 	if d.h.Reader != nil {
@@ -34,23 +40,23 @@ func (d *driver) finish() {
 		d.t.Fatalf("%T is no sinks.Reader and Harness.Reader is missing", run.sink)
 	}
 	if err := d.stop(run); err != nil {
-		d.t.Fatalf("Run: %v", err)
+		d.t.Fatalf("%s: Run: %v", run.name, err)
 	}
 	if at, durable := run.Checkpoint(), d.log.Durable(); at != durable {
-		d.t.Errorf("checkpoint %d, durable %d", at, durable)
+		d.t.Errorf("%s: checkpoint %d, durable %d", run.name, at, durable)
 	}
-	for _, name := range slices.Sorted(maps.Keys(d.model.rows)) {
-		d.compareRow(reader, d.model.rows[name])
+	for _, name := range slices.Sorted(maps.Keys(run.model.rows)) {
+		d.compareRow(run, reader, run.model.rows[name])
 	}
 	d.compareLetters(run)
 	d.compareFates(run)
 }
 
-func (d *driver) compareRow(reader sinks.Reader, want row) {
+func (d *driver) compareRow(run *running, reader sinks.Reader, want row) {
 	d.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	name := want.collection + "/" + mutation.KeyText(want.key)
+	name := run.name + ": " + want.collection + "/" + mutation.KeyText(want.key)
 	got, err := reader.Read(ctx, want.collection, want.key)
 	if want.document == nil {
 		if !errors.Is(err, mutation.ErrNotFound) {
@@ -85,34 +91,27 @@ func (d *driver) compareLetters(run *running) {
 	d.t.Helper()
 	stored, err := run.Letters().List(0, 1<<20)
 	d.must(err)
-	d.sameLetters("all", stored, d.model.letters())
-	for name := range d.keys() {
+	d.sameLetters(run.name+": all", stored, run.model.letters())
+	parked := 0
+	for name := range run.model.keys() {
 		stored, err := run.Letters().Of([]byte(name), 1<<20)
 		d.must(err)
-		queue := d.model.queue(name)
-		d.sameLetters(fmt.Sprintf("the queue of %q", name), stored, queue)
+		queue := run.model.queue(name)
+		d.sameLetters(fmt.Sprintf("%s: the queue of %q", run.name, name), stored, queue)
 		collection, key, err := mutation.ParseKey([]byte(name))
 		d.must(err)
-		lsn, parked, err := run.Parked(collection, key)
+		lsn, is, err := run.Parked(collection, key)
 		first := slices.IndexFunc(queue, func(l letter) bool { return l.parks })
-		if err != nil || parked != (first >= 0) || parked && lsn != queue[first].lsn {
-			d.t.Errorf("Parked(%q): %d, %v, %v; want %d of %v", name, lsn, parked, err, first, queue)
+		if err != nil || is != (first >= 0) || is && lsn != queue[first].lsn {
+			d.t.Errorf("%s: Parked(%q): %d, %v, %v; want %d of %v", run.name, name, lsn, is, err, first, queue)
+		}
+		if is {
+			parked++
 		}
 	}
-}
-
-// keys that were written or are in the dead letters.
-func (d *driver) keys() map[string]bool {
-	keys := map[string]bool{}
-	for name := range d.model.rows {
-		keys[name] = true
+	if s := run.Status(); s.DeadLetters != uint64(len(run.model.dead)) || s.ParkedKeys != parked {
+		d.t.Errorf("%s: %+v, want %d dead letters that park %d keys", run.name, s, len(run.model.dead), parked)
 	}
-	for _, l := range d.model.dead {
-		for _, name := range l.keys {
-			keys[name] = true
-		}
-	}
-	return keys
 }
 
 func (d *driver) sameLetters(what string, got []state.DeadLetter, want []letter) {
@@ -137,16 +136,13 @@ func (d *driver) sameLetters(what string, got []state.DeadLetter, want []letter)
 	}
 }
 
-// compareFates looks at every record that the log still has.
+// compareFates looks at every record, also those that the log no longer has.
 func (d *driver) compareFates(run *running) {
 	d.t.Helper()
-	for lsn := range d.model.fates {
-		if lsn < d.log.First() {
-			continue
-		}
-		want := d.model.fate(lsn)
+	for _, lsn := range slices.Sorted(maps.Keys(run.model.fates)) {
+		want := run.model.fate(lsn)
 		if got, err := run.Fate(lsn); err != nil || got != want {
-			d.t.Errorf("Fate(%d): %v, %v; want %v", lsn, got, err, want)
+			d.t.Errorf("%s: Fate(%d): %v, %v; want %v (the log begins at %d)", run.name, lsn, got, err, want, d.log.First())
 		}
 	}
 }

@@ -2,9 +2,11 @@ package looptest
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -74,12 +76,12 @@ func mend(collection string, key *walproxyv1.Key) *walproxyv1.Mutation {
 
 // retrySome logs a key's queue again: all of it, its first, or its end; as it
 // was or mended; some twice.
-func (d *driver) retrySome() {
-	if len(d.model.dead) == 0 {
+func (d *driver) retrySome(t *target) {
+	if len(t.model.dead) == 0 {
 		return
 	}
-	named := d.model.dead[pick(d, slices.Sorted(maps.Keys(d.model.dead))...)]
-	queue := d.model.queue(named.keys[0])
+	named := t.model.dead[pick(d, slices.Sorted(maps.Keys(t.model.dead))...)]
+	queue := t.model.queue(named.keys[0])
 	from := pick(d, 0, 0, 0, len(queue)/2)
 	for _, l := range queue[from:pick(d, len(queue), len(queue), from+1)] {
 		ms := l.mutations
@@ -87,14 +89,14 @@ func (d *driver) retrySome() {
 			ms = []*walproxyv1.Mutation{mend(ms[0].GetCollection(), ms[0].GetKey())}
 		}
 		for range pick(d, 1, 1, 1, 2) {
-			d.write([]string{sinkName}, l.lsn, ms)
+			d.write([]string{t.name}, t, l.lsn, ms)
 		}
 	}
 }
 
-// drawOptions draws how the loop runs.
-func (d *driver) drawOptions() replay.Options {
-	o := replay.Options{Name: sinkName, Owner: "looptest", OnReject: policy, Lanes: 1 + d.draw(6)}
+// drawOptions draws how the loop of a sink runs.
+func (d *driver) drawOptions(sink string) replay.Options {
+	o := replay.Options{Name: sink, Owner: "looptest", OnReject: policy, Lanes: 1 + d.draw(6)}
 	o.Batch.Records = 1 + d.draw(25)
 	o.Batch.Bytes = 1 + d.draw(3000)
 	o.Batch.Linger = pick(d, -1, time.Millisecond, time.Hour)
@@ -115,8 +117,9 @@ func (d *driver) drawOptions() replay.Options {
 	return o
 }
 
-// addFaults scripts a store that fails for a while.
-func (d *driver) addFaults(f *sinktest.Faulty) {
+// addFaults scripts a store that fails for a while, hangs, or is wrong as a whole,
+// and dead letters that are soon full.
+func (d *driver) addFaults(f *sinktest.Faulty, o *replay.Options) {
 	for range d.draw(7) {
 		rule := sinktest.Rule{Times: 1 + d.draw(3), When: sinktest.CallNumber(1 + d.draw(20))}
 		if d.chance(2) {
@@ -132,16 +135,35 @@ func (d *driver) addFaults(f *sinktest.Faulty) {
 	if d.chance(4) {
 		f.FailResume(1+d.draw(3), sinktest.ErrAway)
 	}
+	if d.chance(5) { // never answers, with or without effect
+		o.ApplyTimeout, o.StopTimeout = 50*time.Millisecond, 10*time.Millisecond
+		never := make(chan struct{})
+		f.Add(sinktest.Rule{When: sinktest.CallNumber(1 + d.draw(10)), Do: pick(d, sinktest.HoldBefore(never), sinktest.HoldAfter(never))})
+	}
+	if d.chance(8) {
+		f.Add(sinktest.Rule{When: sinktest.CallNumber(1 + d.draw(20)), Do: sinktest.Halt(errHalted)})
+	}
+	if d.chance(6) {
+		o.DeadLetters.Bytes = int64(1 + d.draw(3000))
+	}
 }
+
+var errWhim = errors.New("looptest: not these together")
 
 // mortal is the sink of a process that dies: after some calls nothing reaches
 // the store any more, the last call with or without effect. It may also name the
-// wrong record when one is rejected, or none.
+// wrong record when one is rejected, or none, and reject batches of several for
+// no reason that one of them has alone.
 type mortal struct {
 	sinks.Sink
 	left   atomic.Int64
 	effect bool
 	blame  func(n int) int // index of the record to blame; -1: nobody; nil: as it is
+	whim   int             // every so many batches of several records are rejected; 0: none
+
+	mu     sync.Mutex
+	calls  int
+	passed map[sinks.Move]bool // first moves of batches that may have been applied
 }
 
 func (d *driver) newMortal(sink sinks.Sink) *mortal {
@@ -153,7 +175,21 @@ func (d *driver) newMortal(sink sinks.Sink) *mortal {
 	case 1:
 		m.blame = func(n int) int { return n / 2 }
 	}
+	m.whim, m.passed = pick(d, 0, 0, 2, 5), map[sinks.Move]bool{}
 	return m
+}
+
+// rejects decides by whim. What may have been applied is not rejected: a sink
+// that did that would break its contract.
+func (m *mortal) rejects(b *sinks.Batch) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.calls++
+	if m.whim > 0 && len(b.Records) > 1 && m.calls%m.whim == 0 && !m.passed[b.Moves[0]] {
+		return true
+	}
+	m.passed[b.Moves[0]] = true
+	return false
 }
 
 // Resume implements sinks.Sink.
@@ -174,6 +210,9 @@ func (m *mortal) Apply(ctx context.Context, b *sinks.Batch) ([]sinks.Result, err
 	left := m.left.Add(-1)
 	if left < 0 || left == 0 && !m.effect {
 		return nil, sinks.WithOutcome(sinks.Halt, errDead)
+	}
+	if m.rejects(b) {
+		return nil, sinks.WithOutcome(sinks.Rejected, errWhim)
 	}
 	results, err := m.Sink.Apply(ctx, b)
 	if left == 0 {

@@ -3,12 +3,14 @@ package looptest
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"maps"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"slices"
+	"sync"
 	"testing"
 	"time"
 
@@ -23,42 +25,51 @@ import (
 	"github.com/walproxy/walproxy/wal"
 )
 
-const (
-	sinkName = "main"
-	// patience bounds every wait.
-	patience = time.Minute
+// patience bounds every wait.
+const patience = time.Minute
+
+var (
+	errDead   = errors.New("looptest: the process is dead")
+	errHalted = errors.New("looptest: the target is wrong")
 )
 
-var errDead = errors.New("looptest: the process is dead")
-
-// driver is one history.
+// driver is one history: a log, and the sinks that it is applied to.
 type driver struct {
-	t      *testing.T
-	h      sinktest.Harness
-	random *rand.Rand
-	dir    string
-	store  sinktest.Store
-	log    *wal.Log
-	state  *state.Store
-	model  *model
-	clock  int64 // accepted time of the last record, Unix nanoseconds
+	t       *testing.T
+	h       sinktest.Harness
+	random  *rand.Rand
+	dir     string
+	targets []*target
+	log     *wal.Log
+	state   *state.Store
+	clock   int64 // accepted time of the last record, Unix nanoseconds
+}
+
+// target is a sink with the model of what it has to come to.
+type target struct {
+	name  string
+	store sinktest.Store
+	model *model
 }
 
 func newDriver(t *testing.T, h sinktest.Harness, random *rand.Rand) *driver {
 	t.Helper()
-	store, err := h.New()
-	if err != nil {
-		t.Fatalf("Harness.New: %v", err)
-	}
-	d := &driver{t: t, h: h, random: random, dir: filepath.Join(t.TempDir(), "data"), store: store, model: newModel(),
+	d := &driver{t: t, h: h, random: random, dir: filepath.Join(t.TempDir(), "data"),
 		clock: time.Unix(1_600_000_000, 0).UnixNano()}
-	d.open()
-	t.Cleanup(func() {
-		d.close()
-		if err := store.Remove(); err != nil {
-			t.Errorf("Store.Remove: %v", err)
+	for i := range pick(d, 1, 1, 2, 3) {
+		store, err := h.New()
+		if err != nil {
+			t.Fatalf("Harness.New: %v", err)
 		}
-	})
+		t.Cleanup(func() {
+			if err := store.Remove(); err != nil {
+				t.Errorf("Store.Remove: %v", err)
+			}
+		})
+		d.targets = append(d.targets, &target{name: fmt.Sprint("sink", i), store: store, model: newModel()})
+	}
+	d.open()
+	t.Cleanup(d.close)
 	return d
 }
 
@@ -118,9 +129,15 @@ func (d *driver) must(err error) {
 // writeSome logs some records and retries, durably.
 func (d *driver) writeSome() {
 	for range d.draw(40) {
-		d.write(pick(d, []string{sinkName}, []string{"other", sinkName}, []string{sinkName}, []string{"other"}), 0, d.drawRecord())
+		routes := []string{"nobody"}
+		for _, t := range d.targets {
+			if !d.chance(3) {
+				routes = append(routes, t.name)
+			}
+		}
+		d.write(routes, nil, 0, d.drawRecord())
 		if d.chance(5) {
-			d.retrySome()
+			d.retrySome(pick(d, d.targets...))
 		}
 	}
 	d.must(d.log.WaitDurable(context.Background(), d.log.Appended()))
@@ -134,13 +151,14 @@ func groupOf(ms []*walproxyv1.Mutation) *walproxyv1.Group {
 	return g
 }
 
-// write logs one record and tells the model.
-func (d *driver) write(routes []string, origin wal.LSN, ms []*walproxyv1.Mutation) {
+// write logs one record and tells the models. It may retry a dead letter of a
+// target.
+func (d *driver) write(routes []string, of *target, origin wal.LSN, ms []*walproxyv1.Mutation) {
 	d.t.Helper()
 	d.clock++
 	body := &walproxyv1.Record{Format: mutation.Format, AcceptedUnixNanos: d.clock, Routes: routes}
-	if origin != 0 {
-		body.Origin = &walproxyv1.Origin{Lsn: uint64(origin), Sink: sinkName}
+	if of != nil {
+		body.Origin = &walproxyv1.Origin{Lsn: uint64(origin), Sink: of.name}
 	}
 	body.Body = &walproxyv1.Record_Group{Group: groupOf(ms)}
 	if len(ms) == 1 {
@@ -150,44 +168,82 @@ func (d *driver) write(routes []string, origin wal.LSN, ms []*walproxyv1.Mutatio
 	d.must(err)
 	ticket, err := d.log.Enqueue(context.Background(), payload)
 	d.must(err)
-	if slices.Contains(routes, sinkName) {
-		d.model.record(ticket.LSN, origin, time.Unix(0, d.clock).UTC(), ms)
+	for _, t := range d.targets {
+		if slices.Contains(routes, t.name) {
+			t.model.record(ticket.LSN, origin, time.Unix(0, d.clock).UTC(), ms)
+		}
 	}
 }
 
 // running is a loop under way on an open sink.
 type running struct {
 	*replay.Loop
+	*target
 	sink   sinks.Sink
+	mortal *mortal
 	faulty *sinktest.Faulty
 	cancel context.CancelFunc
-	done   chan error
+	done   chan struct{}
+	err    error // Run's; read after done
 }
 
-// start opens the store and runs the loop on it. The loop's process dies early
-// if mortal.
-func (d *driver) start(mortal bool) *running {
+// start opens a target's store and runs a loop on it. The loop's process dies
+// early if mortal.
+func (d *driver) start(t *target, mortal bool, checked func()) *running {
 	d.t.Helper()
-	sink, err := d.store.Open()
+	sink, err := t.store.Open()
 	if err != nil {
 		d.t.Fatalf("Store.Open: %v", err)
 	}
-	run := &running{sink: sink, done: make(chan error, 1)}
+	run := &running{target: t, sink: sink, done: make(chan struct{})}
+	o := d.drawOptions(t.name)
+	o.OnCheckpoint = func(wal.LSN) { checked() }
 	seen := sink
 	if mortal {
-		run.faulty = sinktest.NewFaulty(d.newMortal(sink))
-		d.addFaults(run.faulty)
+		run.mortal = d.newMortal(sink)
+		run.faulty = sinktest.NewFaulty(run.mortal)
+		d.addFaults(run.faulty, &o)
 		seen = run.faulty
 	}
-	o := d.drawOptions()
-	log := d.log
-	o.OnCheckpoint = func(at wal.LSN) { log.Release(at + 1) }
 	run.Loop, err = replay.New(d.log, d.state, seen, o)
 	d.must(err)
 	ctx, cancel := context.WithCancel(context.Background())
 	run.cancel = cancel
-	go func() { run.done <- run.Run(ctx) }()
+	go func() {
+		defer close(run.done)
+		run.err = run.Run(ctx)
+	}()
 	return run
+}
+
+// startAll starts a loop on every target but those left out. Log space is freed
+// below the lowest checkpoint, unless a target is left out.
+func (d *driver) startAll(mortal bool, leaveOut *target) (runs []*running) {
+	d.t.Helper()
+	var mu sync.Mutex
+	log := d.log
+	checked := func() {
+		mu.Lock()
+		defer mu.Unlock()
+		if len(runs) < len(d.targets) {
+			return
+		}
+		low := runs[0].Checkpoint()
+		for _, run := range runs {
+			low = min(low, run.Checkpoint())
+		}
+		log.Release(low + 1)
+	}
+	for _, t := range d.targets {
+		if t == leaveOut {
+			continue
+		}
+		run := d.start(t, mortal, checked)
+		mu.Lock()
+		runs = append(runs, run)
+		mu.Unlock()
+	}
+	return runs
 }
 
 // stop ends the loop and returns Run's error.
@@ -195,8 +251,8 @@ func (d *driver) stop(run *running) error {
 	d.t.Helper()
 	run.cancel()
 	select {
-	case err := <-run.done:
-		return err
+	case <-run.done:
+		return run.err
 	case <-time.After(patience):
 		d.t.Fatalf("Run did not end: %+v", run.Status())
 		return nil
@@ -209,25 +265,49 @@ func (d *driver) await(run *running) error {
 	return run.Wait(ctx, d.log.Durable())
 }
 
-// live is one life of the process: writes before and beside a loop, and its end.
+// expected reports whether a loop may end so, or keep its callers waiting so,
+// because of what was drawn.
+func expected(err error) bool {
+	return errors.Is(err, errDead) || errors.Is(err, errHalted) || errors.Is(err, replay.ErrDeadLettersFull)
+}
+
+// live is one life of the process: writes before and beside the loops, and its
+// end.
 func (d *driver) live() {
 	d.t.Helper()
 	d.writeSome()
-	run := d.start(true)
+	var leaveOut *target
+	if len(d.targets) > 1 && d.chance(4) {
+		leaveOut = pick(d, d.targets...)
+	}
+	runs := d.startAll(true, leaveOut)
 	d.writeSome()
 	if d.chance(4) {
-		d.pauseAndResume(run)
+		d.pauseAndResume(pick(d, runs...))
 	}
-	var err error
-	if d.chance(2) { // else somewhere in the middle
-		err = d.await(run)
-	}
-	if err := errors.Join(err, d.stop(run)); err != nil && !errors.Is(err, errDead) {
-		d.t.Fatalf("%v; %+v", err, run.Status())
-	}
-	d.giveUp(run)
-	d.endSink(run)
+	d.giveUp(pick(d, runs...))
 	switch d.draw(4) {
+	case 0, 1: // everything is applied, or is kept from it
+		for _, run := range runs {
+			if err := d.await(run); err != nil && !expected(err) {
+				d.t.Fatalf("%s: Wait: %v; %+v", run.name, err, run.Status())
+			}
+		}
+	case 2: // all of it dies at one instant, somewhere in the middle
+		for _, run := range runs {
+			run.mortal.left.Store(0)
+		}
+	}
+	for _, run := range runs {
+		if err := d.stop(run); err != nil && !expected(err) {
+			d.t.Fatalf("%s: %v; %+v", run.name, err, run.Status())
+		}
+	}
+	for _, run := range runs {
+		d.giveUp(run)
+		d.endSink(run)
+	}
+	switch d.draw(3) {
 	case 0:
 		d.close()
 		d.open()
@@ -246,28 +326,44 @@ func (d *driver) pauseAndResume(run *running) {
 	if n := len(run.faulty.Calls()); n != calls {
 		d.t.Fatalf("%d calls of a paused loop", n-calls)
 	}
-	run.Resume()
+	run.Loop.Resume()
 }
 
-// giveUp deletes a dead letter that the checkpoint covers.
+// giveUp deletes a dead letter: any if the checkpoint covers all of the log, else
+// one that no later record of its keys has seen. It stays given up if its record
+// comes again.
 func (d *driver) giveUp(run *running) {
 	d.t.Helper()
-	if len(d.model.dead) == 0 || !d.chance(4) || run.Checkpoint() < d.log.Durable() {
+	m := run.model
+	if len(m.dead) == 0 || !d.chance(2) {
 		return
 	}
-	lsn := pick(d, slices.Sorted(maps.Keys(d.model.dead))...)
-	if ok, err := run.Letters().Delete(lsn); err != nil || !ok {
-		d.t.Fatalf("Delete(%d): %v, %v", lsn, ok, err)
+	lsn := pick(d, slices.Sorted(maps.Keys(m.dead))...)
+	settled := false
+	select {
+	case <-run.done:
+		settled = run.Checkpoint() >= d.log.Durable()
+	default:
 	}
-	delete(d.model.dead, lsn)
-	d.model.fates[lsn] = replay.Dead
+	if !settled && !m.isLast(m.dead[lsn]) {
+		return
+	}
+	ok, err := run.Letters().Delete(lsn)
+	d.must(err)
+	if !ok && settled {
+		d.t.Fatalf("%s: Delete(%d): there is none", run.name, lsn)
+	}
+	if ok {
+		delete(m.dead, lsn)
+		m.fates[lsn] = replay.Dead
+	}
 }
 
 // endSink closes the sink, or kills the store under it.
 func (d *driver) endSink(run *running) {
 	d.t.Helper()
 	if d.chance(2) {
-		if err := d.store.Crash(run.sink); err != nil {
+		if err := run.store.Crash(run.sink); err != nil {
 			d.t.Fatalf("Store.Crash: %v", err)
 		}
 		return

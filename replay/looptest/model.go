@@ -20,6 +20,7 @@ type model struct {
 	// fates of the records routed to the sink. Retried: the retry's LSN.
 	fates   map[wal.LSN]replay.Fate
 	retried map[wal.LSN]wal.LSN
+	last    map[string]wal.LSN // of a key: the last record
 }
 
 type row struct {
@@ -40,7 +41,7 @@ type letter struct {
 }
 
 func newModel() *model {
-	return &model{rows: map[string]row{}, dead: map[wal.LSN]letter{}, fates: map[wal.LSN]replay.Fate{}, retried: map[wal.LSN]wal.LSN{}}
+	return &model{rows: map[string]row{}, dead: map[wal.LSN]letter{}, fates: map[wal.LSN]replay.Fate{}, retried: map[wal.LSN]wal.LSN{}, last: map[string]wal.LSN{}}
 }
 
 // policy by collection: skip, or park_key. A group takes the stricter.
@@ -58,6 +59,7 @@ func (m *model) record(lsn, origin wal.LSN, accepted time.Time, ms []*walproxyv1
 		if key := encode(mu.GetCollection(), mu.GetKey()); !slices.Contains(l.keys, key) {
 			l.keys = append(l.keys, key)
 		}
+		m.last[l.keys[len(l.keys)-1]] = lsn
 	}
 	m.fates[lsn] = replay.Applied
 	if origin != 0 {
@@ -141,6 +143,25 @@ func (m *model) letters() (list []letter) {
 		list = append(list, m.dead[lsn])
 	}
 	return list
+}
+
+// isLast reports whether no record of its keys came after l.
+func (m *model) isLast(l letter) bool {
+	return !slices.ContainsFunc(l.keys, func(key string) bool { return m.last[key] > l.lsn })
+}
+
+// keys that were written or are in the dead letters.
+func (m *model) keys() map[string]bool {
+	keys := map[string]bool{}
+	for name := range m.rows {
+		keys[name] = true
+	}
+	for _, l := range m.dead {
+		for _, name := range l.keys {
+			keys[name] = true
+		}
+	}
+	return keys
 }
 
 // fate of a record: its retry's, if it was retried.
