@@ -248,7 +248,7 @@ func (c *Cluster) LogTail() string {
 	if err != nil {
 		return err.Error()
 	}
-	return string(data[max(0, len(data)-8<<10):])
+	return string(data[max(0, len(data)-2<<10):])
 }
 
 func (c *Cluster) logPath() string { return filepath.Join(c.socket, "log") }

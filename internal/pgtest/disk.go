@@ -3,6 +3,7 @@ package pgtest
 import (
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"syscall"
@@ -36,26 +37,34 @@ func (c *Cluster) Fill(t testing.TB, leave int64) {
 	if !c.mounted {
 		t.Fatal("pgtest: Fill needs Options.DiskBytes")
 	}
-	var fs unix.Statfs_t
-	if err := unix.Statfs(c.dir, &fs); err != nil {
-		t.Fatal(err)
-	}
-	grow := int64(fs.Bavail)*fs.Bsize - leave
-	if grow <= 0 {
-		return
-	}
 	f, err := os.OpenFile(filepath.Join(c.dir, filler), os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer f.Close()
-	size, err := f.Seek(0, 2)
-	if err == nil {
-		err = unix.Fallocate(int(f.Fd()), 0, size, grow)
+	for {
+		err := grow(f, leave)
+		if err == nil {
+			return
+		}
+		if !errors.Is(err, syscall.ENOSPC) { // the server was faster: measure again
+			t.Fatal(err)
+		}
 	}
-	if err != nil && !errors.Is(err, syscall.ENOSPC) {
-		t.Fatal(err)
+}
+
+// grow takes what is free on f's disk but for leave bytes.
+func grow(f *os.File, leave int64) error {
+	var fs unix.Statfs_t
+	if err := unix.Fstatfs(int(f.Fd()), &fs); err != nil {
+		return err
 	}
+	size, err := f.Seek(0, io.SeekEnd)
+	more := int64(fs.Bavail)*fs.Bsize - leave
+	if err != nil || more <= 0 {
+		return err
+	}
+	return unix.Fallocate(int(f.Fd()), 0, size, more)
 }
 
 // Free takes back what Fill took.

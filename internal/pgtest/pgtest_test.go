@@ -155,6 +155,14 @@ func TestProxy(t *testing.T) {
 			t.Fatalf("side %d: %d rows, want %d", side, n, i)
 		}
 	}
+	half := pgtest.Connect(t, through)
+	p.CutAt("INSERT", pgtest.Halfway, 1)
+	if _, err := half.Exec(bounded(t), "INSERT INTO a VALUES (1)"); err == nil || p.Cuts() != 3 {
+		t.Fatalf("cut halfway: %v, %d cuts", err, p.Cuts())
+	}
+	if n := count(t, straight, "SELECT count(*) FROM a"); n != 1 {
+		t.Fatalf("cut halfway: %d rows, want 1", n)
+	}
 	conn := pgtest.Connect(t, through)
 	p.Delay(30 * time.Millisecond)
 	began := time.Now()

@@ -18,6 +18,8 @@ const (
 	BeforeServer Side = iota + 1
 	// AfterServer: the server gets them, and its answer is thrown away.
 	AfterServer
+	// Halfway: the server gets one half of the chunk that they came in.
+	Halfway
 )
 
 // Proxy is a TCP proxy in front of a server. Connections are forwarded as they
@@ -220,6 +222,9 @@ func (p *Proxy) judge(l *link, chunk []byte) bool {
 	if r.side == AfterServer {
 		l.deaf.Store(true)
 		return false
+	}
+	if r.side == Halfway {
+		_, _ = l.server.Write(chunk[:len(chunk)/2])
 	}
 	p.cuts.Add(1)
 	l.cut()

@@ -57,6 +57,9 @@ func (c *Cluster) start() error {
 	if err != nil {
 		return err
 	}
+	// A panic on a full disk must not fill it with the server's memory.
+	cmd.Args = append([]string{"sh", "-c", `ulimit -c 0; exec "$0" "$@"`, cmd.Path}, cmd.Args[1:]...)
+	cmd.Path = "/bin/sh"
 	log, err := os.OpenFile(c.logPath(), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		return err

@@ -30,6 +30,8 @@ type Options struct {
 
 	Logger     *zap.Logger           // nil logs nothing
 	Registerer prometheus.Registerer // nil exports nothing
+
+	planner planner // tests: instead of the real one
 }
 
 // Collection maps the collections that Pattern matches to tables.

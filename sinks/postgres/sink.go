@@ -62,10 +62,12 @@ func Open(o Options) (*Sink, error) {
 		return nil, fmt.Errorf("sink postgres: %w", err)
 	}
 	s.owner = newOwner(s, config)
-	if s.planner, err = newPlanner(s.o); err != nil {
-		s.applyPool.Close()
-		s.readPool.Close()
-		return nil, fmt.Errorf("sink postgres: %w", err)
+	if s.planner = o.planner; s.planner == nil {
+		if s.planner, err = newPlanner(s.o); err != nil {
+			s.applyPool.Close()
+			s.readPool.Close()
+			return nil, fmt.Errorf("sink postgres: %w", err)
+		}
 	}
 	s.metrics = newMetrics(s)
 	return s, nil
