@@ -19,7 +19,7 @@ import (
 // finish applies what is left and compares.
 func (d *driver) finish() {
 	d.t.Helper()
-	for _, run := range d.startAll(false, nil) {
+	for _, run := range d.startAll(false, nil).runs {
 		d.finishOne(run)
 	}
 }

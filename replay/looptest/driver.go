@@ -78,7 +78,7 @@ func (d *driver) open() {
 	d.t.Helper()
 	var err error
 	d.log, err = wal.Open(filepath.Join(d.dir, "log"), wal.Options{
-		MinFree: -1, RingBytes: 1 << 20, SegmentBytes: 8192,
+		MinFree: -1, RingBytes: 1 << 20, SegmentBytes: 4096,
 		Attach: func(stream uuid.UUID, empty bool, newest uint64) (uint64, error) {
 			if d.state, err = state.Open(filepath.Join(d.dir, "state"), state.Options{}); err != nil {
 				return 0, err
@@ -216,34 +216,73 @@ func (d *driver) start(t *target, mortal bool, checked func()) *running {
 	return run
 }
 
-// startAll starts a loop on every target but those left out. Log space is freed
-// below the lowest checkpoint, unless a target is left out.
-func (d *driver) startAll(mortal bool, leaveOut *target) (runs []*running) {
-	d.t.Helper()
-	var mu sync.Mutex
-	log := d.log
-	checked := func() {
-		mu.Lock()
-		defer mu.Unlock()
-		if len(runs) < len(d.targets) {
-			return
-		}
-		low := runs[0].Checkpoint()
-		for _, run := range runs {
-			low = min(low, run.Checkpoint())
-		}
-		log.Release(low + 1)
+// fleet is the loops of all targets, of which some are not under way.
+type fleet struct {
+	log   *wal.Log
+	mu    sync.Mutex
+	loops []*replay.Loop
+	runs  []*running
+}
+
+// free releases the log below what every loop needs.
+func (f *fleet) free() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if len(f.loops) == 0 {
+		return // not all are there yet
 	}
+	low := f.loops[0].Needs()
+	for _, l := range f.loops {
+		low = min(low, l.Needs())
+	}
+	f.log.Release(low)
+}
+
+// startAll starts a loop on every target but those left out: their store is away.
+func (d *driver) startAll(mortal bool, leaveOut *target) *fleet {
+	d.t.Helper()
+	f := &fleet{log: d.log}
+	var loops []*replay.Loop
 	for _, t := range d.targets {
 		if t == leaveOut {
+			away, err := replay.New(d.log, d.state, t.nowhere(), replay.Options{Name: t.name})
+			d.must(err)
+			loops = append(loops, away)
 			continue
 		}
-		run := d.start(t, mortal, checked)
-		mu.Lock()
-		runs = append(runs, run)
-		mu.Unlock()
+		run := d.start(t, mortal, f.free)
+		f.runs, loops = append(f.runs, run), append(loops, run.Loop)
 	}
-	return runs
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.loops = loops
+	return f
+}
+
+// nowhere is the sink of a loop that is not run.
+func (t *target) nowhere() sinks.Sink { return sinktest.NewMemory() }
+
+// hold takes the records of some sink out of the log, which may then be freed.
+func (d *driver) hold(f *fleet) {
+	d.t.Helper()
+	var sealed []wal.LSN
+	for _, e := range d.log.Extents() {
+		if e.Sealed && e.Last >= e.First {
+			sealed = append(sealed, e.Last)
+		}
+	}
+	if len(sealed) == 0 || d.chance(3) {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	l, through := pick(d, f.loops...), pick(d, sealed...)
+	if err := l.Hold(ctx, through); err != nil && !errors.Is(err, wal.ErrBelowFirst) {
+		d.t.Fatalf("Hold(%d): %v", through, err)
+	} else if err == nil && l.Needs() <= through {
+		d.t.Fatalf("Needs() = %d after Hold(%d)", l.Needs(), through)
+	}
+	f.free()
 }
 
 // stop ends the loop and returns Run's error.
@@ -280,8 +319,12 @@ func (d *driver) live() {
 	if len(d.targets) > 1 && d.chance(4) {
 		leaveOut = pick(d, d.targets...)
 	}
-	runs := d.startAll(true, leaveOut)
+	f := d.startAll(true, leaveOut)
+	runs := f.runs
 	d.writeSome()
+	for range d.draw(3) {
+		d.hold(f)
+	}
 	if d.chance(4) {
 		d.pauseAndResume(pick(d, runs...))
 	}

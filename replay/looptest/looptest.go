@@ -1,8 +1,13 @@
-// Package looptest drives a store through the real log, state store and apply
-// loop: random writes, lanes, batch sizes, faults, crashes, restarts, rejected
-// records and retries of dead letters, all drawn from one seed. In the end the
-// store, its versions, the dead letters and their order must be what a serial
-// model makes of the log, which applies one record after the other.
+// Package looptest drives stores through the real log, state store and apply
+// loops, from one seed: one to three sinks on one log, each with routes of its
+// own; random writes and groups; lanes, lane groups and batch sizes that change
+// from run to run; faults of every outcome, calls that never return, stores that
+// are away, pauses; records held outside the log, which is freed; rejected
+// records, retries and discards of dead letters, dead letters that are full;
+// deaths at any call of the store or of all of them at one instant, restarts. In
+// the end every store, its versions, the dead letters, their order and the fate of
+// every record must be what a serial model makes of the log, which applies one
+// record after the other.
 //
 // It is the companion of package sinktest: that one checks a sink's contract, this
 // one what the loop makes of it.
