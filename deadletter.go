@@ -49,7 +49,7 @@ func (p *Proxy) sink(name string) (*sink, error) {
 }
 
 // DeadLetters returns up to limit dead letters of a sink in LSN order, from LSN
-// from on.
+// from on, fewer if they are large: there are no more only if it returns none.
 func (p *Proxy) DeadLetters(sink string, from LSN, limit int) ([]DeadLetter, error) {
 	if p.closing.Load() {
 		return nil, ErrClosed
@@ -80,9 +80,12 @@ func (p *Proxy) DeadLetter(sink string, lsn LSN) (DeadLetter, error) {
 // RetryMax bounds how many dead letters one RetryDeadLetter appends.
 const RetryMax = 1000
 
+// retryBytesMax bounds what it reads of the queues of several keys.
+const retryBytesMax = 64 << 20
+
 // RetryDeadLetter appends the dead letter of lsn again, and behind it, in order,
-// what is parked with it in the queues of its keys, up to RetryMax records: new
-// LSNs, to that sink alone. It returns when they are durable, with one result
+// what is parked with it in the queues of its keys, up to RetryMax records and
+// about 8 MiB for each key: new LSNs, to that sink alone. It returns when they are durable, with one result
 // each. A dead letter is gone once the sink has passed its retry; until then a
 // second retry is harmless. Call it again for what a long queue leaves.
 func (p *Proxy) RetryDeadLetter(ctx context.Context, sink string, lsn LSN) ([]Result, error) {
@@ -124,13 +127,18 @@ func (p *Proxy) RetryDeadLetter(ctx context.Context, sink string, lsn LSN) ([]Re
 // would only be parked again otherwise.
 func (s *sink) queue(letter DeadLetter) ([]DeadLetter, error) {
 	found := map[LSN]DeadLetter{letter.LSN: letter}
+	bytes := 0
 	for _, key := range letter.Keys {
+		if bytes >= retryBytesMax {
+			break
+		}
 		of, err := s.loop.Letters().Of(key, RetryMax)
 		if err != nil {
 			return nil, err
 		}
 		for _, l := range of {
 			found[l.LSN] = l
+			bytes += len(l.Payload)
 		}
 	}
 	letters := make([]DeadLetter, 0, len(found))

@@ -137,8 +137,15 @@ func (s *Server) getLetters(w http.ResponseWriter, r *http.Request, t target) *E
 		}
 		answer.DeadLetters = append(answer.DeadLetters, l)
 	}
-	if len(found) == int(limit) { // there may be more
-		answer.Next = found[len(found)-1].LSN + 1
+	if len(found) > 0 {
+		next := found[len(found)-1].LSN + 1
+		more, err := s.core.DeadLetters(t.sink, next, 1)
+		if err != nil {
+			return translate(err, reading)
+		}
+		if len(more) > 0 {
+			answer.Next = next
+		}
 	}
 	return reply(w, answer)
 }

@@ -229,7 +229,11 @@ func (d *DeadLetters) Get(lsn position.LSN) (letter DeadLetter, ok bool, err err
 	return letter, ok, err
 }
 
-// List returns up to limit dead letters from LSN from on, in LSN order.
+// listBytesMax bounds what List and Of return at once: one letter more.
+const listBytesMax = 8 << 20
+
+// List returns up to limit dead letters from LSN from on, in LSN order, fewer if
+// they are large: there are no more only if it returns none.
 func (d *DeadLetters) List(from position.LSN, limit int) (letters []DeadLetter, err error) {
 	err = d.use(func() error {
 		letters, err = d.list(from, limit)
@@ -239,11 +243,12 @@ func (d *DeadLetters) List(from position.LSN, limit int) (letters []DeadLetter, 
 }
 
 // Of returns up to limit dead letters of a key, by mutation.AppendKey, in the
-// order in which they have to be applied.
+// order in which they have to be applied, fewer if they are large.
 func (d *DeadLetters) Of(key []byte, limit int) (letters []DeadLetter, err error) {
 	err = d.use(func() error {
+		bytes := 0
 		return d.scan(d.queueKey(key), func(k, _ []byte) (bool, error) {
-			if len(letters) >= limit {
+			if len(letters) >= limit || bytes >= listBytesMax {
 				return false, nil
 			}
 			letter, found, err := d.get(position.LSN(lastNumber(k)))
@@ -251,6 +256,7 @@ func (d *DeadLetters) Of(key []byte, limit int) (letters []DeadLetter, err error
 				err = fmt.Errorf("%w: the queue of a key names LSN %d, which is no dead letter", ErrCorrupt, lastNumber(k))
 			}
 			letters = append(letters, letter)
+			bytes += len(letter.Payload)
 			return true, err
 		})
 	})
@@ -312,10 +318,12 @@ func (d *DeadLetters) get(lsn position.LSN) (DeadLetter, bool, error) {
 }
 
 func (d *DeadLetters) list(from position.LSN, limit int) (letters []DeadLetter, err error) {
+	bytes := 0
 	err = d.scanFrom(d.prefix('d'), d.lsnKey('d', from), func(k, value []byte) (bool, error) {
-		if len(letters) >= limit {
+		if len(letters) >= limit || bytes >= listBytesMax {
 			return false, nil
 		}
+		bytes += len(value)
 		letter, err := d.decode(position.LSN(lastNumber(k)), value)
 		letters = append(letters, letter)
 		return true, err

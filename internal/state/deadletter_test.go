@@ -298,6 +298,22 @@ func TestTraces(t *testing.T) {
 	}
 }
 
+// TestListIsBounded in bytes, whatever the limit.
+func TestListIsBounded(t *testing.T) {
+	d := mustOpen(t, "state", vfs.NewMem()).DeadLetters("main")
+	for i := position.LSN(1); i <= 5; i++ {
+		l := newLetter(i, i, true, "a")
+		l.Payload = make([]byte, 3<<20)
+		put(t, d, l)
+	}
+	if got := lsns(list(t, d, 2, 100)); !slices.Equal(got, []position.LSN{2, 3, 4}) {
+		t.Errorf("List: %v, want about 8 MiB", got)
+	}
+	if got := lsns(queue(t, d, "a")); !slices.Equal(got, []position.LSN{1, 2, 3}) {
+		t.Errorf("Of: %v, want about 8 MiB", got)
+	}
+}
+
 // TestResumeInChunks: more is undone than one change takes.
 func TestResumeInChunks(t *testing.T) {
 	d := mustOpen(t, "state", vfs.NewMem()).DeadLetters("main")
