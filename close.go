@@ -13,8 +13,8 @@ import (
 // records in the log that are not applied. Nothing is lost: the next Open
 // applies exactly these.
 type RemainingError struct {
-	// Records by sink: durable - applied. For a sink that was never reached
-	// since Open, as many as the log holds: an upper bound.
+	// Records by sink: what is routed to it and was not passed. Exact, but where
+	// Open found a backlog that was not counted yet: an upper bound then.
 	Records map[string]uint64
 }
 
@@ -29,7 +29,7 @@ func (e *RemainingError) Error() string {
 var errDrainTimeout = errors.New("walproxy: drain timed out")
 
 // Close takes no new work, makes the last group durable, drains until ctx or
-// Options.DrainTimeout ends, stores the checkpoints and closes everything that
+// Options.DrainTimeout ends (paused sinks are left as they are), stores the checkpoints and closes everything that
 // Open opened. It blocks until all of it is done, whatever ctx says, and every
 // step runs whatever failed before it. A second call waits for the first and
 // returns the same.
@@ -45,11 +45,14 @@ func (p *Proxy) Close(ctx context.Context) error {
 	drainCtx, cancel := context.WithTimeoutCause(ctx, p.options.DrainTimeout, errDrainTimeout)
 	defer cancel()
 
+	p.stopPaused()
 	sealErr := p.log.Seal(context.WithoutCancel(ctx)) // the last fsync and its acks
 	p.drain(drainCtx)
 	close(p.stopSpace)
 	p.stopHold()
+	p.stopCount()
 	p.space.Wait()
+	p.noteApplied()
 	remaining := p.remaining()
 	p.closeErr = errors.Join(sealErr, p.release(), remaining)
 	return p.closeErr
@@ -75,7 +78,7 @@ func (p *Proxy) drain(drainCtx context.Context) {
 func (p *Proxy) remaining() error {
 	records := map[string]uint64{}
 	for _, s := range p.sinks {
-		if left := p.lag(s); left > 0 {
+		if left, _, _ := p.lagOf(s); left > 0 {
 			records[s.name] = left
 		}
 	}

@@ -4,6 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -12,6 +15,7 @@ import (
 	walproxyv1 "github.com/walproxy/walproxy/api/proto/walproxy/v1"
 	"github.com/walproxy/walproxy/mutation"
 	"github.com/walproxy/walproxy/sinks"
+	"github.com/walproxy/walproxy/sinks/pebble"
 	"github.com/walproxy/walproxy/sinks/sinktest"
 )
 
@@ -160,5 +164,136 @@ func TestAddedSinkPinsNothingBefore(t *testing.T) {
 	until(t, "the segments before it are freed", func() bool { return p.Status().Log.First > end-20 })
 	away.Clear()
 	applied(t, p, "added", end)
+	closeProxy(t, p)
+}
+
+// three sinks: a real store, one in memory and one that can be told to fail, with
+// routes that share and that do not.
+func three(t *testing.T, dir string) (o walproxy.Options, a *pebble.Sink, b *sinktest.Memory, c *sinktest.Faulty) {
+	t.Helper()
+	a, err := pebble.Open(filepath.Join(dir, "a"), pebble.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = a.Close(context.Background()) })
+	b, c = sinktest.NewMemory(), sinktest.NewFaulty(sinktest.NewMemory())
+	o = options(dir, a)
+	o.Sinks[0].Name = "a"
+	addSink(&o, "b", b, "onlya a", "onlyb b", "both a b")
+	addSink(&o, "c", c, "shared a c", "onlyc c")
+	return o, a, b, c
+}
+
+// checkStates compares where a write has come: "a=applied c=dead", all sinks.
+func checkStates(t *testing.T, p *walproxy.Proxy, lsn walproxy.LSN, state, want string) {
+	t.Helper()
+	ws := stateOf(t, p, lsn)
+	var got []string
+	for _, name := range slices.Sorted(maps.Keys(ws.Sinks)) {
+		got = append(got, name+"="+ws.Sinks[name])
+	}
+	if ws.State != state || strings.Join(got, " ") != want {
+		t.Errorf("LSN %d is %s, %s; want %s, %s", lsn, ws.State, strings.Join(got, " "), state, want)
+	}
+}
+
+// Each sink has its own loop, position and dead letters: a record that one
+// applies another may reject; the retry goes to that one alone.
+func TestFanOut(t *testing.T) {
+	dir := t.TempDir()
+	o, a, b, c := three(t, dir)
+	const bad = walproxy.LSN(5)
+	c.Add(sinktest.Rule{When: sinktest.LSN(bad), Do: sinktest.Reject(sinktest.ErrAway, bad), Times: sinktest.Always})
+	p := open(t, o)
+	for _, collection := range []string{"onlya", "onlyb", "both", "onlyc", "shared", "shared", "both"} {
+		appendOne(t, p, to(collection, "k"))
+	}
+	for _, name := range []string{"a", "b", "c"} {
+		applied(t, p, name, 7)
+	}
+	check := func() {
+		t.Helper()
+		checkStates(t, p, 1, walproxy.StateApplied, "a=applied b=unrouted c=unrouted")
+		checkStates(t, p, 3, walproxy.StateApplied, "a=applied b=applied c=unrouted")
+		checkStates(t, p, bad, walproxy.StateDead, "a=applied b=unrouted c=dead")
+		checkStates(t, p, 6, walproxy.StateParked, "a=applied b=unrouted c=parked")
+		for name, want := range map[string]uint64{"a": 0, "b": 0, "c": 2} {
+			if s := sinkStatus(t, p, name); s.DeadLetters != want || s.Lag != 0 || s.LagBytes != 0 {
+				t.Errorf("sink %s: %d dead letters, lag %d (%d bytes); want %d, none", name, s.DeadLetters, s.Lag, s.LagBytes, want)
+			}
+		}
+	}
+	check()
+	if err := p.Wait(t.Context(), bad, walproxy.Applied); !errors.Is(err, walproxy.ErrDead) {
+		t.Errorf("Wait for the dead write: %v", err)
+	}
+	closeProxy(t, p)
+	p = open(t, o) // where the routes are in the log alone
+	applied(t, p, "c", 7)
+	check()
+
+	c.Clear()
+	results, err := p.RetryDeadLetter(t.Context(), "c", bad)
+	if err != nil || len(results) != 2 {
+		t.Fatalf("RetryDeadLetter = %+v, %v", results, err)
+	}
+	applied(t, p, "c", results[1].LSN)
+	checkStates(t, p, results[0].LSN, walproxy.StateApplied, "a=unrouted b=unrouted c=applied")
+	checkStates(t, p, bad, walproxy.StateApplied, "a=applied b=unrouted c=applied")
+	for _, want := range []struct {
+		store      sinks.Reader
+		collection string
+		n          int64
+	}{
+		{a, "onlya", 1}, {a, "onlyb", 0}, {a, "both", 2}, {a, "shared", 2}, {a, "onlyc", 0},
+		{b, "onlya", 0}, {b, "onlyb", 1}, {b, "both", 2}, {b, "shared", 0}, {b, "onlyc", 0},
+		{c, "onlya", 0}, {c, "onlyb", 0}, {c, "both", 0}, {c, "shared", 2}, {c, "onlyc", 1},
+	} {
+		if got := countIn(t, want.store, want.collection, "k"); got != want.n {
+			t.Errorf("%T has %s %d times, want %d", want.store, want.collection, got, want.n)
+		}
+	}
+	closeProxy(t, p)
+}
+
+// One sink is down: its writes are acknowledged, the others' lag stays flat, reads
+// from them and waits for their writes go on.
+func TestOneSinkDown(t *testing.T) {
+	o, a, _, c := three(t, t.TempDir())
+	c.Add(sinktest.Rule{Do: sinktest.FailBefore(sinks.Retry, sinktest.ErrAway), Times: sinktest.Always})
+	p := open(t, o)
+	const rounds = 50
+	var last walproxy.LSN
+	for i := range rounds {
+		appendOne(t, p, to("shared", fmt.Sprint(i%7)))
+		appendOne(t, p, to("onlyc", fmt.Sprint(i%7)))
+		last = appendOne(t, p, to("both", fmt.Sprint(i%7)))
+		if err := p.Wait(t.Context(), last, walproxy.Applied); err != nil {
+			t.Fatalf("Wait for a write that does not go to the sink that is down: %v", err)
+		}
+		if doc, err := p.Read(t.Context(), "shared", mutation.String(fmt.Sprint(i%7))); err != nil || doc.Fields["n"].GetInt64() != int64(i/7+1) {
+			t.Fatalf("Read = %v, %v", doc, err)
+		}
+		for _, name := range []string{"a", "b"} {
+			if s := sinkStatus(t, p, name); s.Lag != 0 {
+				t.Fatalf("round %d: sink %s lags by %d", i, name, s.Lag)
+			}
+		}
+	}
+	if s := sinkStatus(t, p, "c"); s.Lag != 2*rounds || s.LagBytes < 2*rounds*20 {
+		t.Errorf("the sink that is down lags by %d records, %d bytes; want %d records", s.Lag, s.LagBytes, 2*rounds)
+	}
+	checkStates(t, p, last-1, walproxy.StateLogged, "a=unrouted b=unrouted c=logged")
+	c.Clear()
+	applied(t, p, "c", last)
+	for i := range 7 {
+		key := fmt.Sprint(i)
+		if x, y := countIn(t, a, "shared", key), countIn(t, c, "shared", key); x != y || x == 0 {
+			t.Errorf("key %s: %d and %d", key, x, y)
+		}
+	}
+	if s := sinkStatus(t, p, "c"); s.Lag != 0 || s.LagBytes != 0 {
+		t.Errorf("it lags by %d records, %d bytes", s.Lag, s.LagBytes)
+	}
 	closeProxy(t, p)
 }

@@ -50,7 +50,9 @@ func newCollector(p *Proxy) *collector {
 		sinks: []metric[SinkStatus]{
 			sinkMetric("applied_lsn", "Everything up to this LSN is in the sink.", gauge, func(s SinkStatus) float64 { return float64(s.Applied) }),
 			sinkMetric("checkpoint_lsn", "Lowest checkpoint stored in the sink.", gauge, func(s SinkStatus) float64 { return float64(s.Checkpoint) }),
-			sinkMetric("lag_records", "Durable less applied.", gauge, func(s SinkStatus) float64 { return float64(s.Lag) }),
+			sinkMetric("lag_records", "Records routed to the sink and not passed.", gauge, func(s SinkStatus) float64 { return float64(s.Lag) }),
+			sinkMetric("lag_bytes", "Their size in the log.", gauge, func(s SinkStatus) float64 { return float64(s.LagBytes) }),
+			sinkMetric("max_lag_bytes", "Bound of lag_bytes; 0: none.", gauge, func(s SinkStatus) float64 { return float64(s.MaxLagBytes) }),
 			sinkMetric("records_total", "Records applied since the start.", counter, func(s SinkStatus) float64 { return float64(s.Records) }),
 			sinkMetric("batches_total", "Batches applied since the start.", counter, func(s SinkStatus) float64 { return float64(s.Batches) }),
 			sinkMetric("retries_total", "Batches applied again since the start.", counter, func(s SinkStatus) float64 { return float64(s.Retries) }),
@@ -90,7 +92,7 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 		for _, m := range c.sinks {
 			ch <- prometheus.MustNewConstMetric(m.desc, m.kind, m.value(s), s.Name)
 		}
-		for _, state := range []replay.State{replay.Starting, replay.Running, replay.Retrying, replay.Halted, replay.Stopped} {
+		for _, state := range []replay.State{replay.Starting, replay.Running, replay.Retrying, replay.Paused, replay.Halted, replay.Stopped} {
 			ch <- prometheus.MustNewConstMetric(c.sink, prometheus.GaugeValue, flag(s.State == state), s.Name, string(state))
 		}
 	}

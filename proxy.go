@@ -6,16 +6,12 @@ import (
 	"fmt"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	"github.com/google/uuid"
 	"go.uber.org/zap"
 
-	walproxyv1 "github.com/walproxy/walproxy/api/proto/walproxy/v1"
 	"github.com/walproxy/walproxy/internal/accept"
 	"github.com/walproxy/walproxy/internal/state"
-	"github.com/walproxy/walproxy/replay"
-	"github.com/walproxy/walproxy/sinks"
 	"github.com/walproxy/walproxy/wal"
 )
 
@@ -33,7 +29,10 @@ type Proxy struct {
 	checked   chan struct{}  // log space may be free; capacity 1
 	stopSpace chan struct{}
 	stopHold  context.CancelFunc
-	space     sync.WaitGroup // freeSpace, hold
+	space     sync.WaitGroup // freeSpace, hold, countBacklog
+	stopCount context.CancelFunc
+	counting  atomic.Uint64 // LSN that countBacklog has reached
+	recent    recentRoutes
 
 	metrics *collector
 
@@ -42,36 +41,11 @@ type Proxy struct {
 	closeErr error         // read after closed
 }
 
-// sink is one store with its loop.
-type sink struct {
-	name   string
-	loop   *replay.Loop
-	reader sinks.Reader // nil: cannot read
-	paused bool
-}
-
-// Applied and Wait make *sink an accept.Applied that knows about pauses.
-func (s *sink) Applied() wal.LSN { return s.loop.Applied() }
-
-func (s *sink) Parked(collection string, key *walproxyv1.Key) (wal.LSN, bool, error) {
-	return s.loop.Parked(collection, key)
-}
-
-func (s *sink) Wait(ctx context.Context, lsn wal.LSN) error {
-	if s.paused && s.loop.Applied() < lsn {
-		return fmt.Errorf("%w: %s", ErrPaused, s.name)
-	}
-	err := s.loop.Wait(ctx, lsn)
-	if err != nil && s.loop.Status().State == replay.Halted {
-		return fmt.Errorf("%w: %s: %w", ErrHalted, s.name, err)
-	}
-	return err
-}
-
 // Open opens or creates the log in o.Dir, checks that log, state store and
 // sinks belong together, and starts applying what the sinks lack. A sink that
 // cannot be reached, or refuses, does not keep Open from returning: writes are
-// acknowledged meanwhile, Status shows why it waits.
+// acknowledged meanwhile, Status shows why it waits. A sink that the log knows
+// and o does not is refused: *OrphanedSinkError; see Forget.
 //
 // ctx bounds Open alone.
 func Open(ctx context.Context, o Options) (*Proxy, error) {
@@ -92,10 +66,13 @@ func Open(ctx context.Context, o Options) (*Proxy, error) {
 	loopCtx, stop := context.WithCancelCause(context.Background())
 	p.stopLoops = stop
 	for _, s := range p.sinks {
-		if !s.paused {
-			p.loops.Go(func() { p.run(loopCtx, s) })
-		}
+		ctx, stop := context.WithCancelCause(loopCtx)
+		s.stop = stop
+		p.loops.Go(func() { p.run(ctx, s) })
 	}
+	countCtx, stopCount := context.WithCancel(context.Background())
+	p.stopCount = stopCount
+	p.space.Go(func() { p.countBacklog(countCtx) })
 	p.space.Go(p.freeSpace)
 	holdCtx, stopHold := context.WithCancel(context.Background())
 	p.stopHold = stopHold
@@ -113,6 +90,9 @@ func (p *Proxy) open(ctx context.Context) error {
 	if p.log, err = wal.Open(p.options.logDir(), logOptions); err != nil {
 		return err
 	}
+	if err := p.checkOrphans(); err != nil {
+		return err
+	}
 	targets := map[string]accept.Target{}
 	for _, so := range p.options.Sinks {
 		s, err := p.newSink(so)
@@ -120,7 +100,7 @@ func (p *Proxy) open(ctx context.Context) error {
 			return err
 		}
 		p.sinks = append(p.sinks, s)
-		targets[s.name] = accept.Target{Loop: s, Reader: s.reader}
+		targets[s.name] = accept.Target{Loop: s, Reader: s.reader, Lag: s.lag}
 	}
 	p.acceptor, err = accept.New(ctx, p.log, p.state, p.acceptOptions(targets))
 	if err != nil {
@@ -147,37 +127,6 @@ func (p *Proxy) attach(stream uuid.UUID, empty bool, newest uint64) (boot uint64
 	return p.state.Bind(stream, empty, newest)
 }
 
-func (p *Proxy) newSink(so SinkOptions) (*sink, error) {
-	if _, err := p.claim(so.Name); err != nil {
-		return nil, err
-	}
-	options := so.Loop
-	options.Name = so.Name
-	if options.OnReject == nil {
-		options.OnReject = func(string) replay.Policy { return replay.ParkKey }
-	}
-	options.Logger = p.logger.Named("replay").With(zap.String("sink", so.Name))
-	options.OnCheckpoint = func(wal.LSN) { p.check() }
-	loop, err := replay.New(p.log, p.state, so.Sink, options)
-	if err != nil {
-		return nil, err
-	}
-	reader, _ := so.Sink.(sinks.Reader)
-	return &sink{name: so.Name, loop: loop, reader: reader, paused: so.Paused}, nil
-}
-
-// claim returns what is known of a sink. One that was not known begins here, at
-// the end of the log, durably before anything is routed to it: what was logged
-// before was not routed to it, or was given up when its name was forgotten.
-func (p *Proxy) claim(name string) (state.Claim, error) {
-	claim, known, err := p.state.Claim(name)
-	if err != nil || known {
-		return claim, err
-	}
-	p.logger.Info("sink added", zap.String("sink", name), zap.Uint64("from", uint64(p.log.Durable())))
-	return p.state.ChangeClaim(name, func(c *state.Claim) { c.From = p.log.Durable() })
-}
-
 func (p *Proxy) acceptOptions(targets map[string]accept.Target) accept.Options {
 	o := accept.Options{
 		Targets:  targets,
@@ -198,40 +147,6 @@ func (p *Proxy) run(ctx context.Context, s *sink) {
 		p.logger.Error("sink halted: writes to it are acknowledged and stay in the log",
 			zap.String("sink", s.name), zap.Uint64("applied", uint64(s.loop.Applied())), zap.Error(err))
 	}
-}
-
-// freeSpace releases what no sink needs the log for any more. It looks at most
-// once per releaseInterval: a release frees whole segments, not records.
-func (p *Proxy) freeSpace() {
-	pause := time.NewTimer(0)
-	defer pause.Stop()
-	for {
-		select {
-		case <-p.stopSpace:
-			return
-		case <-p.checked:
-		}
-		p.releaseSpace()
-		pause.Reset(releaseInterval)
-		select {
-		case <-p.stopSpace:
-			return
-		case <-pause.C:
-		}
-	}
-}
-
-func (p *Proxy) releaseSpace() {
-	low := p.log.Durable()
-	for _, s := range p.sinks {
-		low = min(low, s.loop.Needs()-1)
-	}
-	// Request ids live in the log until the state store has them for sure.
-	if err := p.acceptor.SyncBelow(low + 1); err != nil {
-		p.logger.Error("log space is kept: request ids could not be stored", zap.Error(err))
-		return
-	}
-	p.log.Release(low + 1)
 }
 
 // Done is closed when the proxy cannot take writes any more because a write or

@@ -42,7 +42,8 @@ func (p *Proxy) ReadEvents(ctx context.Context, collection string, key *walproxy
 	return events, closedError(err)
 }
 
-// Wait returns nil once everything up to lsn has come to level. It returns
+// Wait returns nil once the write lsn has come to level: Applied at the sinks
+// that it is routed to, where with it is everything before it. It returns
 // ErrUnknownLSN for an LSN that was not given out, *DeadError if the write lsn
 // became a dead letter, ErrHalted, ErrPaused, or ctx's cause.
 func (p *Proxy) Wait(ctx context.Context, lsn LSN, level Level) error {
@@ -55,12 +56,13 @@ func (p *Proxy) Wait(ctx context.Context, lsn LSN, level Level) error {
 	if level == Logged {
 		return nil
 	}
-	for _, s := range p.sinks {
+	routed := p.routedSinks(ctx, lsn)
+	for _, s := range routed {
 		if err := s.Wait(ctx, lsn); err != nil {
 			return fmt.Errorf("sink %s: %w", s.name, err)
 		}
 	}
-	for _, s := range p.sinks {
+	for _, s := range routed {
 		fate, err := s.loop.Fate(lsn)
 		if err != nil {
 			return fmt.Errorf("sink %s: %w", s.name, err)

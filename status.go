@@ -1,6 +1,7 @@
 package walproxy
 
 import (
+	"context"
 	"slices"
 
 	"github.com/walproxy/walproxy/replay"
@@ -14,6 +15,8 @@ const (
 	StateApplied = string(replay.Applied)
 	StateParked  = string(replay.Parked) // a dead letter behind another of its key
 	StateDead    = string(replay.Dead)   // a dead letter, or one that was given up
+	// StateUnrouted: the sink does not get the write.
+	StateUnrouted = "unrouted"
 )
 
 // WriteState is how far one write has come.
@@ -24,9 +27,10 @@ type WriteState struct {
 	Sinks map[string]string
 }
 
-// WriteState tells how far the write with this LSN has come. A sink that the
-// write is not routed to counts as applied once it has passed the LSN, and so
-// does a write whose space in the log was freed. The error is the state store's.
+// WriteState tells how far the write with this LSN has come at the sinks that it
+// is routed to; the others are StateUnrouted, and so are not where their part in
+// it cannot be told any more: a sink that has passed a write whose space in the
+// log was freed counts as applied. The error is the state store's.
 func (p *Proxy) WriteState(lsn LSN) (WriteState, error) {
 	ws := WriteState{LSN: lsn, State: StateUnknown}
 	if p.closing.Load() {
@@ -36,9 +40,17 @@ func (p *Proxy) WriteState(lsn LSN) (WriteState, error) {
 		return ws, nil
 	}
 	ws.Sinks = make(map[string]string, len(p.sinks))
+	names, known := []string(nil), false
+	if len(p.sinks) > 1 {
+		names, known = p.routed(context.Background(), lsn) // it is durable: there is no wait
+	}
 	worst := []string{StateLogged, StateDead, StateParked, StateApplied}
 	at := len(worst) - 1
 	for _, s := range p.sinks {
+		if lsn <= s.from || known && !slices.Contains(names, s.name) {
+			ws.Sinks[s.name] = StateUnrouted
+			continue
+		}
 		fate, err := s.loop.Fate(lsn)
 		if err != nil {
 			return ws, err
@@ -63,23 +75,30 @@ type SinkStatus struct {
 	Name string
 	replay.Status
 	Paused bool
-	// Lag is durable - applied, in records. Until the sink was reached it is all
-	// that the log holds: an upper bound.
-	Lag uint64
+	// Lag is how many records are routed to the sink and not passed by it;
+	// LagBytes is their size in the log. They are upper bounds for a while after
+	// Open: until the sink was reached, or what the log held then was counted.
+	Lag      uint64
+	LagBytes int64
+	// MaxLagBytes is SinkOptions.MaxLagBytes.
+	MaxLagBytes int64
 }
 
 // Status returns a snapshot. It does no I/O beyond asking for free space.
 func (p *Proxy) Status() Status {
 	st := Status{Stream: p.log.Stream().String(), Log: p.log.Stats(), StateBytes: p.state.Bytes()}
 	for _, s := range p.sinks {
-		ls := s.loop.Status()
-		st.Sinks = append(st.Sinks, SinkStatus{Name: s.name, Status: ls, Paused: s.paused, Lag: p.lag(s)})
+		ss := SinkStatus{Name: s.name, Status: s.loop.Status(), Paused: s.isPaused(), MaxLagBytes: s.lag.max}
+		ss.Lag, ss.LagBytes, _ = p.lagOf(s)
+		st.Sinks = append(st.Sinks, ss)
 	}
 	return st
 }
 
-// lag is how many records s lacks.
-func (p *Proxy) lag(s *sink) uint64 {
-	passed := s.loop.Has()
-	return uint64(max(p.log.Durable(), passed) - passed)
+// lagOf is s.lag.now, less what is in the log's memory alone: after the log was
+// poisoned it never gets into the log.
+func (p *Proxy) lagOf(s *sink) (records uint64, bytes int64, exact bool) {
+	records, bytes, exact = s.lag.now()
+	passed := max(s.loop.Applied(), s.from)
+	return min(records, uint64(max(p.log.Durable(), passed)-passed)), bytes, exact
 }

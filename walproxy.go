@@ -65,6 +65,13 @@ var ErrParked = accept.ErrParked
 // ParkedError names the dead letter that parks a key.
 type ParkedError = accept.ParkedError
 
+// ErrBehind: a sink that the write is routed to has reached its MaxLagBytes;
+// *BehindError says which. Nothing was logged: try again later.
+var ErrBehind = accept.ErrBehind
+
+// BehindError names the sink that holds up a write.
+type BehindError = accept.BehindError
+
 // ConflictError says what a record's version is.
 type ConflictError = accept.ConflictError
 
@@ -99,9 +106,18 @@ type SinkOptions struct {
 	// used it must stay.
 	Name string
 	Sink sinks.Sink
-	// Paused keeps the loop from running: writes are acknowledged and stay in
-	// the log.
+	// Paused begins with the sink paused: writes are acknowledged and stay in the
+	// log, until ResumeSink.
 	Paused bool
+	// MaxLagBytes bounds what is routed to the sink and not passed by it, in
+	// bytes of the log: a write beyond it is refused with *BehindError, other
+	// sinks' go on. A record larger than it is let through alone. 0: no bound
+	// but the log's.
+	MaxLagBytes int64
+	// Retain is how many bytes of log are kept below the sink's checkpoint, in
+	// whole segments: a store that is restored to an older backup finds there
+	// what it lacks. They give way when the log's room gets scarce. 0: none.
+	Retain int64
 	// Loop tunes lanes, batches, retries and dead letters. Name, Logger and
 	// OnCheckpoint are filled in; without OnReject every collection has
 	// replay.ParkKey.
@@ -125,8 +141,6 @@ const (
 	defaultDrainTimeout = 20 * time.Second
 	defaultRequestAge   = 24 * time.Hour
 	defaultRequestCount = 1_000_000
-	// releaseInterval bounds how often freed checkpoints are looked at.
-	releaseInterval = 200 * time.Millisecond
 )
 
 // withDefaults returns o with every default filled in, or all its faults.
@@ -174,6 +188,12 @@ func (o Options) validate() error {
 		}
 		if s.Sink == nil {
 			fault("Sinks[%d].Sink is nil", i)
+		}
+		if s.MaxLagBytes < 0 {
+			fault("Sinks[%d].MaxLagBytes is negative", i)
+		}
+		if s.Retain < 0 {
+			fault("Sinks[%d].Retain is negative", i)
 		}
 		names[s.Name] = true
 	}

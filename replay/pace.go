@@ -148,12 +148,17 @@ func (c *pace) recovering() {
 	c.lanes, c.clean = 1, 0
 }
 
-// pause holds everybody from now on and returns when nobody applies any more, or
-// resume undoes it.
-func (c *pace) pause(ctx context.Context) error {
+// hold keeps everybody from applying, from now on.
+func (c *pace) hold() {
 	c.mu.Lock()
+	defer c.mu.Unlock()
 	c.paused = true
-	if c.running == 0 {
+}
+
+// still returns when nobody applies any more, or resume undoes hold.
+func (c *pace) still(ctx context.Context) error {
+	c.mu.Lock()
+	if c.running == 0 || !c.paused {
 		c.mu.Unlock()
 		return nil
 	}
@@ -192,7 +197,17 @@ func (c *pace) isPaused() bool {
 // also ends a Pause that waits. Nothing is lost: writes stay in the log, and what
 // was read ahead in a bounded queue. A loop that has not started yet does not
 // claim the sink while it is paused.
-func (l *Loop) Pause(ctx context.Context) error { return l.pace.pause(ctx) }
+func (l *Loop) Pause(ctx context.Context) error {
+	l.pace.hold()
+	return l.pace.still(ctx)
+}
 
-// Resume undoes Pause.
+// Suspend is Pause without the wait; Still is the wait.
+func (l *Loop) Suspend() { l.pace.hold() }
+
+// Still waits until no call of the sink is under way in a loop that was told to
+// Suspend, or until Resume. It returns ctx's cause.
+func (l *Loop) Still(ctx context.Context) error { return l.pace.still(ctx) }
+
+// Resume undoes Pause and Suspend.
 func (l *Loop) Resume() { l.pace.resume() }

@@ -22,6 +22,9 @@ func (l *Log) Extents() []Extent {
 // MaxBytes is Options.MaxBytes, with its default filled in.
 func (l *Log) MaxBytes() int64 { return l.o.MaxBytes }
 
+// MinFree is Options.MinFree, with its default filled in; -1: no floor.
+func (l *Log) MinFree() int64 { return l.o.MinFree }
+
 // History returns where the incarnations began that hold the durable records
 // from low to high, in order: what Contains would need to place a point between
 // them, for when the log has freed them. What the log does not know any more is

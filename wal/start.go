@@ -55,6 +55,16 @@ func (s *start) makeDirs() error {
 	return s.fs.SyncDir(s.dir)
 }
 
+// Lock takes the lock of the log in dir, for who works on its files or beside
+// them while no process has it open: *LockedError if one has.
+func Lock(dir string) (io.Closer, error) {
+	dir, err := filepath.Abs(dir)
+	if err != nil {
+		return nil, err
+	}
+	return lockDir(vfs.OS(), dir)
+}
+
 // lockDir takes the log's lock, creating its directory.
 func lockDir(fsys vfs.FS, dir string) (io.Closer, error) {
 	if err := vfs.MkdirAllSync(fsys, dir, 0o755); err != nil {

@@ -74,10 +74,11 @@ type Route struct {
 	Sinks       []string // the first one answers reads
 }
 
-// Target is a sink that may answer reads.
+// Target is a sink.
 type Target struct {
 	Loop   Applied
 	Reader sinks.Reader // nil: cannot read
+	Lag    Lag          // nil: nobody asks
 }
 
 // Options of New.

@@ -35,6 +35,10 @@ func (a *Acceptor) enqueue(ctx context.Context, w *write) (ok bool, err error) {
 	if w.until != 0 && accepted >= w.until {
 		return false, nil
 	}
+	// Under the lock: nobody else comes between this and the LSN.
+	if err := w.admit(len(w.payload)); err != nil {
+		return false, err
+	}
 	a.order.last.Store(accepted)
 	if w.request != nil {
 		a.requests.enqueuing()
@@ -48,6 +52,7 @@ func (a *Acceptor) enqueue(ctx context.Context, w *write) (ok bool, err error) {
 	if err != nil {
 		return false, err
 	}
+	w.added(len(payload))
 	failpoint.Hit("accept-after-enqueue")
 	a.requests.grown()
 	w.ticket, w.accepted = ticket, accepted
@@ -59,6 +64,7 @@ type Pending struct {
 	result Result
 	ticket wal.Ticket
 	stored bool // durable long since; there is no ticket
+	route  *route
 }
 
 // Result of a write.
@@ -75,6 +81,15 @@ var closed = func() <-chan struct{} {
 	close(c)
 	return c
 }()
+
+// Route is the number of the route that the write takes, for Acceptor.Routed. ok
+// is false for a repeat: its original's may have been another.
+func (p *Pending) Route() (number int, ok bool) {
+	if p.route == nil {
+		return 0, false
+	}
+	return p.route.number, true
+}
 
 // LSN of the write (the original's for a repeat); known at once.
 func (p *Pending) LSN() wal.LSN { return p.result.LSN }

@@ -10,7 +10,7 @@ import (
 // Submit gives w its LSN. w has Mutation, Group, ... and principal set; accepted
 // time and routes are filled in here, in a copy. Errors mean that nothing was
 // logged, and are *mutation.InvalidError, *ConflictError, ErrRequestMismatch,
-// ErrUnroutable, ErrVersionUnknown, ErrNoReader, wal.ErrFull, wal.ErrClosed,
+// ErrUnroutable, ErrVersionUnknown, ErrNoReader, *BehindError, wal.ErrFull, wal.ErrClosed,
 // wal.ErrPoisoned, wal.ErrTooLarge, ctx's cause or the state store's.
 func (a *Acceptor) Submit(ctx context.Context, w *walproxyv1.Record) (*Pending, error) {
 	if err := a.enter(); err != nil {
@@ -58,11 +58,17 @@ func (a *Acceptor) submit(ctx context.Context, w *write) (*Pending, error) {
 		return nil, err
 	}
 	defer w.free()
+	// Before the store is asked about preconditions, which takes its time if the
+	// store is what is behind; and again when the write gets its LSN.
+	if err := w.admit(len(w.payload)); err != nil {
+		return nil, err
+	}
 	if err := a.append(ctx, w); err != nil {
 		return nil, a.settled(ctx, err)
 	}
 	return &Pending{
 		ticket: w.ticket,
+		route:  w.route,
 		result: Result{LSN: w.ticket.LSN, EventCount: eventCountAfter(w.record.GetMutation())},
 	}, nil
 }

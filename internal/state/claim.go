@@ -24,6 +24,10 @@ type Claim struct {
 	// From is where the log ended when the sink was added: no record at or below
 	// it is the sink's, whatever its routes say.
 	From position.LSN
+	// Applied is how far the sink was when it was noted last: everything of it up
+	// to there was applied or a dead letter. It may be further by now, or less far
+	// if an older copy of the store was put back: the store's checkpoint decides.
+	Applied position.LSN
 }
 
 // errNoSink: claims are found by the sink's name.
@@ -107,18 +111,52 @@ func (s *Store) ChangeClaim(sink string, change func(*Claim)) (c Claim, err erro
 	return c, err
 }
 
+// sinkKinds are the kinds of entries that begin with a sink's length and name.
+const sinkKinds = "dqptxfvh"
+
+// Forget drops everything that is known of a sink, durably and as one step. The
+// sink's loop has ended.
+func (s *Store) Forget(sink string) error {
+	s.claims.Lock()
+	defer s.claims.Unlock()
+	err := s.use(func() error {
+		b := s.db.NewBatch()
+		defer b.Close()
+		if err := errors.Join(b.Delete(claimKey(sink), nil), b.Delete(laneGroupsKey(sink), nil), b.Delete(heldMarkKey(sink), nil)); err != nil {
+			return err
+		}
+		for _, kind := range []byte(sinkKinds) {
+			prefix := (&DeadLetters{sink: sink}).prefix(kind)
+			if err := b.DeleteRange(prefix, prefixEnd(prefix), nil); err != nil {
+				return err
+			}
+		}
+		return s.commit(b)
+	})
+	// Counters are read again.
+	s.letters.Lock()
+	delete(s.letters.bySink, sink)
+	s.letters.Unlock()
+	s.held.Lock()
+	delete(s.held.bySink, sink)
+	s.held.Unlock()
+	return err
+}
+
 func claimKey(sink string) []byte { return append([]byte{'c'}, sink...) }
 
-// A claim's value: flags, From as 8 bytes if its flag is set, then the identity.
+// A claim's value: flags; From and Applied, 8 bytes each, if their flags are
+// set; then the identity.
 const (
 	claimSettled = 1 << iota
 	claimPaused
 	claimFrom
-	claimFlags = claimSettled | claimPaused | claimFrom
+	claimApplied
+	claimFlags = claimSettled | claimPaused | claimFrom | claimApplied
 )
 
 func encodeClaim(c Claim) []byte {
-	value := make([]byte, 1, 9+len(c.Identity))
+	value := make([]byte, 1, 17+len(c.Identity))
 	if c.Settled {
 		value[0] |= claimSettled
 	}
@@ -128,6 +166,10 @@ func encodeClaim(c Claim) []byte {
 	if c.From != 0 {
 		value[0] |= claimFrom
 		value = binary.BigEndian.AppendUint64(value, uint64(c.From))
+	}
+	if c.Applied != 0 {
+		value[0] |= claimApplied
+		value = binary.BigEndian.AppendUint64(value, uint64(c.Applied))
 	}
 	return append(value, c.Identity...)
 }
@@ -141,12 +183,18 @@ func decodeClaim(value []byte) (c Claim, err error) {
 		return c, fmt.Errorf("%w: unknown flags %#x", ErrCorrupt, flags)
 	}
 	c.Settled, c.Paused = flags&claimSettled != 0, flags&claimPaused != 0
-	if flags&claimFrom != 0 {
+	for _, f := range []struct {
+		flag byte
+		lsn  *position.LSN
+	}{{claimFrom, &c.From}, {claimApplied, &c.Applied}} {
+		if flags&f.flag == 0 {
+			continue
+		}
 		if len(rest) < 8 {
 			return Claim{}, fmt.Errorf("%w: claim of %d bytes", ErrCorrupt, len(value))
 		}
-		if c.From, rest = position.LSN(number(rest)), rest[8:]; c.From == 0 {
-			return Claim{}, fmt.Errorf("%w: a claim from LSN 0", ErrCorrupt)
+		if *f.lsn, rest = position.LSN(number(rest)), rest[8:]; *f.lsn == 0 {
+			return Claim{}, fmt.Errorf("%w: a claim with LSN 0", ErrCorrupt)
 		}
 	}
 	c.Identity = string(rest)

@@ -17,7 +17,7 @@ func TestClaimChanges(t *testing.T) {
 	changes := []func(*Claim){
 		func(c *Claim) { c.Identity, c.Settled = "pg-7", true },
 		func(c *Claim) { c.Paused = true },
-		func(c *Claim) { c.From = 1000 },
+		func(c *Claim) { c.From, c.Applied = 1000, 1007 },
 	}
 	var wg sync.WaitGroup
 	for _, change := range changes {
@@ -31,7 +31,7 @@ func TestClaimChanges(t *testing.T) {
 	if _, err := s.ChangeClaim("added", func(*Claim) {}); err != nil {
 		t.Fatal(err)
 	}
-	want := []Claim{{Sink: "added"}, {Sink: "main", Identity: "pg-7", Settled: true, Paused: true, From: 1000}}
+	want := []Claim{{Sink: "added"}, {Sink: "main", Identity: "pg-7", Settled: true, Paused: true, From: 1000, Applied: 1007}}
 	for range 2 {
 		if got, err := s.Claims(); err != nil || !slices.Equal(got, want) {
 			t.Fatalf("Claims = %+v, %v, want %+v", got, err, want)
@@ -41,7 +41,7 @@ func TestClaimChanges(t *testing.T) {
 		}
 		s = mustOpen(t, "state", fs)
 	}
-	for _, bad := range [][]byte{{}, {8}, {claimFrom}, {claimFrom, 0, 0, 0, 0, 0, 0, 0, 0}} {
+	for _, bad := range [][]byte{{}, {16}, {claimFrom}, {claimFrom, 0, 0, 0, 0, 0, 0, 0, 0}} {
 		if c, err := decodeClaim(bad); !errors.Is(err, ErrCorrupt) {
 			t.Errorf("decodeClaim(%x) = %+v, %v, want ErrCorrupt", bad, c, err)
 		}

@@ -190,7 +190,7 @@ func FuzzDecode(f *testing.F) {
 	f.Add(encodeRequest(r))
 	f.Add(requestKey(r.Principal, r.ID)[1:])
 	f.Add(encodeClaim(Claim{Identity: "pg-7", Settled: true}))
-	f.Add(encodeClaim(Claim{Identity: "pg-7", Paused: true, From: 1000}))
+	f.Add(encodeClaim(Claim{Identity: "pg-7", Paused: true, From: 1000, Applied: 1007}))
 	f.Add(indexKey(7, requestKey(r.Principal, r.ID)[1:]))
 	f.Add(encodeLaneGroups(map[string]string{"orders": "shop", "lines": "shop"}))
 	f.Add([]byte{0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1})

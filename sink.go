@@ -1,0 +1,130 @@
+package walproxy
+
+import (
+	"context"
+	"fmt"
+	"sync"
+
+	"go.uber.org/zap"
+
+	walproxyv1 "github.com/walproxy/walproxy/api/proto/walproxy/v1"
+	"github.com/walproxy/walproxy/internal/state"
+	"github.com/walproxy/walproxy/replay"
+	"github.com/walproxy/walproxy/sinks"
+	"github.com/walproxy/walproxy/wal"
+)
+
+// sink is one store with its loop.
+type sink struct {
+	name   string
+	loop   *replay.Loop
+	reader sinks.Reader // nil: cannot read
+	lag    *lag
+	retain int64
+	// from is where the log ended when the sink was added: nothing at or below
+	// it is the sink's.
+	from wal.LSN
+	stop context.CancelCauseFunc // ends the loop
+
+	// change serialises pauses, and Close with them. It is held during a sync of
+	// the state store, mu never is.
+	change sync.Mutex
+	mu     struct {
+		sync.Mutex
+		paused bool
+		// running ends when the sink is paused; its cause is ErrPaused.
+		running   context.Context
+		interrupt context.CancelCauseFunc
+	}
+}
+
+// newSink makes the loop of a sink, which does not run yet, and its claim.
+func (p *Proxy) newSink(so SinkOptions) (*sink, error) {
+	claim, err := p.claim(so.Name)
+	if err != nil {
+		return nil, err
+	}
+	options := so.Loop
+	options.Name = so.Name
+	if options.OnReject == nil {
+		options.OnReject = func(string) replay.Policy { return replay.ParkKey }
+	}
+	options.Logger = p.logger.Named("replay").With(zap.String("sink", so.Name))
+	options.OnCheckpoint = func(wal.LSN) { p.check() }
+	held, err := p.state.Held(so.Name).Range()
+	if err != nil {
+		return nil, err
+	}
+	loop, err := replay.New(p.log, p.state, so.Sink, options)
+	if err != nil {
+		return nil, err
+	}
+	s := &sink{name: so.Name, loop: loop, retain: so.Retain, from: claim.From}
+	s.reader, _ = so.Sink.(sinks.Reader)
+	s.lag = newLag(p.log, s, claim, held, so.MaxLagBytes)
+	s.mu.running, s.mu.interrupt = context.WithCancelCause(context.Background())
+	if so.Paused || claim.Paused {
+		s.setPaused(true)
+	}
+	return s, nil
+}
+
+// claim returns what is known of a sink. One that was not known begins here, at
+// the end of the log, durably before anything is routed to it: what was logged
+// before was not routed to it, or was given up when its name was forgotten.
+func (p *Proxy) claim(name string) (state.Claim, error) {
+	claim, known, err := p.state.Claim(name)
+	if err != nil || known {
+		return claim, err
+	}
+	p.logger.Info("sink added", zap.String("sink", name), zap.Uint64("from", uint64(p.log.Durable())))
+	return p.state.ChangeClaim(name, func(c *state.Claim) { c.From = p.log.Durable() })
+}
+
+// Applied, Parked and Wait make *sink an accept.Applied that knows about pauses.
+func (s *sink) Applied() wal.LSN { return s.loop.Applied() }
+
+func (s *sink) Parked(collection string, key *walproxyv1.Key) (wal.LSN, bool, error) {
+	return s.loop.Parked(collection, key)
+}
+
+// Wait ends with ErrPaused when the sink is paused, or while it waits.
+func (s *sink) Wait(ctx context.Context, lsn wal.LSN) error {
+	if s.loop.Applied() >= lsn {
+		return nil
+	}
+	s.mu.Lock()
+	running := s.mu.running
+	s.mu.Unlock()
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	defer context.AfterFunc(running, func() { cancel(context.Cause(running)) })()
+	err := s.loop.Wait(ctx, lsn)
+	if err != nil && s.loop.Status().State == replay.Halted {
+		return fmt.Errorf("%w: %s: %w", ErrHalted, s.name, err)
+	}
+	return err
+}
+
+func (s *sink) isPaused() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.mu.paused
+}
+
+// setPaused makes the loop begin nothing more, or go on.
+func (s *sink) setPaused(paused bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.mu.paused == paused {
+		return
+	}
+	s.mu.paused = paused
+	if paused {
+		s.loop.Suspend()
+		s.mu.interrupt(fmt.Errorf("%w: %s", ErrPaused, s.name))
+		return
+	}
+	s.mu.running, s.mu.interrupt = context.WithCancelCause(context.Background())
+	s.loop.Resume()
+}
