@@ -36,13 +36,13 @@ type lag struct {
 
 func newLag(log *wal.Log, s *sink, claim state.Claim, held state.HeldRange, maxBytes int64) *lag {
 	g := &lag{sink: s, max: maxBytes, end: log.Durable()}
-	g.start = max(claim.From, claim.Applied, log.First()-1)
-	if held.Through > g.start { // held, and not in the log any more or not only there
+	g.start = max(claim.From, claim.Applied)
+	if held.Through > g.start { // it may not be in the log any more
 		g.start = held.Through
 		g.backlog.records.Store(held.Records)
 		g.backlog.bytes.Store(int64(held.Bytes))
 	}
-	g.start = min(g.start, g.end)
+	g.start = min(max(g.start, log.First()-1), g.end)
 	g.atMost = bytesAbove(log, g.start)
 	g.counted.Store(g.start == g.end)
 	return g
