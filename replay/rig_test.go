@@ -59,6 +59,7 @@ type rig struct {
 	clock int64                              // accepted time of the next write
 	seg   int64                              // wal.Options.SegmentBytes
 	ring  int                                // wal.Options.RingBytes; 1 MiB
+	limit int64                              // wal.Options.MaxBytes
 }
 
 type modelRow struct {
@@ -78,7 +79,7 @@ func (r *rig) open() {
 	r.t.Helper()
 	var err error
 	r.log, err = wal.Open(filepath.Join(r.dir, "log"), wal.Options{
-		MinFree: -1, RingBytes: cmp.Or(r.ring, 1<<20), SegmentBytes: r.seg,
+		MinFree: -1, RingBytes: cmp.Or(r.ring, 1<<20), SegmentBytes: r.seg, MaxBytes: r.limit,
 		Attach: func(stream uuid.UUID, empty bool, newest uint64) (uint64, error) {
 			if r.state, err = state.Open(filepath.Join(r.dir, "state"), state.Options{}); err != nil {
 				return 0, err
@@ -151,6 +152,16 @@ func (r *rig) retry(origin wal.LSN, ms []*walproxyv1.Mutation) wal.LSN {
 
 func (r *rig) writeFrom(origin wal.LSN, routes []string, records ...[]*walproxyv1.Mutation) (last wal.LSN) {
 	r.t.Helper()
+	last = r.queueFrom(origin, routes, records...)
+	if err := r.log.WaitDurable(context.Background(), last); err != nil {
+		r.t.Fatal(err)
+	}
+	return last
+}
+
+// queueFrom does not wait until the records are durable.
+func (r *rig) queueFrom(origin wal.LSN, routes []string, records ...[]*walproxyv1.Mutation) (last wal.LSN) {
+	r.t.Helper()
 	for _, ms := range records {
 		r.clock++
 		body := &walproxyv1.Record{Format: 1, AcceptedUnixNanos: r.clock, Routes: routes}
@@ -174,9 +185,6 @@ func (r *rig) writeFrom(origin wal.LSN, routes []string, records ...[]*walproxyv
 		if slices.Contains(routes, "main") {
 			r.apply(ms, last, origin)
 		}
-	}
-	if err := r.log.WaitDurable(context.Background(), last); err != nil {
-		r.t.Fatal(err)
 	}
 	return last
 }
