@@ -8,11 +8,14 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
+	"strings"
 	"syscall"
 	"testing"
 
 	walproxyv1 "github.com/walproxy/walproxy/api/proto/walproxy/v1"
 	"github.com/walproxy/walproxy/sinks/pebble"
+	"github.com/walproxy/walproxy/sinks/sinktest"
 	"github.com/walproxy/walproxy/wal"
 )
 
@@ -27,30 +30,56 @@ func TestFailpoints(t *testing.T) {
 	}
 	for _, point := range []string{"replay-before-dead-letter", "replay-after-dead-letter", "state-before-sync",
 		"replay-mid-apply", "sink-before-commit", "sink-after-commit", "replay-before-checkpoint-release"} {
-		t.Run(point, func(t *testing.T) {
-			r := newRig(t)
-			writeHistory(r)
-			if len(r.dead) == 0 {
-				t.Fatal("nothing is rejected in the end")
-			}
-			r.close()
-			kills := 0
-			// Each start is killed a little later than the one before.
-			for count := 1; killedAt(t, r.dir, fmt.Sprintf("%s=%d", point, count)); count += 1 + count/3 {
-				kills++
-			}
-			t.Logf("killed %d times", kills)
-			if kills == 0 {
-				t.Fatal("never killed")
-			}
-			r.open()
-			store := openPebble(t, filepath.Join(r.dir, "store"))
-			run := r.start(store, fast())
-			run.await(r.log.Durable())
-			r.check(store)
-			r.checkLetters(run.Loop)
-		})
+		t.Run(point, func(t *testing.T) { killAndCheck(t, newRig(t), point) })
 	}
+}
+
+// TestHeldFailpoints is TestFailpoints where the process holds the records of
+// the sink, lets the log be freed, and only then applies them.
+func TestHeldFailpoints(t *testing.T) {
+	if dir := os.Getenv("WALPROXY_TEST_DIR"); dir != "" {
+		r := &rig{t: t, dir: dir, model: map[string]*modelRow{}, seg: 4096, ring: 1}
+		r.open()
+		for l := r.loop(sinktest.NewMemory(), fast()); ; {
+			sealed := slices.DeleteFunc(r.sealed(), func(last wal.LSN) bool { return last < l.Needs() })
+			if len(sealed) == 0 {
+				break
+			}
+			r.hold(l, sealed[0])
+		}
+		r.close()
+		applyAll(t, dir)
+		return
+	}
+	for _, point := range []string{"hold-after-copy", "state-before-sync", "wal-mid-trash", "replay-after-dead-letter",
+		"sink-before-commit", "sink-after-commit", "replay-before-checkpoint-release"} {
+		t.Run(point, func(t *testing.T) { killAndCheck(t, newHoldRig(t), point) })
+	}
+}
+
+// killAndCheck writes a history and has it applied by processes of the test that
+// are killed at point.
+func killAndCheck(t *testing.T, r *rig, point string) {
+	writeHistory(r)
+	if len(r.dead) == 0 {
+		t.Fatal("nothing is rejected in the end")
+	}
+	r.close()
+	kills := 0
+	// Each start is killed a little later than the one before.
+	for count := 1; killedAt(t, r.dir, fmt.Sprintf("%s=%d", point, count)); count += 1 + count/3 {
+		kills++
+	}
+	t.Logf("killed %d times", kills)
+	if kills == 0 {
+		t.Fatal("never killed")
+	}
+	r.open()
+	store := openPebble(t, filepath.Join(r.dir, "store"))
+	run := r.start(store, fast())
+	run.await(r.log.Durable())
+	r.check(store)
+	r.checkLetters(run.Loop)
 }
 
 // writeHistory logs writes of some keys of which some are rejected, parked, and
@@ -88,7 +117,7 @@ func killedAt(t *testing.T, dir, spec string) bool {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, os.Args[0], "-test.run=^TestFailpoints$")
+	cmd := exec.CommandContext(ctx, os.Args[0], "-test.run=^"+strings.Split(t.Name(), "/")[0]+"$")
 	cmd.Env = append(os.Environ(), "WALPROXY_TEST_DIR="+dir, "WALPROXY_FAILPOINTS="+spec)
 	out, err := cmd.CombinedOutput()
 	if err == nil {
