@@ -150,6 +150,7 @@ func sinkOptions(name string, c config.Sink, sink sinks.Sink) walproxy.SinkOptio
 	loop.Batch.Records = c.Batch.Records
 	loop.Batch.Bytes = int(c.Batch.Bytes)
 	loop.Batch.Linger = time.Duration(c.Batch.Linger)
+	loop.HoldAfter = int64(c.HoldAfter)
 	loop.DeadLetters = state.Bounds{Bytes: int64(c.DeadLetters.Bytes), Age: time.Duration(c.DeadLetters.Age)}
 	loop.OnReject = func(collection string) replay.Policy {
 		name := c.OnReject(collection)

@@ -98,14 +98,17 @@ type Sink struct {
 	Pools      Pools    `yaml:"pools"`
 	Timeouts   Timeouts `yaml:"timeouts"`
 	// Hosts and Namespace are aerospike's.
-	Hosts        []string              `yaml:"hosts"`
-	Namespace    string                `yaml:"namespace"`
-	Lanes        int                   `yaml:"lanes"`
-	Batch        Batch                 `yaml:"batch"`
-	ApplyTimeout Duration              `yaml:"apply_timeout"`
-	MaxLagBytes  Size                  `yaml:"max_lag_bytes"`
-	DeadLetters  DeadLetters           `yaml:"dead_letters"`
-	Collections  map[string]Collection `yaml:"collections"`
+	Hosts        []string `yaml:"hosts"`
+	Namespace    string   `yaml:"namespace"`
+	Lanes        int      `yaml:"lanes"`
+	Batch        Batch    `yaml:"batch"`
+	ApplyTimeout Duration `yaml:"apply_timeout"`
+	MaxLagBytes  Size     `yaml:"max_lag_bytes"`
+	// HoldAfter is how many bytes of the log the sink may keep from being freed
+	// before its records are copied out of it; 0: replay.Options.HoldAfter.
+	HoldAfter   Size                  `yaml:"hold_after"`
+	DeadLetters DeadLetters           `yaml:"dead_letters"`
+	Collections map[string]Collection `yaml:"collections"`
 }
 
 // DeadLetters bounds what is kept of records that the sink rejected, and of those

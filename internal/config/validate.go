@@ -144,6 +144,9 @@ func (c *checker) sink(key, name string, s Sink) {
 		"%s is out of range: up to 10s", s.Batch.Linger)
 	c.want(s.ApplyTimeout > 0, key+".apply_timeout", "must be positive")
 	c.want(s.MaxLagBytes == 0, key+".max_lag_bytes", notYet)
+	if s.HoldAfter != 0 {
+		c.between(key+".hold_after", s.HoldAfter, 1*mib, 1024*gib)
+	}
 	c.between(key+".dead_letters.bytes", s.DeadLetters.Bytes, 1*mib, 1024*gib)
 	c.want(s.DeadLetters.Age >= 0, key+".dead_letters.age", "must not be negative")
 	for _, pattern := range slices.Sorted(maps.Keys(s.Collections)) {
