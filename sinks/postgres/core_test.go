@@ -15,11 +15,17 @@ import (
 // openSink opens a sink that the test closes.
 func openSink(t testing.TB, o Options) *Sink {
 	t.Helper()
+	s := mustOpen(t, o)
+	t.Cleanup(func() { closeSink(t, s) })
+	return s
+}
+
+func mustOpen(t testing.TB, o Options) *Sink {
+	t.Helper()
 	s, err := Open(o)
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { closeSink(t, s) })
 	return s
 }
 

@@ -9,6 +9,9 @@ import (
 )
 
 func TestMain(m *testing.M) {
+	if config := os.Getenv(processEnv); config != "" {
+		os.Exit(runProcess(config))
+	}
 	if os.Getenv("WALPROXY_LONG") == "" {
 		// Each script is a store of its own; -rapid.checks still asks for more.
 		if err := flag.Set("rapid.checks", "10"); err != nil {
