@@ -500,11 +500,12 @@ func timestampCodec(oid, array uint32) *codec {
 			if zoned {
 				layout += "Z07"
 			}
-			t, err := time.Parse(layout, text)
-			if err != nil { // infinity, a year before 1, another zone's form
-				return mutation.StringValue(text), nil
+			for _, layout := range []string{layout, time.RFC3339Nano} { // the server's, and text's
+				if t, err := time.Parse(layout, text); err == nil {
+					return mutation.TimestampValue(t), nil
+				}
 			}
-			return mutation.TimestampValue(t), nil
+			return mutation.StringValue(text), nil // infinity, a year before 1
 		},
 	}
 }

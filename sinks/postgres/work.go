@@ -55,7 +55,8 @@ func (e *rejection) Unwrap() error { return e.err }
 
 // stage implements planner.
 func (p *tablePlanner) stage(ctx context.Context, l link, b *sinks.Batch) ([]sinks.Result, error) {
-	w := &work{planner: p, batch: b, link: l, rows: map[string]*row{}, byShape: map[*shape]int{}, ordered: -1}
+	w := &work{planner: p, batch: b, link: l, rows: map[string]*row{}, byShape: map[*shape]int{}, ordered: -1,
+		arena: make([]byte, 0, 1024)} // never nil: that would be NULL
 	err := w.collect()
 	if err == nil {
 		err = w.run(ctx)
