@@ -62,9 +62,9 @@ type chunk struct {
 	bytes   int     // of the log, read
 }
 
-func newFeed(p *pipeline, lanes []*lane) *feed {
+func newFeed(p *pipeline, lanes []*lane, bytesMax int) *feed {
 	f := &feed{
-		pipeline: p, lanes: lanes, bytesMax: p.loop.o.QueueBytes,
+		pipeline: p, lanes: lanes, bytesMax: bytesMax,
 		room: make(chan struct{}, 1), places: map[string]place{},
 	}
 	f.read = slices.MinFunc(lanes, func(a, b *lane) int { return cmp.Compare(a.from, b.from) }).from
@@ -186,8 +186,8 @@ func (f *feed) laneOf(body *walproxyv1.Record) (ln *lane, single, ok bool) {
 // placesMax bounds what a feed remembers of collections.
 const placesMax = 10_000
 
-// placeOf is where the collection's keys go; false: halted. Its group is durable
-// before: after a crash the checkpoint is read by the same map.
+// placeOf is where the collection's keys go; false: halted. What is special about
+// it is durable before: after a crash the checkpoint is read by the same map.
 func (f *feed) placeOf(collection string) (place, bool) {
 	at, ok := f.places[collection]
 	if ok {
@@ -195,7 +195,7 @@ func (f *feed) placeOf(collection string) (place, bool) {
 	}
 	collection = strings.Clone(collection) // it may be cut out of a payload
 	if f.newLanes == 0 {                   // else by what is stored already
-		if err := f.loop.noteGroup(collection); err != nil {
+		if err := f.loop.notePlace(collection); err != nil {
 			f.halt(err)
 			return place{}, false
 		}

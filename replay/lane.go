@@ -24,6 +24,7 @@ type lane struct {
 	flying  bool          // a batch, possibly without records, is in flight
 	due     bool          // the checkpoint is to move even without records
 	wake    chan struct{} // token: look again
+	waiters []*keyWaiter
 
 	// The feed's goroutine's alone: records of its chunk, and their payloads.
 	ahead []item

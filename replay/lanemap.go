@@ -1,37 +1,50 @@
 package replay
 
 import (
+	"fmt"
 	"maps"
+	"slices"
 
 	"github.com/cespare/xxhash/v2"
 	"go.uber.org/zap"
 
 	walproxyv1 "github.com/walproxy/walproxy/api/proto/walproxy/v1"
+	"github.com/walproxy/walproxy/internal/state"
 	"github.com/walproxy/walproxy/mutation"
 	"github.com/walproxy/walproxy/sinks"
 )
 
 // laneMap says which lane a key belongs to: that of its collection's group, all
-// keys alike, else that of its hash.
+// keys alike, else that of its hash among the lanes of its collection's class.
 type laneMap struct {
-	lanes int
-	group func(collection string) string // "": none
+	classes []state.LaneClass // the first is of all without one
+	places  func(collection string) state.LanePlace
 }
 
 func (m laneMap) of(collection string, key *walproxyv1.Key) int {
 	return m.place(collection).lane(mutation.Hash(collection, key))
 }
 
-// place is where the keys of one collection go.
+// place is where the keys of one collection go: to lanes first, first+1, ...
 type place struct {
+	first int
 	lanes uint64
 	fixed int // the lane of them all, or -1
 }
 
-func (m laneMap) place(collection string) place {
-	at := place{lanes: uint64(m.lanes), fixed: -1}
-	if group := m.group(collection); group != "" {
-		at.fixed = int(xxhash.Sum64String(group) % at.lanes)
+func (m laneMap) place(collection string) place { return m.placed(m.places(collection)) }
+
+func (m laneMap) placed(said state.LanePlace) place {
+	at := place{fixed: -1}
+	for _, class := range m.classes {
+		if class.Name == said.Class {
+			at.lanes = uint64(class.Lanes)
+			break
+		}
+		at.first += class.Lanes
+	}
+	if said.Group != "" {
+		at.fixed = at.first + int(xxhash.Sum64String(said.Group)%at.lanes)
 	}
 	return at
 }
@@ -41,75 +54,136 @@ func (at place) lane(hash uint64) int {
 	if at.fixed >= 0 {
 		return at.fixed
 	}
-	return int(hash % at.lanes)
+	return at.first + int(hash%at.lanes)
 }
 
-// storedMap is the lane map by which the sink's checkpoint came about.
+func total(classes []state.LaneClass) (lanes int) {
+	for _, class := range classes {
+		lanes += class.Lanes
+	}
+	return lanes
+}
+
+func even(c sinks.Checkpoint) bool {
+	return !slices.ContainsFunc(c.Lanes, func(p sinks.Point) bool { return p != c.Lanes[0] })
+}
+
+// storedMap is the lane map by which the sink's checkpoint came about. Where all
+// lanes are at one point any map says the same: the lanes are switched at the
+// sink first, the new map is stored then, and lanes move after that.
 func (l *Loop) storedMap(c sinks.Checkpoint) (laneMap, error) {
 	var err error
-	if l.groups, err = l.state.LaneGroups(l.o.Name); err != nil {
+	if l.lanes.stored, err = l.state.LaneMap(l.o.Name); err != nil {
 		return laneMap{}, &HaltError{Sink: l.o.Name, Err: err}
 	}
-	stored := maps.Clone(l.groups)
-	return laneMap{lanes: len(c.Lanes), group: func(collection string) string { return stored[collection] }}, nil
+	m := laneMap{classes: l.lanes.stored.Classes}
+	if m.classes == nil {
+		m.classes = []state.LaneClass{{Lanes: len(c.Lanes)}}
+	}
+	places := maps.Clone(l.lanes.stored.Places)
+	if total(m.classes) != len(c.Lanes) {
+		if !even(c) {
+			return laneMap{}, &HaltError{Sink: l.o.Name, Err: fmt.Errorf(
+				"its checkpoint has %d lanes at different points, and the state store knows of %d", len(c.Lanes), total(m.classes))}
+		}
+		m.classes, places = []state.LaneClass{{Lanes: len(c.Lanes)}}, nil
+	}
+	m.places = func(collection string) state.LanePlace { return places[collection] }
+	return m, nil
 }
 
 // mustRelane reports whether lanes are at different points of a map that may not
-// be the one to go on with.
+// be the one to go on with, or are not as many.
 func (l *Loop) mustRelane(c sinks.Checkpoint) bool {
-	if len(c.Lanes) != l.o.Lanes {
+	if len(c.Lanes) != l.o.total() {
 		return true
 	}
-	if len(l.groups) == 0 && !l.links() {
-		return false
-	}
-	for _, p := range c.Lanes {
-		if p != c.Lanes[0] {
-			return true
-		}
-	}
-	return false
+	same := slices.Equal(l.lanes.stored.Classes, l.o.classes()) && len(l.lanes.stored.Places) == 0 && !l.places()
+	return !same && !even(c)
 }
+
+// places reports whether collections may be placed apart.
+func (l *Loop) places() bool { return l.o.LaneKey != nil || l.o.OwnLanes != nil || l.linker != nil }
 
 // nextMap is the lane map from now on. All lanes are at one point: what was
 // stored of the map before means nothing any more.
 func (l *Loop) nextMap() (laneMap, error) {
-	before := len(l.groups)
-	maps.DeleteFunc(l.groups, func(collection, group string) bool { return l.groupOf(collection) != group })
-	if len(l.groups) != before {
-		if err := l.state.PutLaneGroups(l.o.Name, l.groups); err != nil {
+	l.lanes.Lock()
+	defer l.lanes.Unlock()
+	stored := &l.lanes.stored
+	before, classes := len(stored.Places), stored.Classes
+	maps.DeleteFunc(stored.Places, func(collection string, at state.LanePlace) bool {
+		said, err := l.sayLocked(collection)
+		return err != nil || said != at
+	})
+	stored.Classes = l.o.classes()
+	if len(stored.Places) != before || !slices.Equal(stored.Classes, classes) {
+		if err := l.state.PutLaneMap(l.o.Name, *stored); err != nil {
 			return laneMap{}, &HaltError{Sink: l.o.Name, Err: err}
 		}
 	}
-	return laneMap{lanes: l.o.Lanes, group: l.groupOf}, nil
+	m := laneMap{classes: stored.Classes, places: func(collection string) state.LanePlace {
+		l.lanes.Lock()
+		defer l.lanes.Unlock()
+		return l.lanes.stored.Places[collection]
+	}}
+	if m.classes == nil {
+		m.classes = []state.LaneClass{{Lanes: l.o.Lanes}}
+	}
+	return m, nil
 }
 
-// links reports whether collections may have groups.
-func (l *Loop) links() bool { return l.o.LaneKey != nil || l.linker != nil }
-
-func (l *Loop) groupOf(collection string) (group string) {
+// sayLocked is what options and sink say about a collection. lanes is locked, so
+// that they are asked one call at a time.
+func (l *Loop) sayLocked(collection string) (at state.LanePlace, err error) {
 	if l.o.LaneKey != nil {
-		group = l.o.LaneKey(collection)
+		at.Group = l.o.LaneKey(collection)
 	}
-	if group == "" && l.linker != nil {
-		group = l.linker.LaneGroup(collection)
+	if at.Group == "" && l.linker != nil {
+		at.Group = l.linker.LaneGroup(collection)
 	}
-	return group
+	if l.o.OwnLanes != nil {
+		at.Class = l.o.OwnLanes(collection)
+	}
+	if at.Class != "" && !slices.ContainsFunc(l.o.Classes, func(c Class) bool { return c.Name == at.Class }) {
+		return at, fmt.Errorf("collection %q is to have lanes of class %q, which Options.Classes lacks", collection, at.Class)
+	}
+	return at, nil
 }
 
-// noteGroup makes the group of a collection durable before a lane is chosen by
-// it: after a crash the checkpoint is read by the same map.
-func (l *Loop) noteGroup(collection string) error {
-	group := l.groupOf(collection)
-	if l.groups[collection] == group {
+// notePlace makes the place of a collection durable before a lane is chosen by
+// it: after a crash the checkpoint is read by the same map. A group is of the
+// class of its first collection.
+func (l *Loop) notePlace(collection string) error {
+	if !l.places() {
 		return nil
 	}
-	if l.groups == nil {
-		l.groups = map[string]string{}
+	l.lanes.Lock()
+	defer l.lanes.Unlock()
+	at, err := l.sayLocked(collection)
+	if err != nil {
+		return &HaltError{Sink: l.o.Name, Err: err}
 	}
-	l.groups[collection] = group
-	l.logger.Info("collections share a lane", zap.Int("collections", len(l.groups)))
-	if err := l.state.PutLaneGroups(l.o.Name, l.groups); err != nil {
+	stored := l.lanes.stored.Places
+	known, ok := stored[collection]
+	if known == at {
+		return nil
+	}
+	if ok && known.Group == at.Group { // by its group's first collection
+		return nil
+	}
+	for other, is := range stored {
+		if at.Group != "" && is.Group == at.Group && is.Class != at.Class {
+			l.logger.Warn("a collection shares a lane, and with it the class, of another one",
+				zap.String("collection", collection), zap.String("with", other), zap.String("class", is.Class))
+			at.Class = is.Class
+			break
+		}
+	}
+	stored[collection] = at
+	l.logger.Info("a collection has a place of its own",
+		zap.String("collection", collection), zap.String("group", at.Group), zap.String("class", at.Class))
+	if err := l.state.PutLaneMap(l.o.Name, l.lanes.stored); err != nil {
 		return &HaltError{Sink: l.o.Name, Err: err}
 	}
 	return nil

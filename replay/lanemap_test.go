@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	walproxyv1 "github.com/walproxy/walproxy/api/proto/walproxy/v1"
+	"github.com/walproxy/walproxy/internal/state"
 	"github.com/walproxy/walproxy/mutation"
 	"github.com/walproxy/walproxy/sinks"
 	"github.com/walproxy/walproxy/sinks/sinktest"
@@ -22,7 +23,7 @@ func TestGroupSharesALane(t *testing.T) {
 		}
 		return ""
 	}
-	m := laneMap{lanes: 16, group: shop}
+	m := laneMap{classes: []state.LaneClass{{Lanes: 16}}, places: func(c string) state.LanePlace { return state.LanePlace{Group: shop(c)} }}
 	lanes := map[string]map[int]bool{}
 	for i := range 200 {
 		for _, collection := range []string{"orders", "lines", "users"} {
@@ -115,7 +116,7 @@ func TestSinkLinksCollections(t *testing.T) {
 			if (len(lanes) == 1) != c.share {
 				t.Errorf("applied in lanes %v, want shared %t", lanes, c.share)
 			}
-			if stored, err := r.state.LaneGroups("main"); err != nil || stored["c"] != c.want {
+			if stored, err := r.state.LaneMap("main"); err != nil || stored.Places["c"].Group != c.want {
 				t.Errorf("stored groups %v, %v; want %q", stored, err, c.want)
 			}
 		})
@@ -168,7 +169,7 @@ func TestGroupsChangeBetweenRuns(t *testing.T) {
 	run := r.start(memory.Reopen(), o)
 	run.await(r.log.Durable())
 	r.check(memory)
-	if stored, err := r.state.LaneGroups("main"); err != nil || stored["c"] != "a" {
+	if stored, err := r.state.LaneMap("main"); err != nil || stored.Places["c"].Group != "a" {
 		t.Errorf("stored groups %v, %v", stored, err)
 	}
 }

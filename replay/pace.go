@@ -44,8 +44,8 @@ const sizeShrink = 64
 
 func newPace(o *Options) *pace {
 	return &pace{
-		target: o.Batch.Latency, lanesMax: o.Lanes, sizeMax: size{o.Batch.Records, o.Batch.Bytes},
-		lanes: o.Lanes, size: size{o.Batch.Records, o.Batch.Bytes},
+		target: o.Batch.Latency, lanesMax: o.total(), sizeMax: size{o.Batch.Records, o.Batch.Bytes},
+		lanes: o.total(), size: size{o.Batch.Records, o.Batch.Bytes},
 	}
 }
 

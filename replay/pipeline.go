@@ -53,7 +53,11 @@ func newPipeline(l *Loop, c sinks.Checkpoint, by laneMap) *pipeline {
 	for i, at := range c.Lanes {
 		p.lanes = append(p.lanes, &lane{index: i, from: at.LSN, stored: at, wake: make(chan struct{}, 1)})
 	}
-	p.feeds = []*feed{newFeed(p, p.lanes)}
+	rest := p.lanes
+	for _, class := range by.classes {
+		p.feeds = append(p.feeds, newFeed(p, rest[:class.Lanes:class.Lanes], l.o.QueueBytes/len(by.classes)))
+		rest = rest[class.Lanes:]
+	}
 	p.publishLocked() // nobody else knows p yet
 	return p
 }
@@ -104,6 +108,9 @@ func (p *pipeline) publishLocked() {
 	for _, ln := range p.lanes[1:] {
 		applied = min(applied, ln.applied())
 		checkpoint = min(checkpoint, ln.stored.LSN)
+	}
+	for _, ln := range p.lanes {
+		ln.serve()
 	}
 	p.loop.marks.raise(applied, checkpoint)
 }

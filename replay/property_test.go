@@ -115,6 +115,13 @@ func drawOptions(t *rapid.T) Options {
 	if group := rapid.SampledFrom([]string{"", "", "", "first", "second"}).Draw(t, "group"); group != "" {
 		o.LaneKey = func(string) string { return group }
 	}
+	for i := range rapid.SampledFrom([]int{0, 0, 1, 2}).Draw(t, "classes") {
+		o.Classes = append(o.Classes, Class{Name: fmt.Sprint(i), Lanes: rapid.IntRange(0, 2).Draw(t, "class lanes")})
+	}
+	if len(o.Classes) > 0 {
+		own := rapid.SampledFrom([]string{"", "0"}).Draw(t, "class")
+		o.OwnLanes = func(string) string { return own }
+	}
 	return o
 }
 

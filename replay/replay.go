@@ -30,6 +30,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -44,7 +45,7 @@ import (
 // Options of New; zero values are the defaults.
 type Options struct {
 	Name  string // the sink's name in the configuration; required
-	Lanes int    // 4, at most 1024
+	Lanes int    // 4; with those of Classes at most 1024
 	Batch struct {
 		Records int // 1000
 		Bytes   int // of the log; 1 MiB. A larger record is a batch of its own.
@@ -79,6 +80,15 @@ type Options struct {
 	// must answer the same throughout a run; between runs it may change. Where it
 	// says none, or is nil, a sink that is a sinks.Linker is asked.
 	LaneKey func(collection string) (group string)
+	// Classes have lanes of their own, beside Lanes: what is slow or much in one
+	// class does not hold up the others, for each reads the log at its own speed
+	// and has its own share of QueueBytes. Each reads all of the log. At most 15.
+	Classes []Class
+	// OwnLanes names the class of a collection; "" is none. A lane group is of the
+	// class of that of its collections which comes first in the log. It must
+	// answer the same throughout a run; between runs it, and Classes, may change.
+	// Calls come one at a time.
+	OwnLanes func(collection string) (class string)
 	// OnReject is asked what a rejected record of a collection means. nil: Halt
 	// for all, because dead letters need somebody who asks Parked before a read.
 	OnReject func(collection string) Policy
@@ -98,10 +108,23 @@ type Options struct {
 	OnCheckpoint func(wal.LSN)
 }
 
-const lanesMax = 1024
+// Class is a set of lanes.
+type Class struct {
+	Name  string
+	Lanes int // 1
+}
+
+const (
+	lanesMax   = 1024
+	classesMax = 16 // the one of Lanes included
+)
 
 func (o Options) withDefaults() (Options, error) {
 	fill(&o.Lanes, 4)
+	o.Classes = slices.Clone(o.Classes)
+	for i := range o.Classes {
+		fill(&o.Classes[i].Lanes, 1)
+	}
 	fill(&o.Batch.Records, 1000)
 	fill(&o.Batch.Bytes, 1<<20)
 	fill(&o.Batch.Linger, 5*time.Millisecond)
@@ -124,6 +147,27 @@ func (o Options) withDefaults() (Options, error) {
 	return o, o.validate()
 }
 
+// classes are all of them; nil if there is only that of Lanes.
+func (o *Options) classes() []state.LaneClass {
+	if len(o.Classes) == 0 {
+		return nil
+	}
+	classes := []state.LaneClass{{Lanes: o.Lanes}}
+	for _, c := range o.Classes {
+		classes = append(classes, state.LaneClass{Name: c.Name, Lanes: c.Lanes})
+	}
+	return classes
+}
+
+// total is the number of all lanes.
+func (o *Options) total() int {
+	lanes := o.Lanes
+	for _, c := range o.Classes {
+		lanes += c.Lanes
+	}
+	return lanes
+}
+
 func fill[T comparable](field *T, value T) {
 	var zero T
 	if *field == zero {
@@ -138,6 +182,20 @@ func (o Options) validate() error {
 	}
 	if o.Lanes < 1 || o.Lanes > lanesMax {
 		faults = append(faults, fmt.Errorf("replay: options: Lanes is %d, want 1 to %d", o.Lanes, lanesMax))
+	}
+	if len(o.Classes) >= classesMax {
+		faults = append(faults, fmt.Errorf("replay: options: Classes: %d of them, want at most %d", len(o.Classes), classesMax-1))
+	}
+	for i, c := range o.Classes {
+		if c.Name == "" || slices.ContainsFunc(o.Classes[:i], func(b Class) bool { return b.Name == c.Name }) {
+			faults = append(faults, fmt.Errorf("replay: options: Classes[%d].Name: %q is empty or taken", i, c.Name))
+		}
+		if c.Lanes < 1 || c.Lanes > lanesMax {
+			faults = append(faults, fmt.Errorf("replay: options: Classes[%d].Lanes is %d, want 1 to %d", i, c.Lanes, lanesMax))
+		}
+	}
+	if n := o.total(); n > lanesMax && len(o.Classes) > 0 && len(faults) == 0 {
+		faults = append(faults, fmt.Errorf("replay: options: Lanes and Classes are %d lanes, want at most %d", n, lanesMax))
 	}
 	for _, f := range []struct {
 		name  string
@@ -177,7 +235,10 @@ type Loop struct {
 	random  func() float64 // [0, 1)
 	started atomic.Bool
 
-	groups map[string]string // collections that share lanes, as stored; Run's alone
+	lanes struct {
+		sync.Mutex
+		stored state.LaneMap // as it is in the state store
+	}
 	// lastTrace: records up to it may have been dead letters that were given up.
 	lastTrace wal.LSN       // fixed when the sink was resumed
 	from      atomic.Uint64 // LSN: see start
@@ -185,6 +246,8 @@ type Loop struct {
 	marks  watermarks
 	passed passed
 	pipe   atomic.Pointer[pipeline] // nil until the sink was resumed
+	// serving is closed when pipe is the one that goes on for good.
+	serving chan struct{}
 
 	records, batches, retries atomic.Uint64
 
@@ -217,6 +280,7 @@ func New(log *wal.Log, st *state.Store, sink sinks.Sink, o Options) (*Loop, erro
 	l.from.Store(uint64(claim.From))
 	l.linker, _ = sink.(sinks.Linker)
 	l.passed.end = log.Durable()
+	l.serving = make(chan struct{})
 	l.marks.rose = make(chan struct{}, 1)
 	l.health.state = Starting
 	return l, nil

@@ -71,7 +71,7 @@ func (l *Loop) tryResume(ctx context.Context, claim state.Claim) (c sinks.Checkp
 		return c, err
 	}
 	c, err = l.sink.Resume(ctx, sinks.Claim{
-		Stream: l.log.Stream(), Owner: l.o.Owner, Lanes: l.o.Lanes, Fresh: !claim.Settled,
+		Stream: l.log.Stream(), Owner: l.o.Owner, Lanes: l.o.total(), Fresh: !claim.Settled,
 	})
 	if err != nil {
 		return c, err

@@ -103,12 +103,12 @@ func (l *Loop) relane(ctx context.Context, c sinks.Checkpoint, stored laneMap) (
 		return int(min(max(int64(a.LSN)-int64(b.LSN), -1), 1))
 	})
 	p := newPipeline(l, c, stored)
-	p.newLanes, p.until = l.o.Lanes, high
+	p.newLanes, p.until = l.o.total(), high
 	if err := p.run(ctx); err != nil || !p.relaned {
 		return nil, err
 	}
-	l.logger.Info("lanes switched", zap.Int("from", len(c.Lanes)), zap.Int("to", l.o.Lanes), zap.Stringer("at", high))
-	return slices.Repeat([]sinks.Point{high}, l.o.Lanes), nil
+	l.logger.Info("lanes switched", zap.Int("from", len(c.Lanes)), zap.Int("to", l.o.total()), zap.Stringer("at", high))
+	return slices.Repeat([]sinks.Point{high}, l.o.total()), nil
 }
 
 // run starts the lanes, feeds them until the pipeline's end, joins them, and
@@ -132,6 +132,9 @@ func (p *pipeline) run(ctx context.Context) error {
 		})
 	}
 	p.loop.pipe.Store(p)
+	if p.newLanes == 0 {
+		close(p.loop.serving)
+	}
 	complete := p.feedAll(stop, work)
 	lanes.Wait()
 	if complete && p.newLanes > 0 && p.empty() && stop.Err() == nil {

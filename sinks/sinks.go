@@ -144,8 +144,8 @@ type Identifier interface {
 // several records, triggers).
 type Linker interface {
 	// LaneGroup names the group of collections that must share a lane with this
-	// one; "": none. It is asked after Resume has returned a checkpoint, from one
-	// goroutine, and answers the same until the next Resume. It does not wait.
+	// one; "": none. It is asked after Resume has returned a checkpoint, one call at
+	// a time, and answers the same until the next Resume. It does not wait.
 	LaneGroup(collection string) string
 }
 

@@ -6,7 +6,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"maps"
+	"reflect"
 	"testing"
 	"time"
 
@@ -192,7 +192,7 @@ func FuzzDecode(f *testing.F) {
 	f.Add(encodeClaim(Claim{Identity: "pg-7", Settled: true}))
 	f.Add(encodeClaim(Claim{Identity: "pg-7", Paused: true, From: 1000, Applied: 1007}))
 	f.Add(indexKey(7, requestKey(r.Principal, r.ID)[1:]))
-	f.Add(encodeLaneGroups(map[string]string{"orders": "shop", "lines": "shop"}))
+	f.Add(encodeLaneMap(LaneMap{Classes: []LaneClass{{"", 4}, {"hot", 2}}, Places: map[string]LanePlace{"orders": {"shop", ""}, "lines": {"shop", "hot"}}}))
 	f.Add([]byte{0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1})
 	f.Fuzz(func(t *testing.T, data []byte) {
 		if r, err := decodeRequest(data); err == nil {
@@ -209,12 +209,12 @@ func FuzzDecode(f *testing.F) {
 		} else if !errors.Is(err, ErrCorrupt) {
 			t.Errorf("decodeClaim: %v", err)
 		}
-		if groups, err := decodeLaneGroups(data); err == nil {
-			if again, err := decodeLaneGroups(encodeLaneGroups(groups)); err != nil || !maps.Equal(again, groups) {
-				t.Errorf("lane groups %x do not come back", data)
+		if m, err := decodeLaneMap(data); err == nil {
+			if again, err := decodeLaneMap(encodeLaneMap(m)); err != nil || !reflect.DeepEqual(again, m) {
+				t.Errorf("lane map %x does not come back", data)
 			}
 		} else if !errors.Is(err, ErrCorrupt) {
-			t.Errorf("decodeLaneGroups: %v", err)
+			t.Errorf("decodeLaneMap: %v", err)
 		}
 		if p, id, err := splitRequestKey(data); err == nil {
 			p2, id2, err := splitRequestKey(requestKey(p, id)[1:])

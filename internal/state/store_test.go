@@ -4,8 +4,8 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"maps"
 	"path/filepath"
+	"reflect"
 	"sync"
 	"testing"
 
@@ -122,16 +122,16 @@ func TestPowerCut(t *testing.T) {
 			t.Errorf("Claim = %+v, %t, %v", got, ok, err)
 		}
 	})
-	groups := map[string]string{"orders": "shop", "lines": "shop"}
-	if err := s.PutLaneGroups("main", groups); err != nil {
+	lanes := LaneMap{Classes: []LaneClass{{"", 4}, {"hot", 2}}, Places: map[string]LanePlace{"orders": {"shop", ""}, "lines": {"shop", "hot"}}}
+	if err := s.PutLaneMap("main", lanes); err != nil {
 		t.Fatal(err)
 	}
-	check("PutLaneGroups", func(s *Store) {
-		if got, err := s.LaneGroups("main"); !maps.Equal(got, groups) || err != nil {
-			t.Errorf("LaneGroups = %v, %v", got, err)
+	check("PutLaneMap", func(s *Store) {
+		if got, err := s.LaneMap("main"); !reflect.DeepEqual(got, lanes) || err != nil {
+			t.Errorf("LaneMap = %v, %v", got, err)
 		}
-		if got, err := s.LaneGroups("other"); len(got) != 0 || err != nil {
-			t.Errorf("LaneGroups of another sink = %v, %v", got, err)
+		if got, err := s.LaneMap("other"); len(got.Classes)+len(got.Places) != 0 || err != nil {
+			t.Errorf("LaneMap of another sink = %v, %v", got, err)
 		}
 	})
 	if err := s.PutRequests(requests(1, 10), 10); err != nil {

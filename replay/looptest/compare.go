@@ -31,11 +31,8 @@ func (d *driver) finishOne(run *running) {
 		_ = d.stop(run) // the failure tells why
 		d.t.Fatalf("%s: Wait: %v; %+v", run.name, err, run.Status())
 	}
-	reader, ok := run.sink.(sinks.Reader)
-	if d.h.Reader != nil {
-		reader, ok = d.h.Reader(run.sink), true
-	}
-	if !ok {
+	reader := d.reader(run)
+	if reader == nil {
 		_ = d.stop(run) // nothing can be compared
 		d.t.Fatalf("%T is no sinks.Reader and Harness.Reader is missing", run.sink)
 	}

@@ -114,7 +114,25 @@ func (d *driver) drawOptions(sink string) replay.Options {
 			return ""
 		}
 	}
+	d.drawClasses(&o)
 	return o
+}
+
+// drawClasses gives some collections lanes of their own.
+func (d *driver) drawClasses(o *replay.Options) {
+	for i := range pick(d, 0, 0, 1, 2, 3) {
+		o.Classes = append(o.Classes, replay.Class{Name: fmt.Sprint("class ", i), Lanes: d.draw(3)})
+	}
+	if len(o.Classes) == 0 {
+		return
+	}
+	own := map[string]string{}
+	for _, collection := range collections {
+		if i := d.draw(len(o.Classes) + 1); i < len(o.Classes) {
+			own[collection] = o.Classes[i].Name
+		}
+	}
+	o.OwnLanes = func(collection string) string { return own[collection] }
 }
 
 // addFaults scripts a store that fails for a while, hangs, or is wrong as a whole,

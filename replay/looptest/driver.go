@@ -329,6 +329,11 @@ func (d *driver) live() {
 		d.pauseAndResume(pick(d, runs...))
 	}
 	d.giveUp(pick(d, runs...))
+	if run := pick(d, runs...); d.chance(2) {
+		if err := d.readOne(run); err != nil && !expected(err) {
+			d.t.Fatalf("%s: WaitKey: %v; %+v", run.name, err, run.Status())
+		}
+	}
 	switch d.draw(4) {
 	case 0, 1: // everything is applied, or is kept from it
 		for _, run := range runs {
@@ -357,6 +362,36 @@ func (d *driver) live() {
 	case 1:
 		d.kill()
 	}
+}
+
+// readOne waits for one key only and compares it.
+func (d *driver) readOne(run *running) error {
+	d.t.Helper()
+	if len(run.model.rows) == 0 {
+		return nil
+	}
+	r := run.model.rows[pick(d, slices.Sorted(maps.Keys(run.model.rows))...)]
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	if err := run.WaitKey(ctx, r.collection, r.key, d.log.Durable()); err != nil {
+		return err
+	}
+	if at := run.AppliedKey(r.collection, r.key); at < d.log.Durable() {
+		d.t.Errorf("AppliedKey %d after a wait for %d", at, d.log.Durable())
+	}
+	if reader := d.reader(run); reader != nil {
+		d.compareRow(run, reader, r)
+	}
+	return nil
+}
+
+// reader of the running store; nil: it has none.
+func (d *driver) reader(run *running) sinks.Reader {
+	if d.h.Reader != nil {
+		return d.h.Reader(run.sink)
+	}
+	reader, _ := run.sink.(sinks.Reader)
+	return reader
 }
 
 func (d *driver) pauseAndResume(run *running) {
