@@ -11,6 +11,7 @@ import (
 	"time"
 
 	walproxyv1 "github.com/walproxy/walproxy/api/proto/walproxy/v1"
+	"github.com/walproxy/walproxy/internal/state"
 	"github.com/walproxy/walproxy/mutation"
 	"github.com/walproxy/walproxy/replay"
 	"github.com/walproxy/walproxy/sinks"
@@ -88,8 +89,12 @@ func (d *driver) retrySome(t *target) {
 		if len(l.keys) == 1 && d.chance(3) {
 			ms = []*walproxyv1.Mutation{mend(ms[0].GetCollection(), ms[0].GetKey())}
 		}
+		routes := []string{t.name}
+		if other := pick(d, d.targets...); other != t && d.chance(4) {
+			routes = append(routes, other.name)
+		}
 		for range pick(d, 1, 1, 1, 2) {
-			d.write([]string{t.name}, t, l.lsn, ms)
+			d.write(routes, t, l.lsn, ms)
 		}
 	}
 }
@@ -178,14 +183,19 @@ type mortal struct {
 	effect bool
 	blame  func(n int) int // index of the record to blame; -1: nobody; nil: as it is
 	whim   int             // every so many batches of several records are rejected; 0: none
+	// depends: a record is rejected while one before it is missing, as foreign
+	// keys and triggers may have it.
+	depends bool
+	target  *target
+	letters *state.DeadLetters
 
 	mu     sync.Mutex
 	calls  int
 	passed map[sinks.Move]bool // first moves of batches that may have been applied
 }
 
-func (d *driver) newMortal(sink sinks.Sink) *mortal {
-	m := &mortal{Sink: sink, effect: d.chance(2)}
+func (d *driver) newMortal(sink sinks.Sink, t *target) *mortal {
+	m := &mortal{Sink: sink, effect: d.chance(2), depends: d.chance(4), target: t, letters: d.state.DeadLetters(t.name)}
 	m.left.Store(pick(d, int64(1), 2, 3, 5, 8, 13, 21, 1<<40, 1<<40))
 	switch d.draw(4) {
 	case 0:
@@ -203,11 +213,35 @@ func (m *mortal) rejects(b *sinks.Batch) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.calls++
-	if m.whim > 0 && len(b.Records) > 1 && m.calls%m.whim == 0 && !m.passed[b.Moves[0]] {
+	switch {
+	case len(b.Records) == 0 || m.passed[b.Moves[0]]:
+	case m.whim > 0 && len(b.Records) > 1 && m.calls%m.whim == 0:
+		return true
+	case m.depends && m.target.missing(b.Records[0].LSN, m.letters):
 		return true
 	}
 	m.passed[b.Moves[0]] = true
 	return false
+}
+
+// note remembers what was applied.
+func (t *target) note(b *sinks.Batch, results []sinks.Result) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for i, r := range results {
+		if r.Outcome == sinks.Applied {
+			t.applied[b.Records[i].LSN] = true
+		}
+	}
+}
+
+// resumed notes that what a checkpoint covers may have been applied.
+func (t *target) resumed(c sinks.Checkpoint) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, at := range c.Lanes {
+		t.floor = max(t.floor, at.LSN)
+	}
 }
 
 // Resume implements sinks.Sink.
@@ -217,6 +251,7 @@ func (m *mortal) Resume(ctx context.Context, c sinks.Claim) (sinks.Checkpoint, e
 		return sinks.Checkpoint{}, sinks.WithOutcome(sinks.Halt, errDead)
 	}
 	at, err := m.Sink.Resume(ctx, c)
+	m.target.resumed(at)
 	if left == 0 {
 		return sinks.Checkpoint{}, sinks.WithOutcome(sinks.Halt, errDead)
 	}
@@ -233,6 +268,7 @@ func (m *mortal) Apply(ctx context.Context, b *sinks.Batch) ([]sinks.Result, err
 		return nil, sinks.WithOutcome(sinks.Rejected, errWhim)
 	}
 	results, err := m.Sink.Apply(ctx, b)
+	m.target.note(b, results)
 	if left == 0 {
 		return nil, sinks.WithOutcome(sinks.Halt, errDead)
 	}

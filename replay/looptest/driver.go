@@ -50,6 +50,32 @@ type target struct {
 	name  string
 	store sinktest.Store
 	model *model
+
+	mu      sync.Mutex
+	routed  []wal.LSN // to it, retries excepted
+	applied map[wal.LSN]bool
+	floor   wal.LSN // nobody asks about records up to it
+}
+
+// missing reports whether a record before lsn is neither applied nor a dead letter
+// nor given up.
+func (t *target) missing(lsn wal.LSN, letters *state.DeadLetters) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, before := range t.routed {
+		if before >= lsn {
+			break
+		}
+		if before <= t.floor || t.applied[before] {
+			continue
+		}
+		_, dead, err := letters.Get(before)
+		_, traced, traceErr := letters.Trace(before)
+		if !dead && !traced && err == nil && traceErr == nil {
+			return true
+		}
+	}
+	return false
 }
 
 func newDriver(t *testing.T, h sinktest.Harness, random *rand.Rand) *driver {
@@ -66,7 +92,7 @@ func newDriver(t *testing.T, h sinktest.Harness, random *rand.Rand) *driver {
 				t.Errorf("Store.Remove: %v", err)
 			}
 		})
-		d.targets = append(d.targets, &target{name: fmt.Sprint("sink", i), store: store, model: newModel()})
+		d.targets = append(d.targets, &target{name: fmt.Sprint("sink", i), store: store, model: newModel(), applied: map[wal.LSN]bool{}})
 	}
 	d.open()
 	t.Cleanup(d.close)
@@ -170,7 +196,16 @@ func (d *driver) write(routes []string, of *target, origin wal.LSN, ms []*walpro
 	d.must(err)
 	for _, t := range d.targets {
 		if slices.Contains(routes, t.name) {
-			t.model.record(ticket.LSN, origin, time.Unix(0, d.clock).UTC(), ms)
+			retried := origin
+			if t != of { // to any other it is a write like others
+				retried = 0
+			}
+			t.model.record(ticket.LSN, retried, time.Unix(0, d.clock).UTC(), ms)
+			if of == nil {
+				t.mu.Lock()
+				t.routed = append(t.routed, ticket.LSN)
+				t.mu.Unlock()
+			}
 		}
 	}
 }
@@ -200,7 +235,7 @@ func (d *driver) start(t *target, mortal bool, checked func()) *running {
 	o.OnCheckpoint = func(wal.LSN) { checked() }
 	seen := sink
 	if mortal {
-		run.mortal = d.newMortal(sink)
+		run.mortal = d.newMortal(sink, t)
 		run.faulty = sinktest.NewFaulty(run.mortal)
 		d.addFaults(run.faulty, &o)
 		seen = run.faulty
