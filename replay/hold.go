@@ -110,7 +110,7 @@ type Holder struct {
 	now    func() time.Time
 	seen   map[*Loop]backlog
 	scan   measure
-	rest   time.Time // no new scan is begun before
+	rest   time.Time // nothing is scanned before
 }
 
 // backlog is how much of the log a sink needed at some time.
@@ -148,6 +148,9 @@ func NewHolder(log *wal.Log, loops []*Loop, logger *zap.Logger) *Holder {
 // nothing to do. Errors are those of the log and the state store, and ctx's
 // cause.
 func (h *Holder) Look(ctx context.Context) (freed bool, err error) {
+	if len(h.loops) < 2 || h.now().Before(h.rest) {
+		return false, nil // a single sink has all the records
+	}
 	extents := h.log.Extents()
 	behind, floor := h.laggards(extents)
 	low := h.log.Durable()
@@ -160,14 +163,11 @@ func (h *Holder) Look(ctx context.Context) (freed bool, err error) {
 		return false, nil
 	}
 	if h.scan.at < low || !slices.EqualFunc(h.scan.of, behind, func(a, b laggard) bool { return a.loop == b.loop }) {
-		if h.now().Before(h.rest) {
-			return false, nil
-		}
 		h.scan = measure{of: behind, at: low}
 	}
 	began := h.now()
 	err = h.measure(ctx, extents)
-	// Scanning in vain, again and again, must not take the processor's time.
+	// Scanning in vain must not take the processor's time.
 	h.rest = h.now().Add(holdRest * h.now().Sub(began))
 	if errors.Is(err, wal.ErrBelowFirst) {
 		h.scan = measure{} // the sinks have come further

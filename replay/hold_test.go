@@ -400,6 +400,34 @@ func TestHolder(t *testing.T) {
 			t.Errorf("%+v are left", r.log.Extents())
 		}
 	})
+	t.Run("rests after a scan in vain", func(t *testing.T) {
+		r := newHolderRig(t, 0, after)
+		r.write(300, 7)
+		r.look()
+		scanned := r.holder.scan.at
+		if scanned == 0 {
+			t.Fatal("nothing was scanned")
+		}
+		r.holder.now = func() time.Time { // a scan takes some time
+			r.clock = r.clock.Add(time.Millisecond)
+			return r.clock
+		}
+		for range 2 {
+			r.write(100, 7)
+			if freed, err := r.holder.Look(context.Background()); freed || err != nil {
+				t.Fatalf("Look = %v, %v", freed, err)
+			}
+			if at := r.holder.scan.at; at <= scanned {
+				t.Fatalf("scanned up to %d, then %d", scanned, at)
+			}
+			scanned = r.holder.scan.at
+			r.write(100, 7)
+			if freed, err := r.holder.Look(context.Background()); freed || err != nil || r.holder.scan.at != scanned {
+				t.Fatalf("Look = %v, %v, scanned up to %d; want a rest at %d", freed, err, r.holder.scan.at, scanned)
+			}
+			r.clock = r.clock.Add(holdRest * 10 * time.Millisecond)
+		}
+	})
 	t.Run("two are down", func(t *testing.T) {
 		r := newHolderRig(t, 0, after)
 		o := after
