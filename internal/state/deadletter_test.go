@@ -298,6 +298,29 @@ func TestTraces(t *testing.T) {
 	}
 }
 
+// TestHeadOfAQueue: what a key is parked by is known although the one in front
+// goes and comes back under another LSN.
+func TestHeadOfAQueue(t *testing.T) {
+	d := mustOpen(t, "state", vfs.NewMem()).DeadLetters("main")
+	parkedBy := func(before, want position.LSN) {
+		t.Helper()
+		if lsn, ok, err := d.ParkedBy(letterKey("a"), before); lsn != want || ok != (want > 0) || err != nil {
+			t.Errorf("before %d: %d, %v, %v; want %d", before, lsn, ok, err, want)
+		}
+	}
+	put(t, d, newLetter(5, 5, true, "a"), newLetter(7, 7, true, "a"))
+	parkedBy(100, 5)
+	if err := d.Put(nil, []Retry{{LSN: 5, By: 20}}, Bounds{}); err != nil {
+		t.Fatal(err)
+	}
+	parkedBy(100, 7)
+	parkedBy(7, 0)
+	put(t, d, newLetter(20, 5, true, "a")) // rejected again
+	parkedBy(100, 20)
+	parkedBy(7, 20)
+	parkedBy(5, 0)
+}
+
 // TestListIsBounded in bytes, whatever the limit.
 func TestListIsBounded(t *testing.T) {
 	d := mustOpen(t, "state", vfs.NewMem()).DeadLetters("main")
