@@ -21,6 +21,7 @@ import (
 // it is as much as the log holds there, and it is nothing once the loop has
 // passed the end that the log had at Open, whatever was counted.
 type lag struct {
+	log  *wal.Log
 	sink *sink
 	max  int64 // bytes; 0: no bound
 	// The backlog lies above start, up to end. start == end: there is none.
@@ -35,7 +36,7 @@ type lag struct {
 }
 
 func newLag(log *wal.Log, s *sink, claim state.Claim, held state.HeldRange, maxBytes int64) *lag {
-	g := &lag{sink: s, max: maxBytes, end: log.Durable()}
+	g := &lag{log: log, sink: s, max: maxBytes, end: log.Durable()}
 	g.start = max(claim.From, claim.Applied)
 	if held.Through > g.start { // it may not be in the log any more
 		g.start = held.Through
@@ -67,6 +68,9 @@ func (g *lag) now() (records uint64, bytes int64, exact bool) {
 	records = less(g.added.records.Load(), since.Records)
 	bytes = max(g.added.bytes.Load()-since.Bytes, 0)
 	switch {
+	case applied < g.start && g.lost(applied):
+		low := max(applied, g.log.First()-1)
+		return records + uint64(max(g.end, low)-low), bytes + bytesAbove(g.log, low), false
 	case applied >= g.end:
 		return records, bytes, true
 	case g.counted.Load():
@@ -74,6 +78,12 @@ func (g *lag) now() (records uint64, bytes int64, exact bool) {
 	}
 	records += less(g.backlog.records.Load()+uint64(g.end-g.start), before.Records)
 	return records, bytes + max(g.backlog.bytes.Load()+g.atMost-before.Bytes, 0), false
+}
+
+// lost says that the sink has less than was known to be applied: an older copy of
+// its store was put back. The log from there on is what it lacks, at most.
+func (g *lag) lost(applied wal.LSN) bool {
+	return applied > 0 || g.sink.loop.Status().State == replay.Halted
 }
 
 func less(a, b uint64) uint64 { return max(a, b) - b }
