@@ -26,6 +26,8 @@ type Core interface {
 	DeadLetter(sink string, lsn walproxy.LSN) (walproxy.DeadLetter, error)
 	RetryDeadLetter(ctx context.Context, sink string, lsn walproxy.LSN) ([]walproxy.Result, error)
 	DiscardDeadLetter(sink string, lsn walproxy.LSN) error
+	PauseSink(ctx context.Context, sink string) error
+	ResumeSink(sink string) error
 	Status() walproxy.Status
 	// Err is why the log takes no more writes; nil while it does.
 	Err() error

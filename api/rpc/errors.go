@@ -89,6 +89,7 @@ func translate(err error, at stage) *Error {
 	var invalidErr *mutation.InvalidError
 	var jsonErr *jsonform.Error
 	var conflict *walproxy.ConflictError
+	var behind *walproxy.BehindError
 	switch {
 	case errors.As(err, &invalidErr):
 		return &Error{Status: 400, Code: codeInvalid, Field: fieldName(invalidErr.Field),
@@ -98,6 +99,8 @@ func translate(err error, at stage) *Error {
 			Details: map[string]any{"offset": jsonErr.Offset}}
 	case errors.As(err, &conflict):
 		return conflictError(conflict)
+	case errors.As(err, &behind):
+		return behindError(behind)
 	case at == sent:
 		return unknownOutcome(err)
 	case at == reading && errors.Is(err, context.DeadlineExceeded):

@@ -22,6 +22,9 @@ const (
 	routeLetters   = "dlq"
 	routeLetter    = "dlq_letter"
 	routeRetry     = "dlq_retry"
+	routeSinks     = "sinks"
+	routePause     = "sink_pause"
+	routeResume    = "sink_resume"
 )
 
 // target is what a path names.
@@ -62,12 +65,14 @@ func parsePath(raw string) (target, *Error) {
 	}
 	parts := strings.Split(rest, "/")
 	switch {
-	case len(parts) == 1 && (parts[0] == routeStatus || parts[0] == routeMutations):
+	case len(parts) == 1 && (parts[0] == routeStatus || parts[0] == routeMutations || parts[0] == routeSinks):
 		return target{route: parts[0]}, nil
 	case len(parts) == 2 && parts[0] == "writes":
 		return target{route: routeWrite, lsn: parts[1]}, nil
 	case parts[0] == "dlq":
 		return parseLetter(parts[1:])
+	case parts[0] == "sinks":
+		return parseSink(parts[1:])
 	case len(parts) == 2:
 		return parseRecord(parts[0], parts[1])
 	case len(parts) == 3 && parts[2] == "events":
@@ -107,6 +112,27 @@ func parseLetter(parts []string) (target, *Error) {
 	return t, nil
 }
 
+// parseSink reads what follows /v1/sinks/: {sink}:pause or {sink}:resume.
+func parseSink(parts []string) (target, *Error) {
+	if len(parts) != 1 {
+		return target{}, noSuchPath()
+	}
+	name, verb, _ := strings.Cut(parts[0], ":")
+	sink, err := url.PathUnescape(name)
+	if err != nil {
+		return target{}, invalid("sink", "is not percent-encoded")
+	}
+	switch verb {
+	case "pause":
+		return target{route: routePause, sink: sink}, nil
+	case "resume":
+		return target{route: routeResume, sink: sink}, nil
+	case "":
+		return target{}, noSuchPath()
+	}
+	return target{}, invalid("sink", "%q is no verb of sinks (pause, resume)", clip(verb))
+}
+
 func parseRecord(collection, key string) (target, *Error) {
 	t := target{route: routeRecord}
 	if colon := strings.LastIndexByte(key, ':'); colon >= 0 {
@@ -129,7 +155,7 @@ func parseRecord(collection, key string) (target, *Error) {
 func noSuchPath() *Error {
 	return &Error{Status: http.StatusNotFound, Code: "no_such_path",
 		Message: "paths are /v1/{collection}/{key}, /v1/{collection}/{key}:verb, /v1/{collection}/{key}/events, " +
-			"/v1/mutations, /v1/writes/{lsn}, /v1/dlq/{sink}, /v1/dlq/{sink}/{lsn}[:retry] and /v1/status; a slash in a key is written %2F"}
+			"/v1/mutations, /v1/writes/{lsn}, /v1/dlq/{sink}, /v1/dlq/{sink}/{lsn}[:retry], /v1/sinks, /v1/sinks/{sink}:pause, /v1/sinks/{sink}:resume and /v1/status; a slash in a key is written %2F"}
 }
 
 // recordKey is the key that a path names, in its canonical form. A composite

@@ -142,12 +142,14 @@ func (s *Server) getWrite(w http.ResponseWriter, r *http.Request, t target) *Err
 	return reply(w, writeState{LSN: uint64(lsn), State: ws.State, Sinks: ws.Sinks})
 }
 
-func reply(w http.ResponseWriter, body any) *Error {
+func reply(w http.ResponseWriter, body any) *Error { return replyStatus(w, http.StatusOK, body) }
+
+func replyStatus(w http.ResponseWriter, status int, body any) *Error {
 	out, err := json.Marshal(body)
 	if err != nil {
 		return &Error{Status: http.StatusInternalServerError, Code: "internal",
 			Message: "the answer could not be made", cause: err}
 	}
-	writeJSON(w, http.StatusOK, out)
+	writeJSON(w, status, out)
 	return nil
 }

@@ -168,6 +168,10 @@ func (s *Server) handler(t target, method string) (handler, *Error) {
 		methods = map[string]handler{http.MethodGet: s.getLetter, http.MethodDelete: s.deleteLetter}
 	case routeRetry:
 		methods = map[string]handler{http.MethodPost: s.retryLetter}
+	case routeSinks:
+		methods = map[string]handler{http.MethodGet: s.getSinks}
+	case routePause, routeResume:
+		methods = map[string]handler{http.MethodPost: s.pauseSink}
 	case routeMutations:
 		methods = map[string]handler{http.MethodPost: s.postMutations}
 	case routeEvents:

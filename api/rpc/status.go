@@ -28,18 +28,23 @@ type logStatus struct {
 }
 
 type sinkStatus struct {
-	Name       string         `json:"name"`
-	State      string         `json:"state"`
-	Error      string         `json:"error,omitempty"`
-	Paused     bool           `json:"paused,omitempty"`
-	Epoch      uint64         `json:"epoch"`
-	Applied    walproxy.LSN   `json:"applied"`
-	Checkpoint walproxy.LSN   `json:"checkpoint"`
-	Lag        uint64         `json:"lag"`
-	Lanes      []walproxy.LSN `json:"lanes"`
-	Records    uint64         `json:"records"`
-	Batches    uint64         `json:"batches"`
-	Retries    uint64         `json:"retries"`
+	Name       string       `json:"name"`
+	State      string       `json:"state"`
+	Error      string       `json:"error,omitempty"`
+	Paused     bool         `json:"paused,omitempty"`
+	Epoch      uint64       `json:"epoch"`
+	Applied    walproxy.LSN `json:"applied"`
+	Checkpoint walproxy.LSN `json:"checkpoint"`
+	// Records routed to the sink and not passed by it, their bytes in the log, and
+	// the bound of those.
+	Lag         uint64 `json:"lag"`
+	LagBytes    int64  `json:"lag_bytes"`
+	MaxLagBytes int64  `json:"max_lag_bytes,omitempty"`
+
+	Lanes   []walproxy.LSN `json:"lanes"`
+	Records uint64         `json:"records"`
+	Batches uint64         `json:"batches"`
+	Retries uint64         `json:"retries"`
 	// Dead letters, parked ones included, and the keys that they park.
 	DeadLetters uint64 `json:"dead_letters"`
 	ParkedKeys  int    `json:"parked_keys"`
@@ -65,16 +70,21 @@ func newStatus(st walproxy.Status) status {
 			Error: errorText(st.Log.Err),
 		},
 	}
-	for _, sink := range st.Sinks {
-		out.Sinks = append(out.Sinks, sinkStatus{
-			Name: sink.Name, State: string(sink.State), Error: errorText(sink.Err), Paused: sink.Paused,
-			Epoch: sink.Epoch, Applied: sink.Applied, Checkpoint: sink.Checkpoint, Lag: sink.Lag,
-			Lanes: sink.Lanes, Records: sink.Records, Batches: sink.Batches, Retries: sink.Retries,
-			DeadLetters: sink.DeadLetters, ParkedKeys: sink.ParkedKeys,
-			HeldRecords: sink.HeldRecords, HeldBytes: sink.HeldBytes,
-		})
+	for i := range st.Sinks {
+		out.Sinks = append(out.Sinks, newSinkStatus(&st.Sinks[i]))
 	}
 	return out
+}
+
+func newSinkStatus(sink *walproxy.SinkStatus) sinkStatus {
+	return sinkStatus{
+		Name: sink.Name, State: string(sink.State), Error: errorText(sink.Err), Paused: sink.Paused,
+		Epoch: sink.Epoch, Applied: sink.Applied, Checkpoint: sink.Checkpoint,
+		Lag: sink.Lag, LagBytes: sink.LagBytes, MaxLagBytes: sink.MaxLagBytes,
+		Lanes: sink.Lanes, Records: sink.Records, Batches: sink.Batches, Retries: sink.Retries,
+		DeadLetters: sink.DeadLetters, ParkedKeys: sink.ParkedKeys,
+		HeldRecords: sink.HeldRecords, HeldBytes: sink.HeldBytes,
+	}
 }
 
 func errorText(err error) string {

@@ -151,6 +151,10 @@ func sinkOptions(name string, c config.Sink, sink sinks.Sink) walproxy.SinkOptio
 	loop.Batch.Bytes = int(c.Batch.Bytes)
 	loop.Batch.Linger = time.Duration(c.Batch.Linger)
 	loop.HoldAfter = int64(c.HoldAfter)
+	loop.Batch.Latency = time.Duration(c.Batch.Latency)
+	if slices.ContainsFunc(slices.Collect(maps.Values(c.Collections)), func(col config.Collection) bool { return col.LaneGroup != "" }) {
+		loop.LaneKey = c.LaneGroup
+	}
 	loop.DeadLetters = state.Bounds{Bytes: int64(c.DeadLetters.Bytes), Age: time.Duration(c.DeadLetters.Age)}
 	loop.OnReject = func(collection string) replay.Policy {
 		name := c.OnReject(collection)
@@ -163,7 +167,8 @@ func sinkOptions(name string, c config.Sink, sink sinks.Sink) walproxy.SinkOptio
 		}
 		return policy
 	}
-	return walproxy.SinkOptions{Name: name, Sink: sink, Paused: c.Paused, Loop: loop}
+	return walproxy.SinkOptions{Name: name, Sink: sink, Paused: c.Paused, Loop: loop,
+		MaxLagBytes: int64(c.MaxLagBytes), Retain: int64(c.Retain)}
 }
 
 func (i *instance) serve() {

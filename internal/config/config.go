@@ -103,10 +103,14 @@ type Sink struct {
 	Lanes        int      `yaml:"lanes"`
 	Batch        Batch    `yaml:"batch"`
 	ApplyTimeout Duration `yaml:"apply_timeout"`
-	MaxLagBytes  Size     `yaml:"max_lag_bytes"`
 	// HoldAfter is how many bytes of the log the sink may keep from being freed
 	// before its records are copied out of it; 0: replay.Options.HoldAfter.
-	HoldAfter   Size                  `yaml:"hold_after"`
+	HoldAfter Size `yaml:"hold_after"`
+	// MaxLagBytes of the log may be routed to the sink and not applied: writes
+	// beyond it are refused. 0: no bound but log.max_bytes.
+	MaxLagBytes Size `yaml:"max_lag_bytes"`
+	// Retain so much of the log below the sink's checkpoint.
+	Retain      Size                  `yaml:"retain"`
 	DeadLetters DeadLetters           `yaml:"dead_letters"`
 	Collections map[string]Collection `yaml:"collections"`
 }
@@ -123,14 +127,18 @@ type Batch struct {
 	Records int      `yaml:"records"`
 	Bytes   Size     `yaml:"bytes"`
 	Linger  Duration `yaml:"linger"`
+	Latency Duration `yaml:"latency"` // batches shrink while an apply takes longer
 }
 
 // Collection says what a sink does with the collections that match a pattern.
 type Collection struct {
-	KeyType  string   `yaml:"key_type"`  // string, int64, bytes, composite
-	OnReject string   `yaml:"on_reject"` // park_key, skip, halt
-	Table    string   `yaml:"table"`     // postgres
-	Key      []string `yaml:"key"`       // postgres
+	KeyType  string `yaml:"key_type"`  // string, int64, bytes, composite
+	OnReject string `yaml:"on_reject"` // park_key, skip, halt
+	// LaneGroup: the collections of one group share a lane, so that what one
+	// needs of another is applied before it.
+	LaneGroup string   `yaml:"lane_group"`
+	Table     string   `yaml:"table"` // postgres
+	Key       []string `yaml:"key"`   // postgres
 	// VersionColumn holds the version instead of a table of walproxy's; postgres.
 	VersionColumn string `yaml:"version_column"`
 	// OverflowColumn takes the fields that have no column; postgres.
@@ -193,6 +201,7 @@ func (c *Config) withDefaults() {
 		or(&s.Batch.Bytes, 1*mib)
 		or(&s.Batch.Linger, Duration(5*time.Millisecond))
 		or(&s.ApplyTimeout, Duration(30*time.Second))
+		or(&s.Batch.Latency, min(Duration(200*time.Millisecond), s.ApplyTimeout))
 		or(&s.DeadLetters.Bytes, 1*gib)
 		if s.Type == TypePostgres {
 			s.postgresDefaults()

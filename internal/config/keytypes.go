@@ -61,6 +61,18 @@ func (s Sink) OnReject(collection string) string {
 	return ""
 }
 
+// LaneGroup returns the group of collections that share a lane with this one, as
+// the most specific pattern that matches says it; empty if none does.
+func (s Sink) LaneGroup(collection string) string {
+	for _, pattern := range s.Patterns() {
+		group := s.Collections[pattern].LaneGroup
+		if ok, _ := path.Match(pattern, collection); ok && group != "" { // validated: no error
+			return group
+		}
+	}
+	return ""
+}
+
 func wildcards(pattern string) int {
 	if strings.ContainsAny(pattern, `*?[\`) {
 		return 1

@@ -143,10 +143,16 @@ func (c *checker) sink(key, name string, s Sink) {
 	c.want(s.Batch.Linger >= 0 && s.Batch.Linger <= Duration(10*time.Second), key+".batch.linger",
 		"%s is out of range: up to 10s", s.Batch.Linger)
 	c.want(s.ApplyTimeout > 0, key+".apply_timeout", "must be positive")
-	c.want(s.MaxLagBytes == 0, key+".max_lag_bytes", notYet)
 	if s.HoldAfter != 0 {
 		c.between(key+".hold_after", s.HoldAfter, 1*mib, 1024*gib)
 	}
+	c.want(s.Batch.Latency > 0 && s.Batch.Latency <= s.ApplyTimeout, key+".batch.latency",
+		"%s is out of range: up to apply_timeout (%s)", s.Batch.Latency, s.ApplyTimeout)
+	most := c.config.Log.MaxBytes
+	c.want(s.MaxLagBytes >= 0 && s.MaxLagBytes <= most, key+".max_lag_bytes",
+		"%s is out of range: up to log.max_bytes (%s)", s.MaxLagBytes, most)
+	c.want(s.Retain >= 0 && s.Retain <= most/2, key+".retain",
+		"%s is out of range: up to half of log.max_bytes (%s)", s.Retain, most/2)
 	c.between(key+".dead_letters.bytes", s.DeadLetters.Bytes, 1*mib, 1024*gib)
 	c.want(s.DeadLetters.Age >= 0, key+".dead_letters.age", "must not be negative")
 	for _, pattern := range slices.Sorted(maps.Keys(s.Collections)) {
@@ -162,6 +168,8 @@ func (c *checker) collection(key, pattern string, col Collection) {
 	if _, ok := keyTypes[col.KeyType]; !ok {
 		c.fault(key+".key_type", "no key type %q: want string, int64, bytes or composite", col.KeyType)
 	}
+	c.want(col.LaneGroup == "" || validName(col.LaneGroup), key+".lane_group",
+		"%q is no name for a group: want letters, digits, - and _, at most 64", col.LaneGroup)
 	switch col.OnReject {
 	case "", "park_key", "skip", "halt":
 	default:
