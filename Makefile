@@ -80,7 +80,7 @@ generate:
 check-generate: generate
 	@git diff --exit-code -- api/proto || { echo "make generate changed the tree: commit it"; exit 1; }
 
-## install-deps: what the tests run beside Go: strace, mkfs.ext4, PostgreSQL
+## install-deps: what the tests run beside Go: strace, mkfs.ext4, PostgreSQL, pgbouncer
 install-deps:
 	./scripts/install-deps
 

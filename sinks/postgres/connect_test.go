@@ -61,6 +61,7 @@ func connects(t testing.TB, dsn string) error {
 // TestTLS: every sslmode against a server with TLS and passwords, and what the
 // sink says when it is refused; passfile and service file.
 func TestTLS(t *testing.T) {
+	t.Parallel()
 	cert, key := certificate(t)
 	other, _ := certificate(t)
 	c := pgtest.New(t, pgtest.Options{
@@ -121,6 +122,7 @@ func TestTLS(t *testing.T) {
 // TestFailover: with several hosts and target_session_attrs the sink finds the
 // primary, also after another was promoted. A standby alone is waited for.
 func TestFailover(t *testing.T) {
+	t.Parallel()
 	primary := pgtest.New(t, pgtest.Options{Settings: map[string]string{"synchronous_standby_names": "''"}})
 	admin := primary.Connect(t, "postgres")
 	if _, err := admin.Exec(bounded(t), ledgerTable); err != nil {
@@ -161,6 +163,7 @@ func TestFailover(t *testing.T) {
 // owner that was further: it stops and says why. A new claim continues from what
 // the restored one holds.
 func TestWentBack(t *testing.T) {
+	t.Parallel()
 	c := pgtest.New(t, pgtest.Options{})
 	dsn, _ := newDatabase(t, c)
 	l := openLedger(t, Options{DSN: dsn, Timeouts: hasty()}, 1)
@@ -330,4 +333,25 @@ func TestReadOnly(t *testing.T) {
 	if sinks.OutcomeOf(err) != sinks.Halt || !strings.Contains(err.Error(), "25006") || !strings.Contains(err.Error(), "read-only") {
 		t.Errorf("%v", err)
 	}
+}
+
+// TestPooler: a pooler of transactions is refused, whether it is busy or not; one
+// of sessions works.
+func TestPooler(t *testing.T) {
+	t.Parallel()
+	c := pgtest.Shared(t)
+	dsn, database := newDatabase(t, c)
+	through := func(mode string) string {
+		return pgtest.DSN(c.NewPooler(t, mode), pgtest.Superuser, database)
+	}
+	refused := openSink(t, Options{DSN: through("transaction"), planner: &ledgerPlanner{}})
+	for range 3 {
+		_, err := refused.Resume(bounded(t), claimOf(1))
+		if sinks.OutcomeOf(err) != sinks.Halt || !strings.Contains(err.Error(), "pool_mode") {
+			t.Fatalf("behind a pooler of transactions: %v", err)
+		}
+	}
+	l := openLedger(t, Options{DSN: through("session")}, 2)
+	l.during(t, func() { l.progress(t, 3) })
+	l.check(t, dsn)
 }

@@ -45,7 +45,7 @@ func TestBackendsTerminated(t *testing.T) {
 			l.during(t, func() {
 				l.progress(t, 5)
 				goroutines, heap := runtime.NumGoroutine(), heapInUse()
-				for range times(40, 1000) {
+				for range times(15, 1000) {
 					ended += c.TerminateAll(t, database)
 					l.progress(t, 1)
 				}
@@ -56,7 +56,7 @@ func TestBackendsTerminated(t *testing.T) {
 					t.Errorf("heap of %d bytes, %d before", h, heap)
 				}
 			})
-			if ended < 40 {
+			if ended < 15 {
 				t.Fatalf("only %d sessions ended", ended)
 			}
 			if n := l.sink.applyPool.Stat().TotalConns(); n > 8 {
@@ -79,6 +79,7 @@ func heapInUse() uint64 {
 // TestServerKilled: kill -9 of the postmaster, of one backend (which makes all of
 // them start anew), of everything, and an orderly restart.
 func TestServerKilled(t *testing.T) {
+	t.Parallel()
 	c := pgtest.New(t, pgtest.Options{})
 	dsn, database := newDatabase(t, c)
 	l := openLedger(t, Options{DSN: dsn, Timeouts: hasty(), planner: &ledgerPlanner{halves: true}}, 3)
@@ -97,7 +98,7 @@ func TestServerKilled(t *testing.T) {
 		},
 	}
 	l.during(t, func() {
-		for round := range times(2, 20) {
+		for round := range times(1, 20) {
 			for _, name := range []string{"postmaster", "backend", "all", "backend", "restart"} {
 				l.progress(t, 3)
 				kills[name]()
@@ -116,6 +117,7 @@ func TestServerKilled(t *testing.T) {
 // TestServerPaused: SIGSTOP of PostgreSQL for longer than every time-out. The
 // calls end by themselves meanwhile.
 func TestServerPaused(t *testing.T) {
+	t.Parallel()
 	c := pgtest.New(t, pgtest.Options{})
 	dsn, database := newDatabase(t, c)
 	l := openLedger(t, Options{DSN: dsn, Timeouts: hasty()}, 3)
@@ -174,6 +176,7 @@ func TestCutInCommit(t *testing.T) {
 // TestCommitStillRunning: the connection is lost while the server is inside of
 // COMMIT; the retry starts meanwhile, waits, and finds the batch applied.
 func TestCommitStillRunning(t *testing.T) {
+	t.Parallel()
 	c := pgtest.Shared(t)
 	dsn, database := newDatabase(t, c)
 	admin := pgtest.Connect(t, dsn)
@@ -213,6 +216,7 @@ func TestCommitStillRunning(t *testing.T) {
 // TestDiskFull: the server's disk fills up under load; when there is room again
 // the sink goes on by itself.
 func TestDiskFull(t *testing.T) {
+	t.Parallel()
 	if os.Geteuid() != 0 {
 		t.Skip("NOT TESTED: a small file system needs root")
 	}

@@ -37,6 +37,7 @@ func (p *exitPlanner) stage(ctx context.Context, l link, b *sinks.Batch) ([]sink
 // connection is missing from the pool, and nothing of it is in the table (F10).
 // The server's own time-outs are out of the way.
 func TestEveryExit(t *testing.T) {
+	t.Parallel()
 	c := pgtest.Shared(t)
 	dsn, database := newDatabase(t, c)
 	p := &exitPlanner{}

@@ -130,9 +130,6 @@ func (o *owner) lock(ctx context.Context, key int64) (_ *pgx.Conn, err error) {
 	if err := o.sink.prepareSession(ctx, conn); err != nil {
 		return nil, err
 	}
-	if err := o.direct(ctx, conn); err != nil {
-		return nil, err
-	}
 	_, err = conn.Exec(ctx, "SELECT set_config('lock_timeout', $1, false)", fmt.Sprint(max(o.patience().Milliseconds(), 1)))
 	if err != nil {
 		return nil, err
@@ -147,37 +144,6 @@ func (o *owner) lock(ctx context.Context, key int64) (_ *pgx.Conn, err error) {
 	pid, err := backend(ctx, conn)
 	o.pid.Store(pid)
 	return conn, err
-}
-
-// direct refuses a pooler that gives every transaction another session: the lock
-// would belong to nobody.
-func (o *owner) direct(ctx context.Context, conn *pgx.Conn) error {
-	pid, err := backend(ctx, conn)
-	if err != nil {
-		return err
-	}
-	if pid == conn.PgConn().PID() {
-		return nil // the server itself
-	}
-	// A pooler. With session pooling a second connection changes nothing for the
-	// first; with transaction pooling it gets the session that the first one used.
-	probe, err := pgx.ConnectConfig(ctx, o.config)
-	if err != nil {
-		return err
-	}
-	defer closeSoon(probe)
-	if _, err := probe.Exec(ctx, "BEGIN"); err != nil {
-		return err
-	}
-	other, err := backend(ctx, probe)
-	if err != nil {
-		return err
-	}
-	again, err := backend(ctx, conn)
-	if err == nil && other != pid && again == pid {
-		return nil
-	}
-	return sinks.WithOutcome(sinks.Halt, errors.Join(errors.New("sink postgres: the dsn leads to a pooler that pools transactions (pgbouncer's pool_mode=transaction, say): the stream's lock, time-outs and prepared statements need a session; connect to the server itself, or to a pool with pool_mode=session"), err))
 }
 
 // backend is the process id of the session that runs a connection's statements.

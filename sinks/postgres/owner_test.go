@@ -20,6 +20,7 @@ import (
 // it wakes its commit fails and it is fenced; one that is killed is replaced at
 // once. The stream is applied once (F9).
 func TestSixProcesses(t *testing.T) {
+	t.Parallel()
 	c := pgtest.Shared(t)
 	dsn, database := newDatabase(t, c)
 	const lanes = 2
@@ -90,6 +91,7 @@ func (p *process) applies() bool {
 // TestProcessKilled: kill -9 of the process that applies, at no particular
 // moments; each successor continues from the checkpoint.
 func TestProcessKilled(t *testing.T) {
+	t.Parallel()
 	c := pgtest.Shared(t)
 	dsn, database := newDatabase(t, c)
 	stream := uuid.New()
@@ -230,7 +232,7 @@ func TestCloseFreesTheLock(t *testing.T) {
 	neighbour := resumed(t, openSink(t, beside), claimOf(1))
 	claim := claimOf(1)
 	at := sinks.LSN(0)
-	for range times(20, 200) {
+	for range times(8, 200) {
 		s, err := Open(o)
 		if err != nil {
 			t.Fatal(err)

@@ -2,6 +2,7 @@ package postgres
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strconv"
 	"time"
@@ -68,11 +69,14 @@ func (s *Sink) sessionSettings() [][2]string {
 	}
 }
 
-// prepareSession checks a new connection's server and sets the session up, in one
-// round trip.
+// prepareSession checks a new connection's server and sets the session up.
 func (s *Sink) prepareSession(ctx context.Context, conn *pgx.Conn) error {
 	ctx, cancel := context.WithTimeout(ctx, s.o.Timeouts.Connect) // a pool's own limit is minutes
 	defer cancel()
+	// First: settings would stay with a session that is somebody else's next.
+	if err := s.direct(ctx, conn); err != nil {
+		return err
+	}
 	query := `SELECT current_setting('server_version_num')::int, pg_is_in_recovery(),
 		CASE WHEN current_setting('synchronous_commit') IN ('off', 'local', 'remote_write')
 			THEN set_config('synchronous_commit', 'on', false) END`
@@ -98,6 +102,37 @@ func (s *Sink) prepareSession(ctx context.Context, conn *pgx.Conn) error {
 		return sinks.WithOutcome(sinks.Retry, fmt.Errorf("%s is a standby and takes no writes; name all hosts with target_session_attrs=read-write to find the primary", conn.Config().Host))
 	}
 	return nil
+}
+
+// direct refuses a pooler that gives every transaction another session: the lock
+// would belong to nobody.
+func (s *Sink) direct(ctx context.Context, conn *pgx.Conn) error {
+	pid, err := backend(ctx, conn)
+	if err != nil {
+		return err
+	}
+	if pid == conn.PgConn().PID() {
+		return nil // the server itself
+	}
+	// A pooler. With session pooling a second connection changes nothing for the
+	// first; with transaction pooling it gets the session that the first one used.
+	probe, err := pgx.ConnectConfig(ctx, s.owner.config)
+	if err != nil {
+		return err
+	}
+	defer closeSoon(probe)
+	if _, err := probe.Exec(ctx, "BEGIN"); err != nil {
+		return err
+	}
+	other, err := backend(ctx, probe)
+	if err != nil {
+		return err
+	}
+	again, err := backend(ctx, conn)
+	if err == nil && other != pid && again == pid {
+		return nil
+	}
+	return sinks.WithOutcome(sinks.Halt, errors.Join(errors.New("sink postgres: the dsn leads to a pooler that pools transactions (pgbouncer's pool_mode=transaction, say): the stream's lock, time-outs and prepared statements need a session; connect to the server itself, or to a pool with pool_mode=session"), err))
 }
 
 // acquire takes a connection from a pool. Errors are not classified yet and mean

@@ -1,0 +1,83 @@
+package pgtest
+
+import (
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// NewPooler runs pgbouncer in front of the cluster, in pool_mode "session" or
+// "transaction", and returns its address. Every client is the superuser. Without
+// pgbouncer on the machine the test is skipped.
+func (c *Cluster) NewPooler(t testing.TB, mode string) (addr string) {
+	t.Helper()
+	program, err := exec.LookPath("pgbouncer")
+	if err != nil {
+		if program = "/usr/sbin/pgbouncer"; !executable(program) {
+			t.Skip("NOT TESTED: needs pgbouncer")
+		}
+	}
+	who, err := account()
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir, err := c.root.newDir("b")
+	if err != nil {
+		t.Fatal(err)
+	}
+	port, err := freePort()
+	if err != nil {
+		t.Fatal(err)
+	}
+	config := filepath.Join(dir, "ini")
+	text := fmt.Sprintf(`[databases]
+* = host=127.0.0.1 port=%d user=%s
+[pgbouncer]
+listen_addr = 127.0.0.1
+listen_port = %d
+unix_socket_dir =
+auth_type = any
+pool_mode = %s
+max_client_conn = 200
+default_pool_size = 20
+`, c.port, Superuser, port, mode)
+	if err := os.WriteFile(config, []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(program, config)
+	// In the directory that the watchdog knows.
+	cmd.Dir = dir
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: who, Setpgid: true, Pdeathsig: syscall.SIGKILL}
+	s, err := launch(cmd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = syscall.Kill(s.pid, syscall.SIGKILL)
+		<-s.ended
+		if err := os.RemoveAll(dir); err != nil {
+			t.Error(err)
+		}
+	})
+	addr = fmt.Sprintf("127.0.0.1:%d", port)
+	for end := time.Now().Add(patience); ; time.Sleep(10 * time.Millisecond) {
+		conn, err := net.Dial("tcp4", addr)
+		if err == nil {
+			_ = conn.Close()
+			return addr
+		}
+		select {
+		case <-s.ended:
+			t.Fatalf("pgtest: pgbouncer ended: %v", s.err)
+		default:
+		}
+		if time.Now().After(end) {
+			t.Fatalf("pgtest: pgbouncer: %v", err)
+		}
+	}
+}
