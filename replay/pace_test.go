@@ -199,6 +199,8 @@ func TestRecoveringStoreIsNotFlooded(t *testing.T) {
 	o.Lanes, o.Batch.Records, o.Batch.Linger = 8, 5, -1
 	last := r.write(bumps(2000, 200)...)
 	run := r.start(g, o)
+	release := sync.OnceFunc(func() { close(g.hold) })
+	t.Cleanup(release)
 	eventually(t, "the store is away for long", func() bool { return g.failed.Load() > 20 && run.Status().Concurrency == 1 })
 	g.down.Store(false)
 	eventually(t, "seven lanes wait for the eighth", func() bool {
@@ -209,7 +211,7 @@ func TestRecoveringStoreIsNotFlooded(t *testing.T) {
 	if n := g.now.Load(); n != 1 {
 		t.Errorf("%d calls at once: flooded", n)
 	}
-	close(g.hold)
+	release()
 	run.await(last)
 	r.check(g.Sink.(*sinktest.Memory))
 	if g.after[0] != 1 || g.after[1] > 2 {
@@ -218,6 +220,32 @@ func TestRecoveringStoreIsNotFlooded(t *testing.T) {
 	if run.Status().Concurrency != 8 {
 		t.Errorf("%d lanes in the end, want 8", run.Status().Concurrency)
 	}
+}
+
+// TestStoreAwayAtStartIsNotFlooded: one that could not be claimed at first meets
+// one lane first, too.
+func TestStoreAwayAtStartIsNotFlooded(t *testing.T) {
+	r := newRig(t)
+	g := &gauge{Sink: sinktest.NewMemory(), hold: make(chan struct{})}
+	f := sinktest.NewFaulty(g)
+	f.FailResume(3, sinktest.ErrAway)
+	o := fast()
+	o.Lanes, o.Batch.Records, o.Batch.Linger = 8, 5, -1
+	last := r.write(bumps(2000, 200)...)
+	run := r.start(f, o)
+	release := sync.OnceFunc(func() { close(g.hold) })
+	t.Cleanup(release)
+	eventually(t, "seven lanes wait for the eighth", func() bool {
+		run.pace.mu.Lock()
+		defer run.pace.mu.Unlock()
+		return len(run.pace.waiting) == 7 && run.pace.running == 1
+	})
+	if n := g.now.Load(); n != 1 {
+		t.Errorf("%d calls at once: flooded", n)
+	}
+	release()
+	run.await(last)
+	r.check(g.Sink.(*sinktest.Memory))
 }
 
 // TestSlowStoreGetsSmallerBatches: a store that takes a millisecond per record
