@@ -81,7 +81,8 @@ func (p *Proxy) claim(name string) (state.Claim, error) {
 	return p.state.ChangeClaim(name, func(c *state.Claim) { c.From = p.log.Durable() })
 }
 
-// Applied, Parked and Wait make *sink an accept.Applied that knows about pauses.
+// Applied, Parked and WaitKey make *sink an accept.Applied that knows about
+// pauses.
 func (s *sink) Applied() wal.LSN { return s.loop.Applied() }
 
 func (s *sink) Parked(collection string, key *walproxyv1.Key) (wal.LSN, bool, error) {
@@ -89,17 +90,30 @@ func (s *sink) Parked(collection string, key *walproxyv1.Key) (wal.LSN, bool, er
 }
 
 // Wait ends with ErrPaused when the sink is paused, or while it waits.
+func (s *sink) WaitKey(ctx context.Context, collection string, key *walproxyv1.Key, lsn wal.LSN) error {
+	if s.loop.AppliedKey(collection, key) >= lsn {
+		return nil
+	}
+	return s.whileRunning(ctx, func(ctx context.Context) error { return s.loop.WaitKey(ctx, collection, key, lsn) })
+}
+
+// Wait is WaitKey for all keys.
 func (s *sink) Wait(ctx context.Context, lsn wal.LSN) error {
 	if s.loop.Applied() >= lsn {
 		return nil
 	}
+	return s.whileRunning(ctx, func(ctx context.Context) error { return s.loop.Wait(ctx, lsn) })
+}
+
+// whileRunning calls wait with a context that ends when the sink is paused.
+func (s *sink) whileRunning(ctx context.Context, wait func(context.Context) error) error {
 	s.mu.Lock()
 	running := s.mu.running
 	s.mu.Unlock()
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	defer context.AfterFunc(running, func() { cancel(context.Cause(running)) })()
-	err := s.loop.Wait(ctx, lsn)
+	err := wait(ctx)
 	if err != nil && s.loop.Status().State == replay.Halted {
 		return fmt.Errorf("%w: %s: %w", ErrHalted, s.name, err)
 	}

@@ -61,7 +61,8 @@ func (e *ConflictError) Unwrap() error { return ErrConflict }
 // Applied is the apply loop, as seen from here.
 type Applied interface {
 	Applied() wal.LSN
-	Wait(ctx context.Context, lsn wal.LSN) error
+	// WaitKey returns nil once every write to a canonical key up to lsn is passed.
+	WaitKey(ctx context.Context, collection string, key *walproxyv1.Key, lsn wal.LSN) error
 	// Parked returns the dead letter that parks a canonical key, if any: of what
 	// was passed.
 	Parked(collection string, key *walproxyv1.Key) (lsn wal.LSN, ok bool, err error)

@@ -159,6 +159,10 @@ func (s *store) Parked(string, *walproxyv1.Key) (wal.LSN, bool, error) {
 	return s.parkedBy, s.parkedBy != 0, nil
 }
 
+func (s *store) WaitKey(ctx context.Context, _ string, _ *walproxyv1.Key, lsn wal.LSN) error {
+	return s.Wait(ctx, lsn)
+}
+
 func (s *store) Wait(ctx context.Context, lsn wal.LSN) error {
 	return s.until(ctx, func() bool { return s.mu.applied >= lsn })
 }

@@ -80,7 +80,7 @@ func (a *Acceptor) readApplied(ctx context.Context, r *route, collection string,
 // awaitKey waits until lsn, of the key's bucket, is passed, and makes sure that
 // the key's writes went into the store: *ParkedError if one did not.
 func (a *Acceptor) awaitKey(ctx context.Context, r *route, collection string, key *walproxyv1.Key, lsn wal.LSN) error {
-	if err := a.waitApplied(ctx, r, lsn); err != nil {
+	if err := a.waitApplied(ctx, r, collection, key, lsn); err != nil {
 		return err
 	}
 	by, parked, err := r.target.Loop.Parked(collection, key)
@@ -93,11 +93,11 @@ func (a *Acceptor) awaitKey(ctx context.Context, r *route, collection string, ke
 	return nil
 }
 
-func (a *Acceptor) waitApplied(ctx context.Context, r *route, lsn wal.LSN) error {
+func (a *Acceptor) waitApplied(ctx context.Context, r *route, collection string, key *walproxyv1.Key, lsn wal.LSN) error {
 	if lsn == 0 || r.target.Loop.Applied() >= lsn {
 		return nil
 	}
-	if err := r.target.Loop.Wait(ctx, lsn); err != nil {
+	if err := r.target.Loop.WaitKey(ctx, collection, key, lsn); err != nil {
 		return fmt.Errorf("sink %s has not applied LSN %d: %w", r.reads, lsn, err)
 	}
 	return nil
