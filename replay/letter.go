@@ -79,7 +79,8 @@ func (p *pipeline) store(r *sinks.Record, dead letter, b state.Bounds) bool {
 }
 
 // put stores letters and retries, durably: the checkpoint passes them later. At a
-// bound it waits, and everything behind them, until some dead letter is gone.
+// bound it stores the letters that fit and waits, and everything behind them,
+// until some dead letter is gone.
 func (p *pipeline) put(letters []letter, retries []state.Retry, b state.Bounds) bool {
 	for {
 		removed := p.loop.letters.Removed()
@@ -88,6 +89,9 @@ func (p *pipeline) put(letters []letter, retries []state.Retry, b state.Bounds) 
 		failpoint.Hit("replay-after-dead-letter")
 		if !errors.Is(err, ErrDeadLettersFull) {
 			return p.orHalt(err)
+		}
+		if half := len(letters) / 2; half > 0 {
+			return p.put(letters[:half], retries, b) && p.put(letters[half:], nil, b)
 		}
 		if !p.awaitRoom(removed, &HaltError{Sink: p.loop.o.Name, Err: err}) {
 			return false

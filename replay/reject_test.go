@@ -410,6 +410,37 @@ func TestFullHalts(t *testing.T) {
 	}
 }
 
+// TestFullByOneBatch: of a batch whose records all park, those that fit are dead
+// letters; each discard lets another one in, however small the bound.
+func TestFullByOneBatch(t *testing.T) {
+	r := newRig(t)
+	o := fast()
+	o.DeadLetters.Bytes = 1000
+	last := r.write(append([][]*walproxyv1.Mutation{text("k0")}, bumps(40, 1)...)...)
+	run := r.start(sinktest.NewMemory(), o)
+	if s := run.halted(); s.DeadLetters < 2 || s.DeadLetterBytes > 1000 {
+		t.Errorf("%+v, want some dead letters within the bound", s)
+	}
+	for lsn := wal.LSN(2); lsn <= last; lsn++ {
+		if run.Applied() >= last {
+			break
+		}
+		eventually(t, fmt.Sprint("LSN ", lsn, " is a dead letter"), func() bool {
+			ok, err := run.Letters().Delete(lsn)
+			return ok && err == nil
+		})
+	}
+	eventually(t, "all are passed", func() bool { return run.Applied() >= last })
+	if s := run.Status(); s.State == Halted || s.DeadLetterBytes > 1000 {
+		t.Errorf("%+v, want it running within the bound", s)
+	}
+	for lsn := wal.LSN(2); lsn <= last; lsn++ {
+		if fate, err := run.Fate(lsn); err != nil || fate != Dead && fate != Parked {
+			t.Errorf("Fate(%d): %v, %v; want dead or parked", lsn, fate, err)
+		}
+	}
+}
+
 // fate by the model, of what was rejected, parked or given up.
 func (r *rig) fate(lsn wal.LSN) Fate {
 	if r.dead[lsn].kind == state.Parked {

@@ -94,7 +94,7 @@ type Options struct {
 	OnReject func(collection string) Policy
 	// DeadLetters bounds what is kept of the sink's dead letters. At a bound the
 	// sink halts with ErrDeadLettersFull at the record that would become one more;
-	// nothing is dropped. It goes on, without a new start, when some are given up,
+	// nothing is dropped (one alone always fits). It goes on, without a new start, when some are given up,
 	// or retried if that is no further behind. Age: 0 is none.
 	DeadLetters state.Bounds // 1 GiB
 	// HoldAfter is how many bytes of the log the sink may keep from being freed

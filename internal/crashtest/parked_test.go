@@ -16,6 +16,7 @@ import (
 // of both, need neither memory nor a long start. Half of the pending ones park
 // as well when they come.
 func TestParkedMemory(t *testing.T) {
+	t.Parallel()
 	const keys = 200
 	n := times(200_000, 10_000_000)
 	ctx := timeout(t, 5*time.Minute, 2*time.Hour)

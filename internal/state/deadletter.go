@@ -148,7 +148,8 @@ func (d *DeadLetters) Totals() (Totals, error) {
 
 // Put stores letters and sets those aside that were retried, durably and as one
 // step. Of a retry whose dead letter is not there nothing is changed. It
-// returns ErrDeadLettersFull if b does not allow letters.
+// returns ErrDeadLettersFull if b does not allow letters; one alone is always
+// allowed, however large.
 func (d *DeadLetters) Put(letters []DeadLetter, retries []Retry, b Bounds) error {
 	return d.change(func(c *change) error {
 		for _, r := range retries {
@@ -164,7 +165,7 @@ func (d *DeadLetters) Put(letters []DeadLetter, retries []Retry, b Bounds) error
 		if len(letters) == 0 {
 			return nil
 		}
-		if b.Bytes > 0 && c.bytes > uint64(b.Bytes) {
+		if b.Bytes > 0 && c.bytes > uint64(b.Bytes) && c.count > 1 {
 			return fmt.Errorf("%w: sink %q: %d records would take %d bytes, the bound is %d", ErrDeadLettersFull, d.sink, c.count, c.bytes, b.Bytes)
 		}
 		return d.checkAge(b.Age)
