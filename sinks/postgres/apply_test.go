@@ -133,13 +133,6 @@ func (a *applier) query(sql string) (text string) {
 	return text
 }
 
-func (a *applier) exec(sql string) {
-	a.t.Helper()
-	if _, err := a.conn.Exec(bounded(a.t), sql); err != nil {
-		a.t.Fatalf("%s: %v", sql, err)
-	}
-}
-
 func must(m *walproxyv1.Mutation, err error) *walproxyv1.Mutation {
 	if err != nil {
 		panic(err)

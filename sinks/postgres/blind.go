@@ -26,7 +26,8 @@ const (
 // that the batch did not make itself has an end: who folds makes sure of it.
 type blind struct {
 	change  change
-	fields  fieldMap        // put, patch
+	fields  fieldMap // put, patch; the mutation's own while !owned
+	owned   bool
 	removed map[string]bool // patch, alter
 	version sinks.LSN
 	expires time.Time // put: zero for never
@@ -63,10 +64,7 @@ func (b *blind) apply(m *walproxyv1.Mutation, lsn sinks.LSN, accepted time.Time)
 	for _, op := range m.GetOps() {
 		switch k := op.GetKind().(type) {
 		case *walproxyv1.Op_Set_:
-			*b = blind{change: put, fields: maps.Clone(k.Set.GetFields())}
-			if b.fields == nil {
-				b.fields = fieldMap{}
-			}
+			*b = blind{change: put, fields: k.Set.GetFields()}
 		case *walproxyv1.Op_Delete_:
 			*b = blind{change: remove}
 		case *walproxyv1.Op_Merge_:
@@ -94,14 +92,28 @@ func (b *blind) apply(m *walproxyv1.Mutation, lsn sinks.LSN, accepted time.Time)
 func (b *blind) merge(fields fieldMap) {
 	switch b.change {
 	case remove:
-		*b = blind{change: put, fields: fieldMap{}}
+		*b = blind{change: put, fields: fields}
+		return
 	case unchanged, alter:
-		b.change, b.fields = patch, fieldMap{}
+		b.change, b.fields = patch, fields
+	default:
+		b.own()
+		maps.Copy(b.fields, fields)
 	}
-	maps.Copy(b.fields, fields)
 	for name := range fields {
 		delete(b.removed, name)
 	}
+}
+
+// own makes the fields ours to change.
+func (b *blind) own() {
+	if b.owned {
+		return
+	}
+	if b.fields = maps.Clone(b.fields); b.fields == nil {
+		b.fields = fieldMap{}
+	}
+	b.owned = true
 }
 
 func (b *blind) unset(names []string) {
@@ -111,6 +123,7 @@ func (b *blind) unset(names []string) {
 	case unchanged:
 		b.change = alter
 	}
+	b.own()
 	for _, name := range names {
 		delete(b.fields, name)
 		if b.change == put {

@@ -11,37 +11,51 @@ import (
 
 	walproxyv1 "github.com/walproxy/walproxy/api/proto/walproxy/v1"
 	"github.com/walproxy/walproxy/internal/jsonform"
-	"github.com/walproxy/walproxy/mutation"
 )
 
 // keyValues encodes a key for its columns. A key has one form in a column: what
 // PostgreSQL would read as the same row written otherwise is rejected, because
 // two keys must never be one row. In a document table's text column a composite
 // key is JSON.
-func (m *mapping) keyValues(key *walproxyv1.Key) ([][]byte, error) {
-	parts := []*walproxyv1.Key{key}
+func (w *work) keyValues(m *mapping, key *walproxyv1.Key) ([][]byte, error) {
 	composite, isComposite := key.GetKind().(*walproxyv1.Key_Composite_)
+	if !isComposite && len(m.key) == 1 {
+		value, err := w.keyValue(m.key[0], key, false)
+		return append(w.slots(1), value), err
+	}
+	var parts []*walproxyv1.Key
 	if isComposite {
-		if m.document && m.key[0].codec.element == oidText && len(m.key) == 1 {
+		if m.document && m.key[0].codec.element == oidText {
 			return [][]byte{jsonform.AppendKey(nil, key)}, nil
 		}
 		parts = composite.Composite.GetParts()
 	}
 	if len(parts) != len(m.key) {
-		return nil, rejected("key", "has %d parts, the key of table %s has %d columns", len(parts), m.table, len(m.key))
+		return nil, rejected("key", "has %d parts, the key of table %s has %d columns", max(len(parts), 1), m.table, len(m.key))
 	}
-	values := make([][]byte, len(parts))
+	values := w.slots(len(parts))
 	for i, part := range parts {
-		value, err := keyValue(m.key[i], part, isComposite)
+		value, err := w.keyValue(m.key[i], part, true)
 		if err != nil {
-			return nil, rejected("key", "part %d (%s): %s", i+1, m.key[i].name, err)
+			return nil, err
 		}
-		values[i] = value
+		values = append(values, value)
 	}
 	return values, nil
 }
 
-func keyValue(c *column, key *walproxyv1.Key, part bool) ([]byte, error) {
+// keyValue encodes one column of a key, into the arena.
+func (w *work) keyValue(c *column, key *walproxyv1.Key, part bool) ([]byte, error) {
+	start := len(w.arena)
+	out, err := appendKeyValue(w.arena, c, key, part)
+	if err != nil {
+		return nil, rejected("key", "column %s: %s", c.name, err)
+	}
+	w.arena = out
+	return out[start:len(out):len(out)], nil
+}
+
+func appendKeyValue(dst []byte, c *column, key *walproxyv1.Key, part bool) ([]byte, error) {
 	text, isText := key.GetKind().(*walproxyv1.Key_String_)
 	switch c.base {
 	case oidInt2, oidInt4, oidInt8:
@@ -60,13 +74,23 @@ func keyValue(c *column, key *walproxyv1.Key, part bool) ([]byte, error) {
 		if !isNumber {
 			return nil, fmt.Errorf("want an int64")
 		}
-		return c.codec.encode(nil, mutation.Int64Value(number))
+		size := 8
+		switch c.base {
+		case oidInt2:
+			size = 2
+		case oidInt4:
+			size = 4
+		}
+		if shift := 64 - 8*size; number<<shift>>shift != number {
+			return nil, fmt.Errorf("%d is beyond the %d bytes of the column", number, size)
+		}
+		return appendInteger(dst, number, size), nil
 	case oidBytea:
 		b, ok := key.GetKind().(*walproxyv1.Key_Bytes)
 		if !ok {
 			return nil, fmt.Errorf("want bytes")
 		}
-		return append([]byte{}, b.Bytes...), nil
+		return append(dst, b.Bytes...), nil
 	}
 	if !isText {
 		if n, isNumber := key.GetKind().(*walproxyv1.Key_Int64); isNumber && !part && c.codec.element == oidText {
@@ -85,7 +109,7 @@ func keyValue(c *column, key *walproxyv1.Key, part bool) ([]byte, error) {
 		if err != nil || id.String() != s {
 			return nil, fmt.Errorf("%.60q is not a UUID in lower case", s)
 		}
-		return id[:], nil
+		return append(dst, id[:]...), nil
 	case oidDate:
 		if t, err := time.Parse(time.DateOnly, s); err != nil || t.Format(time.DateOnly) != s {
 			return nil, fmt.Errorf("%.40q is not a date as 2006-01-02", s)
@@ -95,7 +119,7 @@ func keyValue(c *column, key *walproxyv1.Key, part bool) ([]byte, error) {
 		if err != nil || string(jsonform.AppendTime(nil, t)) != s || t.Nanosecond()%1000 != 0 {
 			return nil, fmt.Errorf("%.40q is not a time as 2006-01-02T15:04:05.123456Z, in UTC and without zeros at the end", s)
 		}
-		return binary.BigEndian.AppendUint64(nil, uint64(microseconds(t))), nil
+		return binary.BigEndian.AppendUint64(dst, uint64(microseconds(t))), nil
 	}
-	return append([]byte{}, s...), nil
+	return append(dst, s...), nil
 }

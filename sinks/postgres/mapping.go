@@ -7,6 +7,7 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"github.com/walproxy/walproxy/mutation"
 	"github.com/walproxy/walproxy/sinks"
 )
 
@@ -18,6 +19,7 @@ import (
 // "record".
 type mapping struct {
 	collection string
+	prefix     int // length of mutation.AppendCollection
 	table      *table
 	document   bool
 	key        []*column
@@ -71,7 +73,7 @@ func halt(format string, args ...any) error {
 
 // newMapping fits a collection to its table.
 func newMapping(collection string, t *table, o Collection) (*mapping, error) {
-	m := &mapping{collection: collection, table: t, byField: map[string]*column{}}
+	m := &mapping{collection: collection, table: t, byField: map[string]*column{}, prefix: len(mutation.AppendCollection(nil, collection))}
 	m.shapes.byID = map[string]*shape{}
 	fail := func(format string, args ...any) (*mapping, error) {
 		return nil, halt("collection %q, table %s: %s", collection, t, fmt.Sprintf(format, args...))

@@ -25,28 +25,32 @@ func rejected(field, format string, args ...any) error {
 	return &mutation.RejectedError{Field: field, Reason: fmt.Sprintf(format, args...)}
 }
 
-// shapeOf returns the shape with these columns, cached with its statements.
-func (m *mapping) shapeOf(ch change, columns, defaults []*column, joins bool) *shape {
-	var id strings.Builder
-	fmt.Fprintf(&id, "%d %v", ch, joins)
+// shapeOf returns the shape with these columns, cached with its statements. It
+// does not keep the slices.
+func (w *work) shapeOf(m *mapping, ch change, columns, defaults []*column, joins bool) *shape {
+	id := append(w.shapeID[:0], byte(ch), 0)
+	if joins {
+		id[1] = 1
+	}
 	for _, c := range columns {
-		fmt.Fprintf(&id, " %d", c.number)
+		id = binary.BigEndian.AppendUint16(id, uint16(c.number))
 	}
-	id.WriteString(" =")
+	id = append(id, 0, 0) // no column has number 0
 	for _, c := range defaults {
-		fmt.Fprintf(&id, " %d", c.number)
+		id = binary.BigEndian.AppendUint16(id, uint16(c.number))
 	}
+	w.shapeID = id
 	m.shapes.Lock()
 	defer m.shapes.Unlock()
-	if s := m.shapes.byID[id.String()]; s != nil {
+	if s := m.shapes.byID[string(id)]; s != nil {
 		return s
 	}
 	if len(m.shapes.byID) >= maxShapes {
 		clear(m.shapes.byID)
 	}
-	s := &shape{mapping: m, change: ch, columns: columns, defaults: defaults, joins: joins}
+	s := &shape{mapping: m, change: ch, columns: slices.Clone(columns), defaults: slices.Clone(defaults), joins: joins}
 	s.build()
-	m.shapes.byID[id.String()] = s
+	m.shapes.byID[string(id)] = s
 	return s
 }
 
@@ -59,9 +63,9 @@ func (w *work) blindOperation(r *row, b *blind, record int) (*operation, error) 
 		return w.documentOperation(r, b, record)
 	}
 	if b.change == remove {
-		return w.operation(r.m.shapeOf(remove, nil, nil, false), r, record, nil, 0)
+		return w.operation(w.shapeOf(r.m, remove, nil, nil, false), r, record, nil, 0)
 	}
-	columns, overflow, err := r.m.columnsOf(b.fields)
+	columns, overflow, err := w.columnsOf(r.m, b.fields)
 	if err != nil {
 		return nil, err
 	}
@@ -73,11 +77,13 @@ func (w *work) blindOperation(r *row, b *blind, record int) (*operation, error) 
 			}
 		}
 	}
-	var defaults []*column
-	for _, c := range r.m.fields {
-		_, named := b.fields[c.name]
-		if !named && !c.kept && !c.generated && (b.change == put || b.removed[c.name]) {
-			defaults = append(defaults, c)
+	defaults := w.defaults[:0]
+	if b.change == put && len(columns) < len(r.m.fields) || len(b.removed) > 0 {
+		for _, c := range r.m.fields {
+			_, named := b.fields[c.name]
+			if !named && !c.kept && !c.generated && (b.change == put || b.removed[c.name]) {
+				defaults = append(defaults, c)
+			}
 		}
 	}
 	joins := false
@@ -90,7 +96,8 @@ func (w *work) blindOperation(r *row, b *blind, record int) (*operation, error) 
 			defaults = append(defaults, r.m.overflow)
 		}
 	}
-	return w.operation(r.m.shapeOf(b.change, columns, defaults, joins), r, record, func(c *column) *walproxyv1.Value {
+	w.columns, w.defaults = columns, defaults
+	return w.operation(w.shapeOf(r.m, b.change, columns, defaults, joins), r, record, func(c *column) *walproxyv1.Value {
 		if c == r.m.overflow {
 			return mutation.MapValue(overflow)
 		}
@@ -98,9 +105,11 @@ func (w *work) blindOperation(r *row, b *blind, record int) (*operation, error) 
 	}, b.version)
 }
 
-// columnsOf sorts fields into columns, in the table's order, and the rest.
-func (m *mapping) columnsOf(fields fieldMap) (columns []*column, overflow fieldMap, err error) {
+// columnsOf sorts fields into columns, in the table's order, and the rest. The
+// columns are good until the next call.
+func (w *work) columnsOf(m *mapping, fields fieldMap) (columns []*column, overflow fieldMap, err error) {
 	found := 0
+	columns = w.columns[:0]
 	for _, c := range m.fields {
 		if _, named := fields[c.name]; !named {
 			continue
@@ -130,10 +139,28 @@ func (m *mapping) columnsOf(fields fieldMap) (columns []*column, overflow fieldM
 	return columns, overflow, nil
 }
 
+// newOperation begins an operation with its key, in memory that the batch shares.
+func (w *work) newOperation(s *shape, r *row, record int) *operation {
+	if len(w.operations) == cap(w.operations) {
+		w.operations = make([]operation, 0, 256)
+	}
+	w.operations = append(w.operations, operation{shape: s, row: r, record: record, values: append(w.slots(len(s.inputs)), r.key...)})
+	return &w.operations[len(w.operations)-1]
+}
+
+// slots are n empty places for values.
+func (w *work) slots(n int) [][]byte {
+	if cap(w.values)-len(w.values) < n {
+		w.values = make([][]byte, 0, max(n, 1024))
+	}
+	start := len(w.values)
+	w.values = w.values[:start+n]
+	return w.values[start : start : start+n]
+}
+
 // operation encodes the values of the shape's columns.
 func (w *work) operation(s *shape, r *row, record int, value func(*column) *walproxyv1.Value, version sinks.LSN) (*operation, error) {
-	op := &operation{shape: s, row: r, record: record, values: make([][]byte, 0, len(s.inputs))}
-	op.values = append(op.values, r.key...)
+	op := w.newOperation(s, r, record)
 	if s.change == remove {
 		return op, nil
 	}
@@ -201,8 +228,8 @@ func (w *work) names(names map[string]bool) []byte {
 
 // documentOperation is a document's.
 func (w *work) documentOperation(r *row, b *blind, record int) (*operation, error) {
-	s := r.m.shapeOf(b.change, nil, nil, b.change == patch && len(b.removed) > 0)
-	op := &operation{shape: s, row: r, record: record, values: append(make([][]byte, 0, len(s.inputs)), r.key...)}
+	s := w.shapeOf(r.m, b.change, nil, nil, b.change == patch && len(b.removed) > 0)
+	op := w.newOperation(s, r, record)
 	version := func() { op.values = append(op.values, w.number(uint64(b.version))) }
 	switch b.change {
 	case put:

@@ -66,6 +66,9 @@ func (s *Sink) sessionSettings() [][2]string {
 		{"client_encoding", "UTF8"},
 		{"TimeZone", "UTC"}, {"DateStyle", "ISO, YMD"}, {"IntervalStyle", "iso_8601"},
 		{"extra_float_digits", "1"}, {"bytea_output", "hex"}, {"standard_conforming_strings", "on"},
+		// Parameters are arrays of any length, and every join is by a key: planning
+		// a statement anew for its values costs more than it can gain.
+		{"plan_cache_mode", "force_generic_plan"},
 	}
 }
 

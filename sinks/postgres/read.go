@@ -112,12 +112,12 @@ func (s *Sink) reading(ctx context.Context, collection string, key *walproxyv1.K
 			if m == nil {
 				return mutation.ErrNotFound
 			}
-			values, err := m.keyValues(key)
+			w := &work{arena: make([]byte, 0, 64)}
+			values, err := w.keyValues(m, key)
 			if err != nil {
 				return mutation.ErrNotFound // no such key was ever written
 			}
-			prefix := len(mutation.AppendCollection(nil, collection))
-			r := &row{m: m, key: values, id: mutation.AppendKey(nil, collection, key)[prefix:]}
+			r := &row{m: m, key: values, id: mutation.AppendKey(nil, collection, key)[m.prefix:]}
 			err = f(ctx, pc, r)
 			if try > 1 || !staleCode(codeOf(err)) {
 				return err

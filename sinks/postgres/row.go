@@ -49,16 +49,14 @@ func (w *work) write(r *row, m *walproxyv1.Mutation, at int) error {
 	rec := &w.batch.Records[at]
 	r.record = at
 	if !r.reads {
-		b := &r.blind
-		if !r.m.folds() {
-			b = &blind{}
-		}
-		b.apply(m, rec.LSN, rec.Accepted)
 		r.touched = true
 		if r.m.folds() {
+			r.blind.apply(m, rec.LSN, rec.Accepted)
 			return nil
 		}
-		return w.writeBlind(r, b, at)
+		w.single = blind{}
+		w.single.apply(m, rec.LSN, rec.Accepted)
+		return w.writeBlind(r, &w.single, at)
 	}
 	if err := refuseForeign(r.document, m); err != nil {
 		return err
@@ -173,11 +171,11 @@ func (w *work) difference(r *row, before fieldMap, after *mutation.Document, at 
 			changed[name] = v
 		}
 	}
-	columns, overflow, err := r.m.columnsOf(changed)
+	columns, overflow, err := w.columnsOf(r.m, changed)
 	if err != nil {
 		return nil, err
 	}
-	var defaults []*column
+	defaults := w.defaults[:0]
 	for _, c := range r.m.fields {
 		if _, there := after.Fields[c.name]; !there && !c.kept && !c.generated && (c.hasValue || !isNull(before[c.name])) {
 			defaults = append(defaults, c)
@@ -193,7 +191,7 @@ func (w *work) difference(r *row, before fieldMap, after *mutation.Document, at 
 			}
 		}
 	}
-	return w.operation(r.m.shapeOf(alter, columns, defaults, false), r, at, func(c *column) *walproxyv1.Value {
+	return w.operation(w.shapeOf(r.m, alter, columns, defaults, false), r, at, func(c *column) *walproxyv1.Value {
 		if c == r.m.overflow {
 			return mutation.MapValue(overflow)
 		}

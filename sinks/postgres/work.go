@@ -34,7 +34,16 @@ type work struct {
 	groups  []*group
 	byShape map[*shape]int
 	ordered int // the last statement of a table that keeps the log's order; -1: none
-	arena   []byte
+
+	// Memory that rows and operations share: a batch has thousands.
+	arena      []byte // encoded values; never nil: that would be NULL
+	slab       []row
+	operations []operation
+	values     [][]byte
+	// Good until the next use.
+	single            blind
+	columns, defaults []*column
+	shapeID           []byte
 }
 
 // group is one statement to be.
@@ -56,7 +65,7 @@ func (e *rejection) Unwrap() error { return e.err }
 // stage implements planner.
 func (p *tablePlanner) stage(ctx context.Context, l link, b *sinks.Batch) ([]sinks.Result, error) {
 	w := &work{planner: p, batch: b, link: l, rows: map[string]*row{}, byShape: map[*shape]int{}, ordered: -1,
-		arena: make([]byte, 0, 1024)} // never nil: that would be NULL
+		arena: make([]byte, 0, 1024)}
 	err := w.collect()
 	if err == nil {
 		err = w.run(ctx)
@@ -111,27 +120,40 @@ func (w *work) row(m *walproxyv1.Mutation) (*row, error) {
 	if r := w.rows[string(id)]; r != nil {
 		return r, nil
 	}
-	mp := w.planner.mapping(m.GetCollection())
-	if mp == nil {
-		return nil, errStale
-	}
-	known := false
-	for _, other := range w.mappings {
-		known = known || other == mp
-	}
-	if !known {
-		w.mappings = append(w.mappings, mp)
-		w.defers = w.defers || mp.table.defers
-	}
-	key, err := mp.keyValues(m.GetKey())
+	mp, err := w.mapping(m.GetCollection())
 	if err != nil {
 		return nil, err
 	}
-	prefix := len(mutation.AppendCollection(nil, m.GetCollection()))
-	r := &row{m: mp, key: key, id: append([]byte(nil), id[prefix:]...), last: -1}
+	key, err := w.keyValues(mp, m.GetKey())
+	if err != nil {
+		return nil, err
+	}
+	if len(w.slab) == cap(w.slab) {
+		w.slab = make([]row, 0, min(max(len(w.batch.Records), 1), 256))
+	}
+	start := len(w.arena)
+	w.arena = append(w.arena, id[mp.prefix:]...)
+	w.slab = append(w.slab, row{m: mp, key: key, id: w.arena[start:len(w.arena):len(w.arena)], last: -1})
+	r := &w.slab[len(w.slab)-1]
 	w.rows[string(id)] = r
 	w.order = append(w.order, r)
 	return r, nil
+}
+
+// mapping of a collection, noted as one of the batch's.
+func (w *work) mapping(collection string) (*mapping, error) {
+	for _, m := range w.mappings {
+		if m.collection == collection {
+			return m, nil
+		}
+	}
+	m := w.planner.mapping(collection)
+	if m == nil {
+		return nil, errStale
+	}
+	w.mappings = append(w.mappings, m)
+	w.defers = w.defers || m.table.defers
+	return m, nil
 }
 
 // raise sets the flags that m's write makes true.

@@ -31,7 +31,6 @@ type workload struct {
 	conditions  bool
 	last        sinks.LSN
 	clock       time.Time
-	versions    map[string][]sinks.LSN // that a condition may name
 }
 
 func (w *workload) fields(name string) fields {
