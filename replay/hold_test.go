@@ -82,9 +82,7 @@ func (r *rig) writeRouted(n int, routes func(i int) []string) (last wal.LSN) {
 	for i, ms := range bumps(n, 7) {
 		last = r.queueFrom(0, routes(i), ms)
 		if i%8 == 7 || i == n-1 {
-			if err := r.log.WaitDurable(context.Background(), last); err != nil {
-				r.t.Fatal(err)
-			}
+			r.awaitDurable()
 		}
 	}
 	return last

@@ -227,9 +227,10 @@ func live(t *rapid.T, r *rig, memory *sinktest.Memory) {
 				ms = append(ms, drawMutation(t))
 			}
 			routes := rapid.SampledFrom([][]string{{"main"}, {"other", "main"}, {"other"}}).Draw(t, "routes")
-			r.writeTo(routes, ms)
+			r.queueFrom(0, routes, ms)
 			drawRetries(t, r)
 		}
+		r.awaitDurable()
 	}
 	write()
 	drawHold(t, r, r.loop(memory, fast()))

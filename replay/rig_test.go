@@ -153,10 +153,15 @@ func (r *rig) retry(origin wal.LSN, ms []*walproxyv1.Mutation) wal.LSN {
 func (r *rig) writeFrom(origin wal.LSN, routes []string, records ...[]*walproxyv1.Mutation) (last wal.LSN) {
 	r.t.Helper()
 	last = r.queueFrom(origin, routes, records...)
-	if err := r.log.WaitDurable(context.Background(), last); err != nil {
+	r.awaitDurable()
+	return last
+}
+
+func (r *rig) awaitDurable() {
+	r.t.Helper()
+	if err := r.log.WaitDurable(context.Background(), r.log.Appended()); err != nil {
 		r.t.Fatal(err)
 	}
-	return last
 }
 
 // queueFrom does not wait until the records are durable.
