@@ -17,6 +17,7 @@ import (
 
 	"github.com/walproxy/walproxy/internal/child"
 	"github.com/walproxy/walproxy/internal/ledger"
+	"github.com/walproxy/walproxy/internal/pgtest"
 )
 
 // binaries is where the programs under test are built, once per run.
@@ -29,7 +30,7 @@ func TestMain(m *testing.M) {
 		os.Exit(1)
 	}
 	binaries = dir
-	goleak.VerifyTestMain(m, goleak.Cleanup(func(code int) {
+	pgtest.Main(m, goleak.Cleanup(func(code int) {
 		if err := os.RemoveAll(dir); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 		}
