@@ -14,7 +14,7 @@ func TestMain(m *testing.M) {
 	}
 	if os.Getenv("WALPROXY_LONG") == "" {
 		// Each script is a store of its own; -rapid.checks still asks for more.
-		if err := flag.Set("rapid.checks", "10"); err != nil {
+		if err := flag.Set("rapid.checks", "6"); err != nil {
 			panic(err)
 		}
 	}
