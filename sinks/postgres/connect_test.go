@@ -159,6 +159,48 @@ func TestFailover(t *testing.T) {
 	}
 }
 
+// TestStandbyPaused: with a synchronous standby that does not answer nothing is
+// reported applied, although the primary commits when it is told to give up
+// waiting. When the standby answers again the batches are found applied.
+func TestStandbyPaused(t *testing.T) {
+	t.Parallel()
+	primary := pgtest.New(t, pgtest.Options{Settings: map[string]string{"wal_sender_timeout": "0"}})
+	standby := pgtest.New(t, pgtest.Options{StandbyOf: primary})
+	dsn := primary.DSN("postgres")
+	admin := primary.Connect(t, "postgres")
+	if _, err := admin.Exec(bounded(t), ledgerTable); err != nil {
+		t.Fatal(err)
+	}
+	l := openLedger(t, Options{DSN: dsn, Timeouts: hasty()}, 2)
+	for _, sql := range []string{"ALTER SYSTEM SET synchronous_standby_names = '*'", "SELECT pg_reload_conf()"} {
+		if _, err := admin.Exec(bounded(t), sql); err != nil {
+			t.Fatal(err)
+		}
+	}
+	eventually(t, "the standby is synchronous", func() bool {
+		var n int
+		err := admin.QueryRow(bounded(t), "SELECT count(*) FROM pg_stat_replication WHERE sync_state = 'sync'").Scan(&n)
+		return err == nil && n == 1
+	})
+	l.timeout = 300 * time.Millisecond
+	l.during(t, func() {
+		l.progress(t, 3)
+		standby.Pause(t)
+		eventually(t, "a commit that was not replicated", func() bool {
+			e := l.last.Load()
+			return e != nil && errors.Is(*e, errNotReplicated) && sinks.OutcomeOf(*e) == sinks.Unknown
+		})
+		before, unknowns := l.total(), l.unknowns.Load()
+		eventually(t, "more tries", func() bool { return l.unknowns.Load() > unknowns+5 })
+		if n := l.total(); n > before {
+			t.Errorf("%d records were reported applied without the standby", n-before)
+		}
+		standby.Continue(t)
+		l.progress(t, 3)
+	})
+	l.check(t, dsn)
+}
+
 // TestWentBack: a database restored to an older state is not written to by the
 // owner that was further: it stops and says why. A new claim continues from what
 // the restored one holds.

@@ -30,6 +30,7 @@ func (s *Sink) newPool(from *pgx.ConnConfig, size int) (*pgxpool.Pool, error) {
 	pc.ConnConfig.BuildContextWatcherHandler = func(conn *pgconn.PgConn) ctxwatch.Handler {
 		return &pgconn.CancelRequestContextWatcherHandler{Conn: conn, DeadlineDelay: time.Second}
 	}
+	pc.ConnConfig.OnNotice = noteReplication
 	pc.MaxConns, pc.MinConns = int32(size), 0
 	pc.MaxConnLifetime, pc.MaxConnLifetimeJitter = time.Hour, 10*time.Minute
 	pc.MaxConnIdleTime, pc.HealthCheckPeriod = 5*time.Minute, 30*time.Second

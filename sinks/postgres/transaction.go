@@ -67,6 +67,9 @@ func (t *transaction) run(ctx context.Context, commands []command, commit bool) 
 		if tag := answers[len(all)-1].tag.String(); tag != "COMMIT" {
 			return nil, fmt.Errorf("%w: %s", errRolledBack, tag)
 		}
+		if err := replicated(t.conn); err != nil {
+			return nil, err
+		}
 		t.done = true
 		failpoint.Hit("sink-after-commit")
 	}
@@ -211,7 +214,7 @@ func (s *Sink) look(ctx context.Context, conn *pgxpool.Conn, b *sinks.Batch, why
 	_, done, err := stored.Begin(b)
 	switch {
 	case err == nil && done && !b.Relane:
-		return nil, nil
+		return nil, s.classify(s.confirm(ctx, conn, b), true)
 	case err == nil:
 		return nil, s.classify(sinks.WithOutcome(sinks.Retry, fmt.Errorf("sink postgres: %w", why)), false)
 	case stored.wentBack(b):
