@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -181,18 +182,25 @@ func (l *logOf) record(b *testing.B, collection string, i int, bad bool) []byte 
 	}
 }
 
+// mark is when something began.
+type mark struct {
+	at  time.Time
+	cpu time.Duration // used by then
+}
+
+func now() mark { return mark{time.Now(), processorTime()} }
+
 // measure runs f once per iteration and reports what a record costs. Only what f
-// passes to timed counts.
-func (l *logOf) measure(b *testing.B, f func(timed func(work func()))) {
+// passes to timed counts, from the mark that it returns on.
+func (l *logOf) measure(b *testing.B, f func(timed func(work func() mark))) {
 	b.Helper()
 	var took, cpu time.Duration
 	n := 0
 	for b.Loop() {
-		f(func(work func()) {
-			began, used := time.Now(), processorTime(b)
-			work()
-			took += time.Since(began)
-			cpu += processorTime(b) - used
+		f(func(work func() (began mark)) {
+			began := work()
+			took += time.Since(began.at)
+			cpu += processorTime() - began.cpu
 		})
 		n++
 	}
@@ -204,19 +212,22 @@ func (l *logOf) measure(b *testing.B, f func(timed func(work func()))) {
 }
 
 // processorTime is what the process has used of all processors.
-func processorTime(b *testing.B) time.Duration {
-	b.Helper()
+func processorTime() time.Duration {
 	var u syscall.Rusage
 	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
-		b.Fatal(err)
+		panic(err)
 	}
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
 func (l *logOf) readFiles(b *testing.B) {
 	buf := make([]byte, 256<<10)
-	l.measure(b, func(timed func(func())) {
-		timed(func() { l.readAll(b, buf) })
+	l.measure(b, func(timed func(func() mark)) {
+		timed(func() mark {
+			began := now()
+			l.readAll(b, buf)
+			return began
+		})
 	})
 }
 
@@ -244,8 +255,9 @@ func (l *logOf) readAll(b *testing.B, buf []byte) {
 
 func (l *logOf) readLog(b *testing.B) {
 	ctx := context.Background()
-	l.measure(b, func(timed func(func())) {
-		timed(func() {
+	l.measure(b, func(timed func(func() mark)) {
+		timed(func() mark {
+			began := now()
 			r, err := l.log.NewReader(1)
 			if err != nil {
 				b.Fatal(err)
@@ -258,19 +270,33 @@ func (l *logOf) readLog(b *testing.B) {
 			if err := r.Close(); err != nil {
 				b.Fatal(err)
 			}
+			return began
 		})
 	})
 }
 
-// drain applies the whole backlog to a new store. Opening the store and ending the
-// loop are not measured.
+// starter marks the first Apply: what the loop does before, it does once a start,
+// and syncs the state store for it.
+type starter struct {
+	sinks.Sink
+	once  sync.Once
+	first mark
+}
+
+func (s *starter) Apply(ctx context.Context, batch *sinks.Batch) ([]sinks.Result, error) {
+	s.once.Do(func() { s.first = now() })
+	return s.Sink.Apply(ctx, batch)
+}
+
+// drain applies the whole backlog to a new store. It is measured from the first
+// Apply to the last record applied.
 func (l *logOf) drain(b *testing.B, name string, o replay.Options) {
 	o.Name, o.OnReject = "main", func(string) replay.Policy { return replay.Skip }
 	lanes := o.Lanes
 	for _, c := range o.Classes {
 		lanes += c.Lanes
 	}
-	l.measure(b, func(timed func(func())) {
+	l.measure(b, func(timed func(func() mark)) {
 		// A sink that was never claimed: it starts without a checkpoint.
 		if _, err := l.state.ChangeClaim("main", func(c *state.Claim) { *c = state.Claim{Sink: "main"} }); err != nil {
 			b.Fatal(err)
@@ -287,18 +313,20 @@ func (l *logOf) drain(b *testing.B, name string, o replay.Options) {
 	})
 }
 
-func (l *logOf) run(b *testing.B, sink sinks.Sink, o replay.Options, timed func(func())) {
-	loop, err := replay.New(l.log, l.state, sink, o)
+func (l *logOf) run(b *testing.B, sink sinks.Sink, o replay.Options, timed func(func() mark)) {
+	started := &starter{Sink: sink}
+	loop, err := replay.New(l.log, l.state, started, o)
 	if err != nil {
 		b.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
-	timed(func() {
+	timed(func() mark {
 		go func() { ended <- loop.Run(ctx) }()
 		if err := loop.Wait(ctx, l.last); err != nil {
 			b.Error(err)
 		}
+		return started.first
 	})
 	cancel()
 	if err := errors.Join(<-ended, sink.Close(context.Background())); err != nil {

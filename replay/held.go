@@ -76,12 +76,13 @@ func (l *Loop) contains(p sinks.Point) error {
 	if !errors.Is(err, wal.ErrBelowFirst) {
 		return err
 	}
+	first := l.log.First() // asked first: the log is freed only behind what is held
 	held, heldErr := l.heldRange()
 	if heldErr != nil {
 		return heldErr
 	}
 	_, covered := held.Point(max(p.LSN, l.start()))
-	if !covered || held.Through+1 < l.log.First() {
+	if !covered || held.Through+1 < first {
 		return err
 	}
 	if known, ok := held.Point(p.LSN); ok && known != p {
