@@ -25,7 +25,7 @@ import (
 
 // Seeds of Run, and with WALPROXY_LONG set.
 const (
-	shortSeeds = 24
+	shortSeeds = 16
 	longSeeds  = 4000
 )
 
