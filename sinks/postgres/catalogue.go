@@ -57,11 +57,12 @@ func (t *table) String() string { return t.schema + "." + t.name }
 func (t *table) quoted() string { return quote(t.schema) + "." + quote(t.name) }
 
 // signatureSQL changes when somebody alters one of the tables $1: every change
-// to a column, default, index, constraint or trigger writes a new row version
-// of the catalogue. Four index scans; it runs behind the data statements of each
+// to a name, column, default, index, constraint or trigger writes a new row
+// version of the catalogue. Five index scans; it runs behind the data statements of each
 // batch, whose locks keep the tables from changing any more.
 const signatureSQL = `(SELECT string_agg(s::text, ',') FROM (
  SELECT sum(xmin::text::int8) AS s FROM pg_catalog.pg_attribute WHERE attrelid = ANY ($1) AND attnum > 0
+ UNION ALL SELECT xmin::text::int8 FROM pg_catalog.pg_class WHERE oid = ANY ($1)
  UNION ALL SELECT sum(xmin::text::int8) FROM pg_catalog.pg_constraint WHERE conrelid = ANY ($1)
  UNION ALL SELECT sum(xmin::text::int8) FROM pg_catalog.pg_index WHERE indrelid = ANY ($1)
  UNION ALL SELECT sum(xmin::text::int8 + ascii(tgenabled::text)) FROM pg_catalog.pg_trigger WHERE tgrelid = ANY ($1)
@@ -86,14 +87,17 @@ const typesSQL = `WITH RECURSIVE ty AS (
  ty.typtypmod::text, ty.typelem::text, ty.typdelim::text
 FROM ty JOIN pg_catalog.pg_namespace n ON n.oid = ty.typnamespace`
 
-const indexesSQL = `SELECT i.indisprimary::text, (i.indisunique OR i.indisexclusion)::text, i.indkey::text
-FROM pg_catalog.pg_index i WHERE i.indrelid = ANY ($1)`
+// partsSQL is a table and its partitions.
+const partsSQL = `SELECT ($1)[1] UNION SELECT relid::oid FROM pg_catalog.pg_partition_tree(($1)[1])`
+
+const indexesSQL = `SELECT i.indisprimary::text, (i.indisunique OR i.indisexclusion)::text, i.indkey::text, (i.indrelid = ($1)[1])::text
+FROM pg_catalog.pg_index i WHERE i.indrelid IN (` + partsSQL + `)`
 
 const constraintsSQL = `SELECT contype::text, (conrelid = confrelid)::text, condeferrable::text
-FROM pg_catalog.pg_constraint WHERE conrelid = ANY ($1) OR confrelid = ANY ($1)`
+FROM pg_catalog.pg_constraint WHERE conrelid IN (` + partsSQL + `) OR confrelid = ANY ($1)`
 
 const triggersSQL = `SELECT count(*)::text FROM pg_catalog.pg_trigger
-WHERE tgrelid = ANY ($1) AND NOT tgisinternal AND tgenabled <> 'D'`
+WHERE tgrelid IN (` + partsSQL + `) AND NOT tgisinternal AND tgenabled <> 'D'`
 
 // loadTable reads all about one table, from one round trip.
 func loadTable(ctx context.Context, conn *pgconn.PgConn, oid uint32) (*table, error) {
@@ -175,14 +179,14 @@ func (t *table) readIndexes(rows [][][]byte) {
 	for _, raw := range rows {
 		row := texted(raw)
 		switch {
-		case row[0] == "true":
+		case row[0] == "true" && row[3] == "true":
 			for field := range strings.FieldsSeq(row[2]) {
 				i := slices.IndexFunc(t.columns, func(c *column) bool { return strconv.Itoa(c.number) == field })
 				if i >= 0 {
 					t.primary = append(t.primary, t.columns[i])
 				}
 			}
-		case row[1] == "true":
+		case row[0] != "true" && row[1] == "true":
 			t.unique, t.ordered = true, true
 		}
 	}

@@ -26,8 +26,9 @@ type command struct {
 
 // answer is what a command returned.
 type answer struct {
-	rows [][][]byte // owned; a nil value is NULL
-	tag  pgconn.CommandTag
+	rows  [][][]byte // owned; a nil value is NULL
+	types []uint32   // of the columns, if there are rows
+	tag   pgconn.CommandTag
 }
 
 // commandError says which command of a pipeline failed. Those before it have run
@@ -154,6 +155,11 @@ func failed(command int, err error) error {
 func (a *answer) read(r *pgconn.ResultReader) error {
 	for r.NextRow() {
 		values := r.Values()
+		if a.types == nil {
+			for _, field := range r.FieldDescriptions() {
+				a.types = append(a.types, field.DataTypeOID)
+			}
+		}
 		size := 0
 		for _, v := range values {
 			size += len(v)

@@ -165,10 +165,31 @@ func (p *tablePlanner) find(ctx context.Context, conn *pgconn.PgConn, collection
 			return sinks.WithOutcome(sinks.Retry, errors.Join(fmt.Errorf("sink postgres: table %s is gone again", name), err))
 		}
 	}
-	if group := r.group(collection, o); group != p.laneGroup(collection) {
-		return halt("collection %q, table %s: its rows now depend on each other or on those of other tables (%q, before %q): restart, so that the lanes follow", collection, name, group, p.laneGroup(collection))
+	if !p.lanesHold(r, oid) {
+		return halt("collection %q, table %s: its rows now depend on each other or on those of other tables (those of lane group %q): restart, so that the lanes follow", collection, name, r.groups[oid])
 	}
-	return p.loadMapping(ctx, conn, collection, oid, o)
+	_, err = p.loadMapping(ctx, conn, collection, oid, o)
+	return err
+}
+
+// lanesHold reports whether the lanes that Resume chose keep together what r says
+// must be: the rows of the table, and those of the other tables in use.
+func (p *tablePlanner) lanesHold(r *relations, oid uint32) bool {
+	group, lanes := r.groups[oid], p.lanes.Load()
+	if group == "" {
+		return true
+	}
+	if lanes == nil || lanes.groups[oid] == "" {
+		return false
+	}
+	p.mu.RLock()
+	defer p.mu.RUnlock()
+	for other := range p.mu.tables {
+		if r.groups[other] == group && lanes.groups[other] != lanes.groups[oid] {
+			return false
+		}
+	}
+	return true
 }
 
 // lookup implements planner.
@@ -196,39 +217,43 @@ func (p *tablePlanner) lookup(ctx context.Context, conn *pgconn.PgConn, collecti
 		}
 		return nil, halt("collection %q: there is no table %s", collection, name)
 	}
-	if err := p.loadMapping(ctx, conn, collection, oid, o); err != nil {
-		return nil, err
-	}
-	return p.mapping(collection), nil
+	return p.loadMapping(ctx, conn, collection, oid, o)
 }
 
-// loadMapping reads a table; load is held.
-func (p *tablePlanner) loadMapping(ctx context.Context, conn *pgconn.PgConn, collection string, oid uint32, o Collection) error {
+// loadMapping reads a table; load is held. It is kept for writers only if the
+// lanes hold.
+func (p *tablePlanner) loadMapping(ctx context.Context, conn *pgconn.PgConn, collection string, oid uint32, o Collection) (*mapping, error) {
 	t, err := loadTable(ctx, conn, oid)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	m, err := newMapping(collection, t, o)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	p.mu.RLock()
 	other := p.mu.tables[oid]
 	m.flags = p.mu.flags[collection]
 	p.mu.RUnlock()
 	if other != "" {
-		return halt("collections %q and %q are both mapped to table %s", other, collection, t)
+		return nil, halt("collections %q and %q are both mapped to table %s", other, collection, t)
+	}
+	p.mu.RLock()
+	r := p.mu.relations
+	p.mu.RUnlock()
+	if !p.lanesHold(r, oid) || p.lanes.Load() == nil {
+		return m, nil
 	}
 	if m.flags == nil {
 		if m.flags, err = p.loadFlags(ctx, conn, m); err != nil {
-			return err
+			return nil, err
 		}
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.mu.mappings[collection], p.mu.tables[oid], p.mu.flags[collection] = m, collection, m.flags
 	p.log.Info("collection mapped", zap.String("collection", collection), zap.Stringer("table", t), zap.Bool("document", m.document))
-	return nil
+	return m, nil
 }
 
 func (p *tablePlanner) loadFlags(ctx context.Context, conn *pgconn.PgConn, m *mapping) (*flags, error) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -26,7 +27,7 @@ func (s *Sink) Read(ctx context.Context, collection string, key *walproxyv1.Key)
 		if err != nil {
 			return err
 		}
-		d, err = r.m.live(answers[0].rows)
+		d, err = r.m.live(&answers[0])
 		return err
 	})
 	if err != nil {
@@ -55,7 +56,7 @@ func (s *Sink) ReadEvents(ctx context.Context, collection string, key *walproxyv
 		if err != nil {
 			return err
 		}
-		d, err := r.m.live(answers[1].rows)
+		d, err := r.m.live(&answers[1])
 		if err != nil {
 			return err
 		}
@@ -66,11 +67,14 @@ func (s *Sink) ReadEvents(ctx context.Context, collection string, key *walproxyv
 }
 
 // live is the document of a SELECT of one key.
-func (m *mapping) live(rows [][][]byte) (*mutation.Document, error) {
-	if len(rows) == 0 {
+func (m *mapping) live(a *answer) (*mutation.Document, error) {
+	if len(a.rows) == 0 {
 		return nil, mutation.ErrNotFound
 	}
-	d, err := m.decode(rows[0], true)
+	if err := m.check(a); err != nil {
+		return nil, err
+	}
+	d, err := m.decode(a.rows[0], true)
 	if err == nil && d.ExpiredAt(now()) {
 		return nil, mutation.ErrNotFound
 	}
@@ -95,7 +99,7 @@ func decodeEvents(rows [][][]byte, count uint64) ([]mutation.StoredEvent, error)
 }
 
 // reading runs f on a connection of the read pool; the collection's table is
-// known. When the table has changed it is run once more.
+// known. When the table has changed it is run again.
 func (s *Sink) reading(ctx context.Context, collection string, key *walproxyv1.Key, f func(context.Context, *pgconn.PgConn, *row) error) error {
 	ctx, leave, err := s.enter(ctx)
 	if err != nil {
@@ -119,7 +123,7 @@ func (s *Sink) reading(ctx context.Context, collection string, key *walproxyv1.K
 			}
 			r := &row{m: m, key: values, id: mutation.AppendKey(nil, collection, key)[m.prefix:]}
 			err = f(ctx, pc, r)
-			if try > 1 || !staleCode(codeOf(err)) {
+			if try > staleLimit || !errors.Is(err, errStale) && !staleCode(codeOf(err)) {
 				return err
 			}
 			rollback(conn)
@@ -128,10 +132,20 @@ func (s *Sink) reading(ctx context.Context, collection string, key *walproxyv1.K
 			}
 		}
 	})
-	if errors.Is(err, mutation.ErrNotFound) {
-		return mutation.ErrNotFound
+	if errors.Is(err, mutation.ErrNotFound) || strings.HasPrefix(codeOf(err), "22") {
+		return mutation.ErrNotFound // 22: a key that is no value of its column
 	}
 	return s.classify(err, false)
+}
+
+// staleCode reports whether a SQLSTATE can come of a catalogue that was read
+// before a change: undefined column or table, another type, a cached plan.
+func staleCode(code string) bool {
+	switch code {
+	case "42703", "42P01", "42804", "42883", "0A000":
+		return true
+	}
+	return false
 }
 
 var _ sinks.Reader = (*Sink)(nil)

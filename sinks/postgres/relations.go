@@ -101,7 +101,8 @@ func (r *relations) find(collection string, o Collection) (oid uint32, name rela
 }
 
 // link joins tables that judge each other's rows. A trigger is taken to reach
-// every table that its function's source names.
+// every table that its function's source names, of its table's schema or of one
+// in the search path.
 func (r *relations) link(foreign, unique, triggers [][][]byte) {
 	sets := links{}
 	for _, raw := range foreign {
@@ -122,7 +123,9 @@ func (r *relations) link(foreign, unique, triggers [][][]byte) {
 			sets.join(oid, oid)
 			for _, word := range strings.FieldsFunc(strings.ToLower(string(raw[1])), notInName) {
 				for _, other := range byWord[word] {
-					sets.join(oid, other)
+					if schema := r.names[other].schema; schema == r.names[oid].schema || slices.Contains(r.path, schema) {
+						sets.join(oid, other)
+					}
 				}
 			}
 		}

@@ -74,7 +74,25 @@ func (m *mapping) selection(schema string, rows []*row, lock bool) command {
 	return c
 }
 
-// document decodes a row of a selectSQL. generated: with the columns that the
+// check compares the types of a selectSQL's answer with those that its values
+// will be decoded as.
+func (m *mapping) check(a *answer) error {
+	if len(a.rows) == 0 || m.document {
+		return nil
+	}
+	for i, c := range m.readable() {
+		want := uint32(oidText)
+		if c.codec.binary {
+			want = c.codec.element
+		}
+		if a.types[4+i] != want {
+			return fmt.Errorf("%w: column %s of table %s has type %d, not %d", errStale, c.name, m.table, a.types[4+i], want)
+		}
+	}
+	return nil
+}
+
+// decode reads a row of a selectSQL. generated: with the columns that the
 // server computes, which only readers see.
 func (m *mapping) decode(raw [][]byte, generated bool) (*mutation.Document, error) {
 	d := &mutation.Document{Version: sinks.LSN(readInteger(raw[1])), EventCount: uint64(readInteger(raw[3]))}
@@ -150,14 +168,17 @@ func (w *work) read(ctx context.Context, rows []*row) error {
 	}
 	answers, err := w.link.run(ctx, commands, false)
 	if err != nil {
-		return w.explain(err, owners)
+		return w.explain(ctx, err, owners)
 	}
 	for i, mine := range reads {
 		if mine == nil {
 			continue
 		}
+		if err := mine[0].m.check(&answers[i]); err != nil {
+			return err
+		}
 		if err := fill(mine, answers[i].rows); err != nil {
-			return w.unreadable(err)
+			return halt("%w", err) // no value that this program understands
 		}
 	}
 	return nil
@@ -192,9 +213,6 @@ func fill(rows []*row, found [][][]byte) error {
 	}
 	return nil
 }
-
-// unreadable: a stored value is not what this program writes or understands.
-func (w *work) unreadable(err error) error { return halt("%w", err) }
 
 // readAgain sends what there is and reads the rows that the rest of the batch,
 // from record at, needs and that are no longer known.

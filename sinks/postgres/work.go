@@ -168,9 +168,11 @@ func (m *mapping) raise(mu *walproxyv1.Mutation) {
 	}
 }
 
-// writesBlindly reports whether mu need not see its record.
+// writesBlindly reports whether mu need not see its record. A trigger would see
+// the difference between an update that changes nothing and none: with triggers
+// it must not depend on the batch which of them is made.
 func (m *mapping) writesBlindly(mu *walproxyv1.Mutation) bool {
-	if m.flags.streaming.Load() || !blindly(mu, m.flags.expiring.Load()) {
+	if m.table.triggers || m.flags.streaming.Load() || !blindly(mu, m.flags.expiring.Load()) {
 		return false
 	}
 	if m.document {
@@ -232,7 +234,7 @@ func (w *work) run(ctx context.Context) error {
 	commands = append(commands, w.besides()...)
 	commands = append(commands, w.checks()...)
 	_, err := w.link.run(ctx, commands, true)
-	return w.explain(err, owners)
+	return w.explain(ctx, err, owners)
 }
 
 // finish makes the one operation of a record that was folded.
@@ -334,35 +336,29 @@ func (w *work) checks() []command {
 // codeChanged is raised by walproxy's function unchanged.
 const codeChanged = "WP002"
 
-// staleCode reports whether a SQLSTATE can come of a catalogue that was read
-// before a change: undefined column or table, another type, no such unique index,
-// a column that became generated, a cached plan, no such schema.
-func staleCode(code string) bool {
-	switch code {
-	case codeChanged, "42703", "42P01", "42804", "42P10", "428C9", "0A000", "3F000":
-		return true
-	}
-	return false
-}
-
 // explain finds out what an error of a run means: that the catalogue is stale,
 // or which record was refused. owners is as commands has returned it.
-func (w *work) explain(err error, owners []int) error {
+//
+// What the server refuses counts only if the tables are as they were read: an
+// insert that lacks a column made NOT NULL a moment ago, say, is no fault of its
+// record. The transaction has failed, so that is looked up behind it.
+func (w *work) explain(ctx context.Context, err error, owners []int) error {
 	at, ok := errors.AsType[*commandError](err)
 	if !ok {
 		return err
 	}
-	pgErr, ok := errors.AsType[*pgconn.PgError](err)
-	if !ok {
-		return err
-	}
-	if staleCode(pgErr.Code) {
+	switch codeOf(err) {
+	case codeChanged, "0A000": // cached plan must not change result type
 		return fmt.Errorf("%w: %w", errStale, err)
 	}
-	if at.index < 0 || at.index >= len(owners) || owners[at.index] < 0 {
+	outcome, said := judge(err, false)
+	if outcome != sinks.Rejected && outcome != sinks.Halt {
 		return err
 	}
-	if outcome, said := judge(err, false); outcome == sinks.Rejected {
+	if _, err := w.link.run(ctx, append([]command{{sql: "ROLLBACK"}}, w.checks()...), false); codeOf(err) == codeChanged {
+		return fmt.Errorf("%w: %w", errStale, err)
+	}
+	if outcome == sinks.Rejected && at.index >= 0 && at.index < len(owners) && owners[at.index] >= 0 {
 		return &rejection{record: owners[at.index], err: said}
 	}
 	return err
@@ -373,7 +369,7 @@ func (w *work) explain(err error, owners []int) error {
 func (w *work) reject(ctx context.Context, bad *rejection) ([]sinks.Result, error) {
 	if _, server := errors.AsType[*pgconn.PgError](bad.err); !server {
 		if _, err := w.link.run(ctx, w.checks(), false); err != nil {
-			return nil, w.explain(err, nil)
+			return nil, w.explain(ctx, err, nil)
 		}
 	}
 	results := sinks.Results(len(w.batch.Records), sinks.Retry, errNeighbour)
