@@ -155,6 +155,11 @@ func sinkOptions(name string, c config.Sink, sink sinks.Sink) walproxy.SinkOptio
 	if slices.ContainsFunc(slices.Collect(maps.Values(c.Collections)), func(col config.Collection) bool { return col.LaneGroup != "" }) {
 		loop.LaneKey = c.LaneGroup
 	}
+	classes := c.Classes()
+	for _, class := range slices.Sorted(maps.Keys(classes)) {
+		loop.Classes = append(loop.Classes, replay.Class{Name: class, Lanes: classes[class]})
+		loop.OwnLanes = c.OwnLanes
+	}
 	loop.DeadLetters = state.Bounds{Bytes: int64(c.DeadLetters.Bytes), Age: time.Duration(c.DeadLetters.Age)}
 	loop.OnReject = func(collection string) replay.Policy {
 		name := c.OnReject(collection)

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"slices"
 	"testing"
 	"time"
 
@@ -21,7 +22,8 @@ sinks:
     retain: 3MiB
     collections:
       "order*": { lane_group: shop, on_reject: halt }
-      orders: { lane_group: money }
+      orders: { lane_group: money, own_lanes: 2 }
+      "user*": { own_lanes: 1 }
 `), nil)
 	if err != nil {
 		t.Fatal(err)
@@ -37,11 +39,19 @@ sinks:
 			t.Errorf("LaneKey(%s) = %q, want %q", collection, got, want)
 		}
 	}
+	if want := []replay.Class{{Name: "money", Lanes: 2}, {Name: "user*", Lanes: 1}}; !slices.Equal(l.Classes, want) {
+		t.Errorf("classes %v, want %v", l.Classes, want)
+	}
+	for collection, want := range map[string]string{"orders": "money", "order_lines": "", "users": "user*"} {
+		if got := l.OwnLanes(collection); got != want {
+			t.Errorf("OwnLanes(%s) = %q, want %q", collection, got, want)
+		}
+	}
 	if l.OnReject("orders") != replay.Halt || l.OnReject("users") != replay.ParkKey {
 		t.Error("OnReject does not follow the collections")
 	}
 	var none config.Sink
-	if sinkOptions("main", none, nil).Loop.LaneKey != nil {
-		t.Error("a LaneKey without groups costs every record a look")
+	if bare := sinkOptions("main", none, nil).Loop; bare.LaneKey != nil || bare.OwnLanes != nil {
+		t.Error("a LaneKey without groups, or OwnLanes without classes, costs every record a look")
 	}
 }

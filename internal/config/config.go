@@ -136,9 +136,12 @@ type Collection struct {
 	OnReject string `yaml:"on_reject"` // park_key, skip, halt
 	// LaneGroup: the collections of one group share a lane, so that what one
 	// needs of another is applied before it.
-	LaneGroup string   `yaml:"lane_group"`
-	Table     string   `yaml:"table"` // postgres
-	Key       []string `yaml:"key"`   // postgres
+	LaneGroup string `yaml:"lane_group"`
+	// OwnLanes, if not 0, are so many lanes for these collections alone: the
+	// backlog of others does not hold them up.
+	OwnLanes int      `yaml:"own_lanes"`
+	Table    string   `yaml:"table"` // postgres
+	Key      []string `yaml:"key"`   // postgres
 	// VersionColumn holds the version instead of a table of walproxy's; postgres.
 	VersionColumn string `yaml:"version_column"`
 	// OverflowColumn takes the fields that have no column; postgres.

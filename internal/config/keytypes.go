@@ -73,6 +73,55 @@ func (s Sink) LaneGroup(collection string) string {
 	return ""
 }
 
+// Classes are the sets of own lanes by name, and how many lanes each has. A lane
+// group's class has its name, another one the name of its pattern.
+func (s Sink) Classes() map[string]int {
+	classes := map[string]int{}
+	for pattern, c := range s.Collections {
+		if c.OwnLanes > 0 {
+			classes[cmp.Or(c.LaneGroup, pattern)] = c.OwnLanes
+		}
+	}
+	return classes
+}
+
+// OwnLanes returns the class of a collection, as the most specific pattern that
+// matches says it; empty if none does.
+func (s Sink) OwnLanes(collection string) (class string) {
+	for _, pattern := range s.Patterns() {
+		c := s.Collections[pattern]
+		if ok, _ := path.Match(pattern, collection); ok && c.OwnLanes > 0 { // validated: no error
+			return cmp.Or(c.LaneGroup, pattern)
+		}
+	}
+	return ""
+}
+
+// ownLanes refuses a lane group whose patterns differ in their lanes: it has one.
+func (c *checker) ownLanes(key string, s Sink) {
+	classes := s.Classes()
+	c.want(len(classes) <= ownLanesMax, key+".collections", "%d of them have own_lanes, at most %d", len(classes), ownLanesMax)
+	first := map[string]string{} // lane group -> pattern
+	for _, pattern := range slices.Sorted(maps.Keys(s.Collections)) {
+		col := s.Collections[pattern]
+		at := key + ".collections." + pattern + ".own_lanes"
+		c.want(col.OwnLanes >= 0 && col.OwnLanes <= 64, at, "%d is out of range: 0 to 64", col.OwnLanes)
+		if col.LaneGroup == "" {
+			continue
+		}
+		other, ok := first[col.LaneGroup]
+		if !ok {
+			first[col.LaneGroup] = pattern
+			continue
+		}
+		c.want(s.Collections[other].OwnLanes == col.OwnLanes, at,
+			"%d, but %s of the same lane group %s has %d", col.OwnLanes, other, col.LaneGroup, s.Collections[other].OwnLanes)
+	}
+}
+
+// ownLanesMax is how many classes a loop can have beside the common one.
+const ownLanesMax = 15
+
 func wildcards(pattern string) int {
 	if strings.ContainsAny(pattern, `*?[\`) {
 		return 1

@@ -155,6 +155,7 @@ func (c *checker) sink(key, name string, s Sink) {
 		"%s is out of range: up to half of log.max_bytes (%s)", s.Retain, most/2)
 	c.between(key+".dead_letters.bytes", s.DeadLetters.Bytes, 1*mib, 1024*gib)
 	c.want(s.DeadLetters.Age >= 0, key+".dead_letters.age", "must not be negative")
+	c.ownLanes(key, s)
 	for _, pattern := range slices.Sorted(maps.Keys(s.Collections)) {
 		c.collection(key+".collections."+pattern, pattern, s.Collections[pattern])
 		if s.Type != TypePostgres {
