@@ -134,6 +134,7 @@ type Status struct {
 		Error   string `json:"error"`
 		Applied uint64 `json:"applied"`
 		Lag     uint64 `json:"lag"`
+		Records uint64 `json:"records"` // applied since the start
 	} `json:"sinks"`
 }
 
