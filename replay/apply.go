@@ -43,6 +43,9 @@ func (p *pipeline) apply(stop, work context.Context, b *sinks.Batch) (v verdict,
 		p.loop.pace.leave(round, b, v.outcome, time.Since(began))
 		switch v.outcome {
 		case sinks.Applied, sinks.Rejected:
+			if attempt >= outageAttempts {
+				p.loop.pace.wake()
+			}
 			return v, true
 		case sinks.Unknown, sinks.Retry:
 		default:
@@ -60,11 +63,17 @@ func (p *pipeline) apply(stop, work context.Context, b *sinks.Batch) (v verdict,
 			p.loop.logger.Warn("apply failed, will retry", zap.Stringer("outcome", v.outcome), zap.Int("attempt", attempt+1),
 				zap.Duration("retry_in", delay), zap.Int("records", len(b.Records)), zap.Error(v.err))
 		}
-		if !pause(stop, delay) {
+		if !p.loop.pace.wait(stop, delay) {
 			return v, false
 		}
 	}
 }
+
+// outageAttempts is how many failures in a row count as an outage: the first lane
+// that gets through wakes the others from their backoff, or a store that is back
+// would have one lane to serve until the longest of them ends. Fewer say nothing
+// about other lanes, which would be kept from backing off.
+const outageAttempts = 4
 
 // attempt is one Apply.
 func (p *pipeline) attempt(work context.Context, b *sinks.Batch) verdict {

@@ -30,6 +30,7 @@ type pace struct {
 	paused  bool
 	waiting []chan struct{} // first come, first served; closed when served
 	quiet   chan struct{}   // closed when running falls to 0; nil: nobody asks
+	back    chan struct{}   // closed and replaced when the store is back
 }
 
 // size bounds a batch.
@@ -46,7 +47,33 @@ func newPace(o *Options) *pace {
 	return &pace{
 		target: o.Batch.Latency, lanesMax: o.total(), sizeMax: size{o.Batch.Records, o.Batch.Bytes},
 		lanes: o.total(), size: size{o.Batch.Records, o.Batch.Bytes},
+		back: make(chan struct{}),
 	}
+}
+
+// wait backs off for d, or until wake; false: ctx ended.
+func (c *pace) wait(ctx context.Context, d time.Duration) bool {
+	c.mu.Lock()
+	back := c.back
+	c.mu.Unlock()
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-back:
+	case <-ctx.Done():
+		return false
+	}
+	return true
+}
+
+// wake ends every wait: the store was away and is back. How many lanes press it
+// at once is still up to enter.
+func (c *pace) wake() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	close(c.back)
+	c.back = make(chan struct{})
 }
 
 // enter waits for the turn to apply; false: ctx ended. round goes to leave.

@@ -325,3 +325,35 @@ func TestPause(t *testing.T) {
 		t.Errorf("%v, %d claims: a paused loop touched the sink", err, len(f.Resumes())-claims)
 	}
 }
+
+// TestBackWakesAll: after an outage the lane that gets through first ends the
+// backoff of the others, which would otherwise last for hours here.
+func TestBackWakesAll(t *testing.T) {
+	r := newRig(t)
+	f := sinktest.NewFaulty(sinktest.NewMemory())
+	f.Add(sinktest.Rule{When: sinktest.NotEmpty, Do: sinktest.FailBefore(sinks.Retry, sinktest.ErrAway), Times: 1 << 30})
+	o := fast()
+	o.Lanes, o.RetryMin, o.RetryMax = 4, 10*time.Millisecond, 24*time.Hour
+	last := r.write(bumps(200, 50)...)
+	l := r.loop(f, o)
+	var failures, asleep atomic.Int64
+	sleepers := int64(o.Lanes - 1)
+	l.random = func() float64 {
+		// First all lanes fail often; then all but one draw a long wait.
+		if failures.Add(1) > 100 && asleep.Add(1) <= sleepers {
+			return 1
+		}
+		return 0
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	run := &running{Loop: l, t: t, cancel: cancel, done: make(chan struct{})}
+	go func() {
+		defer close(run.done)
+		run.err = l.Run(ctx)
+	}()
+	t.Cleanup(func() { cancel(); <-run.done })
+	eventually(t, "all lanes but one sleep", func() bool { return asleep.Load() > sleepers+5 })
+	f.Clear()
+	run.await(last)
+	r.check(f)
+}

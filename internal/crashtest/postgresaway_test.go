@@ -15,8 +15,9 @@ import (
 
 // TestPostgresAway takes PostgreSQL away (the long form for a minute) while
 // clients write: acks go on and memory stays bounded. When it is back the backlog
-// drains at the rate of one that never waited for an outage, over no more than
-// the configured connections, and another client of the database keeps working.
+// drains over no more than the configured connections; in the long form at no less
+// than 70% of the rate of one that never saw an outage, and another client of the
+// database keeps at least half of its throughput meanwhile.
 func TestPostgresAway(t *testing.T) {
 	ctx := timeout(t, 2*time.Minute, time.Hour)
 	c := pgtest.New(t, pgtest.Options{})
@@ -47,10 +48,11 @@ func TestPostgresAway(t *testing.T) {
 	s.memory("after the drain")
 	t.Logf("drained %.0f records/s, %.0f after the outage (%.0f%%); another client %.0f transactions/s, %.0f beside the drain (%.0f%%); at most %d connections",
 		steady, back, 100*back/steady, alone, shared, 100*shared/alone, neighbour.most.Load())
-	if back < 0.7*steady {
+	// The short form's drains take half a second: its rates say little.
+	if long() && back < 0.7*steady {
 		t.Errorf("%.0f records/s after the outage, %.0f without: want at least 70%%", back, steady)
 	}
-	if shared < 0.5*alone {
+	if long() && shared < 0.5*alone {
 		t.Errorf("another client did %.0f transactions/s beside the drain, %.0f alone: want at least half", shared, alone)
 	}
 	if most := neighbour.most.Load(); most < 1 || most > 4+4+1 {
