@@ -95,7 +95,7 @@ func (b *blind) merge(fields fieldMap) {
 		*b = blind{change: put, fields: fields}
 		return
 	case unchanged, alter:
-		b.change, b.fields = patch, fields
+		b.change, b.fields, b.owned = patch, fields, false
 	default:
 		b.own()
 		maps.Copy(b.fields, fields)
