@@ -23,13 +23,14 @@ func TestPostgresAway(t *testing.T) {
 	c := pgtest.New(t, pgtest.Options{})
 	dsn := c.Database(t)
 	s := onPostgres(t, dsn, "WALPROXY_LOG__SEGMENT_BYTES=1MiB")
-	records := times(40_000, 400_000)
+	records := times(40_000, 300_000)
 	s.start(ctx, paused)
 	s.spread(ctx, records)
 	s.process.Kill()
 	s.start(ctx)
-	steady := s.drainRate(ctx)
-	alone := newNeighbour(ctx, t, dsn).rate(ctx, time.Second)
+	neighbour := newNeighbour(ctx, t, dsn)
+	steady, _ := s.drainBeside(ctx, neighbour)
+	alone := neighbour.rate(ctx, time.Second)
 
 	c.Stop(t)
 	began := time.Now()
@@ -37,13 +38,8 @@ func TestPostgresAway(t *testing.T) {
 	time.Sleep(time.Until(began.Add(time.Duration(times(2, 60)) * time.Second))) // the outage's length
 	s.memory("with PostgreSQL away")
 	c.Start(t)
-	neighbour := newNeighbour(ctx, t, dsn)
-	measure, stop := context.WithCancel(ctx)
-	beside := make(chan float64, 1)
-	go func() { beside <- neighbour.rate(measure, time.Hour) }()
-	back := s.drainRate(ctx)
-	stop()
-	shared := <-beside
+	neighbour = newNeighbour(ctx, t, dsn)
+	back, shared := s.drainBeside(ctx, neighbour)
 	must(t, s.client.WaitDrained(ctx))
 	s.memory("after the drain")
 	t.Logf("drained %.0f records/s, %.0f after the outage (%.0f%%); another client %.0f transactions/s, %.0f beside the drain (%.0f%%); at most %d connections",
@@ -60,6 +56,17 @@ func TestPostgresAway(t *testing.T) {
 	}
 	s.check(ctx)
 	s.stop()
+}
+
+// drainBeside is drainRate with a neighbour at work, and its rate.
+func (s *server) drainBeside(ctx context.Context, n *neighbour) (drained, shared float64) {
+	s.Helper()
+	measure, stop := context.WithCancel(ctx)
+	beside := make(chan float64, 1)
+	go func() { beside <- n.rate(measure, time.Hour) }()
+	drained = s.drainRate(ctx)
+	stop()
+	return drained, <-beside
 }
 
 // drainRate waits until the backlog is applied and returns records per second,

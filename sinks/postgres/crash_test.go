@@ -1,6 +1,8 @@
 package postgres
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"os"
 	"runtime"
@@ -137,6 +139,34 @@ func TestServerPaused(t *testing.T) {
 	})
 	l.check(t, dsn)
 	settled(t, c, database)
+
+	// Close does not wait for a server that does not answer: not with idle
+	// connections, and not longer than its context with a call under way.
+	idle := mustOpen(t, Options{DSN: dsn, Schema: "idle", planner: &ledgerPlanner{}})
+	if _, err := idle.Resume(bounded(t), claimOf(1)); err != nil {
+		t.Fatal(err)
+	}
+	c.Pause(t)
+	began := time.Now()
+	closeSink(t, idle)
+	if took := time.Since(began); took > 10*time.Second {
+		t.Errorf("Close took %v with the server paused", took)
+	}
+	ended := make(chan error, 1)
+	go func() {
+		_, err := l.sink.Apply(context.Background(), l.batch(0, l.cp.Lanes[0]))
+		ended <- err
+	}()
+	eventually(t, "a call is under way", func() bool { return l.sink.applyPool.Stat().AcquiredConns()+int32(len(ended)) > 0 })
+	brief, cancel := context.WithTimeout(context.Background(), 100*time.Millisecond)
+	defer cancel()
+	if err := l.sink.Close(brief); !errors.Is(err, context.DeadlineExceeded) && len(ended) == 0 {
+		t.Errorf("Close with a call under way: %v", err)
+	}
+	if err := <-ended; err == nil {
+		t.Error("an Apply succeeded on a paused server")
+	}
+	c.Continue(t)
 }
 
 // pause is the time that a test is about, not one it relies on.

@@ -21,7 +21,7 @@ type metrics struct {
 	lost    prometheus.Counter
 }
 
-func newMetrics(s *Sink) *metrics {
+func newMetrics(s *Sink) (*metrics, error) {
 	m := &metrics{
 		registerer: s.o.Registerer,
 		latency: prometheus.NewHistogram(prometheus.HistogramOpts{
@@ -51,10 +51,17 @@ func newMetrics(s *Sink) *metrics {
 	})
 	m.pool("apply", s.applyPool)
 	m.pool("read", s.readPool)
-	if m.registerer != nil {
-		m.registerer.MustRegister(m.all...)
+	if m.registerer == nil {
+		return m, nil
 	}
-	return m
+	for i, c := range m.all {
+		if err := m.registerer.Register(c); err != nil {
+			m.all = m.all[:i]
+			m.close()
+			return nil, err
+		}
+	}
+	return m, nil
 }
 
 func (m *metrics) gauge(name, help string, labels prometheus.Labels, value func() float64) {

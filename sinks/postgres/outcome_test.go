@@ -133,6 +133,9 @@ func TestMetrics(t *testing.T) {
 			t.Errorf("%s is %v, want at least %v", name, got[name], least)
 		}
 	}
+	if _, err := Open(o); err == nil {
+		t.Error("two sinks with the same metrics")
+	}
 	closeSink(t, s)
 	if left := gather(t, registry); len(left) > 0 {
 		t.Errorf("left after Close: %v", maps.Keys(left))

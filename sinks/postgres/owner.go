@@ -177,7 +177,7 @@ func (o *owner) owned(ctx context.Context, conn *pgx.Conn, key int64) error {
 	if owned.PID != 0 && (owned.Silent > o.sink.o.Timeouts.Lease || owned.PID == o.pid.Load()) {
 		o.sink.log.Warn("the session with the stream's lock is silent: it is ended", zap.Error(owned))
 		if _, err := conn.Exec(ctx, "SELECT pg_terminate_backend($1)", *pid); err != nil {
-			return fmt.Errorf("%w: end the session of %v", err, owned)
+			return sinks.WithOutcome(sinks.Retry, fmt.Errorf("%w; its session cannot be ended (%w): use one role for all owners, or grant pg_signal_backend", owned, err))
 		}
 	}
 	return sinks.WithOutcome(sinks.Retry, owned)

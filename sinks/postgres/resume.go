@@ -130,6 +130,10 @@ func (s *Sink) resume(ctx context.Context, conn *pgx.Conn, c sinks.Claim) (claim
 		return claimed, err
 	}
 	s.owner.claimed(claimed.Epoch)
+	if !s.owner.holds() {
+		// Lost before the epoch was known, under which it could be taken again.
+		return claimed, sinks.WithOutcome(sinks.Retry, errNotOwner)
+	}
 	return claimed, s.planner.refresh(ctx, conn.PgConn(), true)
 }
 

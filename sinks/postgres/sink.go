@@ -63,13 +63,16 @@ func Open(o Options) (*Sink, error) {
 	}
 	s.owner = newOwner(s, config)
 	if s.planner = o.planner; s.planner == nil {
-		if s.planner, err = newPlanner(s.o); err != nil {
-			s.applyPool.Close()
-			s.readPool.Close()
-			return nil, fmt.Errorf("sink postgres: %w", err)
-		}
+		s.planner, err = newPlanner(s.o)
 	}
-	s.metrics = newMetrics(s)
+	if err == nil {
+		s.metrics, err = newMetrics(s)
+	}
+	if err != nil {
+		s.applyPool.Close()
+		s.readPool.Close()
+		return nil, fmt.Errorf("sink postgres: %w", err)
+	}
 	return s, nil
 }
 
