@@ -15,7 +15,7 @@ const memoryMost = 300 * mib
 // TestBacklogMemory lets a paused sink pile up a backlog, and starts with it.
 func TestBacklogMemory(t *testing.T) {
 	backlog := int64(times(320*mib, 10*1024*mib))
-	ctx := timeout(t, 2*time.Minute, time.Hour)
+	ctx := timeout(t, 4*time.Minute, time.Hour)
 	s := newServer(t, t.TempDir(), "WALPROXY_LOG__SEGMENT_BYTES=16MiB")
 	s.start(ctx, paused)
 	for s.logBytes(ctx) < backlog {
