@@ -18,5 +18,6 @@ func TestMain(m *testing.M) {
 			panic(err)
 		}
 	}
+	minHope = 1 // so that small batches go that way, too
 	pgtest.Main(m)
 }

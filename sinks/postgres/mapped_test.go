@@ -265,3 +265,33 @@ func TestReadAgain(t *testing.T) {
 		}
 	}
 }
+
+// TestHope: sets that turn out to be of rows that exist are applied all the same,
+// and the sink learns from it.
+func TestHope(t *testing.T) {
+	const rows, rounds = 32, 40
+	for name, ddl := range map[string]string{
+		"mapped": "CREATE TABLE plain (id text PRIMARY KEY, n bigint)", "document": "CREATE SCHEMA other",
+	} {
+		t.Run(name, func(t *testing.T) {
+			a := newApplier(t, Options{AutoCreate: true}, ddl)
+			for round := range rounds {
+				var ms []*walproxyv1.Mutation
+				for i := range rows {
+					ms = append(ms, set("plain", mutation.String(fmt.Sprint(i+2*round/rounds)), fields{"n": int64(round)}))
+				}
+				a.put(append(ms, ms[0])...)
+			}
+			h := &a.sink.planner.(*tablePlanner).mapping("plain").flags.hope
+			if missed := h.missed.Load(); missed < 2 || missed > 4 {
+				t.Errorf("%d disappointments in %d batches of the same rows, want 3", missed, rounds)
+			}
+			if got := a.query("SELECT count(*) FROM plain"); got != fmt.Sprint(rows+1) {
+				t.Errorf("%s rows", got)
+			}
+			if d := a.get("plain", mutation.String("5")); d == nil || d.Fields["n"].GetInt64() != rounds-1 {
+				t.Errorf("read %v", d)
+			}
+		})
+	}
+}

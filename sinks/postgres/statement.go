@@ -15,6 +15,7 @@ type shape struct {
 	joins    bool      // the overflow column's value is joined to what is there
 	inputs   []input
 	sqls     []string // run one after the other with the same parameters
+	insert   string   // the same for rows that do not exist yet; "": none
 	types    []uint32
 }
 
@@ -102,10 +103,10 @@ func (s *shape) buildDocument() {
 	switch s.change {
 	case put:
 		s.inputs = append(s.inputs, inputDoc, inputVersion, inputEnd, inputEvents)
-		s.sqls = []string{fmt.Sprintf("%s, expires_at, event_count) SELECT %s, s.doc, s.version, now(), s.expires_at, s.event_count FROM %s "+
-			"ON CONFLICT (%s) DO UPDATE SET doc = excluded.doc, version = excluded.version, updated_at = excluded.updated_at, "+
-			"expires_at = excluded.expires_at, event_count = excluded.event_count",
-			target, s.keyValues(), source(s.inputs, 1, false), m.keyNames())}
+		s.insert = fmt.Sprintf("%s, expires_at, event_count) SELECT %s, s.doc, s.version, now(), s.expires_at, s.event_count FROM %s",
+			target, s.keyValues(), source(s.inputs, 1, false))
+		s.sqls = []string{fmt.Sprintf("%s ON CONFLICT (%s) DO UPDATE SET doc = excluded.doc, version = excluded.version, "+
+			"updated_at = excluded.updated_at, expires_at = excluded.expires_at, event_count = excluded.event_count", s.insert, m.keyNames())}
 	case patch:
 		s.inputs = append(s.inputs, inputDoc, inputVersion)
 		if !s.joins {
@@ -189,6 +190,7 @@ func (s *shape) buildRow() {
 	case len(sets) == 0:
 		s.sqls = []string{insert + " ON CONFLICT DO NOTHING"}
 	case s.wholeRow():
+		s.insert = insert
 		s.sqls = []string{fmt.Sprintf("%s ON CONFLICT (%s) DO UPDATE SET %s", insert, m.keyNames(), strings.Join(excluded, ", "))}
 	default:
 		s.sqls = []string{update, fmt.Sprintf("%s WHERE NOT EXISTS (SELECT FROM %s AS t WHERE %s)", insert, table, m.sameKey())}

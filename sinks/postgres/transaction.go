@@ -126,6 +126,7 @@ func (s *Sink) applyOn(ctx context.Context, conn *pgxpool.Conn, b *sinks.Batch) 
 			return results, nil
 		case errors.Is(err, errNotMoved):
 			return s.look(ctx, conn, b, err)
+		case errors.Is(err, errExists): // again, as upserts: it is not hoped for twice
 		case errors.Is(err, errStale) && try <= staleLimit:
 			if err := s.planner.refresh(ctx, pc, false); err != nil {
 				return nil, s.classify(err, false)

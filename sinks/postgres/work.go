@@ -33,6 +33,7 @@ type work struct {
 
 	groups  []*group
 	byShape map[*shape]int
+	hoped   []*mapping
 	ordered int // the last statement of a table that keeps the log's order; -1: none
 
 	// Memory that rows and operations share: a batch has thousands.
@@ -50,6 +51,7 @@ type work struct {
 type group struct {
 	shape *shape
 	ops   []*operation
+	again bool // a row was written before in this batch
 }
 
 // rejection says which record cannot be applied.
@@ -234,6 +236,12 @@ func (w *work) run(ctx context.Context) error {
 	commands = append(commands, w.besides()...)
 	commands = append(commands, w.checks()...)
 	_, err := w.link.run(ctx, commands, true)
+	if err == nil {
+		for _, m := range w.hoped {
+			m.flags.hope.fulfil()
+		}
+		return nil
+	}
 	return w.explain(ctx, err, owners)
 }
 
@@ -276,6 +284,7 @@ func (w *work) add(op *operation) {
 		w.ordered = at
 	}
 	w.groups[at].ops = append(w.groups[at].ops, op)
+	w.groups[at].again = w.groups[at].again || op.row.last >= 0
 	op.row.last = at
 }
 
@@ -300,7 +309,11 @@ func (w *work) commands() (commands []command, owners []int) {
 		for i, a := range arrays {
 			params[i] = a.bytes()
 		}
-		for _, sql := range g.shape.sqls {
+		sqls := g.shape.sqls
+		if w.hopes(g) {
+			sqls = []string{g.shape.insert}
+		}
+		for _, sql := range sqls {
 			commands = append(commands, command{sql: sql, types: g.shape.types, params: params, formats: binaryParams})
 			owners = append(owners, owner)
 		}
@@ -316,6 +329,19 @@ func (w *work) commands() (commands []command, owners []int) {
 	}
 	return commands, owners
 }
+
+// hopes reports whether a statement may take its rows for new ones.
+func (w *work) hopes(g *group) bool {
+	m := g.shape.mapping
+	if g.shape.insert == "" || g.again || m.table.ordered || len(g.ops) < minHope || !m.flags.hope.tries() {
+		return false
+	}
+	w.hoped = append(w.hoped, m)
+	return true
+}
+
+// minHope is how many rows a statement needs for its second try to be worth it.
+var minHope = 16 // tests: 1
 
 var binaryParams = []int16{formatBinary}
 
@@ -350,6 +376,12 @@ func (w *work) explain(ctx context.Context, err error, owners []int) error {
 	switch codeOf(err) {
 	case codeChanged, "0A000": // cached plan must not change result type
 		return fmt.Errorf("%w: %w", errStale, err)
+	}
+	if codeOf(err) == "23505" && len(w.hoped) > 0 {
+		for _, m := range w.hoped {
+			m.flags.hope.disappoint()
+		}
+		return fmt.Errorf("%w: %w", errExists, err)
 	}
 	outcome, said := judge(err, false)
 	if outcome != sinks.Rejected && outcome != sinks.Halt {
