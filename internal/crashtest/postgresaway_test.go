@@ -19,11 +19,14 @@ import (
 // than 70% of the rate of one that never saw an outage, and another client of the
 // database keeps at least half of its throughput meanwhile.
 func TestPostgresAway(t *testing.T) {
+	if !long() {
+		t.Parallel() // its rates do not count
+	}
 	ctx := timeout(t, 2*time.Minute, time.Hour)
 	c := pgtest.New(t, pgtest.Options{})
 	dsn := c.Database(t)
 	s := onPostgres(t, dsn, "WALPROXY_LOG__SEGMENT_BYTES=1MiB")
-	records := times(40_000, 300_000)
+	records := times(10_000, 300_000)
 	s.start(ctx, paused)
 	s.spread(ctx, records)
 	s.process.Kill()
@@ -35,7 +38,7 @@ func TestPostgresAway(t *testing.T) {
 	c.Stop(t)
 	began := time.Now()
 	s.spread(ctx, records)
-	time.Sleep(time.Until(began.Add(time.Duration(times(2, 60)) * time.Second))) // the outage's length
+	time.Sleep(time.Until(began.Add(time.Duration(times(1, 60)) * time.Second))) // the outage's length
 	s.memory("with PostgreSQL away")
 	c.Start(t)
 	neighbour = newNeighbour(ctx, t, dsn)
