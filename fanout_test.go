@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -295,4 +296,19 @@ func TestOneSinkDown(t *testing.T) {
 		t.Errorf("it lags by %d records, %d bytes", s.Lag, s.LagBytes)
 	}
 	closeProxy(t, p)
+}
+
+// TestOwnerIsNamed: a store is told who claims it, for those who wait for it.
+func TestOwnerIsNamed(t *testing.T) {
+	f := sinktest.NewFaulty(sinktest.NewMemory())
+	o := options(t.TempDir(), f)
+	p := open(t, o)
+	appendOne(t, p, set("a", 1))
+	if _, err := p.Read(t.Context(), "things", mutation.String("a")); err != nil {
+		t.Fatal(err)
+	}
+	claims := f.Resumes()
+	if len(claims) == 0 || !strings.Contains(claims[0].Owner, fmt.Sprintf("pid %d, %s", os.Getpid(), o.Dir)) {
+		t.Errorf("claims %+v", claims)
+	}
 }

@@ -3,6 +3,8 @@ package walproxy
 import (
 	"context"
 	"fmt"
+	"os"
+	"path/filepath"
 	"sync"
 
 	"go.uber.org/zap"
@@ -46,6 +48,9 @@ func (p *Proxy) newSink(so SinkOptions) (*sink, error) {
 	}
 	options := so.Loop
 	options.Name = so.Name
+	if options.Owner == "" {
+		options.Owner = p.owner()
+	}
 	if options.OnReject == nil {
 		options.OnReject = func(string) replay.Policy { return replay.ParkKey }
 	}
@@ -67,6 +72,19 @@ func (p *Proxy) newSink(so SinkOptions) (*sink, error) {
 		s.setPaused(true)
 	}
 	return s, nil
+}
+
+// owner names this process to people who find it in a store, or wait for it.
+func (p *Proxy) owner() string {
+	host, err := os.Hostname()
+	if err != nil {
+		host = "unknown host"
+	}
+	dir, err := filepath.Abs(p.options.Dir)
+	if err != nil {
+		dir = p.options.Dir
+	}
+	return fmt.Sprintf("%s, pid %d, %s", host, os.Getpid(), dir)
 }
 
 // claim returns what is known of a sink. One that was not known begins here, at
