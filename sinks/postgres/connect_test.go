@@ -377,6 +377,62 @@ func TestReadOnly(t *testing.T) {
 	}
 }
 
+// TestStoreReplaced: while the sink runs its database's name comes to mean a copy
+// with the very same checkpoint. Nothing is written there.
+func TestStoreReplaced(t *testing.T) {
+	c := pgtest.Shared(t)
+	dsn, database := newDatabase(t, c)
+	l := openLedger(t, Options{DSN: dsn, Timeouts: hasty()}, 1)
+	b := l.batch(0, l.cp.Lanes[0])
+	if err := l.send(bounded(t), b); err != nil {
+		t.Fatal(err)
+	}
+	admin := c.Connect(t, "postgres")
+	for _, sql := range []string{
+		"ALTER DATABASE %[1]s ALLOW_CONNECTIONS false",
+		"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '%[1]s'",
+		"CREATE DATABASE %[1]s_copy TEMPLATE %[1]s",
+		"ALTER DATABASE %[1]s RENAME TO %[1]s_old", "ALTER DATABASE %[1]s_copy RENAME TO %[1]s",
+	} {
+		sql = fmt.Sprintf(sql, database)
+		eventually(t, sql, func() bool { // sessions take a moment to end
+			_, err := admin.Exec(bounded(t), sql)
+			return err == nil
+		})
+	}
+	t.Cleanup(func() {
+		if err := c.DropDatabase(database + "_old"); err != nil {
+			t.Error(err)
+		}
+	})
+	err := l.send(bounded(t), l.batch(0, b.Moves[0].To))
+	if sinks.OutcomeOf(errors.Unwrap(err)) != sinks.Halt || !strings.Contains(err.Error(), "another store") {
+		t.Errorf("the copy was taken: %v", err)
+	}
+	l.check(t, dsn)
+}
+
+// TestIdleSessions: a server that ends idle sessions leaves the owner's alone.
+func TestIdleSessions(t *testing.T) {
+	c := pgtest.Shared(t)
+	dsn, database := newDatabase(t, c)
+	role := c.CreateRole(t)
+	admin := pgtest.Connect(t, dsn)
+	for _, sql := range []string{InitSQL("", role), "ALTER ROLE " + role + " SET idle_session_timeout = '200ms'"} {
+		if _, err := admin.PgConn().Exec(bounded(t), sql).ReadAll(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s := openSink(t, Options{DSN: pgtest.DSN(c.Addr(), role, database), planner: &ledgerPlanner{}})
+	d := resumed(t, s, claimOf(1))
+	pid := s.owner.pid.Load()
+	pause(time.Second)
+	d.apply(d.move(0, 1)) // over a new connection: the pool's were ended
+	if !s.owner.holds() || s.owner.pid.Load() != pid {
+		t.Error("the owner's session was ended")
+	}
+}
+
 // TestPooler: a pooler of transactions is refused, whether it is busy or not; one
 // of sessions works.
 func TestPooler(t *testing.T) {

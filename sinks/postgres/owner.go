@@ -130,7 +130,12 @@ func (o *owner) lock(ctx context.Context, key int64) (_ *pgx.Conn, err error) {
 	if err := o.sink.prepareSession(ctx, conn); err != nil {
 		return nil, err
 	}
-	_, err = conn.Exec(ctx, "SELECT set_config('lock_timeout', $1, false)", fmt.Sprint(max(o.patience().Milliseconds(), 1)))
+	if err := o.sink.sameStore(conn); err != nil {
+		return nil, err
+	}
+	// The session is idle for most of its life (14 and later may end such).
+	_, err = conn.Exec(ctx, "SELECT set_config(name, CASE name WHEN 'lock_timeout' THEN $1 ELSE '0' END, false) FROM pg_catalog.pg_settings WHERE name IN ('lock_timeout', 'idle_session_timeout')",
+		fmt.Sprint(max(o.patience().Milliseconds(), 1)))
 	if err != nil {
 		return nil, err
 	}

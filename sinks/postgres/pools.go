@@ -82,6 +82,8 @@ func (s *Sink) prepareSession(ctx context.Context, conn *pgx.Conn) error {
 		return err
 	}
 	query := `SELECT current_setting('server_version_num')::int, pg_is_in_recovery(),
+		(SELECT format('postgres system %s database %s', c.system_identifier, d.oid)
+			FROM pg_catalog.pg_control_system() c, pg_catalog.pg_database d WHERE d.datname = current_database()),
 		CASE WHEN current_setting('synchronous_commit') IN ('off', 'local', 'remote_write')
 			THEN set_config('synchronous_commit', 'on', false) END`
 	var args []any
@@ -91,13 +93,19 @@ func (s *Sink) prepareSession(ctx context.Context, conn *pgx.Conn) error {
 	}
 	var version int
 	var standby bool
-	targets := []any{&version, &standby}
+	var identity string
+	targets := []any{&version, &standby, &identity}
 	for range len(args) + 1 {
 		targets = append(targets, nil)
 	}
-	if err := conn.QueryRow(ctx, query, args...).Scan(targets...); err != nil {
+	err := conn.QueryRow(ctx, query, args...).Scan(targets...)
+	if codeOf(err) == "42501" {
+		return sinks.WithOutcome(sinks.Halt, fmt.Errorf("%w: GRANT EXECUTE ON FUNCTION pg_control_system() to the role, so that this cluster is told from a copy", err))
+	}
+	if err != nil {
 		return err
 	}
+	conn.PgConn().CustomData()[identityKey] = identity
 	switch {
 	case version < minVersion:
 		return sinks.WithOutcome(sinks.Halt, fmt.Errorf("the server is PostgreSQL %d, 12 is the oldest that works", version/10000))
@@ -149,7 +157,14 @@ func (s *Sink) acquire(ctx context.Context, pool *pgxpool.Pool) (*pgxpool.Conn, 
 	if err != nil && ctx.Err() != nil {
 		return nil, fmt.Errorf("%w: %w", context.Cause(ctx), err)
 	}
-	return conn, err
+	if err != nil {
+		return nil, err
+	}
+	if err := s.sameStore(conn.Conn()); err != nil {
+		s.release(conn)
+		return nil, err
+	}
+	return conn, nil
 }
 
 // onConn runs f on a connection of a pool. Whatever f does, the connection goes

@@ -129,6 +129,8 @@ func (s *Sink) resume(ctx context.Context, conn *pgx.Conn, c sinks.Claim) (claim
 	if err != nil {
 		return claimed, err
 	}
+	identity := identityOf(conn)
+	s.claimed.Store(&identity)
 	s.owner.claimed(claimed.Epoch)
 	if !s.owner.holds() {
 		// Lost before the epoch was known, under which it could be taken again.

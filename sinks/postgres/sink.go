@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -24,6 +25,7 @@ type Sink struct {
 	owner               *owner
 	planner             planner
 	metrics             *metrics
+	claimed             atomic.Pointer[string] // identity of the store, once it was claimed
 
 	calls sync.WaitGroup
 	cut   context.CancelCauseFunc // ends running calls
@@ -96,25 +98,6 @@ func (s *Sink) enter(ctx context.Context) (_ context.Context, leave func(), err 
 
 // LaneGroup implements sinks.Linker.
 func (s *Sink) LaneGroup(collection string) string { return s.planner.laneGroup(collection) }
-
-// Identity implements sinks.Identifier: the cluster's system identifier and the
-// database's OID. A logical copy of the data (a dump restored elsewhere, or into
-// another database) differs; a physical copy of the cluster does not.
-func (s *Sink) Identity(ctx context.Context) (identity string, err error) {
-	ctx, leave, err := s.enter(ctx)
-	if err != nil {
-		return "", err
-	}
-	defer leave()
-	err = s.onConn(ctx, s.applyPool, func(conn *pgx.Conn) error {
-		return conn.QueryRow(ctx, `SELECT format('postgres system %s database %s', c.system_identifier, d.oid)
-			FROM pg_catalog.pg_control_system() c, pg_catalog.pg_database d WHERE d.datname = current_database()`).Scan(&identity)
-	})
-	if codeOf(err) == "42501" {
-		err = sinks.WithOutcome(sinks.Halt, fmt.Errorf("%w: GRANT EXECUTE ON FUNCTION pg_control_system() to the role, so that this cluster is told from a copy", err))
-	}
-	return identity, s.classify(err, false)
-}
 
 // Close ends new calls, waits for those that run, gives the stream's lock back
 // and closes the connections. It may be called again, also while it runs. If ctx
