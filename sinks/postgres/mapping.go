@@ -28,7 +28,9 @@ type mapping struct {
 	version    *column            // nil: in table record
 	overflow   *column            // nil: unknown fields are rejected
 
-	flags *flags
+	group   string   // the table's lane group
+	effects *effects // of its writes on other rows; nil: none
+	flags   *flags
 
 	shapes struct {
 		sync.Mutex

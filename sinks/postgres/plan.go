@@ -241,6 +241,9 @@ func (p *tablePlanner) loadMapping(ctx context.Context, conn *pgconn.PgConn, col
 	p.mu.RLock()
 	r := p.mu.relations
 	p.mu.RUnlock()
+	if m.group, m.effects = r.groups[oid], r.effects[oid]; m.group != "" {
+		t.ordered = true // also for a table that only others' triggers write to
+	}
 	if !p.lanesHold(r, oid) || p.lanes.Load() == nil {
 		return m, nil
 	}

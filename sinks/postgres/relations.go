@@ -13,10 +13,26 @@ import (
 // relations are the names of a database's tables, and which of them depend on
 // each other.
 type relations struct {
-	path   []string // schemas that names without one are looked up in
-	byName map[relationName]uint32
-	names  map[uint32]relationName
-	groups map[uint32]string // tables that must share a lane with others, or all their rows one
+	path    []string // schemas that names without one are looked up in
+	byName  map[relationName]uint32
+	names   map[uint32]relationName
+	groups  map[uint32]string // tables that must share a lane with others, or all their rows one
+	effects map[uint32]*effects
+}
+
+// effects of writes to a table on rows of other tables, or its own, that the
+// server changes along.
+type effects struct {
+	tables  map[uint32]bool // that its triggers name
+	group   bool            // any of its lane group: what its triggers do cannot be seen, or ON UPDATE CASCADE
+	removal bool            // any of its lane group, but only by a removal: ON DELETE CASCADE
+}
+
+func (r *relations) effect(oid uint32) *effects {
+	if r.effects[oid] == nil {
+		r.effects[oid] = &effects{tables: map[uint32]bool{}}
+	}
+	return r.effects[oid]
 }
 
 type relationName struct{ schema, name string }
@@ -32,7 +48,7 @@ const pathSQL = `SELECT unnest(pg_catalog.current_schemas(false))`
 
 // A partition stands for the table it is part of.
 const linksSQL = `SELECT coalesce(pg_catalog.pg_partition_root(conrelid), conrelid)::oid::text,
- coalesce(pg_catalog.pg_partition_root(confrelid), confrelid)::oid::text
+ coalesce(pg_catalog.pg_partition_root(confrelid), confrelid)::oid::text, confdeltype::text, confupdtype::text
 FROM pg_catalog.pg_constraint WHERE contype = 'f'`
 
 const uniqueSQL = `SELECT DISTINCT coalesce(pg_catalog.pg_partition_root(i.indrelid), i.indrelid)::oid::text
@@ -41,8 +57,8 @@ JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 WHERE (i.indisunique OR i.indisexclusion) AND NOT i.indisprimary
  AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'pg_toast')`
 
-const triggerLinksSQL = `SELECT coalesce(pg_catalog.pg_partition_root(t.tgrelid), t.tgrelid)::oid::text, p.prosrc
-FROM pg_catalog.pg_trigger t JOIN pg_catalog.pg_proc p ON p.oid = t.tgfoid
+const triggerLinksSQL = `SELECT coalesce(pg_catalog.pg_partition_root(t.tgrelid), t.tgrelid)::oid::text, p.prosrc, l.lanname
+FROM pg_catalog.pg_trigger t JOIN pg_catalog.pg_proc p ON p.oid = t.tgfoid JOIN pg_catalog.pg_language l ON l.oid = p.prolang
 WHERE NOT t.tgisinternal AND t.tgenabled <> 'D'`
 
 // loadRelations reads them in one round trip.
@@ -53,7 +69,7 @@ func loadRelations(ctx context.Context, conn *pgconn.PgConn) (*relations, error)
 	if err != nil {
 		return nil, fmt.Errorf("sink postgres: reading the catalogue: %w", err)
 	}
-	r := &relations{byName: map[relationName]uint32{}, names: map[uint32]relationName{}}
+	r := &relations{byName: map[relationName]uint32{}, names: map[uint32]relationName{}, effects: map[uint32]*effects{}}
 	for _, raw := range answers[0].rows {
 		row := texted(raw)
 		r.add(parseOID(row[0]), relationName{row[1], row[2]})
@@ -107,7 +123,15 @@ func (r *relations) link(foreign, unique, triggers [][][]byte) {
 	sets := links{}
 	for _, raw := range foreign {
 		row := texted(raw)
-		sets.join(parseOID(row[0]), parseOID(row[1]))
+		from, to := parseOID(row[0]), parseOID(row[1])
+		sets.join(from, to)
+		const acts = "cnd" // cascade, set null, set default
+		if strings.Contains(acts, row[2]) {
+			r.effect(to).removal = true
+		}
+		if strings.Contains(acts, row[3]) {
+			r.effect(to).group = true
+		}
 	}
 	for _, raw := range unique {
 		oid := parseOID(string(raw[0]))
@@ -121,10 +145,17 @@ func (r *relations) link(foreign, unique, triggers [][][]byte) {
 		for _, raw := range triggers {
 			oid := parseOID(string(raw[0]))
 			sets.join(oid, oid)
+			effects := r.effect(oid)
+			effects.group = effects.group || string(raw[2]) != "plpgsql"
 			for _, word := range strings.FieldsFunc(strings.ToLower(string(raw[1])), notInName) {
+				switch word {
+				case "execute", "perform", "call": // whatever that does
+					effects.group = true
+				}
 				for _, other := range byWord[word] {
 					if schema := r.names[other].schema; schema == r.names[oid].schema || slices.Contains(r.path, schema) {
 						sets.join(oid, other)
+						effects.tables[other] = true
 					}
 				}
 			}

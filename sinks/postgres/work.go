@@ -286,6 +286,22 @@ func (w *work) add(op *operation) {
 	w.groups[at].ops = append(w.groups[at].ops, op)
 	w.groups[at].again = w.groups[at].again || op.row.last >= 0
 	op.row.last = at
+	w.unsettle(op)
+}
+
+// unsettle marks the rows that the server may change along with op's: by a
+// cascade, or by a trigger.
+func (w *work) unsettle(op *operation) {
+	m := op.shape.mapping
+	if m.effects == nil {
+		return
+	}
+	group := m.effects.group || m.effects.removal && op.shape.change == remove
+	for _, r := range w.order {
+		if r != op.row && (group && r.m.group == m.group || m.effects.tables[r.m.table.oid]) {
+			r.known = false
+		}
+	}
 }
 
 // commands turns the statements collected into commands; owners has the only
