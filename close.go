@@ -45,6 +45,7 @@ func (p *Proxy) Close(ctx context.Context) error {
 	drainCtx, cancel := context.WithTimeoutCause(ctx, p.options.DrainTimeout, errDrainTimeout)
 	defer cancel()
 
+	close(p.ending)
 	p.stopPaused()
 	sealErr := p.log.Seal(context.WithoutCancel(ctx)) // the last fsync and its acks
 	p.drain(drainCtx)

@@ -58,7 +58,7 @@ func (p *Proxy) DeadLetters(sink string, from LSN, limit int) ([]DeadLetter, err
 	if err != nil {
 		return nil, err
 	}
-	return s.loop.Letters().List(from, limit)
+	return s.loop().Letters().List(from, limit)
 }
 
 // DeadLetter returns the dead letter of lsn, or ErrNoDeadLetter.
@@ -70,7 +70,7 @@ func (p *Proxy) DeadLetter(sink string, lsn LSN) (DeadLetter, error) {
 	if err != nil {
 		return DeadLetter{}, err
 	}
-	letter, ok, err := s.loop.Letters().Get(lsn)
+	letter, ok, err := s.loop().Letters().Get(lsn)
 	if err == nil && !ok {
 		err = fmt.Errorf("%w: LSN %d at sink %s", ErrNoDeadLetter, lsn, sink)
 	}
@@ -132,7 +132,7 @@ func (s *sink) queue(letter DeadLetter) ([]DeadLetter, error) {
 		if bytes >= retryBytesMax {
 			break
 		}
-		of, err := s.loop.Letters().Of(key, RetryMax)
+		of, err := s.loop().Letters().Of(key, RetryMax)
 		if err != nil {
 			return nil, err
 		}
@@ -164,7 +164,7 @@ func (p *Proxy) DiscardDeadLetter(sink string, lsn LSN) error {
 	if err != nil {
 		return err
 	}
-	ok, err := s.loop.Letters().Delete(lsn)
+	ok, err := s.loop().Letters().Delete(lsn)
 	if err == nil && !ok {
 		err = fmt.Errorf("%w: LSN %d at sink %s", ErrNoDeadLetter, lsn, sink)
 	}

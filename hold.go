@@ -16,11 +16,13 @@ const holdInterval = 100 * time.Millisecond
 // they do not keep all of it from being freed, until ctx ends or it fails: then
 // the log is freed below the checkpoints alone.
 func (p *Proxy) hold(ctx context.Context) {
-	loops := make([]*replay.Loop, 0, len(p.sinks))
-	for _, s := range p.sinks {
-		loops = append(loops, s.loop)
+	loops := func() (loops []*replay.Loop) {
+		for _, s := range p.sinks {
+			loops = append(loops, s.loop())
+		}
+		return loops
 	}
-	holder := replay.NewHolder(p.log, loops, p.logger.Named("hold"))
+	holder := replay.NewHolder(p.log, loops(), p.logger.Named("hold"))
 	ticker := time.NewTicker(holdInterval)
 	defer ticker.Stop()
 	for {
@@ -30,6 +32,7 @@ func (p *Proxy) hold(ctx context.Context) {
 		case <-ticker.C:
 		}
 		for freed := true; freed; {
+			holder.Follow(loops())
 			var err error
 			if freed, err = holder.Look(ctx); err != nil {
 				if ctx.Err() == nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"sync"
 	"sync/atomic"
 
 	"go.uber.org/zap"
@@ -15,38 +16,86 @@ import (
 	"github.com/walproxy/walproxy/wal"
 )
 
-// lag counts what is routed to a sink and not passed by it yet. What came since
-// Open is counted as it comes. What the log had before, above what is
-// known to be applied, is counted by countBacklog in the background; until then
-// it is as much as the log holds there, and it is nothing once the loop has
-// passed the end that the log had at Open, whatever was counted.
+// added counts what was routed to a sink since Open.
+type added struct {
+	sync.Mutex // orders Added and a change of attempt
+	last       wal.LSN
+	records    atomic.Uint64
+	bytes      atomic.Int64
+}
+
+// lag counts what is routed to a sink and not passed by one of its loops yet.
+// What came since the loop was made is counted as it comes. What was there before,
+// above what is known to be applied, is counted by count in the background; until
+// then it is as much as the log holds there, or as was known of the loop before,
+// and it is nothing once the loop has passed its end, whatever was counted.
 type lag struct {
 	log  *wal.Log
 	sink *sink
-	max  int64 // bytes; 0: no bound
+	loop *replay.Loop
 	// The backlog lies above start, up to end. start == end: there is none.
 	start, end wal.LSN
 	atMost     int64 // bytes of the log there, whoever they are for
+	// known: the backlog is at most what it says, without looking at the log.
+	known bool
 	// counted says that backlog is what there was; before, it grows.
-	counted        atomic.Bool
-	backlog, added struct {
+	counted atomic.Bool
+	backlog struct {
 		records atomic.Uint64
 		bytes   atomic.Int64
 	}
+	// What was added before end.
+	addedRecords uint64
+	addedBytes   int64
+	// counting is the LSN that count has reached: the log is kept above it.
+	counting atomic.Uint64
 }
 
-func newLag(log *wal.Log, s *sink, claim state.Claim, held state.HeldRange, maxBytes int64) *lag {
-	g := &lag{log: log, sink: s, max: maxBytes, end: log.Durable()}
+// countedAll is counting's value when nobody counts any more.
+const countedAll = uint64(1<<64 - 1)
+
+func newLag(s *sink, loop *replay.Loop, claim state.Claim, held state.HeldRange) *lag {
+	log := s.log
+	g := &lag{log: log, sink: s, loop: loop, end: log.Durable()}
 	g.start = max(claim.From, claim.Applied)
+	from := g.start
 	if held.Through > g.start { // it may not be in the log any more
+		from = min(from, held.Low)
 		g.start = held.Through
 		g.backlog.records.Store(held.Records)
 		g.backlog.bytes.Store(int64(held.Bytes))
 	}
 	g.start = min(max(g.start, log.First()-1), g.end)
-	g.atMost = bytesAbove(log, g.start)
-	g.counted.Store(g.start == g.end)
+	g.begin()
+	// An older copy of the store that was put back passes what does not count here.
+	loop.CountPassed(min(from, g.start), g.end)
 	return g
+}
+
+// lagAgain is the lag of a loop that takes the place of another's, from low on.
+// Nothing is added meanwhile.
+func lagAgain(s *sink, old *attempt, loop *replay.Loop, low wal.LSN) *lag {
+	g := &lag{log: s.log, sink: s, loop: loop, start: max(low, s.from), end: s.added.last, known: true}
+	g.start = min(g.start, g.end)
+	records, bytes, _ := old.lag.now()
+	if low < max(old.loop.Checkpoint(), old.lag.start) { // it may lack what it had
+		records, bytes = uint64(g.end-g.start), bytes+bytesAbove(s.log, g.start)
+	}
+	g.backlog.records.Store(records)
+	g.backlog.bytes.Store(bytes)
+	g.addedRecords, g.addedBytes = s.added.records.Load(), s.added.bytes.Load()
+	g.begin()
+	loop.CountPassed(g.start, g.end)
+	return g
+}
+
+func (g *lag) begin() {
+	g.atMost = bytesAbove(g.log, g.start)
+	g.counted.Store(g.start == g.end)
+	g.counting.Store(uint64(g.start))
+	if g.start == g.end {
+		g.counting.Store(countedAll)
+	}
 }
 
 // bytesAbove is the size of the segments that hold records above lsn.
@@ -63,10 +112,10 @@ func bytesAbove(log *wal.Log, lsn wal.LSN) (bytes int64) {
 func (g *lag) now() (records uint64, bytes int64, exact bool) {
 	// What was passed is looked at before what was added: the difference is
 	// never too small.
-	before, since := g.sink.loop.Passed()
-	applied := g.sink.loop.Applied()
-	records = less(g.added.records.Load(), since.Records)
-	bytes = max(g.added.bytes.Load()-since.Bytes, 0)
+	before, since := g.loop.Passed()
+	applied := g.loop.Applied()
+	records = less(g.sink.added.records.Load()-g.addedRecords, since.Records)
+	bytes = max(g.sink.added.bytes.Load()-g.addedBytes-since.Bytes, 0)
 	switch {
 	case applied < g.start && g.lost(applied):
 		low := max(applied, g.log.First()-1)
@@ -75,6 +124,8 @@ func (g *lag) now() (records uint64, bytes int64, exact bool) {
 		return records, bytes, true
 	case g.counted.Load():
 		return records + less(g.backlog.records.Load(), before.Records), bytes + max(g.backlog.bytes.Load()-before.Bytes, 0), true
+	case g.known:
+		return records + g.backlog.records.Load(), bytes + g.backlog.bytes.Load(), false
 	}
 	records += less(g.backlog.records.Load()+uint64(g.end-g.start), before.Records)
 	return records, bytes + max(g.backlog.bytes.Load()+g.atMost-before.Bytes, 0), false
@@ -83,48 +134,60 @@ func (g *lag) now() (records uint64, bytes int64, exact bool) {
 // lost says that the sink has less than was known to be applied: an older copy of
 // its store was put back. The log from there on is what it lacks, at most.
 func (g *lag) lost(applied wal.LSN) bool {
-	return applied > 0 || g.sink.loop.Status().State == replay.Halted
+	return applied > 0 || g.loop.Status().State == replay.Halted
 }
 
 func less(a, b uint64) uint64 { return max(a, b) - b }
 
 // Admit implements accept.Lag. One record is let through however large it is.
-func (g *lag) Admit(bytes int) error {
-	if g.max == 0 {
+func (s *sink) Admit(bytes int) error {
+	most := s.options.MaxLagBytes
+	if most == 0 {
 		return nil
 	}
-	_, behind, _ := g.now()
-	if behind == 0 || behind+int64(bytes) <= g.max {
+	_, behind, _ := s.lag().now()
+	if behind == 0 || behind+int64(bytes) <= most {
 		return nil
 	}
-	return &accept.BehindError{Sink: g.sink.name, LagBytes: behind, MaxLagBytes: g.max}
+	return &accept.BehindError{Sink: s.name, LagBytes: behind, MaxLagBytes: most}
 }
 
 // Added implements accept.Lag.
-func (g *lag) Added(bytes int) {
-	g.added.records.Add(1)
-	g.added.bytes.Add(int64(bytes))
+func (s *sink) Added(lsn wal.LSN, bytes int) {
+	s.added.Lock()
+	defer s.added.Unlock()
+	s.added.last = lsn
+	s.added.records.Add(1)
+	s.added.bytes.Add(int64(bytes))
 }
 
-// countBacklog reads the log once for all sinks that have a backlog. It keeps
-// releaseSpace from freeing what it has not read yet.
+// countBacklog counts for all sinks that have a backlog.
 func (p *Proxy) countBacklog(ctx context.Context) {
 	var lags []*lag
 	for _, s := range p.sinks {
-		if s.lag.start < s.lag.end {
-			lags = append(lags, s.lag)
-		}
+		lags = append(lags, s.lag())
 	}
+	p.count(ctx, lags)
+}
+
+// count reads the log once for all lags that have a backlog. Meanwhile releaseSpace
+// frees nothing that was not read yet.
+func (p *Proxy) count(ctx context.Context, lags []*lag) {
+	lags = slices.DeleteFunc(lags, func(g *lag) bool { return g.start == g.end })
 	if len(lags) > 0 {
 		err := p.readBacklog(ctx, lags)
 		if err != nil && ctx.Err() == nil && !errors.Is(err, wal.ErrClosed) {
-			p.logger.Warn("the sinks' backlogs are not counted: the size of the log stands for them", zap.Error(err))
+			p.logger.Warn("the sinks' backlogs are not counted: an upper bound stands for them", zap.Error(err))
 		}
 	}
-	p.counting.Store(uint64(wal.LSN(1<<64 - 1)))
+	for _, g := range lags {
+		g.counting.Store(countedAll)
+	}
 	p.check()
 }
 
+// readBacklog counts what is in (start, end] of each lag: those of one start have
+// one end.
 func (p *Proxy) readBacklog(ctx context.Context, lags []*lag) error {
 	low := slices.MinFunc(lags, func(a, b *lag) int { return int(min(max(int64(a.start)-int64(b.start), -1), 1)) }).start
 	reader, err := p.log.NewReader(low + 1)
@@ -139,15 +202,22 @@ func (p *Proxy) readBacklog(ctx context.Context, lags []*lag) error {
 			break
 		}
 		lsn = rec.LSN
-		p.counting.Store(uint64(lsn))
+		for _, g := range lags {
+			g.counting.Store(uint64(lsn))
+		}
 		err = countRecord(&outline, rec, lags, found)
 	}
 	if err = errors.Join(err, reader.Close()); err != nil {
 		return err
 	}
 	for i, g := range lags {
-		g.backlog.records.Add(found[i].Records)
-		g.backlog.bytes.Add(found[i].Bytes)
+		if g.known {
+			g.backlog.records.Store(found[i].Records)
+			g.backlog.bytes.Store(found[i].Bytes)
+		} else {
+			g.backlog.records.Add(found[i].Records)
+			g.backlog.bytes.Add(found[i].Bytes)
+		}
 		g.counted.Store(true)
 	}
 	return nil
@@ -164,7 +234,7 @@ func countRecord(outline *mutation.Outline, rec wal.Record, lags []*lag, found [
 		routed = func(sink string) bool { return slices.Contains(body.GetRoutes(), sink) }
 	}
 	for i, g := range lags {
-		if rec.LSN > g.start && routed(g.sink.name) {
+		if rec.LSN > g.start && rec.LSN <= g.end && routed(g.sink.name) {
 			found[i].Records++
 			found[i].Bytes += int64(len(rec.Payload))
 		}

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -13,7 +15,9 @@ import (
 	"github.com/walproxy/walproxy"
 	walproxyv1 "github.com/walproxy/walproxy/api/proto/walproxy/v1"
 	"github.com/walproxy/walproxy/mutation"
+	"github.com/walproxy/walproxy/replay"
 	"github.com/walproxy/walproxy/sinks"
+	"github.com/walproxy/walproxy/sinks/pebble"
 	"github.com/walproxy/walproxy/sinks/sinktest"
 )
 
@@ -143,4 +147,64 @@ func TestMaxLagBytesAnswersRepeats(t *testing.T) {
 	}
 	c.Clear()
 	closeProxy(t, p)
+}
+
+// A store that is put back older has more to pass than what is counted as its
+// backlog: that does not make the lag less than it is.
+func TestLagOfAnOlderStore(t *testing.T) {
+	dir := t.TempDir()
+	storeDir, backup := filepath.Join(dir, "store"), filepath.Join(dir, "backup")
+	start := func(paused bool, rules ...sinktest.Rule) (p *walproxy.Proxy, stop func()) {
+		store, err := pebble.Open(storeDir, pebble.Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		f := sinktest.NewFaulty(store)
+		f.Add(rules...)
+		o := options(filepath.Join(dir, "data"), f)
+		o.Sinks[0].Paused, o.DrainTimeout = paused, 200*time.Millisecond
+		o.Sinks[0].Loop.Batch.Records = 10
+		p = open(t, o)
+		return p, func() {
+			if err := p.Close(context.Background()); err != nil && !errors.As(err, new(*walproxy.RemainingError)) {
+				t.Error(err)
+			}
+			if err := store.Close(context.Background()); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+	write := func(p *walproxy.Proxy) (last walproxy.LSN) {
+		for i := range 50 {
+			last = appendOne(t, p, kilobyte("things", i))
+		}
+		return last
+	}
+	p, stop := start(false)
+	applied(t, p, "main", write(p))
+	stop()
+	if err := os.CopyFS(backup, os.DirFS(storeDir)); err != nil {
+		t.Fatal(err)
+	}
+	p, stop = start(false)
+	applied(t, p, "main", write(p)) // noted as applied
+	stop()
+	p, stop = start(true)
+	end := write(p)
+	stop()
+	if err := errors.Join(os.RemoveAll(storeDir), os.CopyFS(storeDir, os.DirFS(backup))); err != nil {
+		t.Fatal(err)
+	}
+	p, stop = start(false, sinktest.Rule{Do: sinktest.FailBefore(sinks.Retry, sinktest.ErrAway), Times: sinktest.Always,
+		When: func(_ int, b *sinks.Batch) bool { n := len(b.Records); return n > 0 && b.Records[0].LSN > 125 }})
+	until(t, "it is away again", func() bool { return sinkStatus(t, p, "main").State == replay.Retrying })
+	until(t, "what it lacks is counted", func() bool {
+		before := sinkStatus(t, p, "main")
+		s := sinkStatus(t, p, "main")
+		if lacks := uint64(end) - 50 - s.Records; before.Records == s.Records && s.Lag < lacks {
+			t.Fatalf("the lag is %d at LSN %d, it lacks %d", s.Lag, s.Applied, lacks)
+		}
+		return s.Lag > 0 && s.Lag == uint64(end)-50-s.Records
+	})
+	stop()
 }

@@ -22,12 +22,25 @@ func (p *Proxy) PauseSink(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
-	return s.loop.Still(ctx)
+	s.mu.Lock()
+	loops := s.loopsLocked()
+	s.mu.Unlock()
+	for _, loop := range loops {
+		if err := loop.Still(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
-// ResumeSink undoes PauseSink, and SinkOptions.Paused until the next Open.
+// ResumeSink undoes PauseSink, and SinkOptions.Paused until the next Open. A sink
+// that has halted is started again, from its store's checkpoint and with the same
+// checks as by Open; it does not wait for what comes of that: Status tells.
 func (p *Proxy) ResumeSink(name string) error {
-	_, err := p.setPaused(name, false)
+	s, err := p.setPaused(name, false)
+	if err == nil && s.ask() {
+		p.logger.Info("halted sink is started again", zap.String("sink", name))
+	}
 	return err
 }
 

@@ -31,12 +31,12 @@ type Proxy struct {
 	stopHold  context.CancelFunc
 	space     sync.WaitGroup // freeSpace, hold, countBacklog
 	stopCount context.CancelFunc
-	counting  atomic.Uint64 // LSN that countBacklog has reached
 	recent    recentRoutes
 
 	metrics *collector
 
 	closing  atomic.Bool
+	ending   chan struct{} // closed when Close begins
 	closed   chan struct{} // Close has finished
 	closeErr error         // read after closed
 }
@@ -59,6 +59,7 @@ func Open(ctx context.Context, o Options) (*Proxy, error) {
 		checked:   make(chan struct{}, 1),
 		stopSpace: make(chan struct{}),
 		closed:    make(chan struct{}),
+		ending:    make(chan struct{}),
 	}
 	if err := p.open(ctx); err != nil {
 		return nil, errors.Join(err, p.release())
@@ -100,7 +101,7 @@ func (p *Proxy) open(ctx context.Context) error {
 			return err
 		}
 		p.sinks = append(p.sinks, s)
-		targets[s.name] = accept.Target{Loop: s, Reader: s.reader, Lag: s.lag}
+		targets[s.name] = accept.Target{Loop: s, Reader: s.reader, Lag: s}
 	}
 	p.acceptor, err = accept.New(ctx, p.log, p.state, p.acceptOptions(targets))
 	if err != nil {
@@ -139,14 +140,6 @@ func (p *Proxy) acceptOptions(targets map[string]accept.Target) accept.Options {
 		o.Routes = append(o.Routes, accept.Route(r))
 	}
 	return o
-}
-
-// run is one sink's loop. A halt is logged here, once; Status keeps showing it.
-func (p *Proxy) run(ctx context.Context, s *sink) {
-	if err := s.loop.Run(ctx); err != nil {
-		p.logger.Error("sink halted: writes to it are acknowledged and stay in the log",
-			zap.String("sink", s.name), zap.Uint64("applied", uint64(s.loop.Applied())), zap.Error(err))
-	}
 }
 
 // Done is closed when the proxy cannot take writes any more because a write or

@@ -63,7 +63,7 @@ func (p *Proxy) Wait(ctx context.Context, lsn LSN, level Level) error {
 		}
 	}
 	for _, s := range routed {
-		fate, err := s.loop.Fate(lsn)
+		fate, err := s.fate(ctx, lsn)
 		if err != nil {
 			return fmt.Errorf("sink %s: %w", s.name, err)
 		}
@@ -72,4 +72,19 @@ func (p *Proxy) Wait(ctx context.Context, lsn LSN, level Level) error {
 		}
 	}
 	return nil
+}
+
+// fate is what became of a write that the sink has passed. A sink that halted and
+// goes on takes back dead letters that its store's checkpoint had not passed.
+func (s *sink) fate(ctx context.Context, lsn LSN) (replay.Fate, error) {
+	for {
+		loop := s.loop()
+		fate, err := loop.Fate(lsn)
+		if err != nil || s.loop() == loop && loop.Applied() >= lsn {
+			return fate, err
+		}
+		if err := s.Wait(ctx, lsn); err != nil {
+			return "", err
+		}
+	}
 }

@@ -56,7 +56,7 @@ func (p *Proxy) routed(ctx context.Context, lsn LSN) (names []string, ok bool) {
 // routedSinks are the sinks that the durable write lsn may have to reach yet, or
 // all of them if where it went is not known.
 func (p *Proxy) routedSinks(ctx context.Context, lsn LSN) []*sink {
-	behind := slices.ContainsFunc(p.sinks, func(s *sink) bool { return s.loop.Applied() < lsn })
+	behind := slices.ContainsFunc(p.sinks, func(s *sink) bool { return s.loop().Applied() < lsn })
 	if len(p.sinks) == 1 || !behind {
 		return p.sinks
 	}

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 
 	"go.uber.org/zap"
 
@@ -18,15 +19,21 @@ import (
 
 // sink is one store with its loop.
 type sink struct {
-	name   string
-	loop   *replay.Loop
-	reader sinks.Reader // nil: cannot read
-	lag    *lag
-	retain int64
+	name    string
+	options SinkOptions
+	loopFor replay.Options
+	reader  sinks.Reader // nil: cannot read
+	log     *wal.Log
+	// attempt is the loop that counts, and what it has before it: another one when
+	// the sink goes on after a halt.
+	attempt atomic.Pointer[attempt]
+	added   added
 	// from is where the log ended when the sink was added: nothing at or below
 	// it is the sink's.
 	from wal.LSN
-	stop context.CancelCauseFunc // ends the loop
+	stop context.CancelCauseFunc // ends the loops
+	// again holds a token when somebody has asked for a halted sink to go on.
+	again chan struct{}
 
 	// change serialises pauses, and Close with them. It is held during a sync of
 	// the state store, mu never is.
@@ -37,8 +44,22 @@ type sink struct {
 		// running ends when the sink is paused; its cause is ErrPaused.
 		running   context.Context
 		interrupt context.CancelCauseFunc
+		// next runs already, and has not reached the store yet; nil: there is none.
+		next *replay.Loop
+		// halt is why the sink halted, until it has got further; nil: it has not.
+		halt error
+		past replay.Status // what the loops before counted
 	}
 }
+
+// attempt is one loop of a sink.
+type attempt struct {
+	loop *replay.Loop
+	lag  *lag
+}
+
+func (s *sink) loop() *replay.Loop { return s.attempt.Load().loop }
+func (s *sink) lag() *lag          { return s.attempt.Load().lag }
 
 // newSink makes the loop of a sink, which does not run yet, and its claim.
 func (p *Proxy) newSink(so SinkOptions) (*sink, error) {
@@ -64,9 +85,10 @@ func (p *Proxy) newSink(so SinkOptions) (*sink, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &sink{name: so.Name, loop: loop, retain: so.Retain, from: claim.From}
+	s := &sink{name: so.Name, options: so, loopFor: options, log: p.log, from: claim.From, again: make(chan struct{}, 1)}
 	s.reader, _ = so.Sink.(sinks.Reader)
-	s.lag = newLag(p.log, s, claim, held, so.MaxLagBytes)
+	s.added.last = p.log.Durable()
+	s.attempt.Store(&attempt{loop, newLag(s, loop, claim, held)})
 	s.mu.running, s.mu.interrupt = context.WithCancelCause(context.Background())
 	if so.Paused || claim.Paused {
 		s.setPaused(true)
@@ -101,38 +123,44 @@ func (p *Proxy) claim(name string) (state.Claim, error) {
 
 // Applied, Parked and WaitKey make *sink an accept.Applied that knows about
 // pauses.
-func (s *sink) Applied() wal.LSN { return s.loop.Applied() }
+func (s *sink) Applied() wal.LSN { return s.loop().Applied() }
 
 func (s *sink) Parked(collection string, key *walproxyv1.Key) (wal.LSN, bool, error) {
-	return s.loop.Parked(collection, key)
+	return s.loop().Parked(collection, key)
 }
 
 // Wait ends with ErrPaused when the sink is paused, or while it waits.
 func (s *sink) WaitKey(ctx context.Context, collection string, key *walproxyv1.Key, lsn wal.LSN) error {
-	if s.loop.AppliedKey(collection, key) >= lsn {
+	loop := s.loop()
+	if loop.AppliedKey(collection, key) >= lsn {
 		return nil
 	}
-	return s.whileRunning(ctx, func(ctx context.Context) error { return s.loop.WaitKey(ctx, collection, key, lsn) })
+	return s.whileRunning(ctx, loop, func(ctx context.Context) error { return loop.WaitKey(ctx, collection, key, lsn) })
 }
 
 // Wait is WaitKey for all keys.
 func (s *sink) Wait(ctx context.Context, lsn wal.LSN) error {
-	if s.loop.Applied() >= lsn {
+	loop := s.loop()
+	if loop.Applied() >= lsn {
 		return nil
 	}
-	return s.whileRunning(ctx, func(ctx context.Context) error { return s.loop.Wait(ctx, lsn) })
+	return s.whileRunning(ctx, loop, func(ctx context.Context) error { return loop.Wait(ctx, lsn) })
 }
 
-// whileRunning calls wait with a context that ends when the sink is paused.
-func (s *sink) whileRunning(ctx context.Context, wait func(context.Context) error) error {
+// whileRunning calls wait, on the loop, with a context that ends when the sink is
+// paused; not at all while the sink has halted.
+func (s *sink) whileRunning(ctx context.Context, loop *replay.Loop, wait func(context.Context) error) error {
 	s.mu.Lock()
-	running := s.mu.running
+	running, halt := s.mu.running, s.mu.halt
 	s.mu.Unlock()
+	if halt != nil {
+		return fmt.Errorf("%w: %s: %w", ErrHalted, s.name, halt)
+	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	defer context.AfterFunc(running, func() { cancel(context.Cause(running)) })()
 	err := wait(ctx)
-	if err != nil && s.loop.Status().State == replay.Halted {
+	if err != nil && loop.Status().State == replay.Halted {
 		return fmt.Errorf("%w: %s: %w", ErrHalted, s.name, err)
 	}
 	return err
@@ -144,6 +172,15 @@ func (s *sink) isPaused() bool {
 	return s.mu.paused
 }
 
+// loopsLocked are the loop that counts and the one that is to take its place.
+func (s *sink) loopsLocked() []*replay.Loop {
+	loops := []*replay.Loop{s.loop()}
+	if s.mu.next != nil {
+		loops = append(loops, s.mu.next)
+	}
+	return loops
+}
+
 // setPaused makes the loop begin nothing more, or go on.
 func (s *sink) setPaused(paused bool) {
 	s.mu.Lock()
@@ -153,10 +190,14 @@ func (s *sink) setPaused(paused bool) {
 	}
 	s.mu.paused = paused
 	if paused {
-		s.loop.Suspend()
+		for _, loop := range s.loopsLocked() {
+			loop.Suspend()
+		}
 		s.mu.interrupt(fmt.Errorf("%w: %s", ErrPaused, s.name))
 		return
 	}
 	s.mu.running, s.mu.interrupt = context.WithCancelCause(context.Background())
-	s.loop.Resume()
+	for _, loop := range s.loopsLocked() {
+		loop.Resume()
+	}
 }

@@ -47,7 +47,7 @@ func (p *Proxy) freeSpace() {
 
 func (p *Proxy) retains() bool {
 	for _, s := range p.sinks {
-		if s.retain > 0 {
+		if s.options.Retain > 0 {
 			return true
 		}
 	}
@@ -71,13 +71,14 @@ func (p *Proxy) releaseSpace() {
 
 // releasable is the LSN up to which nobody needs the log any more.
 func (p *Proxy) releasable() wal.LSN {
-	passed := min(p.log.Durable(), wal.LSN(p.counting.Load()))
+	passed := p.log.Durable()
 	kept := passed // less what is retained
 	extents := p.log.Extents()
 	for _, s := range p.sinks {
-		has := s.loop.Needs() - 1
+		a := s.attempt.Load()
+		has := min(a.loop.Needs()-1, wal.LSN(a.lag.counting.Load()))
 		passed = min(passed, has)
-		kept = min(kept, retain(extents, has, s.retain))
+		kept = min(kept, retain(extents, has, s.options.Retain))
 	}
 	if kept >= passed {
 		return passed
@@ -126,7 +127,7 @@ func (p *Proxy) scarce(extents []wal.Extent) (lsn wal.LSN) {
 // That it fails costs accuracy then, nothing else.
 func (p *Proxy) noteApplied() {
 	for _, s := range p.sinks {
-		applied := s.loop.Applied()
+		applied := s.loop().Applied()
 		if applied == 0 {
 			continue // not reached
 		}

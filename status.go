@@ -51,7 +51,7 @@ func (p *Proxy) WriteState(lsn LSN) (WriteState, error) {
 			ws.Sinks[s.name] = StateUnrouted
 			continue
 		}
-		fate, err := s.loop.Fate(lsn)
+		fate, err := s.loop().Fate(lsn)
 		if err != nil {
 			return ws, err
 		}
@@ -77,7 +77,8 @@ type SinkStatus struct {
 	Paused bool
 	// Lag is how many records are routed to the sink and not passed by it;
 	// LagBytes is their size in the log. They are upper bounds for a while after
-	// Open: until the sink was reached, or what the log held then was counted.
+	// Open, or after the sink went on from a halt: until it was reached, or what the
+	// log held then was counted.
 	Lag      uint64
 	LagBytes int64
 	// MaxLagBytes is SinkOptions.MaxLagBytes.
@@ -88,17 +89,18 @@ type SinkStatus struct {
 func (p *Proxy) Status() Status {
 	st := Status{Stream: p.log.Stream().String(), Log: p.log.Stats(), StateBytes: p.state.Bytes()}
 	for _, s := range p.sinks {
-		ss := SinkStatus{Name: s.name, Status: s.loop.Status(), Paused: s.isPaused(), MaxLagBytes: s.lag.max}
+		ss := SinkStatus{Name: s.name, Status: s.status(), Paused: s.isPaused(), MaxLagBytes: s.options.MaxLagBytes}
 		ss.Lag, ss.LagBytes, _ = p.lagOf(s)
 		st.Sinks = append(st.Sinks, ss)
 	}
 	return st
 }
 
-// lagOf is s.lag.now, less what is in the log's memory alone: after the log was
+// lagOf is s.lag().now, less what is in the log's memory alone: after the log was
 // poisoned it never gets into the log.
 func (p *Proxy) lagOf(s *sink) (records uint64, bytes int64, exact bool) {
-	records, bytes, exact = s.lag.now()
-	passed := max(s.loop.Applied(), s.from)
+	a := s.attempt.Load()
+	records, bytes, exact = a.lag.now()
+	passed := max(a.loop.Applied(), s.from)
 	return min(records, uint64(max(p.log.Durable(), passed)-passed)), bytes, exact
 }

@@ -59,6 +59,9 @@ func (e *ResumeError) Unwrap() []error { return present(e.Err, e.Cause) }
 type HaltError struct {
 	Sink string
 	Err  error
+	// Passing: the store said so of itself (a role may not, a table is missing, it
+	// is read-only), which may be mended where it is.
+	Passing bool
 }
 
 func (e *HaltError) Error() string { return fmt.Sprintf("replay: sink %q halted: %v", e.Sink, e.Err) }

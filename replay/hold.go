@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -141,6 +142,16 @@ func NewHolder(log *wal.Log, loops []*Loop, logger *zap.Logger) *Holder {
 		logger = zap.NewNop()
 	}
 	return &Holder{log: log, loops: loops, logger: logger, now: time.Now, seen: map[*Loop]backlog{}}
+}
+
+// Follow makes loops all the sinks that the log has from now on: a sink that
+// halted may go on with another loop.
+func (h *Holder) Follow(loops []*Loop) {
+	if slices.Equal(h.loops, loops) {
+		return
+	}
+	h.loops = slices.Clone(loops)
+	maps.DeleteFunc(h.seen, func(l *Loop, _ backlog) bool { return !slices.Contains(loops, l) })
 }
 
 // Look copies what is worth it, but only some: it reports whether space of the

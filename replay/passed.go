@@ -15,10 +15,10 @@ type Passed struct {
 	Bytes   int64 // of the log
 }
 
-// passed is Passed as it is counted: apart, those that the log had when the loop
-// was made, and those that came since.
+// passed is Passed as it is counted: apart, those up to end, and those that came
+// since.
 type passed struct {
-	end           wal.LSN // of the log when the loop was made
+	start, end    wal.LSN // fixed before Run, or in OnResume
 	before, since struct {
 		records atomic.Uint64
 		bytes   atomic.Int64
@@ -27,16 +27,23 @@ type passed struct {
 
 func (c *passed) add(lsn wal.LSN, bytes int) {
 	of := &c.since
-	if lsn <= c.end {
+	switch {
+	case lsn <= c.start:
+		return
+	case lsn <= c.end:
 		of = &c.before
 	}
 	of.records.Add(1)
 	of.bytes.Add(int64(bytes))
 }
 
-// Passed counts what the loop has passed since it was made: before, of what the
-// log had then; since, of what came later. A record is counted once, before
-// Applied covers it.
+// CountPassed sets what Passed counts: before are the records above start, up to
+// end, since are those above end. It is called before Run, or from OnResume. Else
+// end is where the log ended when the loop was made, and start is 0.
+func (l *Loop) CountPassed(start, end wal.LSN) { l.passed.start, l.passed.end = start, end }
+
+// Passed counts what the loop has passed since it was made, apart; see
+// CountPassed. A record is counted once, before Applied covers it.
 func (l *Loop) Passed() (before, since Passed) {
 	c := &l.passed
 	return Passed{c.before.records.Load(), c.before.bytes.Load()}, Passed{c.since.records.Load(), c.since.bytes.Load()}

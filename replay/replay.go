@@ -101,11 +101,18 @@ type Options struct {
 	// before a Holder copies its records out of it. 256 MiB or an eighth of the
 	// log's MaxBytes, whichever is less; negative: never.
 	HoldAfter int64
+	// HaltRetry is about how long after a halt whose cause may pass by itself the
+	// sink is worth another loop; see Loop.RetryAfter. 30 s; negative: never.
+	HaltRetry time.Duration
 	Owner     string // names this process to people who look into the sink
 	Logger    *zap.Logger
 	// OnCheckpoint is called when the lowest durable checkpoint rises, from one
 	// goroutine, never after Run returned.
 	OnCheckpoint func(wal.LSN)
+	// OnResume is called by Run, once, when the sink was claimed and its checkpoint
+	// found to belong to the log, with the lowest of its lanes'; nothing else has
+	// changed yet.
+	OnResume func(checkpoint wal.LSN)
 }
 
 // Class is a set of lanes.
@@ -137,6 +144,7 @@ func (o Options) withDefaults() (Options, error) {
 	fill(&o.RetryMax, 10*time.Second)
 	fill(&o.ApplyTimeout, 30*time.Second)
 	fill(&o.StopTimeout, 5*time.Second)
+	fill(&o.HaltRetry, 30*time.Second)
 	fill(&o.DeadLetters.Bytes, 1<<30)
 	if o.OnReject == nil {
 		o.OnReject = func(string) Policy { return Halt }
@@ -279,7 +287,7 @@ func New(log *wal.Log, st *state.Store, sink sinks.Sink, o Options) (*Loop, erro
 	}
 	l.from.Store(uint64(claim.From))
 	l.linker, _ = sink.(sinks.Linker)
-	l.passed.end = log.Durable()
+	l.CountPassed(0, log.Durable())
 	l.serving = make(chan struct{})
 	l.marks.rose = make(chan struct{}, 1)
 	l.health.state = Starting

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime/debug"
+	"time"
 
 	"go.uber.org/zap"
 
@@ -160,9 +161,21 @@ func (l *Loop) resumeError(err error) error {
 		refused.Found = "somebody claimed the stream with a higher epoch, or moved its checkpoint"
 		refused.Next = "one process may own a stream: stop the other one, then start this one again"
 	default:
-		return &HaltError{Sink: l.o.Name, Err: err}
+		_, panicked := errors.AsType[*PanicError](err)
+		return &HaltError{Sink: l.o.Name, Err: err, Passing: !panicked}
 	}
 	return refused
+}
+
+// RetryAfter tells how long to wait before another loop for the sink is worth its
+// while, when Run returned err; false: not before somebody has acted. A fenced or
+// diverged sink never goes on by itself. Delays are spread.
+func (l *Loop) RetryAfter(err error) (time.Duration, bool) {
+	halt, ok := errors.AsType[*HaltError](err)
+	if !ok || !halt.Passing || l.o.HaltRetry < 0 {
+		return 0, false
+	}
+	return max(time.Duration((0.5+l.random())*float64(l.o.HaltRetry)), 1), true
 }
 
 func missingNext(name string) string {

@@ -61,6 +61,9 @@ func (l *Loop) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if l.o.OnResume != nil {
+		l.o.OnResume(checkpoint.Low().LSN)
+	}
 	if err := l.resumeHeld(checkpoint); err != nil {
 		return err
 	}

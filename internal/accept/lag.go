@@ -3,6 +3,8 @@ package accept
 import (
 	"errors"
 	"fmt"
+
+	"github.com/walproxy/walproxy/wal"
 )
 
 // ErrBehind: a sink that the write is routed to is too far behind; *BehindError.
@@ -29,8 +31,8 @@ func (e *BehindError) Unwrap() error { return ErrBehind }
 type Lag interface {
 	// Admit returns *BehindError if so many bytes more are too much.
 	Admit(bytes int) error
-	// Added counts a record that has its LSN.
-	Added(bytes int)
+	// Added counts a record that has its LSN. Calls come in that order.
+	Added(lsn wal.LSN, bytes int)
 }
 
 // admit returns *BehindError if a sink of w's route is too far behind. A retry of
@@ -48,8 +50,8 @@ func (w *write) admit(bytes int) error {
 	return nil
 }
 
-func (w *write) added(bytes int) {
+func (w *write) added(lsn wal.LSN, bytes int) {
 	for _, lag := range w.route.lags {
-		lag.Added(bytes)
+		lag.Added(lsn, bytes)
 	}
 }

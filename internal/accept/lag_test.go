@@ -8,6 +8,7 @@ import (
 
 	"github.com/walproxy/walproxy/internal/state"
 	"github.com/walproxy/walproxy/mutation"
+	"github.com/walproxy/walproxy/wal"
 )
 
 // budget is a Lag of so many records.
@@ -26,7 +27,7 @@ func (b *budget) Admit(int) error {
 	return nil
 }
 
-func (b *budget) Added(int) {
+func (b *budget) Added(wal.LSN, int) {
 	b.left.Add(-1)
 	b.added.Add(1)
 }

@@ -52,7 +52,7 @@ func (a *Acceptor) enqueue(ctx context.Context, w *write) (ok bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	w.added(len(payload))
+	w.added(ticket.LSN, len(payload))
 	failpoint.Hit("accept-after-enqueue")
 	a.requests.grown()
 	w.ticket, w.accepted = ticket, accepted

@@ -90,7 +90,9 @@ func (a *Acceptor) awaitKey(ctx context.Context, r *route, collection string, ke
 	if parked {
 		return &ParkedError{Sink: r.reads, LSN: by}
 	}
-	return nil
+	// A sink that halted and goes on takes back dead letters that its store's
+	// checkpoint had not passed. It is behind them from before that on.
+	return a.waitApplied(ctx, r, collection, key, lsn)
 }
 
 func (a *Acceptor) waitApplied(ctx context.Context, r *route, collection string, key *walproxyv1.Key, lsn wal.LSN) error {
