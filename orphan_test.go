@@ -2,8 +2,11 @@ package walproxy_test
 
 import (
 	"errors"
+	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/cockroachdb/pebble/v2"
 
 	"github.com/walproxy/walproxy"
 	"github.com/walproxy/walproxy/mutation"
@@ -89,4 +92,52 @@ func TestForget(t *testing.T) {
 		t.Errorf("n = %d", got)
 	}
 	closeProxy(t, p)
+}
+
+// In a directory of an early build a sink may have records without a claim: it
+// gets them. One that is added after the first Open by this build begins at the
+// end of the log, as ever.
+func TestUnclaimedSinkOfEarlyBuild(t *testing.T) {
+	for _, early := range []bool{true, false} {
+		dir := t.TempDir()
+		o := options(dir, sinktest.NewMemory())
+		late := sinktest.NewMemory()
+		addSink(&o, "late", late)
+		o.Sinks[1].Paused = true
+		p := open(t, o)
+		for range 5 {
+			appendOne(t, p, increment("k"))
+		}
+		applied(t, p, "main", 5)
+		if err := p.Close(t.Context()); !errors.As(err, new(*walproxy.RemainingError)) {
+			t.Fatalf("Close = %v", err)
+		}
+		db, err := pebble.Open(filepath.Join(dir, "state"), &pebble.Options{FormatMajorVersion: pebble.FormatNewest})
+		if err != nil {
+			t.Fatal(err)
+		}
+		err = db.Delete([]byte("clate"), pebble.Sync)
+		if early {
+			err = errors.Join(err, db.Delete([]byte("mclaims"), pebble.Sync))
+		}
+		if err := errors.Join(err, db.Close()); err != nil {
+			t.Fatal(err)
+		}
+		want := int64(6)
+		if !early {
+			want = 1
+		}
+		o.Sinks[1].Paused = false
+		for range 2 { // the second start knows both
+			p = open(t, o)
+			applied(t, p, "late", appendOne(t, p, increment("k")))
+			if got := countIn(t, late, "things", "k"); got != want {
+				t.Errorf("early build %t: the sink has %d, want %d", early, got, want)
+			}
+			closeProxy(t, p)
+			o.Sinks[0].Sink = o.Sinks[0].Sink.(*sinktest.Memory).Reopen()
+			o.Sinks[1].Sink = late.Reopen()
+			want++
+		}
+	}
 }

@@ -103,6 +103,9 @@ func (p *Proxy) open(ctx context.Context) error {
 		p.sinks = append(p.sinks, s)
 		targets[s.name] = accept.Target{Loop: s, Reader: s.reader, Lag: s}
 	}
+	if err := p.state.SetComplete(); err != nil {
+		return err
+	}
 	p.acceptor, err = accept.New(ctx, p.log, p.state, p.acceptOptions(targets))
 	if err != nil {
 		return err

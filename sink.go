@@ -111,14 +111,24 @@ func (p *Proxy) owner() string {
 
 // claim returns what is known of a sink. One that was not known begins here, at
 // the end of the log, durably before anything is routed to it: what was logged
-// before was not routed to it, or was given up when its name was forgotten.
+// before was not routed to it, or was given up when its name was forgotten. If not
+// every sink had to have a claim so far, it may have been: then it begins where
+// the log does.
 func (p *Proxy) claim(name string) (state.Claim, error) {
 	claim, known, err := p.state.Claim(name)
 	if err != nil || known {
 		return claim, err
 	}
-	p.logger.Info("sink added", zap.String("sink", name), zap.Uint64("from", uint64(p.log.Durable())))
-	return p.state.ChangeClaim(name, func(c *state.Claim) { c.From = p.log.Durable() })
+	complete, err := p.state.Complete()
+	if err != nil {
+		return claim, err
+	}
+	from := p.log.Durable()
+	if !complete {
+		from = min(from, p.log.First()-1)
+	}
+	p.logger.Info("sink added", zap.String("sink", name), zap.Uint64("from", uint64(from)))
+	return p.state.ChangeClaim(name, func(c *state.Claim) { c.From = from })
 }
 
 // Applied, Parked and WaitKey make *sink an accept.Applied that knows about

@@ -111,6 +111,31 @@ func (s *Store) ChangeClaim(sink string, change func(*Claim)) (c Claim, err erro
 	return c, err
 }
 
+// Complete reports that every sink that records were ever routed to has had a
+// claim: see SetComplete.
+func (s *Store) Complete() (complete bool, err error) {
+	err = s.use(func() error {
+		_, complete, err = s.number(keyClaims)
+		return err
+	})
+	return complete, err
+}
+
+// SetComplete notes, durably, that from now on a sink has its claim before
+// anything is routed to it, and that those of before have theirs. Early builds
+// made a claim only when a sink was reached, so in their stores one without a
+// claim may have records in the log.
+func (s *Store) SetComplete() error {
+	return s.use(func() error {
+		b := s.db.NewBatch()
+		defer b.Close()
+		if err := setNumber(b, keyClaims, 1); err != nil {
+			return err
+		}
+		return s.commit(b)
+	})
+}
+
 // sinkKinds are the kinds of entries that begin with a sink's length and name.
 const sinkKinds = "dqptxfvh"
 

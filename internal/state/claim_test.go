@@ -51,6 +51,32 @@ func TestClaimChanges(t *testing.T) {
 	}
 }
 
+// That every sink has its claim is not so until it was said, and is so from then
+// on, over a power cut and whatever is forgotten.
+func TestComplete(t *testing.T) {
+	fs := vfs.NewCrashableMem()
+	s := mustOpen(t, "state", fs)
+	want := func(s *Store, complete bool) {
+		t.Helper()
+		if got, err := s.Complete(); err != nil || got != complete {
+			t.Fatalf("Complete = %t, %v, want %t", got, err, complete)
+		}
+	}
+	if _, err := s.ChangeClaim("main", func(*Claim) {}); err != nil {
+		t.Fatal(err)
+	}
+	want(s, false)
+	want(mustOpen(t, "state", crash(fs)), false)
+	if err := s.SetComplete(); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Forget("main"); err != nil {
+		t.Fatal(err)
+	}
+	want(s, true)
+	want(mustOpen(t, "state", crash(fs)), true)
+}
+
 // Forget leaves nothing of a sink, at once and after a power cut, and nothing of
 // another is gone, whose name begins alike.
 func TestForget(t *testing.T) {

@@ -20,6 +20,7 @@ var (
 	keyStream = []byte("mstream")
 	keyMark   = []byte("mmark")
 	keyCount  = []byte("mcount")
+	keyClaims = []byte("mclaims")
 )
 
 // load reads the meta values and checks the format.

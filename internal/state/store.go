@@ -4,7 +4,7 @@
 //
 // It is a Pebble database with one key space; the first byte is the kind:
 //
-//	'm' name                      -> meta value: format, boot, stream, mark, count
+//	'm' name                      -> meta value: format, boot, stream, mark, count, claims
 //	'c' sink name                 -> claim
 //	'i' principal length, principal, id -> request id: LSN, accepted, payload hash
 //	'l' LSN (8 bytes), principal length, principal, id -> nothing; the ids by age
