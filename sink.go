@@ -2,6 +2,7 @@ package walproxy
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -170,7 +171,8 @@ func (s *sink) whileRunning(ctx context.Context, loop *replay.Loop, wait func(co
 	defer cancel(nil)
 	defer context.AfterFunc(running, func() { cancel(context.Cause(running)) })()
 	err := wait(ctx)
-	if err != nil && loop.Status().State == replay.Halted {
+	// Of full dead letters the sink may have gone on by now.
+	if err != nil && (errors.Is(err, replay.ErrDeadLettersFull) || loop.Status().State == replay.Halted) {
 		return fmt.Errorf("%w: %s: %w", ErrHalted, s.name, err)
 	}
 	return err
