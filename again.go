@@ -110,7 +110,7 @@ func (s *sink) adopt(loop *replay.Loop, low wal.LSN) (target wal.LSN) {
 	defer s.mu.Unlock()
 	s.mu.past = s.countLocked(old.loop.Status())
 	s.mu.next = nil
-	s.attempt.Store(&attempt{loop, lagAgain(s, old, loop, low)})
+	s.attempt.Store(&attempt{old.turn + 1, loop, lagAgain(s, old, loop, low)})
 	target = max(low, old.loop.Applied(), s.from)
 	if low < old.loop.Checkpoint() { // an older copy of the store was put back
 		target = low

@@ -101,7 +101,7 @@ func (p *Proxy) open(ctx context.Context) error {
 			return err
 		}
 		p.sinks = append(p.sinks, s)
-		targets[s.name] = accept.Target{Loop: s, Reader: s.reader, Lag: s}
+		targets[s.name] = accept.Target{Loop: s, Reader: s.reader, Lag: s, Turn: s.turn}
 	}
 	if err := p.state.SetComplete(); err != nil {
 		return err

@@ -55,11 +55,13 @@ type sink struct {
 
 // attempt is one loop of a sink.
 type attempt struct {
+	turn uint64
 	loop *replay.Loop
 	lag  *lag
 }
 
 func (s *sink) loop() *replay.Loop { return s.attempt.Load().loop }
+func (s *sink) turn() uint64       { return s.attempt.Load().turn }
 func (s *sink) lag() *lag          { return s.attempt.Load().lag }
 
 // newSink makes the loop of a sink, which does not run yet, and its claim.
@@ -89,7 +91,7 @@ func (p *Proxy) newSink(so SinkOptions) (*sink, error) {
 	s := &sink{name: so.Name, options: so, loopFor: options, log: p.log, from: claim.From, again: make(chan struct{}, 1)}
 	s.reader, _ = so.Sink.(sinks.Reader)
 	s.added.last = p.log.Durable()
-	s.attempt.Store(&attempt{loop, newLag(s, loop, claim, held)})
+	s.attempt.Store(&attempt{0, loop, newLag(s, loop, claim, held)})
 	s.mu.running, s.mu.interrupt = context.WithCancelCause(context.Background())
 	if so.Paused || claim.Paused {
 		s.setPaused(true)

@@ -80,6 +80,10 @@ type Target struct {
 	Loop   Applied
 	Reader sinks.Reader // nil: cannot read
 	Lag    Lag          // nil: nobody asks
+	// Turn changes before anything that was passed comes again, as when a sink that
+	// halted goes on: it takes back dead letters that its store's checkpoint had not
+	// passed. nil: it never does.
+	Turn func() uint64
 }
 
 // Options of New.

@@ -80,19 +80,29 @@ func (a *Acceptor) readApplied(ctx context.Context, r *route, collection string,
 // awaitKey waits until lsn, of the key's bucket, is passed, and makes sure that
 // the key's writes went into the store: *ParkedError if one did not.
 func (a *Acceptor) awaitKey(ctx context.Context, r *route, collection string, key *walproxyv1.Key, lsn wal.LSN) error {
-	if err := a.waitApplied(ctx, r, collection, key, lsn); err != nil {
-		return err
+	for {
+		turn := r.target.turn()
+		if err := a.waitApplied(ctx, r, collection, key, lsn); err != nil {
+			return err
+		}
+		by, parked, err := r.target.Loop.Parked(collection, key)
+		if err != nil {
+			return err
+		}
+		if parked {
+			return &ParkedError{Sink: r.reads, LSN: by}
+		}
+		if r.target.turn() == turn {
+			return nil
+		}
 	}
-	by, parked, err := r.target.Loop.Parked(collection, key)
-	if err != nil {
-		return err
+}
+
+func (t *Target) turn() uint64 {
+	if t.Turn == nil {
+		return 0
 	}
-	if parked {
-		return &ParkedError{Sink: r.reads, LSN: by}
-	}
-	// A sink that halted and goes on takes back dead letters that its store's
-	// checkpoint had not passed. It is behind them from before that on.
-	return a.waitApplied(ctx, r, collection, key, lsn)
+	return t.Turn()
 }
 
 func (a *Acceptor) waitApplied(ctx context.Context, r *route, collection string, key *walproxyv1.Key, lsn wal.LSN) error {
