@@ -134,7 +134,7 @@ func (s *Sink) resume(ctx context.Context, conn *pgx.Conn, c sinks.Claim) (claim
 	s.owner.claimed(claimed.Epoch)
 	if !s.owner.holds() {
 		// Lost before the epoch was known, under which it could be taken again.
-		return claimed, sinks.WithOutcome(sinks.Retry, errNotOwner)
+		return claimed, sinks.WithOutcome(sinks.Retry, fmt.Errorf("sink postgres: %w", errNotOwner))
 	}
 	return claimed, s.planner.refresh(ctx, conn.PgConn(), true)
 }

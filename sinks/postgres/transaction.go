@@ -25,7 +25,7 @@ var (
 	// errRolledBack: COMMIT answered with ROLLBACK.
 	errRolledBack = errors.New("the server rolled back instead of committing")
 	// errNotOwner: the connection with the stream's lock was lost.
-	errNotOwner = errors.New("sink postgres: the stream's lock is not held; applying waits until it is taken again")
+	errNotOwner = errors.New("the stream's lock is not held; applying waits until it is taken again")
 )
 
 // staleLimit is how often one Apply reads the catalogue again.
