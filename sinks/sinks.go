@@ -149,6 +149,21 @@ type Linker interface {
 	LaneGroup(collection string) string
 }
 
+// Describer is a Sink that has something to show in a status beside what its loop
+// knows. Describe is a snapshot; it does not wait for the store.
+type Describer interface {
+	Describe() Description
+}
+
+// Description is what a Describer shows; what is unknown is left empty.
+type Description struct {
+	// Owner names the process that claimed the stream: this one, once it has.
+	Owner string
+	// LaneGroups lists, by the name of the lane group, the tables that share lanes
+	// because of what the store says of them; sorted.
+	LaneGroups map[string][]string
+}
+
 // Settler is a Sink for which applied is not yet settled: a restart of the
 // store may lose what it acknowledged. The log is kept above the settled point
 // and the loop rewinds to it when the sink asks.

@@ -55,6 +55,7 @@ type owner struct {
 
 	held  atomic.Bool
 	epoch atomic.Uint64
+	who   atomic.Pointer[string]
 	pid   atomic.Uint32 // of the server process that held the lock last
 
 	mu     sync.Mutex // of take and close; what follows
@@ -70,8 +71,20 @@ func newOwner(s *Sink, config *pgx.ConnConfig) *owner {
 // holds reports whether the lock is held, as far as this process knows.
 func (o *owner) holds() bool { return o.held.Load() }
 
-// claimed notes the epoch under which a lost lock may be taken again.
-func (o *owner) claimed(epoch uint64) { o.epoch.Store(epoch) }
+// claimed notes who claimed the stream, and the epoch under which a lost lock may
+// be taken again.
+func (o *owner) claimed(epoch uint64, who string) {
+	o.epoch.Store(epoch)
+	o.who.Store(&who)
+}
+
+// name is who claimed the stream, if this process did.
+func (o *owner) name() string {
+	if who := o.who.Load(); who != nil {
+		return *who
+	}
+	return ""
+}
 
 // patience is how long a claimer waits for the lock in one Resume: a crashed
 // owner's session ends within moments.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -107,6 +108,22 @@ func (p *tablePlanner) laneGroup(collection string) string {
 		return ""
 	}
 	return r.group(collection, p.o.collection(collection))
+}
+
+// laneGroups implements planner.
+func (p *tablePlanner) laneGroups() map[string][]string {
+	r := p.lanes.Load()
+	if r == nil {
+		return nil
+	}
+	groups := map[string][]string{}
+	for oid, group := range r.groups {
+		groups[group] = append(groups[group], r.names[oid].String())
+	}
+	for _, tables := range groups {
+		slices.Sort(tables)
+	}
+	return groups
 }
 
 // prepare implements planner.

@@ -26,4 +26,6 @@ type planner interface {
 	lookup(ctx context.Context, conn *pgconn.PgConn, collection string) (*mapping, error)
 	// laneGroup is sinks.Linker's.
 	laneGroup(collection string) string
+	// laneGroups are the tables of each lane group, sorted.
+	laneGroups() map[string][]string
 }

@@ -99,6 +99,15 @@ func (s *Sink) enter(ctx context.Context) (_ context.Context, leave func(), err 
 // LaneGroup implements sinks.Linker.
 func (s *Sink) LaneGroup(collection string) string { return s.planner.laneGroup(collection) }
 
+// Describe implements sinks.Describer.
+func (s *Sink) Describe() sinks.Description {
+	d := sinks.Description{LaneGroups: s.planner.laneGroups()}
+	if s.owner.holds() {
+		d.Owner = s.owner.name()
+	}
+	return d
+}
+
 // Close ends new calls, waits for those that run, gives the stream's lock back
 // and closes the connections. It may be called again, also while it runs. If ctx
 // ends first the running calls are cut off, Close returns its cause and closing
@@ -136,4 +145,5 @@ var (
 	_ sinks.Sink       = (*Sink)(nil)
 	_ sinks.Identifier = (*Sink)(nil)
 	_ sinks.Linker     = (*Sink)(nil)
+	_ sinks.Describer  = (*Sink)(nil)
 )
