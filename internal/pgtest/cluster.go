@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math/rand/v2"
 	"net"
 	"os"
 	"path/filepath"
@@ -180,13 +181,24 @@ func (c *Cluster) configure() error {
 	return nil
 }
 
-func freePort() (int, error) {
-	l, err := net.Listen("tcp4", "127.0.0.1:0")
-	if err != nil {
-		return 0, err
+// Ports of servers lie below those that systems give to outgoing connections: a
+// server that is started again wants its port back.
+const (
+	portLow  = 12_000
+	portHigh = 32_000
+)
+
+// freePort returns a port that nobody listens on. Others may choose at the same
+// time, so it is one of many.
+func freePort() (port int, err error) {
+	for range 100 {
+		port = portLow + rand.IntN(portHigh-portLow)
+		var l net.Listener
+		if l, err = net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port)); err == nil {
+			return port, l.Close()
+		}
 	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port, nil
+	return 0, err
 }
 
 // DSN of the superuser for a database, over loopback TCP; more are parameters as
