@@ -298,6 +298,28 @@ func TestOneSinkDown(t *testing.T) {
 	closeProxy(t, p)
 }
 
+// describing is a sink that says something of its store.
+type describing struct{ sinks.Sink }
+
+func (describing) Describe() sinks.Description {
+	return sinks.Description{Owner: "me", LaneGroups: map[string][]string{"a": {"a", "b"}}}
+}
+
+// TestStatusDescribes: what a sink says of its store is in the status.
+func TestStatusDescribes(t *testing.T) {
+	o := options(t.TempDir(), describing{sinktest.NewMemory()})
+	o.Sinks = append(o.Sinks, walproxy.SinkOptions{Name: "mute", Sink: sinktest.NewMemory()})
+	p := open(t, o)
+	all := p.Status().Sinks
+	if d := all[0].Store; d.Owner != "me" || len(d.LaneGroups["a"]) != 2 {
+		t.Errorf("described as %+v", d)
+	}
+	if d := all[1].Store; d.Owner != "" || d.LaneGroups != nil {
+		t.Errorf("another one's description: %+v", d)
+	}
+	closeProxy(t, p)
+}
+
 // TestOwnerIsNamed: a store is told who claims it, for those who wait for it.
 func TestOwnerIsNamed(t *testing.T) {
 	f := sinktest.NewFaulty(sinktest.NewMemory())

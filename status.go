@@ -5,6 +5,7 @@ import (
 	"slices"
 
 	"github.com/walproxy/walproxy/replay"
+	"github.com/walproxy/walproxy/sinks"
 	"github.com/walproxy/walproxy/wal"
 )
 
@@ -83,6 +84,8 @@ type SinkStatus struct {
 	LagBytes int64
 	// MaxLagBytes is SinkOptions.MaxLagBytes.
 	MaxLagBytes int64
+	// Store is what the sink itself says of its store.
+	Store sinks.Description
 }
 
 // Status returns a snapshot. It does no I/O beyond asking for free space.
@@ -91,6 +94,9 @@ func (p *Proxy) Status() Status {
 	for _, s := range p.sinks {
 		ss := SinkStatus{Name: s.name, Status: s.status(), Paused: s.isPaused(), MaxLagBytes: s.options.MaxLagBytes}
 		ss.Lag, ss.LagBytes, _ = p.lagOf(s)
+		if d, ok := s.options.Sink.(sinks.Describer); ok {
+			ss.Store = d.Describe()
+		}
 		st.Sinks = append(st.Sinks, ss)
 	}
 	return st

@@ -51,6 +51,10 @@ type sinkStatus struct {
 	// Records copied out of the log because the sink is far behind.
 	HeldRecords uint64 `json:"held_records,omitempty"`
 	HeldBytes   uint64 `json:"held_bytes,omitempty"`
+	// What the store says: who owns the stream there, and which of its tables share
+	// lanes, by lane group.
+	Owner      string              `json:"owner,omitempty"`
+	LaneGroups map[string][]string `json:"lane_groups,omitempty"`
 }
 
 func (s *Server) getStatus(w http.ResponseWriter, r *http.Request, _ target) *Error {
@@ -84,6 +88,7 @@ func newSinkStatus(sink *walproxy.SinkStatus) sinkStatus {
 		Lanes: sink.Lanes, Records: sink.Records, Batches: sink.Batches, Retries: sink.Retries,
 		DeadLetters: sink.DeadLetters, ParkedKeys: sink.ParkedKeys,
 		HeldRecords: sink.HeldRecords, HeldBytes: sink.HeldBytes,
+		Owner: sink.Store.Owner, LaneGroups: sink.Store.LaneGroups,
 	}
 }
 

@@ -217,6 +217,10 @@ func TestLaneGroups(t *testing.T) {
 			t.Errorf("LaneGroup(%q) = %q, want %q", collection, got, want)
 		}
 	}
+	d := a.sink.Describe()
+	if got := d.LaneGroups["public.noted"]; !slices.Equal(got, []string{"public.noted", "public.other"}) || len(d.LaneGroups["public.plain"]) > 0 {
+		t.Errorf("described as %v", d.LaneGroups)
+	}
 	k := mutation.String("k")
 	a.put(set("plain", k, fields{"t": "x"}))
 	a.exec("CREATE UNIQUE INDEX ON plain (t)")
