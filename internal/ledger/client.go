@@ -129,12 +129,13 @@ type Status struct {
 		Error    string `json:"error"`
 	} `json:"log"`
 	Sinks []struct {
-		Name    string `json:"name"`
-		State   string `json:"state"`
-		Error   string `json:"error"`
-		Applied uint64 `json:"applied"`
-		Lag     uint64 `json:"lag"`
-		Records uint64 `json:"records"` // applied since the start
+		Name        string `json:"name"`
+		State       string `json:"state"`
+		Error       string `json:"error"`
+		Applied     uint64 `json:"applied"`
+		Lag         uint64 `json:"lag"`
+		Records     uint64 `json:"records"` // applied since the start
+		HeldRecords uint64 `json:"held_records"`
 	} `json:"sinks"`
 }
 
