@@ -183,7 +183,7 @@ func (p *tablePlanner) find(ctx context.Context, conn *pgconn.PgConn, collection
 		}
 	}
 	if !p.lanesHold(r, oid) {
-		return halt("collection %q, table %s: its rows now depend on each other or on those of other tables (those of lane group %q): restart, so that the lanes follow", collection, name, r.groups[oid])
+		return halt("collection %q, table %s: its rows now depend on each other or on those of other tables (those of lane group %q): the lanes follow when the sink resumes", collection, name, r.groups[oid])
 	}
 	_, err = p.loadMapping(ctx, conn, collection, oid, o)
 	return err

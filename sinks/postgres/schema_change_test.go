@@ -225,7 +225,7 @@ func TestLaneGroups(t *testing.T) {
 	a.put(set("plain", k, fields{"t": "x"}))
 	a.exec("CREATE UNIQUE INDEX ON plain (t)")
 	_, err := a.try(bounded(t), a.record(set("plain", k, fields{"t": "y"})))
-	if sinks.OutcomeOf(err) != sinks.Halt || !strings.Contains(err.Error(), "restart, so that the lanes follow") {
+	if sinks.OutcomeOf(err) != sinks.Halt || !strings.Contains(err.Error(), "the lanes follow when the sink resumes") {
 		t.Errorf("behind a new unique index: %v (%v)", sinks.OutcomeOf(err), err)
 	}
 	if a.sink.LaneGroup("plain") != "" {
