@@ -32,7 +32,7 @@ func add(old, v *walproxyv1.Value) (sum *walproxyv1.Value, reason string) {
 			return addDecimal(a.Decimal, strconv.FormatInt(b.Int64, 10))
 		}
 	}
-	return nil, fmt.Sprintf("the field is %s; %s cannot be added to it", kindName(old), kindName(v))
+	return nil, fmt.Sprintf("the field is %s; %s cannot be added to it", KindName(old), KindName(v))
 }
 
 func addInt64(a, b int64) (sum *walproxyv1.Value, reason string) {
@@ -74,5 +74,5 @@ func concat(a, b *walproxyv1.Value) (whole *walproxyv1.Value, reason string) {
 			return ListValue(slices.Concat(x.List.GetValues(), y.List.GetValues())...), ""
 		}
 	}
-	return nil, fmt.Sprintf("%s and %s cannot be joined", kindName(a), kindName(b))
+	return nil, fmt.Sprintf("%s and %s cannot be joined", KindName(a), KindName(b))
 }

@@ -155,7 +155,7 @@ func checkNumber(v *walproxyv1.Value) string {
 	case *walproxyv1.Value_Int64, *walproxyv1.Value_Double, *walproxyv1.Value_Decimal:
 		return ""
 	}
-	return "is " + kindName(v) + "; want an int64, double or decimal"
+	return "is " + KindName(v) + "; want an int64, double or decimal"
 }
 
 func checkSequence(v *walproxyv1.Value) string {
@@ -163,7 +163,7 @@ func checkSequence(v *walproxyv1.Value) string {
 	case *walproxyv1.Value_String_, *walproxyv1.Value_Bytes, *walproxyv1.Value_List_:
 		return ""
 	}
-	return "is " + kindName(v) + "; want a string, bytes or a list"
+	return "is " + KindName(v) + "; want a string, bytes or a list"
 }
 
 func validateUnset(path string, names []string) error {
@@ -194,8 +194,8 @@ func validateEvents(path string, events []*walproxyv1.Event) error {
 	return nil
 }
 
-// kindName is what v is, for messages.
-func kindName(v *walproxyv1.Value) string {
+// KindName is what v is, for messages: "an int64".
+func KindName(v *walproxyv1.Value) string {
 	switch v.GetKind().(type) {
 	case *walproxyv1.Value_Null:
 		return "null"

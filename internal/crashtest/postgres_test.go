@@ -96,30 +96,9 @@ func TestPostgresKillsAtFailpoints(t *testing.T) {
 // records queued for PostgreSQL: they are there after the restart, each once.
 func TestPostgresFullQueue(t *testing.T) {
 	t.Parallel()
-	for _, e := range []struct {
-		name string
-		env  string // of the run that is ended
-		end  func(s *server)
-	}{
-		{"SIGTERM, time enough to drain", "WALPROXY_SHUTDOWN__DRAIN_TIMEOUT=30s", func(s *server) {
-			s.terminate(0, "everything acknowledged is applied")
-		}},
-		{"SIGTERM, sink paused", paused, func(s *server) { s.terminate(exitRemaining, "10000 records stay in the log") }},
-		{"SIGKILL", "WALPROXY_SHUTDOWN__DRAIN_TIMEOUT=30s", func(s *server) { s.process.Kill() }},
-	} {
-		t.Run(e.name, func(t *testing.T) {
-			ctx := timeout(t, time.Minute, time.Minute)
-			s := onPostgres(t, pgtest.Shared(t).Database(t), "WALPROXY_LOG__SEGMENT_BYTES=1MiB")
-			s.start(ctx, paused)
-			s.fill(ctx, 10_000, 0)
-			s.process.Kill()
-			s.start(ctx, e.env)
-			e.end(s)
-			s.start(ctx)
-			s.check(ctx)
-			s.stop()
-		})
-	}
+	endWithFullQueue(t, func(t *testing.T, env string) *server {
+		return onPostgres(t, pgtest.Shared(t).Database(t), env)
+	})
 }
 
 // TestPostgresRestored puts an older state of the database back: inside of retain

@@ -29,6 +29,10 @@ func (s *server) fill(ctx context.Context, n, pad int) {
 // 10,000 records queued: they are in the store after the restart, each once.
 func TestTerminateWithFullQueue(t *testing.T) {
 	t.Parallel()
+	endWithFullQueue(t, func(t *testing.T, env string) *server { return newServer(t, t.TempDir(), env) })
+}
+
+func endWithFullQueue(t *testing.T, newServer func(t *testing.T, env string) *server) {
 	for _, c := range []struct {
 		name string
 		env  string // of the run that is ended
@@ -42,7 +46,7 @@ func TestTerminateWithFullQueue(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			ctx := timeout(t, time.Minute, time.Minute)
-			s := newServer(t, t.TempDir(), "WALPROXY_LOG__SEGMENT_BYTES=1MiB")
+			s := newServer(t, "WALPROXY_LOG__SEGMENT_BYTES=1MiB")
 			s.start(ctx, paused)
 			s.fill(ctx, 10_000, 0)
 			s.process.Kill()

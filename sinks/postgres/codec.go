@@ -68,31 +68,7 @@ func (c *codec) format() int16 {
 }
 
 func mismatch(v *walproxyv1.Value, want string) error {
-	return fmt.Errorf("is %s; the column takes %s", valueKind(v), want)
-}
-
-func valueKind(v *walproxyv1.Value) string {
-	switch v.GetKind().(type) {
-	case *walproxyv1.Value_Bool:
-		return "a bool"
-	case *walproxyv1.Value_Int64:
-		return "an int64"
-	case *walproxyv1.Value_Double:
-		return "a double"
-	case *walproxyv1.Value_Decimal:
-		return "a decimal"
-	case *walproxyv1.Value_String_:
-		return "a string"
-	case *walproxyv1.Value_Bytes:
-		return "bytes"
-	case *walproxyv1.Value_Timestamp:
-		return "a timestamp"
-	case *walproxyv1.Value_List_:
-		return "a list"
-	case *walproxyv1.Value_Map_:
-		return "a map"
-	}
-	return "null"
+	return fmt.Errorf("is %s; the column takes %s", mutation.KindName(v), want)
 }
 
 func isNull(v *walproxyv1.Value) bool {
