@@ -51,7 +51,7 @@ type work struct {
 type group struct {
 	shape *shape
 	ops   []*operation
-	again bool // a row was written before in this batch
+	again bool // a row was written before in this batch, or was read
 }
 
 // rejection says which record cannot be applied.
@@ -284,7 +284,7 @@ func (w *work) add(op *operation) {
 		w.ordered = at
 	}
 	w.groups[at].ops = append(w.groups[at].ops, op)
-	w.groups[at].again = w.groups[at].again || op.row.last >= 0
+	w.groups[at].again = w.groups[at].again || op.row.last >= 0 || op.row.reads
 	op.row.last = at
 	w.unsettle(op)
 }
