@@ -192,7 +192,11 @@ func TestSinkHalted(t *testing.T) {
 	if a.status != 503 || member(a.body, "code") == `"not_found"` {
 		t.Errorf("got %d %s", a.status, a.raw)
 	}
-	t.Log(a.raw)
+	// Its cause is mended; :resume starts it again.
+	r.sink.Clear()
+	r.want(r.do("POST", "/v1/sinks/main:resume", ""), 200, "paused", "false")
+	until(t, "it goes on", func() bool { return r.do("GET", "/v1/orders/1", "").status == 200 })
+	r.want(r.do("GET", "/v1/orders/1", ""), 200, "version", "2")
 }
 
 // TestStoreSilent is F12 over HTTP: a store that does not answer is an error,

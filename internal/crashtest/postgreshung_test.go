@@ -43,3 +43,44 @@ func TestPostgresHung(t *testing.T) {
 		})
 	}
 }
+
+// TestPostgresReadOnly makes PostgreSQL read-only, as in a failover, while clients
+// write: the sink halts and acks go on. When it takes writes again, :resume lets
+// the same process go on.
+func TestPostgresReadOnly(t *testing.T) {
+	t.Parallel()
+	ctx := timeout(t, time.Minute, time.Minute)
+	c := pgtest.New(t, pgtest.Options{})
+	s := onPostgres(t, c.Database(t))
+	s.start(ctx)
+	stop := s.load(ctx)
+	s.waitAcked(ctx, 200)
+	admin := c.Connect(t, "postgres")
+	readOnly := func(on string) {
+		t.Helper()
+		for _, statement := range []string{"SET default_transaction_read_only = off", "ALTER SYSTEM SET default_transaction_read_only = " + on, "SELECT pg_reload_conf()"} {
+			_, err := admin.Exec(ctx, statement)
+			must(t, err)
+		}
+	}
+	readOnly("on")
+	s.halts(ctx, "read-only")
+	s.waitAcked(ctx, 200)
+	readOnly("off")
+	stop()
+	for { // halted until it got further; the server's processes see the setting one after the other
+		must(t, s.client.Resume(ctx, "main"))
+		status, err := s.client.Status(ctx)
+		must(t, err)
+		if status.Sinks[0].State != "halted" {
+			break
+		}
+		select {
+		case <-ctx.Done():
+			t.Fatalf("still halted: %+v", status)
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
+	s.check(ctx)
+	s.stop()
+}

@@ -233,3 +233,12 @@ func (c *Client) Events(ctx context.Context, collection, key string) ([]StoredEv
 	}
 	return all, nil
 }
+
+// Resume starts a sink that is paused or has halted.
+func (c *Client) Resume(ctx context.Context, sink string) error {
+	body, err := c.do(ctx, http.MethodPost, "/v1/sinks/"+sink+":resume", "", "", nil)
+	if err != nil {
+		return err
+	}
+	return body.Close()
+}
