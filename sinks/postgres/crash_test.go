@@ -6,11 +6,13 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/walproxy/walproxy/internal/pgtest"
+	"github.com/walproxy/walproxy/mutation"
 )
 
 // times returns the number for the form that runs.
@@ -243,6 +245,30 @@ func TestCommitStillRunning(t *testing.T) {
 	settled(t, c, database)
 }
 
+// TestReadOnDeadConnection: connections that died while nobody used them, as all
+// do when the server restarts, are no reason for a read to fail.
+func TestReadOnDeadConnection(t *testing.T) {
+	t.Parallel()
+	a := newApplier(t, Options{AutoCreate: true})
+	k := mutation.String("k")
+	a.put(set("things", k, fields{"n": int64(7)}))
+	for range 3 {
+		var readers sync.WaitGroup // so that there are several idle connections
+		for range 4 {
+			readers.Go(func() {
+				if _, err := a.sink.Read(bounded(t), "things", k); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		readers.Wait()
+		a.query("SELECT count(pg_terminate_backend(pid, 5000)) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()")
+		if d, err := a.sink.Read(bounded(t), "things", k); err != nil || d.Fields["n"].GetInt64() != 7 {
+			t.Errorf("read %v, %v", d, err)
+		}
+	}
+}
+
 // TestDiskFull: the server's disk fills up under load; when there is room again
 // the sink goes on by itself.
 func TestDiskFull(t *testing.T) {
@@ -261,10 +287,16 @@ func TestDiskFull(t *testing.T) {
 			before := l.retries.Load() + l.unknowns.Load()
 			eventually(t, "the disk is full", func() bool { return l.retries.Load()+l.unknowns.Load() > before+5 })
 			c.Free(t)
-			if !c.Running() { // a full disk of the WAL ends the server: its own supervisor's work
-				c.KillAll(t)
-				c.Start(t)
-			}
+			// A full disk of the WAL ends the server, now or once its recovery has met
+			// it, too; to start it again is its supervisor's work.
+			passed := l.applied[0].Load()
+			eventually(t, "the server works again", func() bool {
+				if !c.Running() {
+					c.KillAll(t)
+					c.Start(t)
+				}
+				return l.applied[0].Load() > passed
+			})
 			l.progress(t, 2)
 		}
 	})

@@ -106,8 +106,10 @@ func (s *Sink) reading(ctx context.Context, collection string, key *walproxyv1.K
 		return err
 	}
 	defer leave()
-	err = s.onConn(ctx, s.readPool, func(conn *pgx.Conn) error {
+	lost := false
+	read := func(conn *pgx.Conn) error {
 		pc := conn.PgConn()
+		defer func() { lost = pc.IsClosed() }()
 		for try := 1; ; try++ {
 			m, err := s.planner.lookup(ctx, pc, collection)
 			if err != nil {
@@ -131,7 +133,14 @@ func (s *Sink) reading(ctx context.Context, collection string, key *walproxyv1.K
 				return err
 			}
 		}
-	})
+	}
+	err = s.onConn(ctx, s.readPool, read)
+	if err != nil && lost && ctx.Err() == nil {
+		// Connections die while they are idle, all of them when the server restarts.
+		// The reader need not hear of it if the server answers on a new one.
+		s.readPool.Reset()
+		err = s.onConn(ctx, s.readPool, read)
+	}
 	if errors.Is(err, mutation.ErrNotFound) || strings.HasPrefix(codeOf(err), "22") {
 		return mutation.ErrNotFound // 22: a key that is no value of its column
 	}
