@@ -225,16 +225,11 @@ func (p *Proxy) readBacklog(ctx context.Context, lags []*lag) error {
 
 // countRecord adds rec to what was found for the sinks that it is routed to.
 func countRecord(outline *mutation.Outline, rec wal.Record, lags []*lag, found []replay.Passed) error {
-	routed := outline.Routed
-	if !outline.Read(rec.Payload) {
-		body, err := mutation.Decode(rec.Payload)
-		if err != nil {
-			return err
-		}
-		routed = func(sink string) bool { return slices.Contains(body.GetRoutes(), sink) }
+	if err := outline.ReadRoutes(rec.Payload); err != nil {
+		return err
 	}
 	for i, g := range lags {
-		if rec.LSN > g.start && rec.LSN <= g.end && routed(g.sink.name) {
+		if rec.LSN > g.start && rec.LSN <= g.end && outline.Routed(g.sink.name) {
 			found[i].Records++
 			found[i].Bytes += int64(len(rec.Payload))
 		}

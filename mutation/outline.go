@@ -59,6 +59,17 @@ func (o *Outline) Read(payload []byte) bool {
 	return !w.bad && uint32(format) == Format && o.readMutation(body)
 }
 
+// ReadRoutes reads at least the routes of payload, of whatever kind its record is:
+// for Routed. Errors are Decode's.
+func (o *Outline) ReadRoutes(payload []byte) error {
+	if o.Read(payload) {
+		return nil
+	}
+	body, err := Decode(payload)
+	o.routes = append(o.routes[:0], body.GetRoutes()...)
+	return err
+}
+
 func (o *Outline) readMutation(body string) bool {
 	w := wire{rest: body}
 	key := ""

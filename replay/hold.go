@@ -65,7 +65,8 @@ func (l *Loop) Hold(ctx context.Context, through wal.LSN) (err error) {
 		if at = record.LSN; at > through {
 			break // through lies in a gap
 		}
-		if l.mayOwn(&outline, record.Payload) {
+		// One that cannot be decoded may be the sink's: the loop halts at it.
+		if outline.ReadRoutes(record.Payload) != nil || outline.Routed(l.o.Name) {
 			batch = append(batch, state.HeldRecord{LSN: at, Payload: slices.Clone(record.Payload)})
 			bytes += len(record.Payload) + heldOverhead
 		}
@@ -85,16 +86,6 @@ func (l *Loop) Hold(ctx context.Context, through wal.LSN) (err error) {
 func (l *Loop) mayHold() bool {
 	held, err := l.heldRange()
 	return l.o.HoldAfter > 0 && err == nil && l.Needs() > held.Through // else the sink is below what is held
-}
-
-// mayOwn reports whether a record may be the sink's. One that cannot be decoded
-// may be: the loop halts at it.
-func (l *Loop) mayOwn(outline *mutation.Outline, payload []byte) bool {
-	if outline.Read(payload) {
-		return outline.Routed(l.o.Name)
-	}
-	body, err := mutation.Decode(payload)
-	return err != nil || slices.Contains(body.GetRoutes(), l.o.Name)
 }
 
 // Holder lets the log be freed although sinks are far behind: it copies their
@@ -283,8 +274,9 @@ func (h *Holder) own(ctx context.Context, reader *wal.Reader, through wal.LSN) (
 			return 0, err
 		}
 		at = record.LSN
+		err = outline.ReadRoutes(record.Payload) // of one that cannot be decoded each may be the owner
 		for _, b := range h.scan.of {
-			if at >= b.needs && b.loop.mayOwn(&outline, record.Payload) {
+			if at >= b.needs && (err != nil || outline.Routed(b.loop.o.Name)) {
 				own += int64(len(record.Payload)) + heldOverhead
 			}
 		}
