@@ -203,14 +203,7 @@ func TestRecoveringStoreIsNotFlooded(t *testing.T) {
 	t.Cleanup(release)
 	eventually(t, "the store is away for long", func() bool { return g.failed.Load() > 20 && run.Status().Concurrency == 1 })
 	g.down.Store(false)
-	eventually(t, "seven lanes wait for the eighth", func() bool {
-		run.pace.mu.Lock()
-		defer run.pace.mu.Unlock()
-		return len(run.pace.waiting) == 7 && run.pace.running == 1
-	})
-	if n := g.now.Load(); n != 1 {
-		t.Errorf("%d calls at once: flooded", n)
-	}
+	g.oneOfEight(t, run)
 	release()
 	run.await(last)
 	r.check(g.Sink.(*sinktest.Memory))
@@ -219,6 +212,20 @@ func TestRecoveringStoreIsNotFlooded(t *testing.T) {
 	}
 	if run.Status().Concurrency != 8 {
 		t.Errorf("%d lanes in the end, want 8", run.Status().Concurrency)
+	}
+}
+
+// oneOfEight waits until seven lanes of run wait for the eighth, which alone may
+// be at the store.
+func (g *gauge) oneOfEight(t *testing.T, run *running) {
+	t.Helper()
+	eventually(t, "seven lanes wait for the eighth", func() bool {
+		run.pace.mu.Lock()
+		defer run.pace.mu.Unlock()
+		return len(run.pace.waiting) == 7 && run.pace.running == 1
+	})
+	if n := g.now.Load(); n != 1 {
+		t.Errorf("%d calls at once: flooded", n)
 	}
 }
 
@@ -235,14 +242,7 @@ func TestStoreAwayAtStartIsNotFlooded(t *testing.T) {
 	run := r.start(f, o)
 	release := sync.OnceFunc(func() { close(g.hold) })
 	t.Cleanup(release)
-	eventually(t, "seven lanes wait for the eighth", func() bool {
-		run.pace.mu.Lock()
-		defer run.pace.mu.Unlock()
-		return len(run.pace.waiting) == 7 && run.pace.running == 1
-	})
-	if n := g.now.Load(); n != 1 {
-		t.Errorf("%d calls at once: flooded", n)
-	}
+	g.oneOfEight(t, run)
 	release()
 	run.await(last)
 	r.check(g.Sink.(*sinktest.Memory))

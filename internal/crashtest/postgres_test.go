@@ -2,8 +2,6 @@ package crashtest_test
 
 import (
 	"fmt"
-	"os"
-	"path/filepath"
 	"testing"
 	"time"
 
@@ -149,18 +147,12 @@ func TestPostgresOldLog(t *testing.T) {
 	s.fill(ctx, 100, 0)
 	must(t, s.client.WaitDrained(ctx))
 	s.stop()
-	copies := t.TempDir()
-	for _, part := range []string{"log", "state"} {
-		must(t, os.CopyFS(filepath.Join(copies, part), os.DirFS(filepath.Join(s.dir, part))))
-	}
+	older := s.copyLog()
 	s.start(ctx)
 	s.fill(ctx, 100, 0)
 	s.check(ctx)
 	s.stop()
-	for _, part := range []string{"log", "state"} {
-		must(t, os.RemoveAll(filepath.Join(s.dir, part)),
-			os.CopyFS(filepath.Join(s.dir, part), os.DirFS(filepath.Join(copies, part))))
-	}
+	s.putBack(older)
 	s.start(ctx, paused)
 	behind := newServer(t, s.dir)
 	behind.client.SetAddr(s.process.Addr("api"))

@@ -95,6 +95,25 @@ func TestSecondProcess(t *testing.T) {
 	s.stop()
 }
 
+// copyLog copies the log and the state store of a server that does not run.
+func (s *server) copyLog() (dir string) {
+	s.Helper()
+	dir = s.TempDir()
+	for _, part := range []string{"log", "state"} {
+		must(s.T, os.CopyFS(filepath.Join(dir, part), os.DirFS(filepath.Join(s.dir, part))))
+	}
+	return dir
+}
+
+// putBack replaces log and state store by a copy.
+func (s *server) putBack(dir string) {
+	s.Helper()
+	for _, part := range []string{"log", "state"} {
+		must(s.T, os.RemoveAll(filepath.Join(s.dir, part)),
+			os.CopyFS(filepath.Join(s.dir, part), os.DirFS(filepath.Join(dir, part))))
+	}
+}
+
 // TestOldCopy puts an older copy of log and state back, writes past the sink's
 // checkpoint, and lets the sink return: diverged, and nothing reaches it.
 func TestOldCopy(t *testing.T) {
@@ -113,18 +132,12 @@ func TestOldCopy(t *testing.T) {
 			s.fill(ctx, 100, 0)
 			must(t, s.client.WaitDrained(ctx))
 			c.end(s)
-			copies := t.TempDir()
-			for _, part := range []string{"log", "state"} {
-				must(t, os.CopyFS(filepath.Join(copies, part), os.DirFS(filepath.Join(s.dir, part))))
-			}
+			older := s.copyLog()
 			s.start(ctx)
 			s.fill(ctx, 100, 0)
 			s.check(ctx)
 			s.stop()
-			for _, part := range []string{"log", "state"} {
-				must(t, os.RemoveAll(filepath.Join(s.dir, part)),
-					os.CopyFS(filepath.Join(s.dir, part), os.DirFS(filepath.Join(copies, part))))
-			}
+			s.putBack(older)
 			s.start(ctx, paused)
 			behind := newServer(t, s.dir) // its ledger knows only what is written now
 			behind.client.SetAddr(s.process.Addr("api"))
