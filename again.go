@@ -138,11 +138,12 @@ func (s *sink) healed() {
 	}
 }
 
-// ask has a halted sink go on; false: it has not halted.
+// ask has a halted sink go on; false: it has not halted. A loop shows its halt a
+// moment before run has noted it: who has seen it there is not sent away.
 func (s *sink) ask() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.mu.halt == nil {
+	if s.mu.halt == nil && s.loop().Status().State != replay.Halted {
 		return false
 	}
 	select {
