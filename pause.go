@@ -3,6 +3,7 @@ package walproxy
 import (
 	"context"
 	"errors"
+	"fmt"
 
 	"go.uber.org/zap"
 
@@ -42,6 +43,26 @@ func (p *Proxy) ResumeSink(name string) error {
 		p.logger.Info("halted sink is started again", zap.String("sink", name))
 	}
 	return err
+}
+
+// SetPaused pauses or resumes a sink of the data directory dir, durably, as
+// PauseSink and ResumeSink do in an open proxy, and returns what it was before.
+// ErrNoSink: dir knows of none, as before the first Open with it. No proxy may have
+// dir open: *wal.LockedError.
+func SetPaused(dir, sink string, paused bool) (before bool, err error) {
+	err = offline(dir, func(st *state.Store) error {
+		claim, known, err := st.Claim(sink)
+		if err == nil && !known {
+			err = fmt.Errorf("%w: %q", ErrNoSink, sink)
+		}
+		if err != nil {
+			return err
+		}
+		before = claim.Paused
+		_, err = st.ChangeClaim(sink, func(c *state.Claim) { c.Paused = paused })
+		return err
+	})
+	return before, err
 }
 
 // setPaused changes the claim first: what a crash leaves is what was asked for,

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"net"
+	"os"
 	"slices"
 	"time"
 
@@ -43,6 +44,7 @@ type instance struct {
 	rest                       *rpc.Server
 	adminHandler               *admin.Server
 	apiServer, adminServer     *httpserve.Server
+	noted                      bool // the data directory says how to reach this one
 }
 
 // start opens everything and serves. ctx bounds the start alone. After an error
@@ -53,7 +55,29 @@ func start(ctx context.Context, c *config.Config, logger *zap.Logger) (*instance
 		return nil, errors.Join(err, i.close())
 	}
 	i.serve()
+	i.leaveNote()
 	return i, nil
+}
+
+// leaveNote lets commands find this server. They say so if they cannot; writes do
+// not depend on it.
+func (i *instance) leaveNote() {
+	err := writeNote(i.config.DataDir, note{
+		PID: os.Getpid(), API: urlOf(i.apiListener), Admin: urlOf(i.adminListener),
+		Version: versionName(), Started: time.Now().UTC(),
+	})
+	if i.noted = err == nil; err != nil {
+		i.logger.Warn("commands cannot find this server by its data directory: give them --server", zap.Error(err))
+	}
+}
+
+// takeNote takes it back while the lock is held: later it might be another's.
+func (i *instance) takeNote() error {
+	if !i.noted {
+		return nil
+	}
+	i.noted = false
+	return removeNote(i.config.DataDir)
 }
 
 func (i *instance) open(ctx context.Context) error {
@@ -204,7 +228,7 @@ func (i *instance) failed(ctx context.Context) error {
 // close stops what feeds before what is fed, runs every step and joins their
 // errors. It also closes an instance that was opened halfway.
 func (i *instance) close() error {
-	errs := []error{i.closeFronts()}
+	errs := []error{i.takeNote(), i.closeFronts()}
 	if i.proxy != nil {
 		errs = append(errs, i.proxy.Close(context.Background())) // bounded by its drain time-out
 	}

@@ -13,8 +13,9 @@ import (
 )
 
 // lockedBy says who has the log of dataDir open; nil: nobody. It is asked after
-// something else failed: it takes no part in the locking.
-func lockedBy(dataDir string) error {
+// something else failed, or to decide whom to talk to: it takes no part in the
+// locking, but for an instant that wal.Open waits out.
+func lockedBy(dataDir string) *wal.LockedError {
 	name := filepath.Join(dataDir, "log", "LOCK")
 	f, err := os.Open(name)
 	if err != nil {

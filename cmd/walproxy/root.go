@@ -30,10 +30,15 @@ type configFlags struct {
 }
 
 func (f *configFlags) register(cmd *cobra.Command) {
-	cmd.Flags().StringVar(&f.file, "config", os.Getenv("WALPROXY_CONFIG"), "YAML `file` (WALPROXY_CONFIG)")
-	cmd.Flags().StringVar(&f.dataDir, "data-dir", "", "`directory` of log, state and embedded store (data_dir)")
+	f.registerFiles(cmd)
 	cmd.Flags().StringVar(&f.api, "api", "", "`address` of the API (api.listen)")
 	cmd.Flags().StringVar(&f.admin, "admin", "", "`address` of metrics and health (admin.listen)")
+}
+
+// registerFiles is register for a command that serves nothing.
+func (f *configFlags) registerFiles(cmd *cobra.Command) {
+	cmd.Flags().StringVar(&f.file, "config", os.Getenv("WALPROXY_CONFIG"), "YAML `file` (WALPROXY_CONFIG)")
+	cmd.Flags().StringVar(&f.dataDir, "data-dir", "", "`directory` of log, state and embedded store (data_dir)")
 }
 
 // load reads file, environment and flags, the later over the earlier.

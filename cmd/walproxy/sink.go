@@ -11,7 +11,7 @@ import (
 
 func newSink() *cobra.Command {
 	cmd := &cobra.Command{Use: "sink", Short: "Look after the stores"}
-	cmd.AddCommand(newSinkInit(), newSinkList(), newSinkForget())
+	cmd.AddCommand(newSinkInit(), newSinkList(), newSinkPause(), newSinkResume(), newSinkForget())
 	return cmd
 }
 
@@ -52,22 +52,23 @@ func yesNo(yes bool) string {
 }
 
 func newSinkForget() *cobra.Command {
-	var flags configFlags
+	var flags placeFlags
 	var yes bool
 	cmd := &cobra.Command{
 		Use:   "forget NAME",
 		Short: "Give up what is kept for a sink: its records in the log and its dead letters",
 		Long: "forget gives up, for good, what the data directory keeps for a sink: its claim, its dead letters,\n" +
 			"and its records in the log, whose space the next start frees. The store itself is not touched. A sink\n" +
-			"of the same name that is added later gets what is written from then on. Without --yes it only says\n" +
-			"what would be given up.",
-		Args: cobra.ExactArgs(1),
+			"of the same name that is added later gets what is written from then on. It says what would be given up\n" +
+			"and asks; without a terminal it takes --yes. The server must be stopped.",
+		Example: "  walproxy sink forget old --data-dir /var/lib/walproxy",
+		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			c, err := flags.load(cmd)
+			p, err := flags.stopped(cmd)
 			if err != nil {
 				return err
 			}
-			return forgetSink(cmd, c.DataDir, args[0], yes)
+			return forgetSink(cmd, p.dir, args[0], yes)
 		},
 	}
 	flags.register(cmd)
@@ -84,10 +85,10 @@ func forgetSink(cmd *cobra.Command, dir, name string, yes bool) error {
 		if s.Name != name {
 			continue
 		}
-		if !yes {
-			fmt.Fprintf(cmd.OutOrStdout(), "sink %s: what it lacks of the log above LSN %d and %d dead letters (%d bytes) would be given up for good\n",
-				name, max(s.Applied, s.From), s.DeadLetters, s.DeadLetterBytes)
-			return exitWith(exitUsage, fmt.Errorf("nothing was changed: say --yes to forget sink %s", name))
+		fmt.Fprintf(cmd.OutOrStdout(), "sink %s: what it lacks of the log above LSN %d and %d dead letters (%d bytes) would be given up for good\n",
+			name, max(s.Applied, s.From), s.DeadLetters, s.DeadLetterBytes)
+		if err := confirm(cmd, yes, fmt.Sprintf("Forget sink %s?", name)); err != nil {
+			return err
 		}
 		if err := walproxy.Forget(dir, name); err != nil {
 			return exitWith(exitStart, err)

@@ -31,7 +31,8 @@ type FS interface {
 	// SyncDir makes the entries of the directory name durable.
 	SyncDir(name string) error
 	// Lock takes the exclusive lock on the file name, which it creates and
-	// leaves in place, and writes text into it. It does not wait: ErrLocked.
+	// leaves in place, and writes text into it. It waits for a moment only, for
+	// who looks whether it is held: ErrLocked.
 	// Close of what it returns frees the lock.
 	Lock(name, text string) (io.Closer, error)
 	// Space describes the file system that holds name.

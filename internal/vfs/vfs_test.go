@@ -6,6 +6,9 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 var errDisk = errors.New("the disk failed")
@@ -145,5 +148,50 @@ func TestSpace(t *testing.T) {
 	}
 	if shm, err := OS().Space("/dev/shm"); err == nil && shm.Kind == "tmpfs" && shm.Doubt == "" {
 		t.Fatal("tmpfs keeps no promise")
+	}
+}
+
+// TestLockWhileProbed: who looks whether a lock is held keeps nobody from it.
+func TestLockWhileProbed(t *testing.T) {
+	name := filepath.Join(t.TempDir(), "LOCK")
+	if err := os.WriteFile(name, nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	probed := make(chan error)
+	go func() { // ends with the probes
+		defer close(probed)
+		for held := 0; held < 30; {
+			f, err := os.Open(name)
+			if err != nil {
+				probed <- err
+				return
+			}
+			if unix.Flock(int(f.Fd()), unix.LOCK_SH|unix.LOCK_NB) == nil {
+				held++
+				time.Sleep(100 * time.Microsecond) // long enough to be met
+			}
+			_ = f.Close()
+			time.Sleep(2 * time.Millisecond)
+		}
+	}()
+	for {
+		select {
+		case err := <-probed:
+			if err != nil {
+				t.Error(err)
+			}
+			return
+		default:
+		}
+		lock, err := OS().Lock(name, "me")
+		if err != nil {
+			t.Error(err)
+			for range probed {
+			}
+			return
+		}
+		if err := lock.Close(); err != nil {
+			t.Error(err)
+		}
 	}
 }
