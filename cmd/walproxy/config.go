@@ -17,9 +17,10 @@ func newConfig() *cobra.Command {
 func newConfigCheck() *cobra.Command {
 	var flags configFlags
 	cmd := &cobra.Command{
-		Use:   "check",
-		Short: "Report everything that is wrong, with line and column",
-		Args:  cobra.NoArgs,
+		Use:     "check",
+		Short:   "Report everything that is wrong, with line and column",
+		Example: "  walproxy config check --config walproxy.yaml",
+		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if _, err := flags.load(cmd); err != nil {
 				return err
@@ -35,9 +36,10 @@ func newConfigCheck() *cobra.Command {
 func newConfigShow() *cobra.Command {
 	var flags configFlags
 	cmd := &cobra.Command{
-		Use:   "show",
-		Short: "Print the configuration in effect, defaults included, secrets left out",
-		Args:  cobra.NoArgs,
+		Use:     "show",
+		Short:   "Print the configuration in effect, defaults included, secrets left out",
+		Example: "  walproxy config show --config walproxy.yaml",
+		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			c, err := flags.load(cmd)
 			if err != nil {
@@ -57,9 +59,10 @@ func newConfigShow() *cobra.Command {
 
 func newConfigExample() *cobra.Command {
 	return &cobra.Command{
-		Use:   "example",
-		Short: "Print a commented configuration file with every default",
-		Args:  cobra.NoArgs,
+		Use:     "example",
+		Short:   "Print a commented configuration file with every default",
+		Example: "  walproxy config example > walproxy.yaml",
+		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			_, err := cmd.OutOrStdout().Write(configs.Default)
 			return err

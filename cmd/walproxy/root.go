@@ -20,7 +20,8 @@ func newRoot() *cobra.Command {
 		Args:          cobra.NoArgs,
 		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	root.AddCommand(newServe(), newVersion(), newConfig(), newSink(), demo.Command())
+	root.AddCommand(newServe(), newVersion(), newConfig(), newSink(), newMan(), demo.Command())
+	tellExits(root)
 	return root
 }
 
@@ -39,6 +40,9 @@ func (f *configFlags) register(cmd *cobra.Command) {
 func (f *configFlags) registerFiles(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&f.file, "config", os.Getenv("WALPROXY_CONFIG"), "YAML `file` (WALPROXY_CONFIG)")
 	cmd.Flags().StringVar(&f.dataDir, "data-dir", "", "`directory` of log, state and embedded store (data_dir)")
+	// Shells then offer what fits. The flags are there: no error.
+	_ = cmd.MarkFlagFilename("config", "yaml", "yml")
+	_ = cmd.MarkFlagDirname("data-dir")
 }
 
 // load reads file, environment and flags, the later over the earlier.

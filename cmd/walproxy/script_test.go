@@ -21,7 +21,32 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	testscript.Main(leakChecked{m}, map[string]func(){"walproxy": main})
+	testscript.Main(leakChecked{m}, map[string]func(){"walproxy": documentedMain})
+}
+
+// exitsFile is where documentedMain notes what no help tells.
+const exitsFile = "WALPROXY_TEST_EXITS"
+
+// documentedMain is main, and notes a command line that ended with a code which
+// its command does not document.
+func documentedMain() {
+	args := os.Args[1:]
+	code := run(args)
+	root := newRoot()
+	root.InitDefaultHelpCmd()
+	root.InitDefaultCompletionCmd()
+	cmd, _, err := root.Find(args)
+	if name := os.Getenv(exitsFile); err == nil && name != "" && exitsOf(cmd)[code] == "" {
+		f, err := os.OpenFile(name, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o644)
+		if err == nil {
+			_, err = fmt.Fprintf(f, "exit code %d of walproxy %q\n", code, args)
+			err = errors.Join(err, f.Close())
+		}
+		if err != nil {
+			panic(err) // of a test
+		}
+	}
+	os.Exit(code)
 }
 
 // leakChecked runs the tests and then looks for goroutines they left.
@@ -46,7 +71,17 @@ func (l leakChecked) Run() int {
 //	exit CODE                     waits for serve; its output is in serve.out, serve.err
 //	await FILE TEXT               waits until the file holds the text
 //	flood                         opens a stream that takes no answers, until it stalls
+//
+// A command that ends with an exit code that its help does not tell fails the
+// test: see exits.
 func TestScripts(t *testing.T) {
+	exits := filepath.Join(t.TempDir(), "exits")
+	t.Setenv(exitsFile, exits)
+	t.Cleanup(func() { // when all scripts have ended
+		if undocumented, err := os.ReadFile(exits); err == nil {
+			t.Errorf("not documented with exits(cmd, ...):\n%s", undocumented)
+		}
+	})
 	testscript.Run(t, testscript.Params{
 		Dir:                 "testdata/script",
 		RequireExplicitExec: true,
@@ -57,6 +92,7 @@ func TestScripts(t *testing.T) {
 		},
 		Setup: func(env *testscript.Env) error {
 			env.Values[serverKey{}] = &child{}
+			env.Setenv(exitsFile, exits)
 			return nil
 		},
 	})

@@ -24,10 +24,9 @@ func newServe() *cobra.Command {
 		Short: "Run the proxy",
 		Long: "serve runs the proxy until SIGTERM or SIGINT: then it takes no new work, acknowledges what\n" +
 			"is under way, drains the log up to shutdown.drain_timeout and stops. A second signal stops it\n" +
-			"at once. Nothing that was acknowledged is lost either way.\n\n" +
-			"Exit codes: 0 stopped, nothing left to apply; 1 wrong usage or configuration; 2 stopped, records\n" +
-			"stay in the log for the next start; 3 failed while running (the log could not be written);\n" +
-			"4 could not start; 128+n ended by a second signal n.",
+			"at once. Nothing that was acknowledged is lost either way.",
+		Example: "  walproxy serve\n" +
+			"  walproxy serve --config /etc/walproxy.yaml --data-dir /var/lib/walproxy",
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			c, err := flags.load(cmd)
@@ -42,7 +41,15 @@ func newServe() *cobra.Command {
 		},
 	}
 	flags.register(cmd)
-	cmd.Flags().StringVar(&level, "log-level", "info", "debug, info, warn or error")
+	cmd.Flags().StringVar(&level, "log-level", "info", "`level`: debug, info, warn or error")
+	exits(cmd, map[int]string{
+		exitOK:        "stopped, everything acknowledged is applied",
+		exitUsage:     "wrong usage or configuration; nothing was touched",
+		exitRemaining: "stopped in order; records stay in the log for the next start",
+		exitFailed:    "failed while running: the log could not be written, a listener broke, or closing failed",
+		exitStart:     "could not start: directory in use, damaged or of an unknown format, port taken",
+		exitSignal:    "a second signal n ended the stop",
+	})
 	return cmd
 }
 

@@ -18,9 +18,10 @@ func newSink() *cobra.Command {
 func newSinkList() *cobra.Command {
 	var flags configFlags
 	cmd := &cobra.Command{
-		Use:   "ls",
-		Short: "List the sinks of a data directory that serve does not have open: how far applied, dead letters",
-		Args:  cobra.NoArgs,
+		Use:     "ls",
+		Short:   "List the sinks of a data directory that serve does not have open: how far applied, dead letters",
+		Example: "  walproxy sink ls --data-dir /var/lib/walproxy",
+		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			c, err := flags.load(cmd)
 			if err != nil {
@@ -61,8 +62,10 @@ func newSinkForget() *cobra.Command {
 			"and its records in the log, whose space the next start frees. The store itself is not touched. A sink\n" +
 			"of the same name that is added later gets what is written from then on. It says what would be given up\n" +
 			"and asks; without a terminal it takes --yes. The server must be stopped.",
-		Example: "  walproxy sink forget old --data-dir /var/lib/walproxy",
-		Args:    cobra.ExactArgs(1),
+		Example: "  walproxy sink forget old --data-dir /var/lib/walproxy\n" +
+			"  walproxy sink forget old --yes",
+		Args:              cobra.ExactArgs(1),
+		ValidArgsFunction: completeSink(&flags.configFlags),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			p, err := flags.stopped(cmd)
 			if err != nil {

@@ -25,7 +25,10 @@ func newSinkInit() *cobra.Command {
 		Long: "init makes walproxy's schema in a PostgreSQL store, which `serve` otherwise does at its first\n" +
 			"start, or brings it up to date. With --print it connects to nothing and shows the SQL, for\n" +
 			"administrators who run it themselves; --role adds the grants that such a role needs.",
-		Args: cobra.ExactArgs(1),
+		Example: "  walproxy sink init main --config walproxy.yaml\n" +
+			"  walproxy sink init main --config walproxy.yaml --print --role app > walproxy.sql",
+		Args:              cobra.ExactArgs(1),
+		ValidArgsFunction: completeSink(&flags),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			c, err := flags.load(cmd)
 			if err != nil {

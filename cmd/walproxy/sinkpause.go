@@ -43,7 +43,8 @@ func newPause(verb, short, long string) *cobra.Command {
 		Long:  long + "\nIt asks the server that runs for the data directory, or changes the files if none does.",
 		Example: "  walproxy sink " + verb + " main --data-dir /var/lib/walproxy\n" +
 			"  walproxy sink " + verb + " main --server http://127.0.0.1:7070",
-		Args: cobra.ExactArgs(1),
+		Args:              cobra.ExactArgs(1),
+		ValidArgsFunction: completeSink(&flags.configFlags),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			p, err := flags.find(cmd)
 			if err != nil {

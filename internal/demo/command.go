@@ -19,6 +19,8 @@ func Command() *cobra.Command {
 		Long: "demo starts a server of its own on free ports, writes to it from many clients over the network,\n" +
 			"kills it with SIGKILL while it drains, restarts it, and in the end compares every\n" +
 			"acknowledgement with the store. The exit code is 1 if anything is off.",
+		Example: "  walproxy demo\n" +
+			"  walproxy demo --records 1000000 --kills 10",
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			binary, err := os.Executable()
