@@ -201,11 +201,13 @@ func (p *Proxy) readBacklog(ctx context.Context, lags []*lag) error {
 		if rec, err = reader.Next(ctx); err != nil {
 			break
 		}
-		lsn = rec.LSN
+		lsn = rec.Last()
 		for _, g := range lags {
 			g.counting.Store(uint64(lsn))
 		}
-		err = countRecord(&outline, rec, lags, found)
+		if !rec.IsGap() {
+			err = countRecord(&outline, rec, lags, found)
+		}
 	}
 	if err = errors.Join(err, reader.Close()); err != nil {
 		return err

@@ -62,6 +62,7 @@ func newCollector(p *Proxy) *collector {
 			sinkMetric("parked_keys", "Keys that they park.", gauge, func(s SinkStatus) float64 { return float64(s.ParkedKeys) }),
 			sinkMetric("held_records", "Records copied out of the log because the sink is far behind.", gauge, func(s SinkStatus) float64 { return float64(s.HeldRecords) }),
 			sinkMetric("held_bytes", "Their payloads.", gauge, func(s SinkStatus) float64 { return float64(s.HeldBytes) }),
+			sinkMetric("lost_records", "LSNs that a repair of the log gave up and the sink has passed.", gauge, func(s SinkStatus) float64 { return float64(s.LostRecords) }),
 			sinkMetric("paused", "1 while the sink is paused.", gauge, func(s SinkStatus) float64 { return flag(s.Paused) }),
 		},
 		state: prometheus.NewDesc("walproxy_state_bytes", "Size of the state store.", nil, nil),

@@ -43,7 +43,7 @@ func (p *Proxy) routed(ctx context.Context, lsn LSN) (names []string, ok bool) {
 	}
 	defer func() { _ = reader.Close() }() // of a file that was read
 	rec, err := reader.Next(ctx)
-	if err != nil || rec.LSN != lsn { // in a gap
+	if err != nil || rec.IsGap() {
 		return nil, false
 	}
 	body, err := mutation.Decode(rec.Payload)

@@ -16,6 +16,7 @@ const (
 	StateApplied = string(replay.Applied)
 	StateParked  = string(replay.Parked) // a dead letter behind another of its key
 	StateDead    = string(replay.Dead)   // a dead letter, or one that was given up
+	StateLost    = string(replay.Lost)   // given up by a repair of the log
 	// StateUnrouted: the sink does not get the write.
 	StateUnrouted = "unrouted"
 )
@@ -23,7 +24,7 @@ const (
 // WriteState is how far one write has come.
 type WriteState struct {
 	LSN LSN
-	// State is the worst of all sinks: logged, dead, parked, applied.
+	// State is the worst of all sinks: logged, lost, dead, parked, applied.
 	State string
 	Sinks map[string]string
 }
@@ -45,7 +46,7 @@ func (p *Proxy) WriteState(lsn LSN) (WriteState, error) {
 	if len(p.sinks) > 1 {
 		names, known = p.routed(context.Background(), lsn) // it is durable: there is no wait
 	}
-	worst := []string{StateLogged, StateDead, StateParked, StateApplied}
+	worst := []string{StateLogged, StateLost, StateDead, StateParked, StateApplied}
 	at := len(worst) - 1
 	for _, s := range p.sinks {
 		if lsn <= s.from || known && !slices.Contains(names, s.name) {

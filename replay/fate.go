@@ -25,6 +25,9 @@ const (
 	Parked Fate = "parked"
 	// Dead: a dead letter because it was rejected, or one that was given up.
 	Dead Fate = "dead"
+	// Lost: a repair of the log gave it up, or it is not known whether it ever was;
+	// this sink has passed it without it.
+	Lost Fate = "lost"
 )
 
 // Fate tells what became of a record. One that was a dead letter and was retried
@@ -49,6 +52,8 @@ func (l *Loop) Fate(lsn wal.LSN) (Fate, error) {
 		switch {
 		case err != nil:
 			return "", err
+		case !known && l.isLost(lsn):
+			return Lost, nil
 		case !known:
 			return Applied, nil
 		case by == 0:

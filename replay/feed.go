@@ -31,6 +31,7 @@ type feed struct {
 	lanes    []*lane // the pipeline's that it feeds
 	source   *source
 	bytesMax int
+	began    wal.LSN       // the sink had everything up to it; fixed
 	room     chan struct{} // token: one of the lanes has finished something
 
 	// The dispatching goroutine's alone.
@@ -69,6 +70,7 @@ func newFeed(p *pipeline, lanes []*lane, bytesMax int) *feed {
 	}
 	f.read = slices.MinFunc(lanes, func(a, b *lane) int { return cmp.Compare(a.from, b.from) }).from
 	f.read = max(f.read, p.loop.start())
+	f.began = f.read
 	f.last, f.swept, f.chunk.last = f.read, f.read, f.read
 	f.source = p.loop.newSource(f.read)
 	for _, ln := range lanes {
@@ -99,9 +101,6 @@ func (f *feed) dispatch(stop, work context.Context) (complete bool) {
 			f.halt(fmt.Errorf("replay: sink %q: after LSN %d: %w", f.loop.o.Name, f.chunk.last, err))
 			return false
 		}
-		if f.newLanes > 0 && record.LSN > f.until.LSN {
-			break // until lies in a gap
-		}
 		if !f.accept(stop, work, record) {
 			return false
 		}
@@ -115,6 +114,9 @@ func (f *feed) accept(stop, work context.Context, record read) bool {
 	f.chunk.bytes += len(record.Payload)
 	if record.skip {
 		return f.pass(stop, record.LSN)
+	}
+	if record.IsGap() {
+		return f.acceptGap(stop, record.Record)
 	}
 	if !f.outline.Read(record.Payload) {
 		return f.acceptDecoded(stop, work, record)

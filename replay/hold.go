@@ -62,8 +62,12 @@ func (l *Loop) Hold(ctx context.Context, through wal.LSN) (err error) {
 		if err != nil {
 			return err
 		}
-		if at = record.LSN; at > through {
-			break // through lies in a gap
+		if at = min(record.Last(), through); record.IsGap() {
+			// What is read from the held records does not come by it again.
+			if err := l.lose(record, low); err != nil {
+				return err
+			}
+			continue
 		}
 		// One that cannot be decoded may be the sink's: the loop halts at it.
 		if outline.ReadRoutes(record.Payload) != nil || outline.Routed(l.o.Name) {
@@ -273,7 +277,9 @@ func (h *Holder) own(ctx context.Context, reader *wal.Reader, through wal.LSN) (
 		if err != nil {
 			return 0, err
 		}
-		at = record.LSN
+		if at = record.Last(); record.IsGap() {
+			continue
+		}
 		err = outline.ReadRoutes(record.Payload) // of one that cannot be decoded each may be the owner
 		for _, b := range h.scan.of {
 			if at >= b.needs && (err != nil || outline.Routed(b.loop.o.Name)) {

@@ -251,6 +251,11 @@ type Loop struct {
 	lastTrace wal.LSN       // fixed when the sink was resumed
 	from      atomic.Uint64 // LSN: see start
 
+	lost struct {
+		sync.Mutex
+		ranges []state.LostRange // in LSN order
+	}
+
 	marks  watermarks
 	passed passed
 	pipe   atomic.Pointer[pipeline] // nil until the sink was resumed
@@ -286,6 +291,9 @@ func New(log *wal.Log, st *state.Store, sink sinks.Sink, o Options) (*Loop, erro
 		return nil, err
 	}
 	l.from.Store(uint64(claim.From))
+	if l.lost.ranges, err = st.Lost(o.Name); err != nil {
+		return nil, err
+	}
 	l.linker, _ = sink.(sinks.Linker)
 	l.CountPassed(0, log.Durable())
 	l.serving = make(chan struct{})

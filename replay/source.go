@@ -55,7 +55,7 @@ func (s *source) next(ctx context.Context) (read, error) {
 		}
 		record, err := s.reader.Next(ctx)
 		if err == nil {
-			s.at = record.LSN
+			s.at = record.Last()
 			return read{Record: record}, nil
 		}
 		if err := s.freed(err); err != nil {
@@ -110,7 +110,7 @@ func (s *source) atHand() (r read, ok bool) {
 	if !ok || err != nil {
 		return read{}, false // next gets the same error
 	}
-	s.at = record.LSN
+	s.at = record.Last()
 	return read{Record: record}, true
 }
 

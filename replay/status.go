@@ -41,6 +41,9 @@ type Status struct {
 	// HeldRecords were copied out of the log because the sink is far behind;
 	// HeldBytes are their payloads.
 	HeldRecords, HeldBytes uint64
+	// LostRecords are LSNs that a repair of the log gave up and this sink has passed
+	// without them, since it was added; at most so many were for it.
+	LostRecords uint64
 }
 
 // Status returns a snapshot.
@@ -62,6 +65,7 @@ func (l *Loop) Status() Status {
 	s.DeadLetters, s.DeadLetterBytes, s.ParkedKeys = totals.Count, totals.Bytes, totals.ParkedKeys
 	held, _ := l.held.Range()
 	s.HeldRecords, s.HeldBytes = held.Records, held.Bytes
+	s.LostRecords = l.lostRecords()
 	l.health.Lock()
 	defer l.health.Unlock()
 	s.State, s.Epoch, s.Err = l.health.state, l.health.epoch, l.health.err

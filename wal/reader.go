@@ -28,11 +28,21 @@ type Reader struct {
 	file *fileReader // nil: not reading from a file
 }
 
-// Record is one record of the log. Payload is valid until the next call.
+// Record is one record of the log, or a gap: what a repair gave up. Payload is
+// valid until the next call.
 type Record struct {
-	LSN     LSN
+	LSN     LSN // of a gap: its first, even if the reader began within it
 	Payload []byte
+	// Through is a gap's last LSN: the records from LSN up to it are lost, or may
+	// be, and have no payload. 0: a record.
+	Through LSN
 }
+
+// IsGap reports that the record stands for lost ones.
+func (r Record) IsGap() bool { return r.Through != 0 }
+
+// Last is the last LSN that r stands for.
+func (r Record) Last() LSN { return max(r.LSN, r.Through) }
 
 // NewReader reads durable records from lsn on; from may lie above them. 0 is 1.
 // ErrBelowFirst, ErrClosed.
@@ -53,7 +63,7 @@ func belowFirst(lsn, first LSN) error {
 	return fmt.Errorf("%w: LSN %d; the first is %d", ErrBelowFirst, lsn, first)
 }
 
-// Next returns the next record, waiting until it is durable. io.EOF: the log is
+// Next returns the next record or gap, waiting until it is durable. io.EOF: the log is
 // sealed, closed or poisoned and everything durable was returned. ErrClosed: log
 // or reader were closed before that. *CorruptError: damage, with its place; the
 // reader stays there. ErrBelowFirst: the record was released before it was read.
@@ -77,29 +87,23 @@ func (r *Reader) Next(ctx context.Context) (Record, error) {
 			r.readRing(durable)
 			continue
 		}
-		rec, err := r.fromFile()
-		if errors.Is(err, errAgain) {
-			continue
-		}
-		return rec, err
+		return r.fromFile()
 	}
 }
 
 // AtHand is Next as far as it goes without waiting for anybody: ok is false if
 // the reader has to look at the log again for the next record.
 func (r *Reader) AtHand() (rec Record, ok bool, err error) {
-	for !r.closed {
-		if len(r.slab) > 0 {
-			return r.fromSlab(), true, nil
-		}
-		if !r.file.buffered(r.next) {
-			return Record{}, false, nil
-		}
-		if rec, err := r.readFrame(); !errors.Is(err, errAgain) {
-			return rec, err == nil, err
-		}
+	switch {
+	case r.closed:
+		return Record{}, false, ErrClosed
+	case len(r.slab) > 0:
+		return r.fromSlab(), true, nil
+	case !r.file.buffered(r.next):
+		return Record{}, false, nil
 	}
-	return Record{}, false, ErrClosed
+	rec, err = r.readFrame()
+	return rec, err == nil, err
 }
 
 // await waits until the next record is durable.
@@ -166,9 +170,6 @@ func (r *Reader) dropFile() error {
 	return err
 }
 
-// errAgain: something changed meanwhile; look again.
-var errAgain = errors.New("again")
-
 // fileReader reads one segment.
 type fileReader struct {
 	segment segment // as it was when looked at last
@@ -221,7 +222,7 @@ func (r *Reader) readFrame() (Record, error) {
 		}
 		if fr.kind == kindGap {
 			r.next = fr.last + 1
-			return Record{}, errAgain
+			return Record{LSN: fr.lsn, Through: fr.last}, nil
 		}
 		r.next++
 		return Record{LSN: fr.lsn, Payload: fr.payload}, nil

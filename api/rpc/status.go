@@ -51,6 +51,8 @@ type sinkStatus struct {
 	// Records copied out of the log because the sink is far behind.
 	HeldRecords uint64 `json:"held_records,omitempty"`
 	HeldBytes   uint64 `json:"held_bytes,omitempty"`
+	// LSNs that a repair of the log gave up and the sink has passed.
+	LostRecords uint64 `json:"lost_records,omitempty"`
 	// What the store says: who owns the stream there, and which of its tables share
 	// lanes, by lane group.
 	Owner      string              `json:"owner,omitempty"`
@@ -87,7 +89,7 @@ func newSinkStatus(sink *walproxy.SinkStatus) sinkStatus {
 		Lag: sink.Lag, LagBytes: sink.LagBytes, MaxLagBytes: sink.MaxLagBytes,
 		Lanes: sink.Lanes, Records: sink.Records, Batches: sink.Batches, Retries: sink.Retries,
 		DeadLetters: sink.DeadLetters, ParkedKeys: sink.ParkedKeys,
-		HeldRecords: sink.HeldRecords, HeldBytes: sink.HeldBytes,
+		HeldRecords: sink.HeldRecords, HeldBytes: sink.HeldBytes, LostRecords: sink.LostRecords,
 		Owner: sink.Store.Owner, LaneGroups: sink.Store.LaneGroups,
 	}
 }

@@ -59,7 +59,10 @@ func (s *scan) read(ctx context.Context, r *wal.Reader, end wal.LSN) error {
 		if err != nil {
 			return err
 		}
-		lsn = rec.LSN
+		lsn = rec.Last()
+		if rec.IsGap() { // a lost write's id is free: a repeat is its first try
+			continue
+		}
 		if err := s.add(rec); err != nil {
 			return fmt.Errorf("LSN %d: %w", lsn, err)
 		}

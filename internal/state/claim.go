@@ -137,7 +137,7 @@ func (s *Store) SetComplete() error {
 }
 
 // sinkKinds are the kinds of entries that begin with a sink's length and name.
-const sinkKinds = "dqptxfvh"
+const sinkKinds = "dqptxfvhk"
 
 // Forget drops everything that is known of a sink, durably and as one step. The
 // sink's loop has ended.

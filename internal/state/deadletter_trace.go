@@ -47,16 +47,8 @@ func (d *DeadLetters) GivenUp(lsn position.LSN) (bool, error) {
 // LastTrace is the highest LSN that GivenUp may know, 0 if it knows none.
 func (d *DeadLetters) LastTrace() (last position.LSN, err error) {
 	err = d.use(func() (err error) {
-		prefix := d.prefix('v')
-		it, err := d.store.db.NewIter(&pebble.IterOptions{LowerBound: prefix, UpperBound: prefixEnd(prefix)})
-		if err != nil {
-			return err
-		}
-		defer func() { err = errors.Join(err, it.Close()) }()
-		if it.Last() {
-			last = position.LSN(lastNumber(it.Key()))
-		}
-		return it.Error()
+		last, err = d.last('v')
+		return err
 	})
 	return last, err
 }

@@ -18,6 +18,7 @@
 //	'v' sink length, sink, LSN -> LSN of the retry, 0 if it was given up; kept for good
 //	'h' sink length, sink, LSN -> held record
 //	'H' sink name                 -> what is held for the sink
+//	'k' sink length, sink, LSN    -> first of the lost records up to LSN
 //
 // Numbers are big endian. What a method calls durable is fsync'd when the
 // method returns; the request ids alone wait for SyncRequests. Batches reach
