@@ -4,11 +4,13 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net/http"
 	"strconv"
 	"time"
 
 	"github.com/walproxy/walproxy"
+	"github.com/walproxy/walproxy/internal/audit"
 	"github.com/walproxy/walproxy/internal/jsonform"
 	"github.com/walproxy/walproxy/mutation"
 	"github.com/walproxy/walproxy/wal"
@@ -178,7 +180,9 @@ func (s *Server) deleteLetter(w http.ResponseWriter, r *http.Request, t target) 
 	if failed != nil {
 		return failed
 	}
-	if err := s.core.DiscardDeadLetter(t.sink, lsn); err != nil {
+	entry := audit.Entry{Action: "dlq discard", Sink: t.sink, Detail: fmt.Sprintf("LSN %d", lsn), Counts: map[string]uint64{"dead_letters": 1}}
+	err := s.audited(r, entry, func(*audit.Entry) error { return s.core.DiscardDeadLetter(t.sink, lsn) })
+	if err != nil {
 		return translate(err, refused)
 	}
 	return reply(w, struct {

@@ -20,6 +20,7 @@ import (
 	"golang.org/x/sync/semaphore"
 
 	"github.com/walproxy/walproxy/api"
+	"github.com/walproxy/walproxy/internal/audit"
 	"github.com/walproxy/walproxy/mutation"
 )
 
@@ -38,6 +39,8 @@ type Options struct {
 	// Window is how many writes of one POST /v1/mutations are under way at once. 1024
 	Window int
 
+	// Audit notes what cannot be undone. Nil: nobody does.
+	Audit      *audit.Log
 	Logger     *zap.Logger           // nil: nothing is logged
 	Registerer prometheus.Registerer // nil: no metrics
 }

@@ -18,6 +18,7 @@ import (
 	"github.com/walproxy/walproxy/api"
 	"github.com/walproxy/walproxy/api/admin"
 	"github.com/walproxy/walproxy/api/rpc"
+	"github.com/walproxy/walproxy/internal/audit"
 	"github.com/walproxy/walproxy/internal/config"
 	"github.com/walproxy/walproxy/internal/httpserve"
 	"github.com/walproxy/walproxy/internal/state"
@@ -110,6 +111,7 @@ func (i *instance) open(ctx context.Context) error {
 		MaxItemBytes:     int64(i.config.API.MaxItemBytes),
 		MaxBodyBytes:     int64(i.config.API.MaxBodyBytes),
 		MaxInFlightBytes: int64(i.config.API.MaxInFlightBytes),
+		Audit:            audit.New(i.config.DataDir, i.logger.Named("audit")),
 		Logger:           i.logger.Named("api"),
 		Registerer:       i.registry,
 	})

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/walproxy/walproxy/api/rpc"
+	"github.com/walproxy/walproxy/internal/audit"
 )
 
 // tokenVariable holds the token that an API asks for, if it asks for one.
@@ -143,6 +144,7 @@ func (r *remote) request(ctx context.Context, base, method, path, contentType st
 	if body != nil {
 		req.Header.Set("Content-Type", contentType)
 	}
+	req.Header.Set(rpc.ActorHeader, audit.Who())
 	if r.token != "" {
 		req.Header.Set("Authorization", "Bearer "+r.token)
 	}

@@ -7,6 +7,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/walproxy/walproxy"
+	"github.com/walproxy/walproxy/internal/audit"
 )
 
 func newSink() *cobra.Command {
@@ -93,7 +94,9 @@ func forgetSink(cmd *cobra.Command, dir, name string, yes bool) error {
 		if err := confirm(cmd, yes, fmt.Sprintf("Forget sink %s?", name)); err != nil {
 			return err
 		}
-		if err := walproxy.Forget(dir, name); err != nil {
+		entry := audit.Entry{Action: "sink forget", Sink: name, Detail: fmt.Sprintf("what is above LSN %d", max(s.Applied, s.From)),
+			Counts: map[string]uint64{"dead_letters": s.DeadLetters, "dead_letter_bytes": s.DeadLetterBytes}}
+		if err := audit.New(dir, nil).Do(entry, func(*audit.Entry) error { return walproxy.Forget(dir, name) }); err != nil {
 			return exitWith(exitStart, err)
 		}
 		fmt.Fprintf(cmd.OutOrStdout(), "sink %s is forgotten; the next start frees its space\n", name)
