@@ -107,8 +107,7 @@ func newCluster(o Options) (*Cluster, error) {
 		return c, err
 	}
 	if o.StandbyOf != nil {
-		p := o.StandbyOf
-		err = run("pg_basebackup", "-D", c.dir, "-h", "127.0.0.1", "-p", fmt.Sprint(p.port), "-U", Superuser, "-R", "-X", "stream", "-c", "fast")
+		err = c.fromPrimary(o.StandbyOf)
 	} else {
 		err = c.fromTemplate()
 	}

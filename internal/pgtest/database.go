@@ -99,7 +99,17 @@ func (c *Cluster) CreateDatabase() (name string, err error) {
 
 // DropDatabase ends the database's sessions and drops it.
 func (c *Cluster) DropDatabase(name string) error {
-	return c.admin("DROP DATABASE IF EXISTS " + pgx.Identifier{name}.Sanitize() + " WITH (FORCE)")
+	return c.session(func(ctx context.Context, conn *pgx.Conn) error {
+		// What WITH (FORCE) does, which PostgreSQL 12 does not know.
+		if _, err := conn.Exec(ctx, "UPDATE pg_database SET datallowconn = false WHERE datname = $1", name); err != nil {
+			return err
+		}
+		if _, err := conn.Exec(ctx, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1", name); err != nil {
+			return err
+		}
+		_, err := conn.Exec(ctx, "DROP DATABASE IF EXISTS "+pgx.Identifier{name}.Sanitize())
+		return err
+	})
 }
 
 // CreateRole makes a role that may log in and nothing else; grants name it. The

@@ -11,7 +11,8 @@
 //	}
 //
 // A test that harms its server makes one of its own with New. Without PostgreSQL
-// on the machine the tests fail: they are never skipped.
+// on the machine the tests fail: they are never skipped. WALPROXY_TEST_PGBIN
+// names the directory of another version's programs (initdb, postgres).
 //
 // Nothing stays behind: a cluster ends with its test, and if the test process is
 // killed a watchdog, which holds the other end of a pipe, kills every server whose

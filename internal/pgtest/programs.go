@@ -14,9 +14,14 @@ import (
 	"syscall"
 )
 
+// BinariesVariable names the environment variable with the directory of the
+// PostgreSQL server to test against, and of no other.
+const BinariesVariable = "WALPROXY_TEST_PGBIN"
+
 // Program returns the path of one of PostgreSQL's server programs (initdb,
-// postgres, pg_basebackup): from PATH, else from where `pg_config --bindir` says,
-// else from the newest /usr/lib/postgresql/*/bin.
+// postgres): from the directory in WALPROXY_TEST_PGBIN if that is set, else from
+// PATH, else from where `pg_config --bindir` says, else from the newest
+// /usr/lib/postgresql/*/bin.
 func Program(name string) (string, error) {
 	dir, err := binaries()
 	if err != nil {
@@ -31,6 +36,14 @@ func Program(name string) (string, error) {
 
 // binaries is the directory of initdb and postgres, which belong together.
 var binaries = sync.OnceValues(func() (string, error) {
+	if chosen := os.Getenv(BinariesVariable); chosen != "" {
+		for _, name := range []string{"initdb", "postgres"} {
+			if !executable(filepath.Join(chosen, name)) {
+				return "", fmt.Errorf("pgtest: %s=%s: no program %s there", BinariesVariable, chosen, name)
+			}
+		}
+		return filepath.Abs(chosen)
+	}
 	var tried []string
 	for _, dir := range candidates() {
 		if executable(filepath.Join(dir, "initdb")) && executable(filepath.Join(dir, "postgres")) {

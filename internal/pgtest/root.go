@@ -113,9 +113,13 @@ func give(path string) error {
 	return os.Lchown(path, int(who.Uid), int(who.Gid))
 }
 
-// copyTree copies a data directory; the copy belongs to the servers' user.
+// copyTree copies a data directory; the copy belongs to the servers' user. Files
+// that a running server removes meanwhile are left out.
 func copyTree(from, to string) error {
 	return filepath.WalkDir(from, func(path string, e fs.DirEntry, err error) error {
+		if errors.Is(err, fs.ErrNotExist) && path != from {
+			return nil
+		}
 		if err != nil {
 			return err
 		}
@@ -130,7 +134,11 @@ func copyTree(from, to string) error {
 				return err
 			}
 		case e.Type().IsRegular():
-			if err := copyFile(path, target); err != nil {
+			err := copyFile(path, target)
+			if errors.Is(err, fs.ErrNotExist) {
+				return nil
+			}
+			if err != nil {
 				return err
 			}
 		default:

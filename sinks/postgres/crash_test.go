@@ -262,7 +262,10 @@ func TestReadOnDeadConnection(t *testing.T) {
 			})
 		}
 		readers.Wait()
-		a.query("SELECT count(pg_terminate_backend(pid, 5000)) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()")
+		const others = "FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend'"
+		idle := a.query("SELECT array_agg(pid) " + others)
+		a.query("SELECT count(pg_terminate_backend(pid)) " + others)
+		eventually(t, "they are gone", func() bool { return a.query("SELECT count(*) "+others+" AND pid = ANY ('"+idle+"')") == "0" })
 		if d, err := a.sink.Read(bounded(t), "things", k); err != nil || d.Fields["n"].GetInt64() != 7 {
 			t.Errorf("read %v, %v", d, err)
 		}

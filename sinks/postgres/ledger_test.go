@@ -78,6 +78,7 @@ type ledger struct {
 	timeout  time.Duration // of one Apply
 	last     atomic.Pointer[error]
 	applied  []atomic.Int64 // records reported applied, per lane
+	refused  []atomic.Int64 // batches refused because the lock is not held, per lane
 	unknowns atomic.Int64
 	retries  atomic.Int64
 }
@@ -86,7 +87,7 @@ type ledger struct {
 var ledgerIncarnation = uuid.MustParse("4d2ee99a-06b8-4b0c-a5a2-1f8b8e3ad111")
 
 func newLedger(s *Sink, cp sinks.Checkpoint) *ledger {
-	return &ledger{sink: s, cp: cp, inc: ledgerIncarnation, size: 10, timeout: 10 * time.Second, applied: make([]atomic.Int64, len(cp.Lanes))}
+	return &ledger{sink: s, cp: cp, inc: ledgerIncarnation, size: 10, timeout: 10 * time.Second, applied: make([]atomic.Int64, len(cp.Lanes)), refused: make([]atomic.Int64, len(cp.Lanes))}
 }
 
 // batch is the next one of a lane after a point: lane i has the LSNs that leave
@@ -128,6 +129,9 @@ func (l *ledger) send(ctx context.Context, b *sinks.Batch) error {
 		cancel()
 		if err != nil {
 			l.last.Store(&err)
+			if errors.Is(err, errNotOwner) && sinks.OutcomeOf(err) == sinks.Retry {
+				l.refused[b.Moves[0].Lane].Add(1)
+			}
 		}
 		switch o := sinks.OutcomeOf(err); {
 		case err == nil && len(results) == len(b.Records) && results[0].Outcome == sinks.Applied:

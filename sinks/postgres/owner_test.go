@@ -147,9 +147,8 @@ func TestLockLost(t *testing.T) {
 		if sinks.OutcomeOf(err) == sinks.Applied && err != nil {
 			t.Error(err)
 		}
-		eventually(t, "applies are refused", func() bool {
-			e := l.last.Load()
-			return e != nil && errors.Is(*e, errNotOwner) && sinks.OutcomeOf(*e) == sinks.Retry
+		eventually(t, "the applies of every lane are refused", func() bool {
+			return l.refused[0].Load() > 0 && l.refused[1].Load() > 0
 		})
 		before := l.total()
 		pause(100 * time.Millisecond)
