@@ -35,6 +35,8 @@ type segmentFile interface {
 // layout says how an engine's frames lie in a segment's file. Segments of any
 // engine are read by their layout alone.
 type layout interface {
+	// name is the engine's.
+	name() string
 	// file is the name of the file in the segment's directory.
 	file() string
 	// prefixLen is the number of bytes before a frame of n bytes.

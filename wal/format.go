@@ -41,7 +41,7 @@ func decodeFormat(b []byte) (uuid.UUID, error) {
 		return uuid.Nil, damaged
 	}
 	if version != formatVersion {
-		return uuid.Nil, fmt.Errorf("%w: version %d; this program knows version %d", ErrFormat, version, formatVersion)
+		return uuid.Nil, fmt.Errorf("%w: %w %d; this program knows version %d", ErrFormat, ErrVersion, version, formatVersion)
 	}
 	return stream, nil
 }

@@ -38,12 +38,15 @@ var (
 	errMagic       = errors.New("no frame begins here")
 	errHeaderCRC   = errors.New("frame header checksum mismatch")
 	errPayloadCRC  = errors.New("payload checksum mismatch")
-	errVersion     = errors.New("frame of an unknown version")
+	errVersion     = fmt.Errorf("frame of an %w", ErrVersion)
 	errKind        = errors.New("frame of an unknown kind")
 	errPrefix      = errors.New("entry length and frame length differ")
 	errSequence    = errors.New("frame out of sequence")
 	errGap         = errors.New("malformed gap frame")
 	errHeaderFrame = errors.New("malformed segment header")
+	errEnds        = errors.New("the file ends here")
+	errMissing     = errors.New("missing")
+	errNoFile      = errors.New("the segment's file is missing")
 )
 
 // seed is the CRC that frames of one segment start from, but for their offset.

@@ -149,7 +149,7 @@ func FuzzSegment(f *testing.F) {
 				t.Fatal(err)
 			}
 			sc.seed = newSeed(fuzzStream, fuzzIncarnation, 3)
-			_, _, err = sc.search(0, []seed{sc.seed}, func(frameHeader) bool { return false })
+			_, _, _, err = sc.search(0, []seed{sc.seed}, func(frameHeader) bool { return false })
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -184,7 +184,7 @@ func FuzzSegment(f *testing.F) {
 // searchCopy searches for the frame of lsn without moving s.
 func (s scanner) searchCopy(offset int64, lsn LSN) (uint32, bool, error) {
 	s.buf = nil
-	h, ok, err := s.search(offset, []seed{s.seed}, func(h frameHeader) bool { return h.lsn == lsn })
+	h, _, ok, err := s.search(offset, []seed{s.seed}, func(h frameHeader) bool { return h.lsn == lsn })
 	return h.crc, ok, err
 }
 

@@ -18,6 +18,8 @@ const (
 	// headerIncarnation is where the segment's own incarnation lies in the
 	// payload: at a fixed place, so that it can be tried when the header is damaged.
 	headerIncarnation = 20
+	headerStream      = 4
+	headerBase        = 44
 )
 
 // segmentEnd is where a segment ends.
@@ -80,7 +82,7 @@ func decodeSegmentHeader(p []byte) (segmentHeader, error) {
 		return segmentHeader{}, fmt.Errorf("%w: %d bytes", errHeaderFrame, len(p))
 	}
 	if v := le.Uint16(p); v != headerFormat {
-		return segmentHeader{}, fmt.Errorf("%w: format %d is unknown", errHeaderFrame, v)
+		return segmentHeader{}, fmt.Errorf("segment header of an %w: %d", ErrVersion, v)
 	}
 	h := segmentHeader{
 		stream: uuid.UUID(p[4:20]),

@@ -322,7 +322,7 @@ func (r *Reader) damage(fr frame, err error) error {
 	last := f.segment.end.last
 	sc := f.scanner
 	sc.buf = nil
-	h, ok, searchErr := sc.search(bad.offset+1, []seed{sc.seed}, func(h frameHeader) bool { return h.lsn > sc.next })
+	h, _, ok, searchErr := sc.search(bad.offset+1, []seed{sc.seed}, func(h frameHeader) bool { return h.lsn > sc.next })
 	if searchErr == nil && ok {
 		last = h.lsn - 1
 	}

@@ -147,14 +147,23 @@ func (s *scanner) frame() (frame, error) {
 	if claim >= 0 && claim != size || n != s.layout.prefixLen(int(size)) {
 		return bad(errPrefix)
 	}
+	return f, s.body(&f, start)
+}
+
+// body completes f, whose header at start has verified, and moves behind it. f
+// must be the next one. *badFrameError; the file's error.
+func (s *scanner) body(f *frame, start int64) error {
+	bad := func(err error) error { return &badFrameError{f.offset, err} }
+	size := frameHeaderSize + int64(f.length)
 	if f.kind == kindHeader || f.lsn != s.next || f.durable >= f.lsn {
 		return bad(fmt.Errorf("%w: LSN %d where %d is due", errSequence, f.lsn, s.next))
 	}
 	if start+size > s.limit {
 		return bad(errShort)
 	}
-	if b, err = s.peek(start, size); err != nil {
-		return f, err
+	b, err := s.peek(start, size)
+	if err != nil {
+		return err
 	}
 	if int64(len(b)) < size {
 		return bad(errShort)
@@ -166,14 +175,26 @@ func (s *scanner) frame() (frame, error) {
 		}
 	}
 	s.offset, s.next = f.end, f.last+1
-	return f, nil
+	return nil
+}
+
+// verified is frame with the payload verified too: *badFrameError if it is not
+// what was written.
+func (s *scanner) verified() (frame, error) {
+	f, err := s.frame()
+	if err == nil {
+		if err = f.verify(); err != nil {
+			err = &badFrameError{f.offset, err}
+		}
+	}
+	return f, err
 }
 
 var magicBytes = le.AppendUint32(nil, frameMagic)
 
 // search looks at every byte from offset on for a frame header that verifies
-// under one of seeds and satisfies want.
-func (s *scanner) search(offset int64, seeds []seed, want func(frameHeader) bool) (h frameHeader, found bool, err error) {
+// under one of seeds and satisfies want; at is where it is.
+func (s *scanner) search(offset int64, seeds []seed, want func(frameHeader) bool) (h frameHeader, at int64, found bool, err error) {
 	for offset < s.limit {
 		n := s.at + int64(len(s.buf)) - offset // what is in the buffer, if enough
 		if offset < s.at || n < frameHeaderSize {
@@ -181,10 +202,10 @@ func (s *scanner) search(offset int64, seeds []seed, want func(frameHeader) bool
 		}
 		b, err := s.peek(offset, n)
 		if err != nil {
-			return h, false, err
+			return h, 0, false, err
 		}
 		if len(b) < frameHeaderSize {
-			return h, false, nil
+			return h, 0, false, nil
 		}
 		i := bytes.Index(b, magicBytes)
 		if i < 0 {
@@ -193,14 +214,14 @@ func (s *scanner) search(offset int64, seeds []seed, want func(frameHeader) bool
 		}
 		offset += int64(i)
 		if b, err = s.peek(offset, frameHeaderSize); err != nil {
-			return h, false, err
+			return h, 0, false, err
 		}
 		for _, seed := range seeds {
 			if h, err := seed.parse(b, offset); err == nil && h.kind != kindHeader && want(h) {
-				return h, true, nil
+				return h, offset, true, nil
 			}
 		}
 		offset++
 	}
-	return h, false, nil
+	return h, 0, false, nil
 }

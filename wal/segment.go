@@ -3,10 +3,12 @@ package wal
 import (
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"strconv"
+	"time"
 
 	"github.com/google/uuid"
 
@@ -45,6 +47,7 @@ type found struct {
 	dir    string // absolute
 	layout layout // nil: no file
 	size   int64
+	wrote  time.Time // the file, last
 	header segmentHeader
 	crc    uint32 // header CRC of the header frame
 	end    int64  // of the header frame
@@ -61,6 +64,14 @@ func (f *found) place() string {
 
 func (f *found) path() string { return filepath.Join(f.dir, f.layout.file()) }
 
+// headerEnd is where the records begin.
+func (f *found) headerEnd() segmentEnd { return segmentEnd{f.end, f.header.base - 1, f.crc} }
+
+// records is a scanner for the records of f, whose header is good.
+func (f *found) records(file io.ReaderAt, size int64) *scanner {
+	return &scanner{file: file, layout: f.layout, limit: size, seed: f.header.seed(), offset: f.end, next: f.header.base}
+}
+
 func (f *found) empty() bool { return f.layout == nil || f.size == 0 }
 
 // examine reads the header of the segment in dir. Damage goes to found.err; an
@@ -72,11 +83,16 @@ func examine(fsys vfs.FS, dir string, seq uint64, stream uuid.UUID) (*found, err
 		return nil, err
 	}
 	if f.layout = layoutIn(entries); f.layout == nil {
-		f.err = errors.New("the segment's file is missing")
+		f.err = errNoFile
 		return f, nil
 	}
 	err = withFile(fsys, f.path(), func(file vfs.File, size int64) error {
 		f.size = size
+		info, err := file.Stat()
+		if err != nil {
+			return err
+		}
+		f.wrote = info.ModTime()
 		sc := scanner{file: file, layout: f.layout, limit: size}
 		// One small read does for a usual header; the scanner's buffer is for tails.
 		sc.buf = make([]byte, 0, headerReadSize)

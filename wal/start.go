@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -31,6 +32,9 @@ type start struct {
 	unborn   []*found // after them: never activated
 	tail     tail
 	boot     uint64
+
+	inspects bool     // changes nothing, and somebody may be writing
+	vanished []uint64 // while inspecting: listed, and gone when looked at
 }
 
 // tail is the judged end of the last segment.
@@ -75,14 +79,29 @@ func lockDir(fsys vfs.FS, dir string) (io.Closer, error) {
 	if err := fsys.SyncDir(filepath.Dir(dir)); err != nil {
 		return nil, err
 	}
-	path := filepath.Join(dir, "LOCK")
+	path := filepath.Join(dir, lockFile)
 	lock, err := fsys.Lock(path, strconv.Itoa(os.Getpid())+"\n")
+	for n := 1; n < lockAttempts && errors.Is(err, vfs.ErrLocked); n++ {
+		time.Sleep(lockPause) // an inspection asks for the lock's state for an instant
+		lock, err = fsys.Lock(path, strconv.Itoa(os.Getpid())+"\n")
+	}
 	if errors.Is(err, vfs.ErrLocked) {
-		b, _ := vfs.ReadFile(fsys, path, 64) // the pid is a courtesy
-		pid, _ := strconv.Atoi(string(bytes.TrimSpace(b)))
-		return nil, &LockedError{Path: path, PID: pid}
+		return nil, lockedError(fsys, path)
 	}
 	return lock, err
+}
+
+const (
+	lockFile     = "LOCK"
+	lockAttempts = 10
+	lockPause    = 5 * time.Millisecond
+)
+
+// lockedError names the owner of the lock at path.
+func lockedError(fsys vfs.FS, path string) *LockedError {
+	b, _ := vfs.ReadFile(fsys, path, 64) // the pid is a courtesy
+	pid, _ := strconv.Atoi(string(bytes.TrimSpace(b)))
+	return &LockedError{Path: path, PID: pid}
 }
 
 // run brings the directory to where a new segment can be begun.
@@ -149,67 +168,95 @@ func (s *start) attach(empty bool) error {
 
 // list finds the segments and checks that they follow each other.
 func (s *start) list() error {
+	if err := s.find(); err != nil {
+		return err
+	}
+	return s.contiguous()
+}
+
+// find examines every segment. The newest comes first: if the log is being
+// written meanwhile, a segment whose successor has a header is complete.
+func (s *start) find() error {
 	entries, err := s.fs.ReadDir(s.segmentsDir())
 	if err != nil {
 		return err
 	}
-	var all []*found
+	var seqs []uint64
 	for _, e := range entries {
 		seq, ok := parseSegmentName(e.Name())
 		if !ok || !e.IsDir() {
 			s.log.Warn("not a segment, left alone", zap.String("path", filepath.Join(s.segmentsDir(), e.Name())))
 			continue
 		}
-		f, err := examine(s.fs, filepath.Join(s.segmentsDir(), e.Name()), seq, s.stream)
+		seqs = append(seqs, seq)
+	}
+	slices.Sort(seqs)
+	all := make([]*found, 0, len(seqs))
+	for _, seq := range slices.Backward(seqs) {
+		f, err := examine(s.fs, filepath.Join(s.segmentsDir(), segmentName(seq)), seq, s.stream)
+		if err == nil && errors.Is(f.err, ErrVersion) {
+			err = fmt.Errorf("%w: %s: %w", ErrFormat, f.place(), f.err)
+		}
+		if s.inspects && errors.Is(err, fs.ErrNotExist) {
+			s.vanished = append(s.vanished, seq)
+			continue
+		}
 		if err != nil {
 			return err
 		}
 		all = append(all, f)
 	}
-	slices.SortFunc(all, func(a, b *found) int {
-		if a.seq < b.seq {
-			return -1
-		}
-		return 1
-	})
+	slices.Reverse(all)
 	valid := len(all)
 	for valid > 0 && all[valid-1].err != nil {
 		valid--
 	}
 	s.segments, s.unborn = all[:valid], all[valid:]
-	return s.contiguous()
+	return nil
 }
 
 // contiguous checks the segments' names, sizes and bases against each other
 // and the watermark, without reading their records.
 func (s *start) contiguous() error {
-	for i, f := range s.segments {
-		if f.err != nil {
-			return s.corruptAt(i, f.place(), 0, s.segments[i+1:], f.err)
-		}
-		if i == 0 {
-			if f.seq > s.mark.first && s.mark.first > 0 {
-				name := filepath.Join("segments", segmentName(s.mark.first))
-				return &CorruptError{Segment: name, First: 1, Last: f.header.base - 1,
-					Err: fmt.Errorf("missing: the first segment kept is %016x", f.seq)}
-			}
-			continue
-		}
-		before := s.segments[i-1]
-		if f.seq != before.seq+1 {
-			name := filepath.Join("segments", segmentName(before.seq+1))
-			return s.corruptAt(i-1, name, 0, s.segments[i:], errors.New("missing"))
-		}
-		if pred := f.header.pred; !before.layout.complete(pred.offset, before.size) || pred.last+1 < before.header.base {
-			return s.corruptAt(i-1, before.place(), min(pred.offset, before.size), s.segments[i:],
-				fmt.Errorf("%d bytes; its successor says %d", before.size, pred.offset))
+	for i := range s.segments {
+		if c := s.follows(i); c != nil {
+			return c
 		}
 	}
-	return s.noneMissing()
+	if c := s.noneMissing(); c != nil {
+		return c
+	}
+	return nil
+}
+
+// follows checks segment i, and that it continues the one before; nil: it does.
+func (s *start) follows(i int) *CorruptError {
+	f := s.segments[i]
+	if f.err != nil {
+		return s.corruptAt(i, f.place(), 0, s.segments[i+1:], f.err)
+	}
+	if i == 0 {
+		if f.seq > s.mark.first && s.mark.first > 0 {
+			name := filepath.Join("segments", segmentName(s.mark.first))
+			return &CorruptError{Segment: name, First: 1, Last: f.header.base - 1,
+				Err: fmt.Errorf("%w: the first segment kept is %016x", errMissing, f.seq)}
+		}
+		return nil
+	}
+	before := s.segments[i-1]
+	if f.seq != before.seq+1 {
+		name := filepath.Join("segments", segmentName(before.seq+1))
+		return s.corruptAt(i-1, name, 0, s.segments[i:], errMissing)
+	}
+	if pred := f.header.pred; before.err == nil && (!before.layout.complete(pred.offset, before.size) || pred.last+1 < before.header.base) {
+		return s.corruptAt(i-1, before.place(), min(pred.offset, before.size), s.segments[i:],
+			fmt.Errorf("%d bytes; its successor says %d", before.size, pred.offset))
+	}
+	return nil
 }
 
 // noneMissing checks the newest segment against the watermark.
-func (s *start) noneMissing() error {
+func (s *start) noneMissing() *CorruptError {
 	newest := uint64(0)
 	if n := len(s.segments); n > 0 {
 		newest = s.segments[n-1].seq
@@ -217,7 +264,7 @@ func (s *start) noneMissing() error {
 	if s.mark.segment <= newest {
 		return nil
 	}
-	err := errors.New("missing, though the watermark says that it was activated")
+	err := fmt.Errorf("%w, though the watermark says that it was activated", errMissing)
 	name := filepath.Join("segments", segmentName(s.mark.segment))
 	for _, f := range s.unborn {
 		if f.seq == s.mark.segment {
@@ -267,26 +314,28 @@ func (s *start) corruptAt(i int, place string, offset int64, after []*found, err
 // scanRecords reads and verifies every record of f and returns where the good
 // ones end; *badFrameError says what is there instead of the next.
 func (s *start) scanRecords(f *found) (segmentEnd, error) {
-	end := segmentEnd{f.end, f.header.base - 1, f.crc}
-	err := withFile(s.fs, f.path(), func(file vfs.File, size int64) error {
-		sc := scanner{file: file, layout: f.layout, limit: size, seed: f.header.seed(), offset: f.end, next: f.header.base}
+	end, _, err := s.scanDurable(f)
+	return end, err
+}
+
+// scanDurable is scanRecords; durable is the highest LSN that the records say
+// was durable when they were written.
+func (s *start) scanDurable(f *found) (end segmentEnd, durable LSN, err error) {
+	end, durable = f.headerEnd(), f.header.base-1
+	err = withFile(s.fs, f.path(), func(file vfs.File, size int64) error {
+		sc := f.records(file, size)
 		for {
-			fr, err := sc.frame()
+			fr, err := sc.verified()
 			if errors.Is(err, io.EOF) {
 				return nil
-			}
-			if err == nil {
-				if err = fr.verify(); err != nil {
-					err = &badFrameError{fr.offset, err}
-				}
 			}
 			if err != nil {
 				return err
 			}
-			end = segmentEnd{fr.end, fr.last, fr.crc}
+			end, durable = segmentEnd{fr.end, fr.last, fr.crc}, fr.durable
 		}
 	})
-	return end, err
+	return end, durable, err
 }
 
 // judge finds the end of the log and decides, if anything after it is bad,
@@ -302,27 +351,40 @@ func (s *start) judge() error {
 	if err != nil && !errors.As(err, &bad) {
 		return err
 	}
-	due := end.last + 1
-	if witness, what, err := s.witness(f, end, bad); err != nil {
-		return err
-	} else if witness >= due {
-		reason := errors.New("the file ends here")
-		if bad != nil {
-			reason = bad.err
-		}
-		return &CorruptError{Segment: f.place(), Offset: end.offset, First: due, Last: witness,
-			Err: fmt.Errorf("%w; %s says that LSN %d was durable", reason, what, witness)}
+	s.tail = tail{end: end, cut: bad != nil}
+	if bad != nil && errors.Is(bad, ErrVersion) {
+		return fmt.Errorf("%w: %s at offset %d: %w", ErrFormat, f.place(), bad.offset, bad.err)
 	}
-	if err := s.witnessUnborn(due, f); err != nil {
+	if c, err := s.witnessed(f, end, bad); err != nil {
+		return err
+	} else if c != nil {
+		return c
+	}
+	if err := s.witnessUnborn(end.last+1, f); err != nil {
 		return err
 	}
 	m := s.mark
-	s.tail = tail{end: end, cut: bad != nil}
 	s.tail.clean = bad == nil && m.clean && m.segment == f.seq && m.end == end.offset &&
 		m.durable == end.last && m.incarnation == f.header.incarnation()
 	s.log.Info("end of the log found", zap.Uint64("last_lsn", uint64(end.last)), zap.Int("segments", len(s.segments)),
 		zap.Bool("clean", s.tail.clean), zap.Bool("torn", s.tail.cut), zap.Duration("took", time.Since(began)))
 	return nil
+}
+
+// witnessed reports the end of f as damage if records after it are known to
+// have been durable; nil: they are not.
+func (s *start) witnessed(f *found, end segmentEnd, bad *badFrameError) (*CorruptError, error) {
+	due := end.last + 1
+	witness, what, err := s.witness(f, end, bad)
+	if err != nil || witness < due {
+		return nil, err
+	}
+	reason := errEnds
+	if bad != nil {
+		reason = bad.err
+	}
+	return &CorruptError{Segment: f.place(), Offset: end.offset, First: due, Last: witness,
+		Err: fmt.Errorf("%w; %s says that LSN %d was durable", reason, what, witness)}, nil
 }
 
 // witness returns the highest LSN that is known to have been durable, and who
@@ -334,7 +396,7 @@ func (s *start) witness(f *found, end segmentEnd, bad *badFrameError) (LSN, stri
 	}
 	err := withFile(s.fs, f.path(), func(file vfs.File, size int64) error {
 		sc := scanner{file: file, layout: f.layout, limit: size}
-		h, ok, err := sc.search(end.offset+1, []seed{f.header.seed()}, func(h frameHeader) bool {
+		h, _, ok, err := sc.search(end.offset+1, []seed{f.header.seed()}, func(h frameHeader) bool {
 			return h.durable > end.last && h.lsn > h.durable
 		})
 		if ok && h.durable > witness {
@@ -358,7 +420,7 @@ func (s *start) witnessUnborn(due LSN, last *found) error {
 			if err != nil {
 				return err
 			}
-			h, ok, err := sc.search(0, seeds, func(h frameHeader) bool { return h.durable >= due && h.lsn > h.durable })
+			h, _, ok, err := sc.search(0, seeds, func(h frameHeader) bool { return h.durable >= due && h.lsn > h.durable })
 			if err != nil || !ok {
 				return err
 			}

@@ -15,6 +15,8 @@ import (
 // (appendBinaryEntry) to a file named by the first index.
 type tidwallLayout struct{}
 
+func (tidwallLayout) name() string { return "tidwall" }
+
 func (tidwallLayout) file() string { return "00000000000000000001" }
 
 func (tidwallLayout) prefixLen(n int) int { return (bits.Len64(uint64(n)|1) + 6) / 7 }

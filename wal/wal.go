@@ -78,6 +78,9 @@ var (
 	ErrCorrupt = errors.New("wal: corrupt")
 	// ErrFormat: the FORMAT file is missing, damaged or of an unknown version.
 	ErrFormat = errors.New("wal: unusable FORMAT")
+	// ErrVersion: something was written by a program that is newer than this one.
+	// What is wrong then is the program, not the disk.
+	ErrVersion = errors.New("unknown version")
 	// ErrDiverged: a point is not in this log's history.
 	ErrDiverged = errors.New("wal: histories diverged")
 	// ErrBelowFirst: a point lies below the first record kept.
@@ -105,6 +108,7 @@ func (e *LockedError) Unwrap() error { return ErrLocked }
 type CorruptError struct {
 	Segment     string // file or directory, relative to the log's directory
 	Offset      int64  // first bad byte of it
+	End         int64  // where what is good begins again; 0: not known
 	First, Last LSN    // what cannot be read for sure; 0: no record is known to be hit
 	Err         error  // what is wrong there
 }

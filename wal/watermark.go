@@ -85,6 +85,19 @@ func newestWatermark(file []byte, stream uuid.UUID) (newest watermark, ok bool) 
 	return newest, ok
 }
 
+// newerWatermark is the version of an undamaged slot that this program does not
+// know; 0: there is none.
+func newerWatermark(file []byte) uint16 {
+	for at := 0; at+watermarkSize <= len(file); at += watermarkSlotSize {
+		b := file[at:]
+		if v := le.Uint16(b[4:]); le.Uint32(b) == watermarkMagic && v > watermarkVersion &&
+			le.Uint32(b[88:]) == crc32.Checksum(b[:88], castagnoli) {
+			return v
+		}
+	}
+	return 0
+}
+
 // createWatermark creates the file with both slots, durably but for its name.
 func createWatermark(fsys vfs.FS, path string, stream uuid.UUID) error {
 	b := append(watermark{stream: stream, first: 1}.encode(), watermark{stream: stream, slot: 1, first: 1}.encode()...)
@@ -99,6 +112,9 @@ func loadWatermark(fsys vfs.FS, path string, stream uuid.UUID) (watermark, error
 		return watermark{}, err
 	}
 	w, ok := newestWatermark(b, stream)
+	if version := newerWatermark(b); version != 0 {
+		return watermark{}, fmt.Errorf("%w: watermark of an %w: %d", ErrFormat, ErrVersion, version)
+	}
 	if !ok {
 		if err == nil {
 			err = errors.New("neither slot is valid for this stream")

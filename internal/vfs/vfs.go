@@ -35,6 +35,10 @@ type FS interface {
 	// who looks whether it is held: ErrLocked.
 	// Close of what it returns frees the lock.
 	Lock(name, text string) (io.Closer, error)
+	// Locked reports whether somebody holds that lock. It writes nothing. For the
+	// moment that it takes, Lock fails: see wal.Lock, which tries again. A name
+	// that does not exist is not locked.
+	Locked(name string) (bool, error)
 	// Space describes the file system that holds name.
 	Space(name string) (Space, error)
 }
