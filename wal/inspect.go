@@ -18,6 +18,9 @@ import (
 // ErrNoLog: there is no log in the directory, nor anything left of one.
 var ErrNoLog = errors.New("wal: no log here")
 
+// errChanged: somebody wrote while it was looked at.
+var errChanged = errors.New("changed meanwhile")
+
 // InspectOptions of Inspect; the zero value is the default.
 type InspectOptions struct {
 	// FS is what the log's files are on; nil: the operating system's.
@@ -94,7 +97,7 @@ func Inspect(dir string, o InspectOptions) (*Inspection, error) {
 		in := &Inspection{Dir: dir}
 		in.start = &start{dir: dir, fs: o.FS, log: zap.NewNop(), inspects: true}
 		err := in.look(n >= inspectAttempts)
-		if errors.Is(err, errAgain) || n < liveAttempts && in.Owner != nil && errors.Is(err, fs.ErrNotExist) {
+		if errors.Is(err, errChanged) || n < liveAttempts && in.Owner != nil && errors.Is(err, fs.ErrNotExist) {
 			continue // a fast server has freed what was listed
 		}
 		if err != nil {
@@ -104,7 +107,7 @@ func Inspect(dir string, o InspectOptions) (*Inspection, error) {
 	}
 }
 
-// look takes one look. errAgain: somebody wrote meanwhile who does not have the
+// look takes one look. errChanged: somebody wrote meanwhile who does not have the
 // log open now, unless this is the last attempt.
 func (in *Inspection) look(last bool) error {
 	s := in.start
@@ -132,7 +135,7 @@ func (in *Inspection) look(last bool) error {
 			return err
 		}
 		if in.Owner == nil && before != after && !last {
-			return errAgain
+			return errChanged
 		}
 	}
 	// What was active before was listed; what is freed by now is allowed to lack.
