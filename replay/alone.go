@@ -49,6 +49,10 @@ func (f *feed) acceptAlone(stop, work context.Context, r sinks.Record) bool {
 	}
 	f.loop.passed.add(r.LSN, r.Bytes)
 	f.finish(nil, b)
+	if f.loop.o.Rejects.reached() {
+		f.haltAtLimit()
+		return false
+	}
 	f.part(m)
 	return f.pass(stop, r.LSN) && f.deliver(stop)
 }
@@ -198,7 +202,7 @@ func (p *pipeline) applyAlone(stop, work context.Context, r *sinks.Record, b *si
 	v, ok := p.apply(stop, work, b)
 	if ok && v.outcome == sinks.Rejected {
 		dead, letterOK := p.rejection(r, s.position, s.attempts, v.err)
-		if !letterOK || !p.store(r, dead, p.boundsOf(&s)) {
+		if !letterOK || !p.mayReject() || !p.store(r, dead, p.boundsOf(&s)) {
 			return false
 		}
 		b.Records = nil

@@ -80,9 +80,22 @@ func newFeed(p *pipeline, lanes []*lane, bytesMax int) *feed {
 	return f
 }
 
+// end is where the pipeline ends, if the log does not end before.
+func (p *pipeline) end() wal.LSN {
+	end := wal.LSN(1<<64 - 1)
+	if p.loop.o.Until > 0 {
+		end = p.loop.o.Until
+	}
+	if p.newLanes > 0 {
+		end = min(end, p.until.LSN)
+	}
+	return end
+}
+
 // dispatch reads until the pipeline's end, which it reports, or until stop ends.
 func (f *feed) dispatch(stop, work context.Context) (complete bool) {
-	for f.newLanes == 0 || f.chunk.last < f.until.LSN {
+	end := f.end()
+	for f.chunk.last < end {
 		record, ok := f.source.atHand()
 		var err error
 		if !ok {
@@ -100,6 +113,9 @@ func (f *feed) dispatch(stop, work context.Context) (complete bool) {
 		default:
 			f.halt(fmt.Errorf("replay: sink %q: after LSN %d: %w", f.loop.o.Name, f.chunk.last, err))
 			return false
+		}
+		if record.LSN > end {
+			break // held records, or those of an old log, have holes
 		}
 		if !f.accept(stop, work, record) {
 			return false
@@ -155,7 +171,7 @@ func (f *feed) acceptDecoded(stop, work context.Context, record read) bool {
 	case !ok:
 		return false
 	case !single || f.retries(&r):
-		return f.deliver(stop) && f.acceptAlone(stop, work, r)
+		return f.slow(stop) && f.deliver(stop) && f.acceptAlone(stop, work, r)
 	case ln.feed != f:
 		return f.pass(stop, r.LSN)
 	case r.LSN <= ln.from:
@@ -218,6 +234,9 @@ func (f *feed) pass(stop context.Context, lsn wal.LSN) bool {
 
 // add gives it to ln with the chunk; false: stop.
 func (f *feed) add(stop context.Context, ln *lane, it item) bool {
+	if !f.slow(stop) {
+		return false
+	}
 	c := &f.chunk
 	it.previous = c.last
 	c.last = it.LSN

@@ -59,6 +59,10 @@ func (p *pipeline) fly(stop, work context.Context, ln *lane, to wal.LSN) bool {
 			if !f.bury(v.err) {
 				return false
 			}
+			if f.loop.o.Rejects.reached() {
+				f.leave(stop, work)
+				return false
+			}
 		case n == 1:
 			f.bad = 1
 		default:
@@ -179,12 +183,25 @@ func (f *flight) await(stop context.Context) bool {
 func (f *flight) bury(err error) bool {
 	r := f.rest[0].Record
 	letter, ok := f.rejection(&r, r.LSN, 0, err)
-	if !ok || !f.store(&r, letter, f.loop.o.DeadLetters) {
+	if !ok || !f.mayReject() || !f.store(&r, letter, f.loop.o.DeadLetters) {
 		return false
 	}
 	f.rest = f.rest[1:]
 	f.bad = 0
 	return f.sift()
+}
+
+// leave moves the checkpoint up to the first of rest, past the dead letters that
+// were made, and ends the loop because they are as many as allowed.
+func (f *flight) leave(stop, work context.Context) {
+	b := f.batch(0)
+	if !f.locateOrHalt(b) {
+		return
+	}
+	if _, ok := f.apply(stop, work, b); ok {
+		f.land(0, b)
+	}
+	f.haltAtLimit()
 }
 
 // sift moves the records of parked keys from rest to the dead letters, and drops

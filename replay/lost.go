@@ -50,15 +50,12 @@ func (l *Loop) lostRecords() (n uint64) {
 	return n
 }
 
-// acceptGap passes a gap; false: stop. A pipeline that ends at until, which may lie
-// in the gap, passes it up to there.
+// acceptGap passes a gap; false: stop. A pipeline that ends in the gap passes it up
+// to there.
 func (f *feed) acceptGap(stop context.Context, gap wal.Record) bool {
 	if err := f.loop.lose(gap, f.began); err != nil {
 		f.halt(&HaltError{Sink: f.loop.o.Name, Err: err})
 		return false
 	}
-	if f.newLanes > 0 {
-		return f.pass(stop, min(gap.Through, f.until.LSN))
-	}
-	return f.pass(stop, gap.Through)
+	return f.pass(stop, min(gap.Through, f.end()))
 }

@@ -241,6 +241,12 @@ func live(t *rapid.T, r *rig, memory *sinktest.Memory) {
 	o := drawOptions(t)
 	o.OnReject = r.policy
 	o.OnCheckpoint = func(at sinks.LSN) { r.log.Release(at + 1) }
+	if rapid.Bool().Draw(t, "has an end") {
+		o.Until = sinks.LSN(rapid.Uint64Range(1, uint64(r.log.Durable())+5).Draw(t, "until"))
+	}
+	if rapid.IntRange(0, 3).Draw(t, "has a limit") == 0 {
+		o.Rejects = NewRejectLimit(rapid.IntRange(1, 3).Draw(t, "rejects"))
+	}
 	run := r.start(f, o)
 	defer run.cancel()
 	for range rapid.SampledFrom([]int{1, 1, 2}).Draw(t, "rounds") {
@@ -251,17 +257,28 @@ func live(t *rapid.T, r *rig, memory *sinktest.Memory) {
 	case 0: // everything applied, or dead before that
 		ctx, cancel := context.WithTimeout(context.Background(), patience)
 		defer cancel()
-		if err := run.Wait(ctx, r.log.Durable()); err != nil && !errors.Is(err, errDead) {
+		if err := run.Wait(ctx, r.log.Durable()); !mayEnd(o, err) {
 			t.Fatalf("Wait: %v; %+v", err, run.Status())
 		}
 	case 1: // in the middle
 		eventually(t, "something happens", func() bool { return len(f.Calls())+len(f.Resumes()) > 0 })
 	}
-	if err := run.stop(); err != nil && !errors.Is(err, errDead) {
+	if err := run.stop(); !mayEnd(o, err) {
 		t.Fatal(err)
+	}
+	for _, call := range f.Calls() {
+		if n := len(call.LSNs); o.Until > 0 && n > 0 && call.LSNs[n-1] > o.Until {
+			t.Fatalf("LSN %d was applied by a loop that ends at %d", call.LSNs[n-1], o.Until)
+		}
 	}
 	drawDiscard(t, r, run)
 	drawHold(t, r, run.Loop)
+}
+
+// mayEnd reports whether a life may end, or its loop, with err.
+func mayEnd(o Options, err error) bool {
+	return err == nil || errors.Is(err, errDead) || o.Until > 0 && errors.Is(err, ErrClosed) ||
+		o.Rejects != nil && errors.Is(err, ErrRejectLimit)
 }
 
 // drawHold copies the sink's records out of some segments and lets the log free

@@ -104,8 +104,15 @@ type Options struct {
 	// HaltRetry is about how long after a halt whose cause may pass by itself the
 	// sink is worth another loop; see Loop.RetryAfter. 30 s; negative: never.
 	HaltRetry time.Duration
-	Owner     string // names this process to people who look into the sink
-	Logger    *zap.Logger
+	// Until ends Run, with nil, when everything up to it is applied, as the end of a
+	// sealed log does: nothing above it is read. 0: there is no end but the log's.
+	Until wal.LSN
+	// Rate is how many records of the sink are read per second at most. 0: no limit.
+	Rate float64
+	// Rejects bounds the dead letters that Run makes; nil: no bound.
+	Rejects *RejectLimit
+	Owner   string // names this process to people who look into the sink
+	Logger  *zap.Logger
 	// OnCheckpoint is called when the lowest durable checkpoint rises, from one
 	// goroutine, never after Run returned.
 	OnCheckpoint func(wal.LSN)
@@ -220,6 +227,9 @@ func (o Options) validate() error {
 			faults = append(faults, fmt.Errorf("replay: options: %s is negative", f.name))
 		}
 	}
+	if o.Rate < 0 {
+		faults = append(faults, errors.New("replay: options: Rate is negative"))
+	}
 	if o.DeadLetters.Bytes < 0 || o.DeadLetters.Age < 0 {
 		faults = append(faults, errors.New("replay: options: DeadLetters: a bound is negative"))
 	}
@@ -240,8 +250,10 @@ type Loop struct {
 	linker  sinks.Linker // the sink, if it is one
 	logger  *zap.Logger
 	pace    *pace
-	random  func() float64 // [0, 1)
-	started atomic.Bool
+	// throttle is Options.Rate.
+	throttle *throttle
+	random   func() float64 // [0, 1)
+	started  atomic.Bool
 
 	lanes struct {
 		sync.Mutex
@@ -282,7 +294,7 @@ func New(log *wal.Log, st *state.Store, sink sinks.Sink, o Options) (*Loop, erro
 	if err != nil {
 		return nil, err
 	}
-	l := &Loop{o: o, log: log, state: st, letters: st.DeadLetters(o.Name), held: st.Held(o.Name), sink: sink, logger: o.Logger, pace: newPace(&o), random: rand.Float64}
+	l := &Loop{o: o, log: log, state: st, letters: st.DeadLetters(o.Name), held: st.Held(o.Name), sink: sink, logger: o.Logger, pace: newPace(&o), throttle: newThrottle(o.Rate), random: rand.Float64}
 	if l.o.HoldAfter == 0 {
 		l.o.HoldAfter = min(holdAfterMax, log.MaxBytes()/8)
 	}

@@ -100,7 +100,7 @@ func (l *Loop) resumed(c sinks.Checkpoint) {
 // there to the configured number, or only to where all are at one point, in one
 // transaction: before it a crash continues with the old lanes, after it with the
 // new ones. It returns nil lanes
-// if ctx ended first.
+// if ctx, or the loop at Options.Until, ended first.
 func (l *Loop) relane(ctx context.Context, c sinks.Checkpoint, stored laneMap) ([]sinks.Point, error) {
 	high := slices.MaxFunc(c.Lanes, func(a, b sinks.Point) int {
 		return int(min(max(int64(a.LSN)-int64(b.LSN), -1), 1))
@@ -140,7 +140,7 @@ func (p *pipeline) run(ctx context.Context) error {
 	}
 	complete := p.feedAll(stop, work)
 	lanes.Wait()
-	if complete && p.newLanes > 0 && p.empty() && stop.Err() == nil {
+	if complete && p.newLanes > 0 && p.end() == p.until.LSN && p.empty() && stop.Err() == nil {
 		p.relaned = p.switchLanes(stop, work)
 	}
 	close(joined)
