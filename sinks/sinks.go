@@ -139,6 +139,15 @@ type Identifier interface {
 	Identity(ctx context.Context) (string, error)
 }
 
+// Positioner is a Sink that can say how far it is without being claimed: for people
+// who want to know what a replay would do.
+type Positioner interface {
+	// Position returns the checkpoint as the store has it, whatever its stream; its
+	// owner, if there is one, goes on undisturbed, and nothing is changed.
+	// ErrNoCheckpoint: there is none. It may be called at any time until Close.
+	Position(ctx context.Context) (Checkpoint, error)
+}
+
 // Linker is a Sink that knows which collections depend on each other: applying a
 // record of one can fail because of another's (foreign keys, unique keys over
 // several records, triggers).

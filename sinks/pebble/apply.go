@@ -120,6 +120,9 @@ func (s *Sink) advance(t transition) {
 // store's end; b is then left to the garbage collector and not to Pebble's pool,
 // for the dead database may still write to it.
 func (s *Sink) commit(b *pebble.Batch) error {
+	if s.readOnly {
+		return sinks.WithOutcome(sinks.Halt, errReadOnly)
+	}
 	failpoint.Hit("sink-before-commit")
 	if err := s.writeBatch(b, true); err != nil {
 		return err

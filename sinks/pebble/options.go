@@ -20,6 +20,9 @@ type Options struct {
 	MemTableBytes int   // one memtable, default 8 MiB; up to four exist
 	OpenFiles     int   // file handles kept open, default 500
 	Reads         int   // reads running at once, default 256; more wait for their turn
+	// ReadOnly changes nothing on disk, and makes no store where there is none:
+	// Position, Identity and reads work, Resume and Apply fail.
+	ReadOnly bool
 
 	// Now is the clock that reads judge expiry by; default time.Now. What Apply
 	// does never depends on it.
@@ -65,6 +68,7 @@ func (o Options) pebbleOptions(fs vfs.FS, background func(error)) *pebble.Option
 		MemTableStopWritesThreshold: memTableCount,
 		MaxOpenFiles:                o.OpenFiles,
 		FormatMajorVersion:          pebble.FormatNewest,
+		ReadOnly:                    o.ReadOnly,
 		L0CompactionThreshold:       2,
 		L0StopWritesThreshold:       24,
 		CompactionConcurrencyRange:  func() (lower, upper int) { return 1, 2 },

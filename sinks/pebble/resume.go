@@ -18,7 +18,10 @@ func (s *Sink) load() error {
 	if err != nil {
 		return err
 	}
-	if !found {
+	switch {
+	case !found && s.readOnly:
+		return ErrNoStore
+	case !found:
 		return s.create()
 	}
 	if err := decodeFormat(format); err != nil {
@@ -119,6 +122,23 @@ func (s *Sink) Resume(ctx context.Context, c sinks.Claim) (sinks.Checkpoint, err
 		defer release()
 		return s.resume(c)
 	})
+}
+
+// Position implements sinks.Positioner.
+func (s *Sink) Position(context.Context) (sinks.Checkpoint, error) {
+	leave, err := s.enter()
+	if err != nil {
+		return sinks.Checkpoint{}, err
+	}
+	defer leave()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.mu.claimed {
+		return sinks.Checkpoint{}, sinks.ErrNoCheckpoint
+	}
+	c := s.mu.checkpoint
+	c.Lanes = slices.Clone(c.Lanes)
+	return c, nil
 }
 
 // resume runs with all lanes taken.

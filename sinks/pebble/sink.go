@@ -32,6 +32,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -47,6 +48,11 @@ import (
 // ErrFailed: the store's disk failed and the store must be opened again.
 var ErrFailed = errors.New("sink pebble: the store failed; restart")
 
+// ErrNoStore: there is no store to be looked at, with Options.ReadOnly.
+var ErrNoStore = errors.New("sink pebble: there is no store")
+
+var errReadOnly = errors.New("sink pebble: the store was opened to be looked at")
+
 // errStopped ends waits that Close cuts short; callers see sinks.ErrClosed.
 var errStopped = errors.New("stopped")
 
@@ -57,6 +63,7 @@ type Sink struct {
 	log      *zap.Logger
 	now      func() time.Time
 	identity uuid.UUID
+	readOnly bool
 
 	gate  *gate
 	reads chan struct{} // a token per running read
@@ -99,7 +106,7 @@ type Sink struct {
 func Open(dir string, o Options) (*Sink, error) {
 	o = o.withDefaults()
 	s := &Sink{
-		dir: dir, log: o.Logger, now: o.Now,
+		dir: dir, log: o.Logger, now: o.Now, readOnly: o.ReadOnly,
 		gate: newGate(), reads: make(chan struct{}, o.Reads),
 		stop: make(chan struct{}),
 	}
@@ -113,8 +120,14 @@ func Open(dir string, o Options) (*Sink, error) {
 
 func (s *Sink) open(o Options) (err error) {
 	defer pebblekit.Catch(&err)
+	if _, err := o.fs.Stat(s.dir); o.ReadOnly && errors.Is(err, os.ErrNotExist) {
+		return ErrNoStore
+	}
 	fs := pebblekit.NewFS(o.fs, func(err error) { s.fail(err, false) })
 	if s.db, err = pebble.Open(s.dir, o.pebbleOptions(fs, s.setBackground)); err != nil {
+		if o.ReadOnly && errors.Is(err, pebble.ErrDBDoesNotExist) {
+			err = ErrNoStore
+		}
 		return errors.Join(err, fs.Err())
 	}
 	if err := errors.Join(s.load(), fs.Err()); err != nil {
@@ -271,4 +284,5 @@ var (
 	_ sinks.Sink       = (*Sink)(nil)
 	_ sinks.Reader     = (*Sink)(nil)
 	_ sinks.Identifier = (*Sink)(nil)
+	_ sinks.Positioner = (*Sink)(nil)
 )

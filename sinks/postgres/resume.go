@@ -83,6 +83,31 @@ func (s *Sink) checkpoint(ctx context.Context, conn *pgx.Conn) (c stored, err er
 	return c, nil
 }
 
+// Position implements sinks.Positioner. It takes no lock and creates nothing.
+func (s *Sink) Position(ctx context.Context) (sinks.Checkpoint, error) {
+	ctx, leave, err := s.enter(ctx)
+	if err != nil {
+		return sinks.Checkpoint{}, err
+	}
+	defer leave()
+	var found stored
+	err = s.onConn(ctx, s.readPool, func(conn *pgx.Conn) error {
+		version, err := s.version(ctx, conn)
+		switch {
+		case err != nil:
+			return err
+		case version == 0:
+			return fmt.Errorf("%w: there is no schema %s", sinks.ErrNoCheckpoint, s.schema)
+		}
+		found, err = s.checkpoint(ctx, conn)
+		return err
+	})
+	if err != nil {
+		return sinks.Checkpoint{}, s.closedOr(s.classify(err, false))
+	}
+	return found.Checkpoint, nil
+}
+
 // Resume implements sinks.Sink. It waits for what the stream's last owner has
 // under way. While another process owns the stream its error is *OwnedError,
 // marked Retry.

@@ -155,4 +155,5 @@ var (
 	_ sinks.Identifier = (*Sink)(nil)
 	_ sinks.Linker     = (*Sink)(nil)
 	_ sinks.Describer  = (*Sink)(nil)
+	_ sinks.Positioner = (*Sink)(nil)
 )

@@ -2,6 +2,7 @@ package sinktest
 
 import (
 	"errors"
+	"slices"
 
 	"github.com/google/uuid"
 
@@ -18,6 +19,8 @@ func resumeChecks() []check {
 			why: "Fresh and Lanes are for a store without a checkpoint; an existing one is never reset or cut"},
 		{name: "resume/foreign-stream", run: foreignStream,
 			why: "another log's records drained into this store cannot be told from its own afterwards"},
+		{name: "resume/position", noResume: true, run: position,
+			why: "who only looks must neither fence the owner nor make a checkpoint, and is told what the next claim would find"},
 		{name: "resume/lanes-invalid", noResume: true, run: noLanes,
 			why: "a checkpoint without lanes would count everything as applied"},
 	}
@@ -77,6 +80,39 @@ func foreignStream(r *rig) {
 	// It changed nothing: the owner before goes on with its epoch.
 	r.mustApply(r.batch(0, r.record(add("a"))))
 	r.mustStay()
+}
+
+// position is for sinks that are a sinks.Positioner.
+func position(r *rig) {
+	if _, ok := r.sink.(sinks.Positioner); !ok {
+		return
+	}
+	look := func() (sinks.Checkpoint, error) {
+		ctx, cancel := r.ctx()
+		defer cancel()
+		return r.sink.(sinks.Positioner).Position(ctx)
+	}
+	same := func(when string) {
+		got, err := look()
+		if err != nil || got.Stream != r.cp.Stream || got.Epoch != r.cp.Epoch || !slices.Equal(got.Lanes, r.cp.Lanes) {
+			r.t.Fatalf("Position %s: %+v, %v; want the stored checkpoint %+v", when, got, err, r.cp)
+		}
+	}
+	for range 2 {
+		if got, err := look(); !errors.Is(err, sinks.ErrNoCheckpoint) {
+			r.t.Fatalf("Position of an empty store: %+v, %v; want sinks.ErrNoCheckpoint and nothing created", got, err)
+		}
+	}
+	r.claim.Lanes = 3
+	r.fresh()
+	same("after a fresh claim")
+	r.mustApply(r.batch(1, r.record(add("a"))))
+	same("after an Apply")
+	r.mustApply(r.batch(1, r.record(add("b")))) // the owner's epoch is as it was
+	r.crash()
+	same("after a restart, before the claim")
+	r.resume()
+	r.check()
 }
 
 func noLanes(r *rig) {

@@ -99,6 +99,23 @@ func (m *Memory) Resume(_ context.Context, claim sinks.Claim) (sinks.Checkpoint,
 	return c, nil
 }
 
+// Position implements sinks.Positioner.
+func (m *Memory) Position(context.Context) (sinks.Checkpoint, error) {
+	done, err := m.use()
+	if err != nil {
+		return sinks.Checkpoint{}, err
+	}
+	defer done()
+	m.store.mu.RLock()
+	defer m.store.mu.RUnlock()
+	if !m.store.claimed {
+		return sinks.Checkpoint{}, sinks.ErrNoCheckpoint
+	}
+	c := m.store.checkpoint
+	c.Lanes = slices.Clone(c.Lanes)
+	return c, nil
+}
+
 // Apply implements sinks.Sink.
 func (m *Memory) Apply(_ context.Context, b *sinks.Batch) ([]sinks.Result, error) {
 	done, err := m.use()
@@ -239,4 +256,5 @@ var (
 	_ sinks.Sink       = (*Memory)(nil)
 	_ sinks.Reader     = (*Memory)(nil)
 	_ sinks.Identifier = (*Memory)(nil)
+	_ sinks.Positioner = (*Memory)(nil)
 )
