@@ -18,7 +18,7 @@ func (m *mapping) selectSQL(schema string, lock bool) (sql string, types []uint3
 	for _, in := range inputs {
 		types = append(types, in.array)
 	}
-	from := source(inputs, 1, true)
+	from := numbered(inputs)
 	suffix := ""
 	if lock {
 		suffix = " FOR UPDATE OF t"
