@@ -49,25 +49,38 @@ var (
 	errNoFile      = errors.New("the segment's file is missing")
 )
 
-// seed is the CRC that frames of one segment start from, but for their offset.
+// seed is what frames of one segment start their CRC from, but for their offset:
+// the state of the CRC after stream, incarnation, segment and eight zero bytes. A
+// CRC is linear, so that what the offset's bytes make of it is added.
 type seed uint32
 
 func newSeed(stream, incarnation uuid.UUID, seq uint64) seed {
-	var b [40]byte
+	var b [48]byte
 	copy(b[:], stream[:])
 	copy(b[16:], incarnation[:])
 	le.PutUint64(b[32:], seq)
-	return seed(crc32.Checksum(b[:], castagnoli))
+	return seed(^crc32.Checksum(b[:], castagnoli))
 }
+
+// offsetTables[i] is what byte i of an offset adds to a CRC's state.
+var offsetTables = func() (tables [8][256]uint32) {
+	for i := range tables {
+		for b := range tables[i] {
+			crc := castagnoli[b]
+			for range len(tables) - 1 - i {
+				crc = castagnoli[byte(crc)] ^ crc>>8
+			}
+			tables[i][b] = crc
+		}
+	}
+	return tables
+}()
 
 // frameCRC is the CRC of the header at the start of b, of a frame at offset.
 func (s seed) frameCRC(b []byte, offset int64) uint32 {
-	// crc32.Update over the offset's eight bytes: by hand, because a buffer for
-	// them would be an allocation per frame.
-	crc := ^uint32(s)
-	for rest, i := uint64(offset), 0; i < 8; i++ {
-		crc = castagnoli[byte(crc)^byte(rest)] ^ crc>>8
-		rest >>= 8
+	crc := uint32(s)
+	for i, rest := 0, uint64(offset); rest != 0; i, rest = i+1, rest>>8 {
+		crc ^= offsetTables[i&7][byte(rest)]
 	}
 	return crc32.Update(^crc, castagnoli, b[:frameHeaderChecked])
 }

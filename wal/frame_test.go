@@ -13,7 +13,8 @@ func TestFrameCRC(t *testing.T) {
 	frame := make([]byte, frameHeaderSize)
 	putFrame(frame, kindRecord, 1, 0, 0)
 	for _, offset := range []int64{0, 1, 255, 256, 1 << 33, 0x0102030405060708} {
-		want := crc32.Update(uint32(s), castagnoli, append(le.AppendUint64(nil, uint64(offset)), frame[:frameHeaderChecked]...))
+		whole := le.AppendUint64(append(fuzzStream[:], fuzzIncarnation[:]...), 3)
+		want := crc32.Checksum(append(le.AppendUint64(whole, uint64(offset)), frame[:frameHeaderChecked]...), castagnoli)
 		if got := s.frameCRC(frame, offset); got != want {
 			t.Errorf("offset %#x: %08x, want %08x", offset, got, want)
 		}

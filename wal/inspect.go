@@ -67,10 +67,7 @@ type Aside struct {
 	Modified time.Time
 }
 
-const (
-	inspectAttempts = 5
-	liveAttempts    = 50
-)
+const inspectAttempts = 50
 
 // Inspect looks at the log in dir without its lock, and changes nothing. A server
 // may be running on it, and anything may be damaged: errors are only ErrNoLog,
@@ -96,9 +93,10 @@ func Inspect(dir string, o InspectOptions) (*Inspection, error) {
 	for n := 1; ; n++ {
 		in := &Inspection{Dir: dir}
 		in.start = &start{dir: dir, fs: o.FS, log: zap.NewNop(), inspects: true}
-		err := in.look(n >= inspectAttempts)
-		if errors.Is(err, errChanged) || n < liveAttempts && in.Owner != nil && errors.Is(err, fs.ErrNotExist) {
-			continue // a fast server has freed what was listed
+		err := in.look()
+		gone := in.Owner != nil && errors.Is(err, fs.ErrNotExist) // a fast server has freed what was listed
+		if n < inspectAttempts && (gone || errors.Is(err, errChanged)) {
+			continue
 		}
 		if err != nil {
 			return nil, err
@@ -107,9 +105,8 @@ func Inspect(dir string, o InspectOptions) (*Inspection, error) {
 	}
 }
 
-// look takes one look. errChanged: somebody wrote meanwhile who does not have the
-// log open now, unless this is the last attempt.
-func (in *Inspection) look(last bool) error {
+// look takes one look. errChanged: look again.
+func (in *Inspection) look() error {
 	s := in.start
 	owner, err := in.owner()
 	if err != nil {
@@ -134,9 +131,12 @@ func (in *Inspection) look(last bool) error {
 		if in.Owner, err = in.owner(); err != nil {
 			return err
 		}
-		if in.Owner == nil && before != after && !last {
+		if in.Owner == nil && before != after {
 			return errChanged
 		}
+	}
+	if in.Owner != nil && before.segment < after.first {
+		return errChanged // all that was there is freed
 	}
 	// What was active before was listed; what is freed by now is allowed to lack.
 	s.mark = before

@@ -69,31 +69,40 @@ func (in *Inspection) Frames(from LSN) iter.Seq2[Frame, error] {
 // the same time.
 func (seg *Segment) Frames() iter.Seq2[Frame, error] {
 	return func(yield func(Frame, error) bool) {
-		switch {
-		case seg.State == StateFreed:
-			yield(Frame{}, &FreedError{seg.Path, seg.First, seg.Last})
-			return
-		case seg.State == StatePrepared:
-			if seg.Torn != nil {
-				yield(Frame{}, seg.Torn)
-			}
-			return
-		case seg.found == nil || seg.found.layout == nil:
-			for _, c := range seg.Damage {
-				if !yield(Frame{}, c) {
-					return
-				}
-			}
+		if !seg.readable() {
+			seg.tell(yield)
 			return
 		}
-		sv := &survey{seg: seg, s: seg.in.start, yield: yield}
-		err := withFile(sv.s.fs, seg.found.path(), sv.run)
-		if errors.Is(err, fs.ErrNotExist) {
-			err = seg.vanished(err)
+		seg.survey(&survey{yield: yield})
+	}
+}
+
+// readable: there is something to read in it.
+func (seg *Segment) readable() bool {
+	return seg.State != StatePrepared && seg.found != nil && seg.found.layout != nil
+}
+
+// tell yields what is known of a segment that cannot be read.
+func (seg *Segment) tell(yield func(Frame, error) bool) {
+	if seg.Torn != nil && !yield(Frame{}, seg.Torn) {
+		return
+	}
+	for _, c := range seg.Damage {
+		if !yield(Frame{}, c) {
+			return
 		}
-		if err != nil && !sv.stopped {
-			yield(Frame{}, err)
-		}
+	}
+}
+
+// survey goes through the segment's file.
+func (seg *Segment) survey(sv *survey) {
+	sv.seg, sv.s = seg, seg.in.start
+	err := withFile(sv.s.fs, seg.found.path(), sv.run)
+	if errors.Is(err, fs.ErrNotExist) {
+		err = seg.vanished(err)
+	}
+	if err != nil && !sv.stopped {
+		sv.yield(Frame{}, err)
 	}
 }
 
@@ -113,6 +122,13 @@ type survey struct {
 	yield   func(Frame, error) bool
 	stopped bool // by the caller
 
+	// If tally is set, good frames are counted instead of yielded where that is quicker.
+	tally    *Tally
+	skipped  func(first, last LSN)
+	progress func(bytes int64)
+	done     func() error
+	skim     *skimmer
+
 	file   *patchedFile
 	size   int64
 	sc     *scanner
@@ -127,6 +143,9 @@ type survey struct {
 func (sv *survey) run(file vfs.File, size int64) error {
 	f := sv.seg.found
 	sv.file, sv.size = &patchedFile{file: file}, size
+	if sv.tally != nil {
+		defer sv.begin(file, size)()
+	}
 	limit := size
 	if sv.seg.next != nil {
 		limit = min(limit, max(sv.seg.next.pred.offset, f.end))
@@ -148,9 +167,15 @@ func (sv *survey) run(file vfs.File, size int64) error {
 
 // records goes through the records; false: that is all of this segment.
 func (sv *survey) records() bool {
-	live := sv.seg.in.Owner != nil && sv.seg.last
+	stop := ^LSN(0)
+	if sv.seg.in.Owner != nil && sv.seg.last {
+		stop = sv.seg.in.Durable
+	}
 	for {
-		if live && sv.sc.next > sv.seg.in.Durable {
+		if sv.skim != nil && !sv.skimmed(stop) {
+			return false
+		}
+		if sv.sc.next > stop {
 			return false
 		}
 		f, err := sv.sc.verified()

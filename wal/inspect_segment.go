@@ -28,8 +28,6 @@ const (
 	StateDamaged SegmentState = "damaged"
 	// StateMissing: it is not there and should be.
 	StateMissing SegmentState = "missing"
-	// StateFreed: the running server has freed it meanwhile. That is no damage.
-	StateFreed SegmentState = "freed"
 	// StateTrash: freed, being deleted.
 	StateTrash SegmentState = "trash"
 	// StateQuarantined: what a start cut off.
@@ -144,14 +142,8 @@ func (in *Inspection) missing(due, seq uint64) {
 	if due == 0 || due >= seq {
 		return
 	}
-	state := StateMissing
-	for _, v := range in.start.vanished {
-		if v >= due && v < seq && v < in.start.mark.first {
-			state = StateFreed
-		}
-	}
 	in.Segments = append(in.Segments, &Segment{Seq: due, Run: seq - due, Path: filepath.Join("segments", segmentName(due)),
-		State: state, in: in})
+		State: StateMissing, in: in})
 }
 
 // damaged notes damage with the segment that it is in.

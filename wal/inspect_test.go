@@ -102,6 +102,7 @@ func checkInspection(t *testing.T, dir, what string) (*Inspection, surveyed) {
 	if after := treeOf(t, dir); !slices.Equal(before, after) {
 		t.Fatalf("%s: the inspection changed the directory:\n%v\n%v", what, before, after)
 	}
+	checkVerify(t, in, got, what)
 	start, read := refusalOf(t, dir)
 	if !sameError(in.Refusal, start) {
 		t.Fatalf("%s:\ninspection: %v\nstart:      %v", what, in.Refusal, start)
@@ -110,6 +111,47 @@ func checkInspection(t *testing.T, dir, what string) (*Inspection, surveyed) {
 		t.Fatalf("%s: frames: %v\nstart: %v\nreader: %v", what, got.errs, start, read)
 	}
 	return in, got
+}
+
+// checkVerify: Verify finds what Frames yields, the quick way and the other.
+func checkVerify(t *testing.T, in *Inspection, got surveyed, what string) {
+	t.Helper()
+	for name, o := range map[string]VerifyOptions{
+		"quick": {Workers: 1}, "visiting": {Workers: 3, Visit: func(Frame) error { return nil }},
+	} {
+		r, err := in.Verify(testContext(t), o)
+		if err != nil {
+			t.Fatalf("%s: %v", what, err)
+		}
+		var texts, want []string
+		for _, s := range r.Segments {
+			for _, err := range s.Findings {
+				if _, torn := errors.AsType[*TornTailError](err); !torn {
+					texts = append(texts, err.Error())
+				}
+			}
+		}
+		for _, err := range got.errs {
+			want = append(want, err.Error())
+		}
+		if !slices.Equal(texts, want) || r.Torn != (got.torn != nil) || r.Damaged != (len(want) > 0 || len(in.Damage) > 0) {
+			t.Fatalf("%s, %s:\nverify: %v, torn %v, damaged %v\nframes: %v, torn %v", what, name, texts, r.Torn, r.Damaged, want, got.torn)
+		}
+		lost := map[LSN]bool{}
+		for _, l := range r.Lost {
+			for lsn := l.First; lsn <= l.Last; lsn++ {
+				lost[lsn] = true
+			}
+		}
+		if int(r.Records) != len(got.lsns) || len(lost)+len(got.lsns) < int(in.Durable-in.First)+1 {
+			t.Fatalf("%s, %s: %d records of %v, lost %v of %d to %d", what, name, r.Records, got.lsns, r.Lost, in.First, in.Durable)
+		}
+		for _, lsn := range got.lsns {
+			if lost[lsn] {
+				t.Fatalf("%s, %s: LSN %d is read and lost", what, name, lsn)
+			}
+		}
+	}
 }
 
 // treeOf lists the files with sizes and contents' checksums.
@@ -334,6 +376,24 @@ func TestInspectLive(t *testing.T) {
 	mustClose(t, l)
 	if in := mustInspect(t, dir); in.Owner != nil || !in.Clean || in.Durable != in.Last {
 		t.Fatalf("after the stop: %+v", in)
+	}
+}
+
+// TestVerifyFault: a file that shrinks while it is mapped is damage, not the end
+// of the program.
+func TestVerifyFault(t *testing.T) {
+	dir := memoryDir(t)
+	l := mustOpen(t, dir, Options{MinFree: -1})
+	for range 3 {
+		appendN(t, l, 20, 100_000)
+	}
+	mustClose(t, l)
+	in := mustInspect(t, dir)
+	file := filepath.Join(dir, in.Segments[0].Path)
+	cut := func(int64) { _ = os.Truncate(file, 5_000_000) } // after the first 4 MiB
+	r, err := in.Verify(testContext(t), VerifyOptions{Workers: 1, Progress: cut})
+	if err != nil || !r.Damaged || len(r.Lost) != 1 || r.Lost[0].Last != 60 {
+		t.Fatalf("%+v, %v", r, err)
 	}
 }
 

@@ -33,8 +33,7 @@ type start struct {
 	tail     tail
 	boot     uint64
 
-	inspects bool     // changes nothing, and somebody may be writing
-	vanished []uint64 // while inspecting: listed, and gone when looked at
+	inspects bool // changes nothing, and somebody may be writing
 }
 
 // tail is the judged end of the last segment.
@@ -198,8 +197,7 @@ func (s *start) find() error {
 			err = fmt.Errorf("%w: %s: %w", ErrFormat, f.place(), f.err)
 		}
 		if s.inspects && errors.Is(err, fs.ErrNotExist) {
-			s.vanished = append(s.vanished, seq)
-			continue
+			continue // freed meanwhile; or missing, which is seen without it
 		}
 		if err != nil {
 			return err

@@ -29,6 +29,14 @@ func (f osFile) Datasync() error {
 	}
 }
 
+func (f osFile) Map(size int) (b []byte, unmap func() error, err error) {
+	b, err = unix.Mmap(int(f.Fd()), 0, size, unix.PROT_READ, unix.MAP_SHARED|unix.MAP_POPULATE)
+	if err != nil {
+		return nil, nil, wrap("mmap", f.Name(), err)
+	}
+	return b, func() error { return wrap("munmap", f.Name(), unix.Munmap(b)) }, nil
+}
+
 func wrap(op, name string, err error) error {
 	if err == nil {
 		return nil

@@ -58,6 +58,15 @@ type File interface {
 	Datasync() error
 }
 
+// Mapper is a File that can be read without copying it. The operating system's
+// can.
+type Mapper interface {
+	// Map returns the first size bytes of the file, of which it has that many, and
+	// what gives them back. What a failing disk or a file that shrinks takes away
+	// is a fault: a panic with a runtime.Error under debug.SetPanicOnFault.
+	Map(size int) (b []byte, unmap func() error, err error)
+}
+
 // Space of a file system.
 type Space struct {
 	Free int64  // bytes an ordinary user may still write
