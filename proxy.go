@@ -83,12 +83,7 @@ func Open(ctx context.Context, o Options) (*Proxy, error) {
 
 // open opens what p holds. The log comes first: it has the lock.
 func (p *Proxy) open(ctx context.Context) error {
-	logOptions := p.options.Log
-	logOptions.Logger = p.logger.Named("wal")
-	logOptions.Attach = p.attach
-	logOptions.ExtraBytes = func() int64 { return p.state.Bytes() }
-	var err error
-	if p.log, err = wal.Open(p.options.logDir(), logOptions); err != nil {
+	if err := p.openLog(); err != nil {
 		return err
 	}
 	if err := p.checkOrphans(); err != nil {
@@ -106,6 +101,7 @@ func (p *Proxy) open(ctx context.Context) error {
 	if err := p.state.SetComplete(); err != nil {
 		return err
 	}
+	var err error
 	p.acceptor, err = accept.New(ctx, p.log, p.state, p.acceptOptions(targets))
 	if err != nil {
 		return err
@@ -119,6 +115,16 @@ func (p *Proxy) open(ctx context.Context) error {
 	}
 	p.metrics = metrics
 	return nil
+}
+
+// openLog opens the log, and the state store with it.
+func (p *Proxy) openLog() (err error) {
+	o := p.options.Log
+	o.Logger = p.logger.Named("wal")
+	o.Attach = p.attach
+	o.ExtraBytes = func() int64 { return p.state.Bytes() }
+	p.log, err = wal.Open(p.options.logDir(), o)
+	return err
 }
 
 // attach opens the state store once the log's lock is held, and checks that the

@@ -126,6 +126,9 @@ func (p *Proxy) claim(name string) (state.Claim, error) {
 	if err != nil {
 		return claim, err
 	}
+	if err := p.state.DropHeld(name); err != nil { // of an AddSink that did not come to its end
+		return claim, err
+	}
 	from := p.log.Durable()
 	if !complete {
 		from = min(from, p.log.First()-1)

@@ -68,6 +68,21 @@ func (l *Loop) Has() wal.LSN {
 // is this sink's.
 func (l *Loop) start() wal.LSN { return wal.LSN(l.from.Load()) }
 
+// fill is the LSN up to which nothing was routed to the sink: what is its own there
+// is held.
+func (l *Loop) fill() wal.LSN { return wal.LSN(l.filledTo.Load()) }
+
+// filled reports whether the sink finds what follows lsn: the log does not have it
+// up to fill.
+func (l *Loop) filled(lsn wal.LSN) bool {
+	lsn = max(lsn, l.start())
+	if lsn >= l.fill() {
+		return true
+	}
+	held, err := l.heldRange()
+	return err == nil && held.Continues(lsn)
+}
+
 // contains returns nil if the sink may go on from p: it is in this log's
 // history, and what follows is in the log or held. Else an error of
 // wal.Log.Contains, or of the state store.

@@ -262,6 +262,7 @@ type Loop struct {
 	// lastTrace: records up to it may have been dead letters that were given up.
 	lastTrace wal.LSN       // fixed when the sink was resumed
 	from      atomic.Uint64 // LSN: see start
+	filledTo  atomic.Uint64 // LSN: see fill
 
 	lost struct {
 		sync.Mutex
@@ -303,6 +304,7 @@ func New(log *wal.Log, st *state.Store, sink sinks.Sink, o Options) (*Loop, erro
 		return nil, err
 	}
 	l.from.Store(uint64(claim.From))
+	l.filledTo.Store(uint64(claim.Filled))
 	if l.lost.ranges, err = st.Lost(o.Name); err != nil {
 		return nil, err
 	}

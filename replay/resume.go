@@ -24,6 +24,7 @@ func (l *Loop) resume(ctx context.Context) (sinks.Checkpoint, error) {
 		return sinks.Checkpoint{}, err
 	}
 	l.from.Store(uint64(claim.From))
+	l.filledTo.Store(uint64(claim.Filled))
 	for attempt := 0; ; attempt++ {
 		if !l.pace.pass(ctx) {
 			return sinks.Checkpoint{}, context.Cause(ctx)
@@ -126,6 +127,10 @@ func (l *Loop) check(c sinks.Checkpoint) error {
 	for i, p := range c.Lanes {
 		err := l.contains(p)
 		switch {
+		case err == nil && !l.filled(p.LSN):
+			return refuse(ErrBelowFirst, nil,
+				fmt.Sprintf("lane %d is at %v: what it was given up to LSN %d when it was added was never routed to it, and is not kept any more", i, p, l.fill()),
+				fmt.Sprintf("nothing was applied; restore the store from a later backup, or run `walproxy sink accept %s` to go on without those records", l.o.Name))
 		case err == nil:
 		case errors.Is(err, wal.ErrDiverged):
 			return refuse(ErrDiverged, err,

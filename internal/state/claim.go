@@ -24,6 +24,9 @@ type Claim struct {
 	// From is where the log ended when the sink was added: no record at or below
 	// it is the sink's, whatever its routes say.
 	From position.LSN
+	// Filled: above From up to it, what is the sink's is what is held for it, for
+	// nothing was routed to it; see walproxy.AddSink. 0: nothing was filled in.
+	Filled position.LSN
 	// Applied is how far the sink was when it was noted last: everything of it up
 	// to there was applied or a dead letter. It may be further by now, or less far
 	// if an older copy of the store was put back: the store's checkpoint decides.
@@ -170,18 +173,19 @@ func (s *Store) Forget(sink string) error {
 
 func claimKey(sink string) []byte { return append([]byte{'c'}, sink...) }
 
-// A claim's value: flags; From and Applied, 8 bytes each, if their flags are
-// set; then the identity.
+// A claim's value: flags; From, Applied and Filled, 8 bytes each, if their flags
+// are set; then the identity.
 const (
 	claimSettled = 1 << iota
 	claimPaused
 	claimFrom
 	claimApplied
-	claimFlags = claimSettled | claimPaused | claimFrom | claimApplied
+	claimFilled
+	claimFlags = claimSettled | claimPaused | claimFrom | claimApplied | claimFilled
 )
 
 func encodeClaim(c Claim) []byte {
-	value := make([]byte, 1, 17+len(c.Identity))
+	value := make([]byte, 1, 25+len(c.Identity))
 	if c.Settled {
 		value[0] |= claimSettled
 	}
@@ -195,6 +199,10 @@ func encodeClaim(c Claim) []byte {
 	if c.Applied != 0 {
 		value[0] |= claimApplied
 		value = binary.BigEndian.AppendUint64(value, uint64(c.Applied))
+	}
+	if c.Filled != 0 {
+		value[0] |= claimFilled
+		value = binary.BigEndian.AppendUint64(value, uint64(c.Filled))
 	}
 	return append(value, c.Identity...)
 }
@@ -211,7 +219,7 @@ func decodeClaim(value []byte) (c Claim, err error) {
 	for _, f := range []struct {
 		flag byte
 		lsn  *position.LSN
-	}{{claimFrom, &c.From}, {claimApplied, &c.Applied}} {
+	}{{claimFrom, &c.From}, {claimApplied, &c.Applied}, {claimFilled, &c.Filled}} {
 		if flags&f.flag == 0 {
 			continue
 		}

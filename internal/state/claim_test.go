@@ -31,10 +31,10 @@ func TestClaimChanges(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	if _, err := s.ChangeClaim("added", func(*Claim) {}); err != nil {
+	if _, err := s.ChangeClaim("added", func(c *Claim) { c.Filled = 12 }); err != nil {
 		t.Fatal(err)
 	}
-	want := []Claim{{Sink: "added"}, {Sink: "main", Identity: "pg-7", Settled: true, Paused: true, From: 1000, Applied: 1007}}
+	want := []Claim{{Sink: "added", Filled: 12}, {Sink: "main", Identity: "pg-7", Settled: true, Paused: true, From: 1000, Applied: 1007}}
 	for range 2 {
 		if got, err := s.Claims(); err != nil || !slices.Equal(got, want) {
 			t.Fatalf("Claims = %+v, %v, want %+v", got, err, want)
@@ -44,7 +44,7 @@ func TestClaimChanges(t *testing.T) {
 		}
 		s = mustOpen(t, "state", fs)
 	}
-	for _, bad := range [][]byte{{}, {16}, {claimFrom}, {claimFrom, 0, 0, 0, 0, 0, 0, 0, 0}} {
+	for _, bad := range [][]byte{{}, {claimFlags + 1}, {claimFrom}, {claimFilled, 1}, {claimFrom, 0, 0, 0, 0, 0, 0, 0, 0}} {
 		if c, err := decodeClaim(bad); !errors.Is(err, ErrCorrupt) {
 			t.Errorf("decodeClaim(%x) = %+v, %v, want ErrCorrupt", bad, c, err)
 		}
