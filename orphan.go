@@ -75,9 +75,14 @@ type KnownSink struct {
 	Paused  bool
 	// From is where the log ended when the sink was added. Applied is how far it
 	// was when that was noted last.
-	From, Applied   LSN
+	From, Applied LSN
+	// Filled: up to it the sink was given what the log had, when it was added.
+	Filled          LSN
 	DeadLetters     uint64
 	DeadLetterBytes uint64
+	ParkedKeys      int
+	HeldRecords     uint64 // copied out of the log
+	HeldBytes       uint64
 }
 
 // KnownSinks returns the sinks of the data directory dir, by name. No proxy may
@@ -93,8 +98,13 @@ func KnownSinks(dir string) (known []KnownSink, err error) {
 			if err != nil {
 				return err
 			}
+			held, err := st.Held(c.Sink).Range()
+			if err != nil {
+				return err
+			}
 			known = append(known, KnownSink{Name: c.Sink, Identity: c.Identity, Claimed: c.Settled, Paused: c.Paused,
-				From: c.From, Applied: c.Applied, DeadLetters: totals.Count, DeadLetterBytes: totals.Bytes})
+				From: c.From, Applied: c.Applied, Filled: c.Filled, DeadLetters: totals.Count, DeadLetterBytes: totals.Bytes,
+				ParkedKeys: totals.ParkedKeys, HeldRecords: held.Records, HeldBytes: held.Bytes})
 		}
 		return nil
 	})

@@ -25,6 +25,9 @@ func (f *placeFlags) register(cmd *cobra.Command) {
 		"`URL` of a running server's API, instead of the one that has the data directory open (WALPROXY_SERVER)")
 }
 
+// registerStopped is register for a command that works on files alone.
+func (f *placeFlags) registerStopped(cmd *cobra.Command) { f.registerFiles(cmd) }
+
 // place is where a command works.
 type place struct {
 	// config is that of the flags; with --server it says nothing of the server's.
