@@ -159,6 +159,7 @@ func (sv *survey) run(file vfs.File, size int64) error {
 	} else {
 		sv.sc, sv.id, sv.end, sv.told = f.records(sv.file, limit), f.header.incarnation(), f.headerEnd(), f.header.base-1
 	}
+	sv.sc.step = headerReadSize
 	if sv.records() && sv.complete() && size > limit {
 		sv.damage(limit, 0, fmt.Errorf("%d bytes; its successor says %d", size, sv.seg.next.pred.offset), 0)
 	}

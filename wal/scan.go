@@ -55,8 +55,11 @@ type scanner struct {
 	offset int64 // of the next frame's prefix
 	next   LSN   // the next frame's
 
-	buf []byte
-	at  int64 // file offset of buf[0]
+	// step is how much is read at a time, and grows up to scanBufferSize; 0: that.
+	// Who may stop after the first frame begins with less.
+	step int64
+	buf  []byte
+	at   int64 // file offset of buf[0]
 }
 
 // peek returns n bytes from offset at, fewer only at the limit.
@@ -74,7 +77,14 @@ func (s *scanner) peek(at int64, n int64) ([]byte, error) {
 	return s.buf[lo : lo+min(n, int64(len(s.buf))-lo)], nil
 }
 
-func (s *scanner) fill(at, n int64) error { return s.fillExactly(at, max(n, scanBufferSize)) }
+func (s *scanner) fill(at, n int64) error {
+	size := int64(scanBufferSize)
+	if s.step > 0 {
+		size = min(s.step, size)
+		s.step *= 4
+	}
+	return s.fillExactly(at, max(n, size))
+}
 
 func (s *scanner) fillExactly(at, size int64) error {
 	size = min(size, s.limit-at)

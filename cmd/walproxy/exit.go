@@ -25,6 +25,10 @@ const (
 	// exitStart: could not start: the directory is in use or damaged, a port is
 	// taken.
 	exitStart = 4
+	// exitTorn: the log ends in a torn tail, and is good otherwise.
+	exitTorn = 5
+	// exitDamaged: acknowledged data in the log is damaged.
+	exitDamaged = 6
 	// exitSignal plus its number: a second signal ended the stop.
 	exitSignal = 128
 )

@@ -71,6 +71,10 @@ func (l leakChecked) Run() int {
 //	exit CODE                     waits for serve; its output is in serve.out, serve.err
 //	await FILE TEXT               waits until the file holds the text
 //	flood                         opens a stream that takes no answers, until it stalls
+//	clone FROM TO                 copies a directory
+//	tree DIR FILE                 writes what is in a directory to a file
+//	await-log DATA-DIR LSN        waits until the log says that the record is durable
+//	damage HOW FILE ...           see damageCmd
 //
 // A command that ends with an exit code that its help does not tell fails the
 // test: see exits.
@@ -88,7 +92,7 @@ func TestScripts(t *testing.T) {
 		Deadline:            time.Now().Add(3 * time.Minute),
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"serve": serveCmd, "http": httpCmd, "signal": signalCmd, "exit": exitCmd, "flood": floodCmd,
-			"await": awaitCmd,
+			"await": awaitCmd, "clone": cloneCmd, "tree": treeCmd, "await-log": awaitLogCmd, "damage": damageCmd,
 		},
 		Setup: func(env *testscript.Env) error {
 			env.Values[serverKey{}] = &child{}
