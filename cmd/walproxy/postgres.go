@@ -23,6 +23,10 @@ func postgresOptions(name string, c config.Sink, logger *zap.Logger, registry pr
 			IdleInTransaction: time.Duration(c.Timeouts.IdleInTransaction),
 			Lease:             time.Duration(c.Timeouts.Lease),
 		},
+		Expiry: postgres.Expiry{
+			Disabled: c.Expiry.Disabled, Batch: c.Expiry.Batch,
+			Every: time.Duration(c.Expiry.Every), Margin: time.Duration(c.Expiry.Margin),
+		},
 		Logger: logger.Named("sink." + name),
 	}
 	if registry != nil {

@@ -97,6 +97,7 @@ type Sink struct {
 	AutoCreate bool     `yaml:"auto_create"`
 	Pools      Pools    `yaml:"pools"`
 	Timeouts   Timeouts `yaml:"timeouts"`
+	Expiry     Expiry   `yaml:"expiry"`
 	// Hosts and Namespace are aerospike's.
 	Hosts        []string `yaml:"hosts"`
 	Namespace    string   `yaml:"namespace"`

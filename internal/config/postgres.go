@@ -19,6 +19,15 @@ type Timeouts struct {
 	Lease             Duration `yaml:"lease"`               // silence after which an owner is replaced
 }
 
+// Expiry is how expired rows are deleted: at most Batch of a collection per Every.
+type Expiry struct {
+	Disabled bool     `yaml:"disabled"`
+	Every    Duration `yaml:"every"`
+	Batch    int      `yaml:"batch"`
+	// Margin is how far back an end must lie by the server's clock.
+	Margin Duration `yaml:"margin"`
+}
+
 // postgresDefaults fills in what only such a sink has.
 func (s *Sink) postgresDefaults() {
 	orString(&s.Schema, "walproxy")
@@ -30,6 +39,9 @@ func (s *Sink) postgresDefaults() {
 	or(&s.Timeouts.Lock, Duration(5*time.Second))
 	or(&s.Timeouts.IdleInTransaction, Duration(10*time.Second))
 	or(&s.Timeouts.Lease, Duration(30*time.Second))
+	or(&s.Expiry.Every, Duration(100*time.Millisecond))
+	or(&s.Expiry.Batch, 500)
+	or(&s.Expiry.Margin, Duration(time.Minute))
 }
 
 // postgres judges the keys that only such a sink has.
@@ -45,19 +57,22 @@ func (c *checker) postgres(key string, s Sink) {
 	}{{"apply", s.Pools.Apply}, {"read", s.Pools.Read}} {
 		c.want(p.size >= 1 && p.size <= 1000, key+".pools."+p.key, "%d is out of range: 1 to 1000", p.size)
 	}
+	c.want(s.Expiry.Batch >= 1 && s.Expiry.Batch <= 100_000, key+".expiry.batch", "%d is out of range: 1 to 100000", s.Expiry.Batch)
 	t := s.Timeouts
 	for _, d := range []struct {
 		key   string
 		value Duration
 	}{
-		{"connect", t.Connect},
-		{"acquire", t.Acquire},
-		{"statement", t.Statement},
-		{"lock", t.Lock},
-		{"idle_in_transaction", t.IdleInTransaction},
-		{"lease", t.Lease},
+		{"timeouts.connect", t.Connect},
+		{"timeouts.acquire", t.Acquire},
+		{"timeouts.statement", t.Statement},
+		{"timeouts.lock", t.Lock},
+		{"timeouts.idle_in_transaction", t.IdleInTransaction},
+		{"timeouts.lease", t.Lease},
+		{"expiry.every", s.Expiry.Every},
+		{"expiry.margin", s.Expiry.Margin},
 	} {
-		c.want(d.value >= Duration(time.Millisecond) && d.value <= Duration(24*time.Hour), key+".timeouts."+d.key,
+		c.want(d.value >= Duration(time.Millisecond) && d.value <= Duration(24*time.Hour), key+"."+d.key,
 			"%s is out of range: 1ms to 24h", d.value)
 	}
 	for pattern, col := range s.Collections {
@@ -74,6 +89,7 @@ func (c *checker) noPostgres(key string, s Sink) {
 	c.want(!s.AutoCreate, key+".auto_create", "is for type %s", TypePostgres)
 	c.want(s.Pools == Pools{}, key+".pools", "is for type %s", TypePostgres)
 	c.want(s.Timeouts == Timeouts{}, key+".timeouts", "is for type %s", TypePostgres)
+	c.want(s.Expiry == Expiry{}, key+".expiry", "is for type %s", TypePostgres)
 }
 
 func (c *checker) noTable(key string, col Collection) {

@@ -9,6 +9,7 @@ import (
 	"github.com/cockroachdb/pebble/v2"
 
 	"github.com/walproxy/walproxy/internal/failpoint"
+	"github.com/walproxy/walproxy/internal/horizon"
 	"github.com/walproxy/walproxy/internal/pebblekit"
 	"github.com/walproxy/walproxy/mutation"
 	"github.com/walproxy/walproxy/sinks"
@@ -53,7 +54,7 @@ func (s *Sink) Apply(ctx context.Context, b *sinks.Batch) ([]sinks.Result, error
 		return results, err
 	}
 	moved := transition{
-		next: next, moves: slices.Clone(b.Moves), relane: b.Relane, sample: sampleOf(b),
+		next: next, moves: slices.Clone(b.Moves), relane: b.Relane, sample: horizon.SampleOf(b),
 	}
 	records := len(b.Records)
 	return run(ctx, s, func() ([]sinks.Result, error) {
@@ -96,7 +97,7 @@ type transition struct {
 	next   sinks.Checkpoint
 	moves  []sinks.Move
 	relane bool
-	sample sample
+	sample horizon.Sample
 }
 
 // advance makes a synced checkpoint the one that later batches are compared
@@ -111,7 +112,7 @@ func (s *Sink) advance(t transition) {
 			s.mu.checkpoint.Lanes[m.Lane] = m.To
 		}
 	}
-	if s.mu.horizon.observe(t.sample, s.mu.checkpoint.Low().LSN) {
+	if s.mu.horizon.Observe(t.sample, s.mu.checkpoint.Low().LSN) {
 		s.sweep.wake()
 	}
 }

@@ -12,75 +12,13 @@ import (
 
 	"github.com/walproxy/walproxy/internal/pebblekit"
 	"github.com/walproxy/walproxy/mutation"
-	"github.com/walproxy/walproxy/sinks"
 )
 
-// An expired record is absent for reads (by the clock) and for writes (by the
-// time they were accepted, mutation.Apply), so removing its bytes is only about
-// space, and must not be seen: a write accepted before the record ended may
-// still wait in the log, and has to find it. The sweep therefore removes what
-// ended before the horizon: the accept time of a record that every lane has
-// passed. Accept times never go back from one LSN to the next, so whatever is
-// applied later was accepted at or after it.
+// The sweep removes what ended before the horizon (package horizon), so that
+// nobody sees it.
 
 // sweepRecords is how many records one sweep removes while lanes wait.
 const sweepRecords = 256
-
-// sweepStep is how far the horizon moves, in logged time, before a sweep looks.
-const sweepStep = time.Second
-
-// sample is the last record of a batch.
-type sample struct {
-	lsn      sinks.LSN
-	accepted time.Time
-}
-
-func sampleOf(b *sinks.Batch) sample {
-	if len(b.Records) == 0 {
-		return sample{}
-	}
-	last := b.Records[len(b.Records)-1]
-	return sample{lsn: last.LSN, accepted: last.Accepted}
-}
-
-// horizon is the time before which no unapplied record was accepted. It starts
-// unknown (zero) with every Open.
-type horizon struct {
-	at      time.Time
-	woken   time.Time // at, when a sweep was last asked for
-	pending []sample  // above the low-water mark, by LSN, at most maxSamples
-}
-
-// maxSamples bounds what is kept while a lane lags.
-const maxSamples = 64
-
-// observe takes the last record of an applied batch and the LSN that every lane
-// has reached. It reports whether a sweep is worth while.
-func (h *horizon) observe(s sample, low sinks.LSN) bool {
-	if s.lsn > 0 {
-		i, _ := slices.BinarySearchFunc(h.pending, s, func(a, b sample) int { return int(a.lsn) - int(b.lsn) })
-		h.pending = slices.Insert(h.pending, i, s)
-		if len(h.pending) > maxSamples { // keep the oldest and the last
-			h.pending = slices.Delete(h.pending, maxSamples-1, maxSamples)
-		}
-	}
-	passed := 0
-	for _, p := range h.pending {
-		if p.lsn > low {
-			break
-		}
-		if p.accepted.After(h.at) {
-			h.at = p.accepted
-		}
-		passed++
-	}
-	h.pending = slices.Delete(h.pending, 0, passed)
-	if h.at.Sub(h.woken) < sweepStep {
-		return false
-	}
-	h.woken = h.at
-	return true
-}
 
 // sweeper is the goroutine that removes expired records.
 type sweeper struct {
@@ -136,7 +74,7 @@ func (s *Sink) sweepAll(ctx context.Context) {
 // sweepSome removes up to sweepRecords records; more says that there may be others.
 func (s *Sink) sweepSome(ctx context.Context) (more bool, err error) {
 	s.mu.Lock()
-	at := s.mu.horizon.at
+	at := s.mu.horizon.At()
 	s.mu.Unlock()
 	entries, err := s.expiredBefore(at)
 	if err != nil || len(entries) == 0 {

@@ -41,6 +41,7 @@ import (
 	"github.com/google/uuid"
 	"go.uber.org/zap"
 
+	"github.com/walproxy/walproxy/internal/horizon"
 	"github.com/walproxy/walproxy/internal/pebblekit"
 	"github.com/walproxy/walproxy/sinks"
 )
@@ -84,7 +85,7 @@ type Sink struct {
 		closing    bool
 		claimed    bool
 		checkpoint sinks.Checkpoint // as synced
-		horizon    horizon
+		horizon    horizon.Horizon
 	}
 
 	failed struct {

@@ -43,13 +43,23 @@ func (w *work) besides() []command {
 			[]uint32{1001, 1016, 1185, 1016}, puts.keys, puts.versions, puts.ends, puts.events)
 		one(fmt.Sprintf("DELETE FROM %s.record AS r USING unnest($2) AS s(key) WHERE r.collection = $1 AND r.key = s.key", schema),
 			[]uint32{1001}, gone)
-		one(fmt.Sprintf("DELETE FROM %s.event AS e USING unnest($2) AS s(key) WHERE e.collection = $1 AND e.key = s.key", schema),
-			[]uint32{1001}, dropped)
+		if dropped.count > 0 {
+			commands = append(commands, m.dropEvents(schema, dropped))
+		}
 		one(fmt.Sprintf("INSERT INTO %s.event (collection, key, number, lsn, fields) "+
 			"SELECT $1, s.key, s.number, s.lsn, s.fields FROM unnest($2, $3, $4, $5) AS s(key, number, lsn, fields)", schema),
 			[]uint32{1001, 1016, 1016, 3807}, events.keys, events.numbers, events.lsns, events.fields)
 	}
 	return commands
+}
+
+// dropEvents removes the events of records, by their keys in walproxy's encoding.
+func (m *mapping) dropEvents(schema string, ids *arrayBuilder) command {
+	return command{
+		sql:    fmt.Sprintf("DELETE FROM %s.event AS e USING unnest($2) AS s(key) WHERE e.collection = $1 AND e.key = s.key", schema),
+		types:  []uint32{oidText, 1001},
+		params: [][]byte{[]byte(m.collection), ids.bytes()}, formats: binaryParams,
+	}
 }
 
 // beside are rows of table record to write.

@@ -99,6 +99,17 @@ FROM pg_catalog.pg_constraint WHERE conrelid IN (` + partsSQL + `) OR confrelid 
 const triggersSQL = `SELECT count(*)::text FROM pg_catalog.pg_trigger
 WHERE tgrelid IN (` + partsSQL + `) AND NOT tgisinternal AND tgenabled <> 'D'`
 
+// unchanged is a command that ends the transaction, with codeChanged, if the table
+// is not as its catalogue was read.
+func (t *table) unchanged(schema string) command {
+	return command{
+		sql:     fmt.Sprintf("SELECT %s.unchanged(%s, $2)", schema, signatureSQL),
+		types:   []uint32{oidOidArray, oidText},
+		params:  [][]byte{oidArray(t.oid), []byte(t.signature)},
+		formats: binaryParams,
+	}
+}
+
 // loadTable reads all about one table, from one round trip.
 func loadTable(ctx context.Context, conn *pgconn.PgConn, oid uint32) (*table, error) {
 	texts := []string{tableSQL, columnsSQL, typesSQL, indexesSQL, constraintsSQL, triggersSQL}

@@ -43,6 +43,15 @@ func (s *suiteStore) admin(sql string) error {
 	return errors.Join(err, conn.Close(ctx))
 }
 
+// query reads one value.
+func (s *suiteStore) query(ctx context.Context, sql string, value any) error {
+	conn, err := pgx.Connect(ctx, s.dsn())
+	if err != nil {
+		return err
+	}
+	return errors.Join(conn.QueryRow(ctx, sql).Scan(value), conn.Close(ctx))
+}
+
 func (s *suiteStore) Open() (sinks.Sink, error) { return Open(s.options) }
 
 // Crash is a Close without patience: what runs is cut off.

@@ -19,6 +19,8 @@ type metrics struct {
 	bytes   prometheus.Counter
 	errors  *prometheus.CounterVec
 	lost    prometheus.Counter
+
+	expired, expiredKept prometheus.Counter
 }
 
 func newMetrics(s *Sink) (*metrics, error) {
@@ -42,7 +44,13 @@ func newMetrics(s *Sink) (*metrics, error) {
 			Name: "walproxy_postgres_lock_lost_total", Help: "How often the connection with the stream's lock was lost.",
 		}),
 	}
-	m.all = []prometheus.Collector{m.latency, m.records, m.bytes, m.errors, m.lost}
+	m.expired = prometheus.NewCounter(prometheus.CounterOpts{
+		Name: "walproxy_postgres_expired_total", Help: "Expired rows deleted.",
+	})
+	m.expiredKept = prometheus.NewCounter(prometheus.CounterOpts{
+		Name: "walproxy_postgres_expired_kept_total", Help: "How often the table refused that an expired row is deleted; it is tried again every hour.",
+	})
+	m.all = []prometheus.Collector{m.latency, m.records, m.bytes, m.errors, m.lost, m.expired, m.expiredKept}
 	m.gauge("walproxy_postgres_owner", "1 while this process holds the stream's lock.", nil, func() float64 {
 		if s.owner.holds() {
 			return 1

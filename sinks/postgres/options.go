@@ -27,6 +27,7 @@ type Options struct {
 
 	Pools    Pools
 	Timeouts Timeouts
+	Expiry   Expiry
 
 	Logger     *zap.Logger           // nil logs nothing
 	Registerer prometheus.Registerer // nil exports nothing
@@ -66,6 +67,15 @@ type Timeouts struct {
 	Lease time.Duration
 }
 
+// Expiry is how expired rows are deleted: behind what is applied, never more than
+// Batch rows per Every.
+type Expiry struct {
+	Disabled bool          // they stay until somebody else deletes them
+	Every    time.Duration // between two transactions, default 100 ms
+	Batch    int           // rows of one transaction, default 500
+	Margin   time.Duration // an end must lie so far back by the server's clock, default 1 min
+}
+
 func (o Options) withDefaults() Options {
 	if o.Schema == "" {
 		o.Schema = DefaultSchema
@@ -73,7 +83,7 @@ func (o Options) withDefaults() Options {
 	for _, d := range []struct {
 		value *int
 		unset int
-	}{{&o.Pools.Apply, 8}, {&o.Pools.Read, 4}} {
+	}{{&o.Pools.Apply, 8}, {&o.Pools.Read, 4}, {&o.Expiry.Batch, 500}} {
 		if *d.value == 0 {
 			*d.value = d.unset
 		}
@@ -85,6 +95,7 @@ func (o Options) withDefaults() Options {
 	}{
 		{&t.Connect, 5 * time.Second}, {&t.Acquire, 10 * time.Second}, {&t.Statement, 30 * time.Second},
 		{&t.Lock, 5 * time.Second}, {&t.IdleInTransaction, 10 * time.Second}, {&t.Lease, 30 * time.Second},
+		{&o.Expiry.Every, 100 * time.Millisecond}, {&o.Expiry.Margin, time.Minute},
 	} {
 		if *d.value == 0 {
 			*d.value = d.unset
@@ -111,10 +122,14 @@ func (o Options) validate() error {
 	if o.Pools.Read < 1 || o.Pools.Read > 1000 {
 		bad("pools.read", "%d, want 1 to 1000", o.Pools.Read)
 	}
+	if o.Expiry.Batch < 1 || o.Expiry.Batch > 100_000 {
+		bad("expiry.batch", "%d, want 1 to 100000", o.Expiry.Batch)
+	}
 	for _, t := range []struct {
 		field string
 		value time.Duration
 	}{
+		{"expiry.every", o.Expiry.Every}, {"expiry.margin", o.Expiry.Margin},
 		{"timeouts.connect", o.Timeouts.Connect}, {"timeouts.acquire", o.Timeouts.Acquire},
 		{"timeouts.statement", o.Timeouts.Statement}, {"timeouts.lock", o.Timeouts.Lock},
 		{"timeouts.idle_in_transaction", o.Timeouts.IdleInTransaction}, {"timeouts.lease", o.Timeouts.Lease},

@@ -101,6 +101,18 @@ func (p *tablePlanner) mapping(collection string) *mapping {
 	return p.mu.mappings[collection]
 }
 
+// expiring implements planner.
+func (p *tablePlanner) expiring() (collections []string) {
+	p.mu.RLock()
+	defer p.mu.RUnlock()
+	for name, f := range p.mu.flags {
+		if f.expiring.Load() {
+			collections = append(collections, name)
+		}
+	}
+	return collections
+}
+
 // laneGroup implements planner.
 func (p *tablePlanner) laneGroup(collection string) string {
 	r := p.lanes.Load()

@@ -157,6 +157,7 @@ func (s *Sink) resume(ctx context.Context, conn *pgx.Conn, c sinks.Claim) (claim
 	identity := identityOf(conn)
 	s.claimed.Store(&identity)
 	s.owner.claimed(claimed.Epoch, c.Owner)
+	s.sweep.claimed(claimed)
 	if !s.owner.holds() {
 		// Lost before the epoch was known, under which it could be taken again.
 		return claimed, sinks.WithOutcome(sinks.Retry, fmt.Errorf("sink postgres: %w", errNotOwner))

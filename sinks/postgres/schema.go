@@ -48,9 +48,10 @@ func base(schema string) string {
 	return fmt.Sprintf("CREATE TABLE IF NOT EXISTS %s.migration (version integer PRIMARY KEY, applied_at timestamptz NOT NULL DEFAULT now());\n", quote(schema))
 }
 
-// InitSQL is the SQL that makes walproxy's schema from nothing, for database
-// administrators who run it themselves (`walproxy sink init --print`): in one
-// transaction, with the grants that role needs for it if role is not empty.
+// InitSQL is the SQL that makes walproxy's schema, or brings an older one up to
+// date, for database administrators who run it themselves (`walproxy sink init
+// --print`): in one transaction, with the grants that role needs for it if role is
+// not empty. It can be run again.
 func InitSQL(schema, role string) string {
 	if schema == "" {
 		schema = DefaultSchema
@@ -58,7 +59,8 @@ func InitSQL(schema, role string) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "BEGIN;\nCREATE SCHEMA IF NOT EXISTS %s;\n%s", quote(schema), base(schema))
 	for version := 1; version <= schemaVersion; version++ {
-		fmt.Fprintf(&b, "\n%s", migration(schema, version))
+		fmt.Fprintf(&b, "\nDO $migration$ BEGIN\nIF NOT EXISTS (SELECT FROM %s.migration WHERE version = %d) THEN\n%sEND IF;\nEND $migration$;\n",
+			quote(schema), version, migration(schema, version))
 	}
 	if role != "" {
 		fmt.Fprintf(&b, "\nGRANT USAGE ON SCHEMA %[1]s TO %[2]s;\n"+

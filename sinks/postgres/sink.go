@@ -23,6 +23,7 @@ type Sink struct {
 
 	applyPool, readPool *pgxpool.Pool
 	owner               *owner
+	sweep               *sweeper
 	planner             planner
 	metrics             *metrics
 	claimed             atomic.Pointer[string] // identity of the store, once it was claimed
@@ -65,7 +66,7 @@ func Open(o Options) (*Sink, error) {
 		s.applyPool.Close()
 		return nil, fmt.Errorf("sink postgres: %w", err)
 	}
-	s.owner = newOwner(s, config)
+	s.owner, s.sweep = newOwner(s, config), newSweeper(s)
 	if s.planner = o.planner; s.planner == nil {
 		s.planner, err = newPlanner(s.o)
 	}
@@ -120,8 +121,10 @@ func (s *Sink) Close(ctx context.Context) error {
 		s.mu.Lock()
 		s.mu.closing = true
 		s.mu.Unlock()
+		s.sweep.end()
 		go func() {
 			s.calls.Wait()
+			s.sweep.join()
 			s.owner.close()
 			close(s.closed.quiet)
 			s.applyPool.Close()

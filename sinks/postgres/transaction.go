@@ -95,6 +95,7 @@ func (s *Sink) Apply(ctx context.Context, b *sinks.Batch) ([]sinks.Result, error
 	results, err := s.applyOn(ctx, conn, b)
 	if err == nil && results == nil {
 		s.metrics.applied(b, time.Since(began))
+		s.sweep.applied(b)
 		return sinks.Results(len(b.Records), sinks.Applied, nil), nil
 	}
 	return results, s.closedOr(err)

@@ -365,12 +365,7 @@ var binaryParams = []int16{formatBinary}
 func (w *work) checks() []command {
 	commands := make([]command, len(w.mappings))
 	for i, m := range w.mappings {
-		commands[i] = command{
-			sql:     fmt.Sprintf("SELECT %s.unchanged(%s, $2)", quote(w.planner.o.Schema), signatureSQL),
-			types:   []uint32{oidOidArray, oidText},
-			params:  [][]byte{oidArray(m.table.oid), []byte(m.table.signature)},
-			formats: binaryParams,
-		}
+		commands[i] = m.table.unchanged(quote(w.planner.o.Schema))
 	}
 	return commands
 }
