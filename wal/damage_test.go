@@ -153,6 +153,36 @@ func TestDamagedFiles(t *testing.T) {
 	root := memoryDir(t)
 	origin, dir := filepath.Join(root, "origin"), filepath.Join(root, "log")
 	last := smallLog(t, origin, true)
+	for _, c := range corpus(t, origin, dir, last) {
+		t.Run(c.name, func(t *testing.T) {
+			copyDir(t, origin, dir)
+			if err := c.do(); err != nil {
+				t.Fatal(err)
+			}
+			err := checkDamaged(t, dir, last)
+			if !errors.Is(err, c.want) {
+				t.Fatalf("%v, want %v", err, c.want)
+			}
+			var corrupt *CorruptError
+			if errors.As(err, &corrupt) && c.first != 0 && (corrupt.First != c.first || corrupt.Last < corrupt.First) {
+				t.Fatalf("want damage from LSN %d: %v", c.first, err)
+			}
+		})
+	}
+}
+
+// change damages the copy of a log.
+type change struct {
+	name string
+	do   func() error
+	want error // nil: everything is there nevertheless
+	// first is the first LSN that the error must name.
+	first LSN
+}
+
+// corpus are the ways in which files and directories of dir, a copy of the log in
+// origin with records up to last, can be damaged.
+func corpus(t *testing.T, origin, dir string, last LSN) []change {
 	seqs := segmentsIn(t, origin)
 	n := len(seqs)
 	segment := func(seq uint64) string { return filepath.Join(dir, "segments", segmentName(seq)) }
@@ -173,13 +203,6 @@ func TestDamagedFiles(t *testing.T) {
 		bases = append(bases, s.base)
 	}
 	mustClose(t, l)
-	type change struct {
-		name string
-		do   func() error
-		want error // nil: everything is there nevertheless
-		// first is the first LSN that the error must name.
-		first LSN
-	}
 	changes := []change{
 		{"FORMAT missing", func() error { return os.Remove(filepath.Join(dir, "FORMAT")) }, ErrFormat, 0},
 		{"FORMAT zeroed", func() error { return zero(filepath.Join(dir, "FORMAT")) }, ErrFormat, 0},
@@ -228,22 +251,7 @@ func TestDamagedFiles(t *testing.T) {
 			changes = append(changes, change{name + "longer", func() error { return os.Truncate(file, int64(len(mustRead(t, file))+1)) }, nil, 0})
 		}
 	}
-	for _, c := range changes {
-		t.Run(c.name, func(t *testing.T) {
-			copyDir(t, origin, dir)
-			if err := c.do(); err != nil {
-				t.Fatal(err)
-			}
-			err := checkDamaged(t, dir, last)
-			if !errors.Is(err, c.want) {
-				t.Fatalf("%v, want %v", err, c.want)
-			}
-			var corrupt *CorruptError
-			if errors.As(err, &corrupt) && c.first != 0 && (corrupt.First != c.first || corrupt.Last < corrupt.First) {
-				t.Fatalf("want damage from LSN %d: %v", c.first, err)
-			}
-		})
-	}
+	return changes
 }
 
 // TestBitRot: damage in mid-log is found by the reader that comes by, with its LSN.

@@ -41,6 +41,8 @@ type layout interface {
 	file() string
 	// prefixLen is the number of bytes before a frame of n bytes.
 	prefixLen(n int) int
+	// appendPrefix appends what stands before a frame of n bytes.
+	appendPrefix(b []byte, n int) []byte
 	// prefix decodes what stands before a frame: the length of the prefix and
 	// the frame's length, -1 if it does not say. b has maxPrefix bytes, fewer
 	// at the end of the file.

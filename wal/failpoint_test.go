@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"syscall"
 	"testing"
 	"time"
@@ -97,5 +98,44 @@ func writeForEver(t *testing.T, dir string) {
 			l.Release(lsn - 32)
 			time.Sleep(2 * watermarkDelay) // idle: the watermark is written
 		}
+	}
+}
+
+// TestRepairFailpoints kills a repair at each of its failpoints; the next one
+// finishes.
+func TestRepairFailpoints(t *testing.T) {
+	if dir := os.Getenv("WALPROXY_TEST_DIR"); dir != "" {
+		mustRepair(t, dir, RepairOptions{})
+		return
+	}
+	root := memoryDir(t)
+	origin := filepath.Join(root, "origin")
+	last := smallLog(t, origin, false)
+	ledger := ledgerOf(t, origin)
+	for _, point := range []string{"repair-staged=1", "repair-decided=1", "repair-set-aside=1", "repair-set-aside=3",
+		"repair-installed=1", "repair-installed=4", "repair-reported=1", "repair-done=1"} {
+		t.Run(point, func(t *testing.T) {
+			dir := filepath.Join(root, "log")
+			copyDir(t, origin, dir)
+			ruined(t, dir)
+			kept := undamaged(t, dir, ledger)
+			r, err := OpenRepair(dir, RepairOptions{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			report := r.Report()
+			mustClose(t, r)
+			cmd := exec.CommandContext(testContext(t), os.Args[0], "-test.run=^TestRepairFailpoints$")
+			cmd.Env = append(os.Environ(), "WALPROXY_TEST_DIR="+dir, "WALPROXY_FAILPOINTS="+point)
+			out, err := cmd.CombinedOutput()
+			if status, ok := cmd.ProcessState.Sys().(syscall.WaitStatus); !ok || status.Signal() != syscall.SIGKILL {
+				t.Fatalf("%s did not kill: %v: %s", point, err, out)
+			}
+			again := mustRepair(t, dir, RepairOptions{})
+			if begun := point != "repair-staged=1" && point != "repair-done=1"; begun != again.Interrupted {
+				t.Fatalf("interrupted: %v, want %v", again.Interrupted, begun)
+			}
+			checkRepaired(t, dir, last, kept, report)
+		})
 	}
 }

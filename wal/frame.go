@@ -160,7 +160,7 @@ func gapLast(first LSN, payload []byte) (LSN, error) {
 		return 0, errGap
 	}
 	last := LSN(le.Uint64(payload))
-	if last < first {
+	if first == 0 || last < first || last == 1<<64-1 { // there is always a next one
 		return 0, errGap
 	}
 	return last, nil

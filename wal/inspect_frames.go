@@ -132,10 +132,11 @@ type survey struct {
 	file   *patchedFile
 	size   int64
 	sc     *scanner
-	id     uuid.UUID  // incarnation
-	end    segmentEnd // of the good frames so far
-	hurt   bool       // damage was reported
-	told   LSN        // up to here: read, or reported as lost
+	id     uuid.UUID          // incarnation
+	ids    map[seed]uuid.UUID // that it can be, while it is not known
+	end    segmentEnd         // of the good frames so far
+	hurt   bool               // damage was reported
+	told   LSN                // up to here: read, or reported as lost
 	looked bool
 	proven LSN // known to have been durable, once looked
 }
@@ -284,6 +285,9 @@ func (sv *survey) resume(bad *badFrameError, from int64, due LSN, seeds []seed) 
 		for _, seed := range seeds {
 			if _, err := seed.parse(b, at); err == nil {
 				sv.sc.seed = seed
+				if id, ok := sv.ids[seed]; ok {
+					sv.id = id
+				}
 			}
 		}
 	}
@@ -348,27 +352,24 @@ func (sv *survey) witness() LSN {
 func (sv *survey) headless() bool {
 	f := sv.seg.found
 	sc := scanner{file: sv.file, layout: f.layout, limit: sv.size}
-	seeds, err := sv.s.guessSeeds(&sc, f, sv.seg.before)
+	ids, err := sv.s.guess(&sc, sv.seg.before)
 	if err != nil {
 		return sv.give(Frame{}, err)
 	}
-	ids := []uuid.UUID{}
 	for _, p := range sv.seg.in.Incarnations {
 		ids = append(ids, p.Incarnation)
-		seeds = append(seeds, newSeed(sv.s.stream, p.Incarnation, sv.seg.Seq))
+	}
+	sv.ids = map[seed]uuid.UUID{}
+	var seeds []seed
+	for _, id := range ids {
+		s := newSeed(sv.s.stream, id, sv.seg.Seq)
+		sv.ids[s] = id
+		seeds = append(seeds, s)
 	}
 	if err := sv.beginAt(seeds); err != nil {
 		return sv.give(Frame{}, err)
 	}
-	if !sv.resume(&badFrameError{0, f.err}, 0, sv.sc.next, seeds) {
-		return false
-	}
-	for _, id := range ids {
-		if newSeed(sv.s.stream, id, sv.seg.Seq) == sv.sc.seed {
-			sv.id = id
-		}
-	}
-	return true
+	return sv.resume(&badFrameError{0, f.err}, 0, sv.sc.next, seeds)
 }
 
 // beginAt finds out whether the first frame that can be found follows the

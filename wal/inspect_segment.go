@@ -303,7 +303,7 @@ func (in *Inspection) ranges() {
 		case seg.last:
 		case good: // what follows it is damaged
 			end, _, _ := in.start.scanDurable(seg.found) // as far as it goes
-			seg.Last = end.last
+			seg.Last, seg.open = end.last, true
 		default:
 			base := in.baseAfter(i)
 			seg.open = base == 0
@@ -312,7 +312,9 @@ func (in *Inspection) ranges() {
 				seg.Last = max(seg.Last, in.Durable)
 			}
 		}
-		next = seg.Last + 1
+		if next = seg.Last + 1; !good && seg.next == nil {
+			next = seg.First // what it held of that, and what the one after it, nobody knows
+		}
 	}
 	in.First, in.Last = in.Durable+1, in.Durable
 	if n := len(in.Segments); n > 0 {

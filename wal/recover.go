@@ -50,16 +50,21 @@ func (s *start) removeUnborn(f *found) error {
 
 // freeName returns a path in the quarantine that does not exist.
 func (s *start) freeName(name string) (string, error) {
-	path := filepath.Join(s.quarantineDir(), name)
+	return freeNameIn(s.fs, s.quarantineDir(), name)
+}
+
+// freeNameIn returns a path in dir that does not exist.
+func freeNameIn(fsys vfs.FS, dir, name string) (string, error) {
+	path := filepath.Join(dir, name)
 	for i := 1; ; i++ {
-		_, err := s.fs.Stat(path)
+		_, err := fsys.Stat(path)
 		if errors.Is(err, os.ErrNotExist) {
 			return path, nil
 		}
 		if err != nil {
 			return "", err
 		}
-		path = filepath.Join(s.quarantineDir(), fmt.Sprintf("%s.%d", name, i))
+		path = filepath.Join(dir, fmt.Sprintf("%s.%d", name, i))
 	}
 }
 

@@ -33,7 +33,8 @@ type start struct {
 	tail     tail
 	boot     uint64
 
-	inspects bool // changes nothing, and somebody may be writing
+	copies   []*found // for a repair: of segments, in the place of others
+	inspects bool     // changes nothing, and somebody may be writing
 }
 
 // tail is the judged end of the last segment.
@@ -106,6 +107,9 @@ func lockedError(fsys vfs.FS, path string) *LockedError {
 // run brings the directory to where a new segment can be begun.
 func (s *start) run() error {
 	if err := s.warnFileSystem(); err != nil {
+		return err
+	}
+	if err := s.noRepair(); err != nil {
 		return err
 	}
 	if err := s.openFormat(); err != nil {
@@ -414,9 +418,13 @@ func (s *start) witnessUnborn(due LSN, last *found) error {
 		}
 		err := withFile(s.fs, f.path(), func(file vfs.File, size int64) error {
 			sc := scanner{file: file, layout: f.layout, limit: size}
-			seeds, err := s.guessSeeds(&sc, f, last)
+			ids, err := s.guess(&sc, last)
 			if err != nil {
 				return err
+			}
+			seeds := make([]seed, len(ids))
+			for i, id := range ids {
+				seeds[i] = newSeed(s.stream, id, f.seq)
 			}
 			h, _, ok, err := sc.search(0, seeds, func(h frameHeader) bool { return h.durable >= due && h.lsn > h.durable })
 			if err != nil || !ok {
@@ -432,10 +440,10 @@ func (s *start) witnessUnborn(due LSN, last *found) error {
 	return nil
 }
 
-// guessSeeds lists the seeds that the frames of a segment with a damaged header
-// can have: of the run before it, of the watermark's, and of what stands where
+// guess lists the incarnations that the frames of a segment with a damaged header
+// can be of: of the run before it, of the watermark's, and of what stands where
 // the header has its incarnation.
-func (s *start) guessSeeds(sc *scanner, f, last *found) ([]seed, error) {
+func (s *start) guess(sc *scanner, last *found) ([]uuid.UUID, error) {
 	ids := []uuid.UUID{s.mark.incarnation}
 	if last != nil {
 		ids = append(ids, last.header.incarnation())
@@ -450,9 +458,5 @@ func (s *start) guessSeeds(sc *scanner, f, last *found) ([]seed, error) {
 			ids = append(ids, uuid.UUID(b))
 		}
 	}
-	seeds := make([]seed, len(ids))
-	for i, id := range ids {
-		seeds[i] = newSeed(s.stream, id, f.seq)
-	}
-	return seeds, nil
+	return ids, nil
 }
