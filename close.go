@@ -55,6 +55,9 @@ func (p *Proxy) Close(ctx context.Context) error {
 	p.space.Wait()
 	p.noteApplied()
 	remaining := p.remaining()
+	if p.replayTo != nil {
+		remaining = nil // Status tells
+	}
 	p.closeErr = errors.Join(sealErr, p.release(), remaining)
 	return p.closeErr
 }

@@ -56,7 +56,7 @@ const countedAll = uint64(1<<64 - 1)
 
 func newLag(s *sink, loop *replay.Loop, claim state.Claim, held state.HeldRange) *lag {
 	log := s.log
-	g := &lag{log: log, sink: s, loop: loop, end: log.Durable()}
+	g := &lag{log: log, sink: s, loop: loop, end: s.end}
 	g.start = max(claim.From, claim.Applied)
 	from := g.start
 	if held.Through > g.start { // it may not be in the log any more

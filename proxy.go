@@ -35,6 +35,9 @@ type Proxy struct {
 
 	metrics *collector
 
+	replayTo *wal.LSN // where a Replay ends; nil: this is none
+	onResume func(s *sink, low wal.LSN)
+
 	closing  atomic.Bool
 	ending   chan struct{} // closed when Close begins
 	closed   chan struct{} // Close has finished
@@ -49,17 +52,9 @@ type Proxy struct {
 //
 // ctx bounds Open alone.
 func Open(ctx context.Context, o Options) (*Proxy, error) {
-	o, err := o.withDefaults()
+	p, err := newProxy(o)
 	if err != nil {
 		return nil, err
-	}
-	p := &Proxy{
-		options:   o,
-		logger:    o.Logger,
-		checked:   make(chan struct{}, 1),
-		stopSpace: make(chan struct{}),
-		closed:    make(chan struct{}),
-		ending:    make(chan struct{}),
 	}
 	if err := p.open(ctx); err != nil {
 		return nil, errors.Join(err, p.release())
@@ -81,6 +76,21 @@ func Open(ctx context.Context, o Options) (*Proxy, error) {
 	return p, nil
 }
 
+func newProxy(o Options) (*Proxy, error) {
+	o, err := o.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	return &Proxy{
+		options:   o,
+		logger:    o.Logger,
+		checked:   make(chan struct{}, 1),
+		stopSpace: make(chan struct{}),
+		closed:    make(chan struct{}),
+		ending:    make(chan struct{}),
+	}, nil
+}
+
 // open opens what p holds. The log comes first: it has the lock.
 func (p *Proxy) open(ctx context.Context) error {
 	if err := p.openLog(); err != nil {
@@ -89,6 +99,11 @@ func (p *Proxy) open(ctx context.Context) error {
 	if err := p.checkOrphans(); err != nil {
 		return err
 	}
+	return p.openSinks(ctx)
+}
+
+// openSinks opens everything else.
+func (p *Proxy) openSinks(ctx context.Context) error {
 	targets := map[string]accept.Target{}
 	for _, so := range p.options.Sinks {
 		s, err := p.newSink(so)

@@ -29,6 +29,7 @@ type sink struct {
 	// the sink goes on after a halt.
 	attempt atomic.Pointer[attempt]
 	added   added
+	end     wal.LSN // of what was there when it was opened, and is to be applied
 	// from is where the log ended when the sink was added: nothing at or below
 	// it is the sink's.
 	from wal.LSN
@@ -84,19 +85,32 @@ func (p *Proxy) newSink(so SinkOptions) (*sink, error) {
 	if err != nil {
 		return nil, err
 	}
+	s := &sink{name: so.Name, options: so, log: p.log, end: p.end(), from: claim.From, again: make(chan struct{}, 1)}
+	if p.replayTo != nil {
+		options.Until = *p.replayTo
+		options.OnResume = func(low wal.LSN) { p.onResume(s, low) }
+	}
+	s.loopFor = options
 	loop, err := replay.New(p.log, p.state, so.Sink, options)
 	if err != nil {
 		return nil, err
 	}
-	s := &sink{name: so.Name, options: so, loopFor: options, log: p.log, from: claim.From, again: make(chan struct{}, 1)}
 	s.reader, _ = so.Sink.(sinks.Reader)
-	s.added.last = p.log.Durable()
+	s.added.last = s.end
 	s.attempt.Store(&attempt{0, loop, newLag(s, loop, claim, held)})
 	s.mu.running, s.mu.interrupt = context.WithCancelCause(context.Background())
 	if so.Paused || claim.Paused {
 		s.setPaused(true)
 	}
 	return s, nil
+}
+
+// end is how far the log is to be applied, of what it holds now.
+func (p *Proxy) end() wal.LSN {
+	if p.replayTo != nil {
+		return *p.replayTo
+	}
+	return p.log.Durable()
 }
 
 // owner names this process to people who find it in a store, or wait for it.

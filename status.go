@@ -109,5 +109,5 @@ func (p *Proxy) lagOf(s *sink) (records uint64, bytes int64, exact bool) {
 	a := s.attempt.Load()
 	records, bytes, exact = a.lag.now()
 	passed := max(a.loop.Applied(), s.from)
-	return min(records, uint64(max(p.log.Durable(), passed)-passed)), bytes, exact
+	return min(records, uint64(max(p.end(), passed)-passed)), bytes, exact
 }

@@ -3,6 +3,7 @@ package walproxy_test
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -25,7 +26,14 @@ import (
 	"github.com/walproxy/walproxy/wal"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	// Rapid's default of 100 checks is too long beside other tests; the command
+	// line, parsed later, still decides.
+	if err := flag.Set("rapid.checks", "15"); err != nil {
+		panic(err)
+	}
+	goleak.VerifyTestMain(m)
+}
 
 // options opens sink as "main" in dir, with short waits.
 func options(dir string, sink sinks.Sink) walproxy.Options {
