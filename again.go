@@ -168,5 +168,6 @@ func (s *sink) countLocked(st replay.Status) replay.Status {
 	st.Records += s.mu.past.Records
 	st.Batches += s.mu.past.Batches
 	st.Retries += s.mu.past.Retries
+	st.DeadLettersMade += s.mu.past.DeadLettersMade
 	return st
 }

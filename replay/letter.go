@@ -87,6 +87,9 @@ func (p *pipeline) put(letters []letter, retries []state.Retry, b state.Bounds) 
 		failpoint.Hit("replay-before-dead-letter")
 		err := p.loop.letters.Put(letters, retries, b)
 		failpoint.Hit("replay-after-dead-letter")
+		if err == nil {
+			p.loop.made.Add(uint64(len(letters)))
+		}
 		if !errors.Is(err, ErrDeadLettersFull) {
 			return p.orHalt(err)
 		}

@@ -276,6 +276,7 @@ type Loop struct {
 	serving chan struct{}
 
 	records, batches, retries atomic.Uint64
+	made                      atomic.Uint64 // dead letters
 
 	health struct {
 		sync.Mutex

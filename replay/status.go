@@ -35,7 +35,9 @@ type Status struct {
 	// their batches may be, as the store can take it.
 	Concurrency, BatchRecords int
 	// DeadLetters stored, their bytes, and the keys that they park.
-	DeadLetters     uint64
+	DeadLetters uint64
+	// DeadLettersMade since start, one again that a checkpoint had not passed.
+	DeadLettersMade uint64
 	DeadLetterBytes uint64
 	ParkedKeys      int
 	// HeldRecords were copied out of the log because the sink is far behind;
@@ -54,6 +56,8 @@ func (l *Loop) Status() Status {
 		Records:    l.records.Load(),
 		Batches:    l.batches.Load(),
 		Retries:    l.retries.Load(),
+
+		DeadLettersMade: l.made.Load(),
 	}
 	if p := l.pipe.Load(); p != nil {
 		s.Lanes, s.QueueBytes = p.snapshot()

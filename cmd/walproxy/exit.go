@@ -29,6 +29,9 @@ const (
 	exitTorn = 5
 	// exitDamaged: acknowledged data in the log is damaged.
 	exitDamaged = 6
+	// exitDeadLetters: everything was done, and dead letters were made of writes that
+	// a store rejected.
+	exitDeadLetters = 7
 	// exitSignal plus its number: a second signal ended the stop.
 	exitSignal = 128
 )

@@ -238,6 +238,11 @@ func (i *instance) close() error {
 		// The log is closed: every request that still waited has its outcome.
 		i.rest.Wait()
 	}
+	return errors.Join(append(errs, i.closeSinks())...)
+}
+
+func (i *instance) closeSinks() error {
+	var errs []error
 	for _, name := range slices.Sorted(maps.Keys(i.sinks)) {
 		ctx, cancel := context.WithTimeout(context.Background(), frontTimeout)
 		if err := i.sinks[name].Close(ctx); err != nil {
