@@ -110,6 +110,7 @@ func (s *sink) adopt(loop *replay.Loop, low wal.LSN) (target wal.LSN) {
 	defer s.mu.Unlock()
 	s.mu.past = s.countLocked(old.loop.Status())
 	s.mu.next = nil
+	s.retries.opened.Store(uint64(s.log.Durable()))
 	s.attempt.Store(&attempt{old.turn + 1, loop, lagAgain(s, old, loop, low)})
 	target = max(low, old.loop.Applied(), s.from)
 	if low < old.loop.Checkpoint() { // an older copy of the store was put back

@@ -33,7 +33,9 @@ type sink struct {
 	// from is where the log ended when the sink was added: nothing at or below
 	// it is the sink's.
 	from wal.LSN
-	stop context.CancelCauseFunc // ends the loops
+	// retries of dead letters by this process.
+	retries retries
+	stop    context.CancelCauseFunc // ends the loops
 	// again holds a token when somebody has asked for a halted sink to go on.
 	again chan struct{}
 
@@ -97,6 +99,7 @@ func (p *Proxy) newSink(so SinkOptions) (*sink, error) {
 	}
 	s.reader, _ = so.Sink.(sinks.Reader)
 	s.added.last = s.end
+	s.retries.init(p.log.Durable())
 	s.attempt.Store(&attempt{0, loop, newLag(s, loop, claim, held)})
 	s.mu.running, s.mu.interrupt = context.WithCancelCause(context.Background())
 	if so.Paused || claim.Paused {

@@ -24,8 +24,12 @@ type Core interface {
 	// DeadLetters and those behind it are about what a sink could not apply.
 	DeadLetters(sink string, from walproxy.LSN, limit int) ([]walproxy.DeadLetter, error)
 	DeadLetter(sink string, lsn walproxy.LSN) (walproxy.DeadLetter, error)
-	RetryDeadLetter(ctx context.Context, sink string, lsn walproxy.LSN) ([]walproxy.Result, error)
-	DiscardDeadLetter(sink string, lsn walproxy.LSN) error
+	DeadLettersOf(sink string, key []byte, limit int) ([]walproxy.DeadLetter, error)
+	RetryDeadLetters(ctx context.Context, sink string, lsns []walproxy.LSN) ([]walproxy.Retried, error)
+	EditDeadLetter(ctx context.Context, sink string, lsn walproxy.LSN, instead *walproxyv1.Record) ([]walproxy.Retried, error)
+	DiscardDeadLetters(sink string, lsns []walproxy.LSN) ([]walproxy.DeadLetter, error)
+	// SubmitImported is ImportDeadLetter.
+	SubmitImported(ctx context.Context, sink string, in walproxy.ImportedLetter) (Pending, error)
 	PauseSink(ctx context.Context, sink string) error
 	ResumeSink(sink string) error
 	Status() walproxy.Status
@@ -52,6 +56,14 @@ func (c core) Submit(ctx context.Context, m *walproxyv1.Mutation) (Pending, erro
 	pending, err := c.AppendAsync(ctx, m)
 	if err != nil {
 		return nil, err // not a Pending that holds a nil pointer
+	}
+	return pending, nil
+}
+
+func (c core) SubmitImported(ctx context.Context, sink string, in walproxy.ImportedLetter) (Pending, error) {
+	pending, err := c.ImportDeadLetter(ctx, sink, in)
+	if err != nil {
+		return nil, err
 	}
 	return pending, nil
 }

@@ -24,11 +24,18 @@ const (
 // while it reads on: many of them share a fsync. At most Window of them are
 // under way; a client that does not take its answers is not read any further.
 func (s *Server) postMutations(w http.ResponseWriter, r *http.Request, _ target) *Error {
-	b, failed := s.newBatch(w, r)
+	b, failed := s.newBatch(w, r, s.options.MaxItemBytes)
 	if failed != nil {
 		return failed
 	}
+	b.accept = b.acceptMutation
+	return b.serve(r)
+}
+
+// serve reads, accepts and answers all items.
+func (b *batch) serve(r *http.Request) *Error {
 	defer b.end()
+	w := b.w
 	first, err := b.items.next()
 	if err != nil && !errors.Is(err, io.EOF) {
 		return b.broken(err) // nothing was answered yet: a plain error
@@ -57,6 +64,7 @@ type batch struct {
 	// own: what was accepted gets its ack also while a stop ends the reading.
 	ctx    context.Context
 	cancel context.CancelFunc
+	accept func(ctx context.Context, item []byte) (pending api.Pending, hasID bool, failed *Error)
 	end    func() // once, behind everything else
 	body   *patientReader
 	items  itemReader
@@ -76,7 +84,8 @@ type slot struct {
 	since   time.Time
 }
 
-func (s *Server) newBatch(w http.ResponseWriter, r *http.Request) (*batch, *Error) {
+// newBatch reserves what items of at most so many bytes take.
+func (s *Server) newBatch(w http.ResponseWriter, r *http.Request, most int64) (*batch, *Error) {
 	if failed := checkContent(r, true); failed != nil {
 		return nil, failed
 	}
@@ -97,7 +106,7 @@ func (s *Server) newBatch(w http.ResponseWriter, r *http.Request) (*batch, *Erro
 		w.Header().Set("Connection", "close")
 		return nil, bodyError(&http.MaxBytesError{Limit: s.options.MaxBodyBytes})
 	}
-	need := s.options.MaxItemBytes
+	need := min(most, s.options.MaxInFlightBytes)
 	if r.ContentLength >= 0 {
 		need = min(need, r.ContentLength)
 	}
@@ -109,7 +118,7 @@ func (s *Server) newBatch(w http.ResponseWriter, r *http.Request) (*batch, *Erro
 	b.ctx, b.cancel = context.WithCancel(context.WithoutCancel(r.Context()))
 	b.body = s.patient(w, http.MaxBytesReader(w, r.Body, s.options.MaxBodyBytes))
 	b.end = func() { b.body.end(); b.cancel(); release() }
-	b.items = itemReader{in: bufio.NewReaderSize(b.body, batchBufferIn), most: int(s.options.MaxItemBytes), lines: b.lines}
+	b.items = itemReader{in: bufio.NewReaderSize(b.body, batchBufferIn), most: int(most), lines: b.lines}
 	return b, nil
 }
 
@@ -121,7 +130,7 @@ func (b *batch) broken(err error) *Error {
 		return &Error{Status: http.StatusBadRequest, Code: codeInvalid, Message: "body: " + syntax.reason}
 	case errors.Is(err, errItemTooLarge):
 		return &Error{Status: http.StatusRequestEntityTooLarge, Code: "too_large", Message: err.Error(),
-			Details: map[string]any{"max_bytes": b.server.options.MaxItemBytes}}
+			Details: map[string]any{"max_bytes": b.items.most}}
 	}
 	return bodyError(err)
 }
@@ -148,17 +157,23 @@ func (b *batch) push(sl slot) {
 }
 
 func (b *batch) submit(item []byte) slot {
-	m, err := jsonform.DecodeMutation(item)
-	if err != nil {
-		return slot{failed: translate(err, refused)}
-	}
-	sl := slot{since: time.Now(), hasID: m.GetRequestId() != ""}
+	sl := slot{since: time.Now()}
 	ctx, cancel := context.WithTimeout(b.ctx, b.wait.timeout)
 	defer cancel()
-	if sl.pending, err = b.server.core.Submit(ctx, m); err != nil {
-		return slot{failed: translate(err, refused)}
-	}
+	sl.pending, sl.hasID, sl.failed = b.accept(ctx, item)
 	return sl
+}
+
+func (b *batch) acceptMutation(ctx context.Context, item []byte) (api.Pending, bool, *Error) {
+	m, err := jsonform.DecodeMutation(item)
+	if err != nil {
+		return nil, false, translate(err, refused)
+	}
+	pending, err := b.server.core.Submit(ctx, m)
+	if err != nil {
+		return nil, false, translate(err, refused)
+	}
+	return pending, m.GetRequestId() != "", nil
 }
 
 // answer writes one answer per slot, in order, until read closes the channel.

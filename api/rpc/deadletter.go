@@ -1,19 +1,16 @@
 package rpc
 
 import (
-	"context"
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
 	"strconv"
-	"time"
 
 	"github.com/walproxy/walproxy"
 	"github.com/walproxy/walproxy/internal/audit"
-	"github.com/walproxy/walproxy/internal/jsonform"
-	"github.com/walproxy/walproxy/mutation"
-	"github.com/walproxy/walproxy/wal"
+	"github.com/walproxy/walproxy/internal/dlq"
 )
 
 const (
@@ -21,135 +18,48 @@ const (
 	maxLetters     = 1000
 )
 
-// letter is a dead letter in an answer.
-type letter struct {
-	LSN        walproxy.LSN    `json:"lsn"`
-	Position   walproxy.LSN    `json:"position"`
-	State      string          `json:"state"` // dead or parked
-	Collection string          `json:"collection"`
-	Key        json.RawMessage `json:"key"`
-	Reason     string          `json:"reason"`
-	// Details of the reason, as far as the store gives any.
-	Details  map[string]string `json:"details,omitempty"`
-	Attempts uint64            `json:"attempts"`
-	When     time.Time         `json:"when"`
-	Parks    bool              `json:"parks"`
-	Bytes    int               `json:"bytes"`
-	*wholeLetter
-}
-
-// wholeLetter is what only an answer about one dead letter, or all, has.
-type wholeLetter struct {
-	// Keys that it writes, if they are several.
-	Keys []letterKey `json:"keys,omitempty"`
-	// Mutation is what POST /v1/mutations takes; Group are those of a group, which
-	// were one write. Neither is there if the write has no such form.
-	Mutation json.RawMessage   `json:"mutation,omitempty"`
-	Group    []json.RawMessage `json:"group,omitempty"`
-	// Record as it was logged: Base64 of its protobuf encoding (walproxy.v1.Record).
-	Record []byte `json:"record"`
-}
-
-type letterKey struct {
-	Collection string          `json:"collection"`
-	Key        json.RawMessage `json:"key"`
-}
-
-func newLetter(d *walproxy.DeadLetter, whole bool) (letter, error) {
-	collection, key, err := d.Key()
-	if err != nil {
-		return letter{}, err
-	}
-	out := letter{
-		LSN: d.LSN, Position: d.Position, Details: d.Details, Attempts: d.Attempts, State: walproxy.StateDead, Collection: collection, Key: json.RawMessage("null"),
-		Reason: d.Reason, When: d.When.UTC(), Parks: d.Parks, Bytes: len(d.Payload),
-	}
-	if d.IsParked() {
-		out.State = walproxy.StateParked
-	}
-	if key != nil {
-		out.Key = jsonform.AppendKey(nil, key)
-	}
-	if whole {
-		out.wholeLetter, err = newWhole(d)
-	}
-	return out, err
-}
-
-func newWhole(d *walproxy.DeadLetter) (*wholeLetter, error) {
-	w := &wholeLetter{Record: d.Payload}
-	for _, enc := range d.Keys {
-		collection, key, err := mutation.ParseKey(enc)
-		if err != nil {
-			return nil, err
-		}
-		if len(d.Keys) > 1 {
-			w.Keys = append(w.Keys, letterKey{collection, jsonform.AppendKey(nil, key)})
-		}
-	}
-	body, err := d.Record()
-	if err != nil {
-		return nil, err
-	}
-	ms, err := mutation.Mutations(body)
-	if err != nil { // of a kind that is made of other things
-		return w, nil
-	}
-	var forms []json.RawMessage
-	for _, m := range ms {
-		form, ok := jsonform.AppendMutation(nil, m)
-		if !ok {
-			return w, nil
-		}
-		forms = append(forms, form)
-	}
-	if body.GetGroup() != nil {
-		w.Group = forms
-	} else if len(forms) == 1 {
-		w.Mutation = forms[0]
-	}
-	return w, nil
-}
-
 func (s *Server) getLetters(w http.ResponseWriter, r *http.Request, t target) *Error {
 	if wantsLines(r) {
 		return s.exportLetters(w, r, t)
 	}
-	q := parseQuery(r, "from", "limit", "format")
+	q := parseQuery(r, append([]string{"from", "limit", "format"}, dlq.Names...)...)
 	if format := q.values.Get("format"); format != "" && format != "json" {
 		q.fail(invalid("format", "%q is neither json nor ndjson", clip(format)))
 	}
 	from := q.number("from", 1, 1, 1<<62)
 	limit := q.number("limit", defaultLetters, 1, maxLetters)
+	filter := q.filter()
 	if q.failed != nil {
 		return q.failed
 	}
-	found, err := s.core.DeadLetters(t.sink, walproxy.LSN(from), int(limit))
+	found, next, err := filter.Page(walproxy.LSN(from), int(limit), func(from walproxy.LSN, limit int) ([]walproxy.DeadLetter, error) {
+		return s.core.DeadLetters(t.sink, from, limit)
+	})
 	if err != nil {
 		return translate(err, reading)
 	}
 	answer := struct {
-		DeadLetters []letter     `json:"dead_letters"`
+		DeadLetters []dlq.Letter `json:"dead_letters"`
 		Next        walproxy.LSN `json:"next,omitempty"`
-	}{DeadLetters: []letter{}}
+	}{DeadLetters: []dlq.Letter{}, Next: next}
 	for i := range found {
-		l, err := newLetter(&found[i], false)
+		l, err := dlq.Of(&found[i])
 		if err != nil {
 			return translate(err, reading)
 		}
 		answer.DeadLetters = append(answer.DeadLetters, l)
 	}
-	if len(found) > 0 {
-		next := found[len(found)-1].LSN + 1
-		more, err := s.core.DeadLetters(t.sink, next, 1)
-		if err != nil {
-			return translate(err, reading)
-		}
-		if len(more) > 0 {
-			answer.Next = next
-		}
-	}
 	return reply(w, answer)
+}
+
+// filter is which dead letters are asked for.
+func (q *query) filter() dlq.Filter {
+	filter, err := dlq.ParseFilter(q.values)
+	var wrong *dlq.FieldError
+	if errors.As(err, &wrong) {
+		q.fail(invalid(wrong.Field, "%s", wrong.Reason))
+	}
+	return filter
 }
 
 func (s *Server) getLetter(w http.ResponseWriter, r *http.Request, t target) *Error {
@@ -164,7 +74,12 @@ func (s *Server) getLetter(w http.ResponseWriter, r *http.Request, t target) *Er
 	if err != nil {
 		return translate(err, reading)
 	}
-	l, err := newLetter(&d, true)
+	l, err := dlq.WholeOf(&d, s.core.Status().Stream)
+	if err == nil {
+		err = l.AddQueue(d.Keys, func(key []byte, limit int) ([]walproxy.DeadLetter, error) {
+			return s.core.DeadLettersOf(t.sink, key, limit)
+		})
+	}
 	if err != nil {
 		return translate(err, reading)
 	}
@@ -180,45 +95,75 @@ func (s *Server) deleteLetter(w http.ResponseWriter, r *http.Request, t target) 
 	if failed != nil {
 		return failed
 	}
-	entry := audit.Entry{Action: "dlq discard", Sink: t.sink, Detail: fmt.Sprintf("LSN %d", lsn), Counts: map[string]uint64{"dead_letters": 1}}
-	err := s.audited(r, entry, func(*audit.Entry) error { return s.core.DiscardDeadLetter(t.sink, lsn) })
-	if err != nil {
-		return translate(err, refused)
+	if _, failed := s.discard(r, t.sink, []walproxy.LSN{lsn}); failed != nil {
+		return failed
 	}
 	return reply(w, struct {
 		LSN walproxy.LSN `json:"lsn"`
 	}{lsn})
 }
 
-// retryLetter answers with the LSNs under which the dead letter, and what is
-// parked behind it, was logged again.
-func (s *Server) retryLetter(w http.ResponseWriter, r *http.Request, t target) *Error {
-	q := parseQuery(r, "timeout")
-	timeout := q.timeout()
-	if q.failed != nil {
+// lsnsBody is what POST /v1/dlq/{sink}:retry and :discard take.
+type lsnsBody struct {
+	LSNs []walproxy.LSN `json:"lsns"`
+}
+
+// readLSNs reads the LSNs of a body.
+func (s *Server) readLSNs(w http.ResponseWriter, r *http.Request) ([]walproxy.LSN, *Error) {
+	body, release, failed := s.readBody(w, r)
+	if failed != nil {
+		return nil, failed
+	}
+	defer release()
+	var in lsnsBody
+	decoder := json.NewDecoder(bytes.NewReader(body))
+	decoder.DisallowUnknownFields()
+	err := decoder.Decode(&in)
+	switch {
+	case err != nil:
+		return nil, invalid("lsns", `want {"lsns": [...]} with at most %d whole numbers`, walproxy.RetryMax)
+	case len(in.LSNs) == 0 || len(in.LSNs) > walproxy.RetryMax:
+		return nil, invalid("lsns", "%d of them, want 1 to %d", len(in.LSNs), walproxy.RetryMax)
+	}
+	return in.LSNs, nil
+}
+
+// discardLetters gives several up at once.
+func (s *Server) discardLetters(w http.ResponseWriter, r *http.Request, t target) *Error {
+	if q := parseQuery(r); q.failed != nil {
 		return q.failed
 	}
-	lsn, failed := parseLSN(t.lsn)
+	lsns, failed := s.readLSNs(w, r)
 	if failed != nil {
 		return failed
 	}
-	ctx, cancel := context.WithTimeout(r.Context(), timeout)
-	defer cancel()
-	results, err := s.core.RetryDeadLetter(ctx, t.sink, lsn)
-	if err != nil && len(results) > 0 || errors.Is(err, wal.ErrPoisoned) {
-		return &Error{Status: 503, Code: codeUnknownOutcome, Retryable: true, cause: err,
-			Message: "not all of the queue is known to be logged; retrying again does no harm"}
+	gone, failed := s.discard(r, t.sink, lsns)
+	if failed != nil {
+		return failed
 	}
-	if err != nil {
-		return translate(err, reading)
-	}
-	answer := struct {
-		LSNs []walproxy.LSN `json:"lsns"`
-	}{}
-	for _, result := range results {
-		answer.LSNs = append(answer.LSNs, result.LSN)
+	answer := lsnsBody{LSNs: []walproxy.LSN{}}
+	for i := range gone {
+		answer.LSNs = append(answer.LSNs, gone[i].LSN)
 	}
 	return reply(w, answer)
+}
+
+// discard gives dead letters up, and notes who asked for it. If none is there that is
+// an error.
+func (s *Server) discard(r *http.Request, sink string, lsns []walproxy.LSN) (gone []walproxy.DeadLetter, failed *Error) {
+	entry := audit.Entry{Action: "dlq discard", Sink: sink, Detail: dlq.Span(lsns), Counts: map[string]uint64{"dead_letters": uint64(len(lsns))}}
+	err := s.audited(r, entry, func(entry *audit.Entry) (err error) {
+		gone, err = s.core.DiscardDeadLetters(sink, lsns)
+		if err == nil && len(gone) == 0 {
+			err = fmt.Errorf("%w: %s at sink %s", walproxy.ErrNoDeadLetter, dlq.Span(lsns), sink)
+		}
+		entry.Counts = map[string]uint64{"dead_letters": uint64(len(gone))}
+		return err
+	})
+	if err != nil {
+		return nil, translate(err, refused)
+	}
+	return gone, nil
 }
 
 func parseLSN(text string) (walproxy.LSN, *Error) {

@@ -92,6 +92,8 @@ func translate(err error, at stage) *Error {
 	var jsonErr *jsonform.Error
 	var conflict *walproxy.ConflictError
 	var behind *walproxy.BehindError
+	var isRetried *walproxy.RetriedError
+	var noLetter *walproxy.NoDeadLetterError
 	switch {
 	case errors.As(err, &invalidErr):
 		return &Error{Status: 400, Code: codeInvalid, Field: fieldName(invalidErr.Field),
@@ -103,6 +105,10 @@ func translate(err error, at stage) *Error {
 		return conflictError(conflict)
 	case errors.As(err, &behind):
 		return behindError(behind)
+	case errors.As(err, &isRetried):
+		return retriedError(isRetried)
+	case errors.As(err, &noLetter):
+		return noLetterError(noLetter)
 	case at == sent:
 		return unknownOutcome(err)
 	case at == reading && errors.Is(err, context.DeadlineExceeded):
@@ -121,6 +127,29 @@ func translate(err error, at stage) *Error {
 	// Nothing was logged. It is the store's answer to a precondition that failed.
 	return &Error{Status: 503, Code: "store_unavailable", after: 1, Retryable: true, cause: err,
 		Message: "the write could not be checked; nothing was written"}
+}
+
+// retriedError says which retry counts.
+func retriedError(e *walproxy.RetriedError) *Error {
+	if e.By == 0 {
+		return &Error{Status: http.StatusServiceUnavailable, Code: "sink_behind_start", Retryable: true, after: 5, cause: e,
+			Message: "the sink has yet to apply what was logged before the last start, and a retry of the dead letter may be in there; nothing was written"}
+	}
+	return &Error{Status: http.StatusConflict, Code: "retried", cause: e, Details: map[string]any{"retried_as": uint64(e.By)},
+		Message: fmt.Sprintf("the dead letter is being retried already, as LSN %d, and only the first retry counts: wait until the sink has come to that", e.By)}
+}
+
+// noLetterError says what became of the dead letter.
+func noLetterError(e *walproxy.NoDeadLetterError) *Error {
+	out := &Error{Status: http.StatusNotFound, Code: "not_found", Message: "there is no such dead letter", cause: e}
+	switch {
+	case e.GivenUp:
+		out.Message, out.Details = "it is no dead letter any more: it was given up", map[string]any{"given_up": true}
+	case e.RetriedAs != 0:
+		out.Message = fmt.Sprintf("it is no dead letter any more: it was retried as LSN %d", e.RetriedAs)
+		out.Details = map[string]any{"retried_as": uint64(e.RetriedAs)}
+	}
+	return out
 }
 
 // unknownOutcome: the write has an LSN, and whether it is durable nobody knows.

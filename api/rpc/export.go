@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/walproxy/walproxy"
+	"github.com/walproxy/walproxy/internal/dlq"
 )
 
 const (
@@ -33,12 +34,16 @@ func wantsLines(r *http.Request) bool {
 // each with all that is needed to write it elsewhere. A stream that could not be
 // ended well ends with an error in place of the next line.
 func (s *Server) exportLetters(w http.ResponseWriter, r *http.Request, t target) *Error {
-	q := parseQuery(r, "from", "format")
+	q := parseQuery(r, append([]string{"from", "format"}, dlq.Names...)...)
 	from := walproxy.LSN(q.number("from", 1, 1, 1<<62))
+	filter := q.filter()
 	if q.failed != nil {
 		return q.failed
 	}
-	page, err := s.core.DeadLetters(t.sink, from, exportLetters)
+	list := func(from walproxy.LSN, limit int) ([]walproxy.DeadLetter, error) {
+		return s.core.DeadLetters(t.sink, from, limit)
+	}
+	page, next, err := filter.Page(from, exportLetters, list)
 	if err != nil {
 		return translate(err, reading) // nothing was answered yet: a plain error
 	}
@@ -49,9 +54,10 @@ func (s *Server) exportLetters(w http.ResponseWriter, r *http.Request, t target)
 		return nil
 	}
 	out := lines{w: w, conn: http.NewResponseController(w), timeout: s.options.BodyTimeout}
-	for len(page) > 0 {
+	stream := s.core.Status().Stream
+	for {
 		for i := range page {
-			l, err := newLetter(&page[i], true)
+			l, err := dlq.WholeOf(&page[i], stream)
 			if err != nil {
 				out.fail(translate(err, reading))
 				return nil
@@ -64,7 +70,10 @@ func (s *Server) exportLetters(w http.ResponseWriter, r *http.Request, t target)
 			out.fail(translate(walproxy.ErrClosed, reading))
 			return nil
 		}
-		if page, err = s.core.DeadLetters(t.sink, page[len(page)-1].LSN+1, exportLetters); err != nil {
+		if next == 0 {
+			break
+		}
+		if page, next, err = filter.Page(next, exportLetters, list); err != nil {
 			out.fail(translate(err, reading))
 			return nil
 		}

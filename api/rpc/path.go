@@ -22,6 +22,10 @@ const (
 	routeLetters   = "dlq"
 	routeLetter    = "dlq_letter"
 	routeRetry     = "dlq_retry"
+	routeEdit      = "dlq_edit"
+	routeRetryAll  = "dlq_retry_all"
+	routeDiscard   = "dlq_discard"
+	routeImport    = "dlq_import"
 	routeSinks     = "sinks"
 	routePause     = "sink_pause"
 	routeResume    = "sink_resume"
@@ -86,29 +90,35 @@ func parsePath(raw string) (target, *Error) {
 	return target{}, noSuchPath()
 }
 
-// parseLetter reads what follows /v1/dlq/: {sink}, {sink}/{lsn} or
-// {sink}/{lsn}:retry.
+// parseLetter reads what follows /v1/dlq/: {sink}[:retry|:discard|:import] or
+// {sink}/{lsn}[:retry|:edit].
 func parseLetter(parts []string) (target, *Error) {
 	if len(parts) < 1 || len(parts) > 2 {
 		return target{}, noSuchPath()
 	}
-	sink, err := url.PathUnescape(parts[0])
+	name, verb, found := strings.Cut(parts[0], ":")
+	sink, err := url.PathUnescape(name)
 	if err != nil {
 		return target{}, invalid("sink", "is not percent-encoded")
 	}
 	t := target{route: routeLetters, sink: sink}
+	if found {
+		routes := map[string]string{"retry": routeRetryAll, "discard": routeDiscard, "import": routeImport}
+		if t.route = routes[verb]; t.route == "" || len(parts) == 2 {
+			return target{}, invalid("sink", "%q is no verb of a sink's dead letters (retry, discard, import)", clip(verb))
+		}
+	}
 	if len(parts) == 1 {
 		return t, nil
 	}
 	t.route = routeLetter
-	lsn, verb, found := strings.Cut(parts[1], ":")
+	t.lsn, verb, found = strings.Cut(parts[1], ":")
 	if found {
-		if verb != "retry" {
-			return target{}, invalid("lsn", "%q is no verb of dead letters (retry)", clip(verb))
+		routes := map[string]string{"retry": routeRetry, "edit": routeEdit}
+		if t.route = routes[verb]; t.route == "" {
+			return target{}, invalid("lsn", "%q is no verb of a dead letter (retry, edit)", clip(verb))
 		}
-		t.route = routeRetry
 	}
-	t.lsn = lsn
 	return t, nil
 }
 
@@ -155,7 +165,7 @@ func parseRecord(collection, key string) (target, *Error) {
 func noSuchPath() *Error {
 	return &Error{Status: http.StatusNotFound, Code: "no_such_path",
 		Message: "paths are /v1/{collection}/{key}, /v1/{collection}/{key}:verb, /v1/{collection}/{key}/events, " +
-			"/v1/mutations, /v1/writes/{lsn}, /v1/dlq/{sink}, /v1/dlq/{sink}/{lsn}[:retry], /v1/sinks, /v1/sinks/{sink}:pause, /v1/sinks/{sink}:resume and /v1/status; a slash in a key is written %2F"}
+			"/v1/mutations, /v1/writes/{lsn}, /v1/dlq/{sink}[:retry|:discard|:import], /v1/dlq/{sink}/{lsn}[:retry|:edit], /v1/sinks, /v1/sinks/{sink}:pause, /v1/sinks/{sink}:resume and /v1/status; a slash in a key is written %2F"}
 }
 
 // recordKey is the key that a path names, in its canonical form. A composite

@@ -171,6 +171,14 @@ func (s *Server) handler(t target, method string) (handler, *Error) {
 		methods = map[string]handler{http.MethodGet: s.getLetter, http.MethodDelete: s.deleteLetter}
 	case routeRetry:
 		methods = map[string]handler{http.MethodPost: s.retryLetter}
+	case routeEdit:
+		methods = map[string]handler{http.MethodPost: s.editLetter}
+	case routeRetryAll:
+		methods = map[string]handler{http.MethodPost: s.retryLetters}
+	case routeDiscard:
+		methods = map[string]handler{http.MethodPost: s.discardLetters}
+	case routeImport:
+		methods = map[string]handler{http.MethodPost: s.importLetters}
 	case routeSinks:
 		methods = map[string]handler{http.MethodGet: s.getSinks}
 	case routePause, routeResume:

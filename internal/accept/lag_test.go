@@ -94,7 +94,7 @@ func TestLagLetsRetriesThrough(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := r.Retry(t.Context(), &state.DeadLetter{Sink: "main", LSN: 1, Payload: payload}); err != nil {
+	if _, err := r.Retry(t.Context(), &state.DeadLetter{Sink: "main", LSN: 1, Payload: payload}, nil); err != nil {
 		t.Fatalf("Retry = %v", err)
 	}
 	if lag.added.Load() != 1 {

@@ -380,7 +380,7 @@ func TestMarkBehindEnqueue(t *testing.T) {
 
 func mustEncode(t *testing.T, r *rig, m *walproxyv1.Mutation) []byte {
 	t.Helper()
-	w, err := r.prepare(record(m))
+	w, err := r.prepare(record(m), nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -13,11 +13,16 @@ import (
 // ErrUnroutable, ErrVersionUnknown, ErrNoReader, *BehindError, wal.ErrFull, wal.ErrClosed,
 // wal.ErrPoisoned, wal.ErrTooLarge, ctx's cause or the state store's.
 func (a *Acceptor) Submit(ctx context.Context, w *walproxyv1.Record) (*Pending, error) {
+	return a.submitRouted(ctx, w, nil)
+}
+
+// submitRouted is Submit; to is where w goes, nil: the routes tell.
+func (a *Acceptor) submitRouted(ctx context.Context, w *walproxyv1.Record, to *route) (*Pending, error) {
 	if err := a.enter(); err != nil {
 		return nil, err
 	}
 	defer a.leave()
-	p, err := a.prepare(w)
+	p, err := a.prepare(w, to)
 	if err != nil {
 		return nil, err
 	}

@@ -56,16 +56,16 @@ type keyWrites struct {
 	prior known
 }
 
-// prepare validates in, makes its keys canonical and finds its route. in is not
-// changed.
-func (a *Acceptor) prepare(in *walproxyv1.Record) (*write, error) {
+// prepare validates in, makes its keys canonical and finds its route, unless it is
+// to. in is not changed.
+func (a *Acceptor) prepare(in *walproxyv1.Record, to *route) (*write, error) {
 	if in == nil {
 		return nil, &mutation.InvalidError{Field: "record", Reason: "is missing"}
 	}
 	if err := mutation.ValidatePrincipal(in.GetPrincipal()); err != nil {
 		return nil, err
 	}
-	w := &write{record: &walproxyv1.Record{
+	w := &write{route: to, record: &walproxyv1.Record{
 		Format:    mutation.Format,
 		Principal: in.GetPrincipal(),
 		Origin:    in.GetOrigin(),
@@ -74,8 +74,10 @@ func (a *Acceptor) prepare(in *walproxyv1.Record) (*write, error) {
 	if err := a.canonical(w.record, in); err != nil {
 		return nil, err
 	}
-	if err := a.findRoute(w); err != nil {
-		return nil, err
+	if to == nil {
+		if err := a.findRoute(w); err != nil {
+			return nil, err
+		}
 	}
 	w.record.Routes = w.route.sinks
 	w.collectKeys()

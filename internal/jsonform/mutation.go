@@ -153,12 +153,36 @@ func (p *parser) members(known []member) *Error {
 // Its ops are applied in this order, whatever the order of the members: delete,
 // set, merge, unset, increment, append, prepend, append_event, touch.
 func DecodeMutation(data []byte) (*walproxyv1.Mutation, error) {
-	r := mutationReader{m: &walproxyv1.Mutation{}}
+	var m *walproxyv1.Mutation
+	err := whole(data, func(p *parser) (err *Error) {
+		m, err = p.mutation()
+		return err
+	})
+	return m, err
+}
+
+// DecodeMutations reads an array of mutations, as they are in a group.
+func DecodeMutations(data []byte) ([]*walproxyv1.Mutation, error) {
+	var all []*walproxyv1.Mutation
 	err := whole(data, func(p *parser) *Error {
-		r.p = p
-		return p.members(r.members())
+		if p.peek() != '[' {
+			return p.fail("want an array of mutations, found %s", p.found())
+		}
+		return p.array(func(int) *Error {
+			m, err := p.mutation()
+			all = append(all, m)
+			return err
+		})
 	})
 	if err != nil {
+		return nil, err
+	}
+	return all, nil
+}
+
+func (p *parser) mutation() (*walproxyv1.Mutation, *Error) {
+	r := mutationReader{p: p, m: &walproxyv1.Mutation{}}
+	if err := p.members(r.members()); err != nil {
 		return nil, err
 	}
 	for _, op := range r.ops {

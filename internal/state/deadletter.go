@@ -3,6 +3,7 @@ package state
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -206,19 +207,42 @@ func (d *DeadLetters) Removed() <-chan struct{} {
 // if it comes again because the sink's checkpoint did not cover it. ok is false
 // if there is none.
 func (d *DeadLetters) Delete(lsn position.LSN) (ok bool, err error) {
+	gone, err := d.DeleteAll([]position.LSN{lsn})
+	return len(gone) > 0, err
+}
+
+// DeleteAll is Delete of all that are there, as one step. It returns those, without
+// their payloads.
+func (d *DeadLetters) DeleteAll(lsns []position.LSN) (gone []DeadLetter, err error) {
 	err = d.change(func(c *change) error {
-		letter, found, err := d.get(lsn)
-		if err != nil || !found {
-			return err
+		for _, lsn := range slices.Compact(slices.Sorted(slices.Values(lsns))) {
+			letter, found, err := d.get(lsn)
+			if err != nil {
+				return err
+			}
+			if !found {
+				continue
+			}
+			if err := c.giveUp(&letter); err != nil {
+				return err
+			}
+			letter.Payload = nil
+			gone = append(gone, letter)
 		}
-		ok = true
-		err = errors.Join(c.remove(&letter), c.keepTrace(lsn, 0))
-		if letter.Position != lsn { // what it retried is given up with it
-			err = errors.Join(err, c.keepTrace(letter.Position, 0))
-		}
-		return err
+		return nil
 	})
-	return ok && err == nil, err
+	if err != nil {
+		return nil, err
+	}
+	return gone, nil
+}
+
+func (c *change) giveUp(letter *DeadLetter) error {
+	err := errors.Join(c.remove(letter), c.keepTrace(letter.LSN, 0))
+	if letter.Position != letter.LSN { // what it retried is given up with it
+		err = errors.Join(err, c.keepTrace(letter.Position, 0))
+	}
+	return err
 }
 
 // Get returns the dead letter of lsn.
@@ -254,7 +278,11 @@ func (d *DeadLetters) Of(key []byte, limit int) (letters []DeadLetter, err error
 			}
 			letter, found, err := d.get(position.LSN(lastNumber(k)))
 			if err == nil && !found {
-				err = fmt.Errorf("%w: the queue of a key names LSN %d, which is no dead letter", ErrCorrupt, lastNumber(k))
+				// It may have gone since the scan began, and its place with it.
+				if _, found, err = d.store.get(k); found {
+					err = fmt.Errorf("%w: the queue of a key names LSN %d, which is no dead letter", ErrCorrupt, lastNumber(k))
+				}
+				return true, err
 			}
 			letters = append(letters, letter)
 			bytes += len(letter.Payload)

@@ -9,6 +9,7 @@ import (
 	"reflect"
 	"runtime"
 	"slices"
+	"sync"
 	"testing"
 	"time"
 
@@ -175,6 +176,64 @@ func TestDeadLettersFull(t *testing.T) {
 
 // TestDeadLetterIsDurable: what Put, Delete and Resume returned for survives a
 // power cut.
+// TestQueueWhileItShrinks: a queue is read while its letters are retried and given
+// up: what has gone meanwhile is left out, and nothing is taken for damage.
+func TestQueueWhileItShrinks(t *testing.T) {
+	d := mustOpen(t, "state", vfs.NewMem()).DeadLetters("main")
+	const n = 400
+	var letters []DeadLetter
+	for lsn := position.LSN(1); lsn <= n; lsn++ {
+		letters = append(letters, newLetter(lsn, lsn, true, "a"))
+	}
+	put(t, d, letters...)
+	var writer sync.WaitGroup
+	writer.Go(func() {
+		for lsn := position.LSN(1); lsn <= n; lsn++ {
+			if lsn%2 == 0 {
+				if _, err := d.Delete(lsn); err != nil {
+					t.Error(err)
+				}
+			} else if err := d.Put(nil, []Retry{{LSN: lsn, By: n + lsn}}, Bounds{}); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+	defer writer.Wait()
+	for left := n; left > 0; {
+		queue, err := d.Of(letterKey("a"), n)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !slices.IsSorted(lsns(queue)) {
+			t.Fatalf("out of order: %v", lsns(queue))
+		}
+		left = len(queue)
+	}
+}
+
+// TestDeleteAll: all that are there go as one step, and free their keys.
+func TestDeleteAll(t *testing.T) {
+	fs := vfs.NewCrashableMem()
+	d := mustOpen(t, "state", fs).DeadLetters("main")
+	put(t, d, newLetter(1, 1, true, "a"), newLetter(2, 2, true, "a"), newLetter(3, 3, true, "b"), newLetter(4, 4, true, "b"), newLetter(5, 5, false, "a", "b"))
+	gone, err := d.DeleteAll([]position.LSN{4, 2, 9, 1, 2, 5})
+	if got := lsns(gone); err != nil || !slices.Equal(got, []position.LSN{1, 2, 4, 5}) || gone[0].Payload != nil {
+		t.Fatalf("%v, %v", got, err)
+	}
+	d = mustOpen(t, "state", crash(fs)).DeadLetters("main")
+	if totals := must(d.Totals()); totals.Count != 1 || totals.ParkedKeys != 1 {
+		t.Errorf("%+v", totals)
+	}
+	for lsn := position.LSN(1); lsn <= 5; lsn++ {
+		if given := must(d.GivenUp(lsn)); given != (lsn != 3) {
+			t.Errorf("LSN %d given up: %v", lsn, given)
+		}
+	}
+	if gone, err := d.DeleteAll([]position.LSN{1, 2}); err != nil || len(gone) != 0 {
+		t.Errorf("again: %v, %v", lsns(gone), err)
+	}
+}
+
 func TestDeadLetterIsDurable(t *testing.T) {
 	fs := vfs.NewCrashableMem()
 	d := mustOpen(t, "state", fs).DeadLetters("main")
