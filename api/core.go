@@ -8,6 +8,7 @@ import (
 	"github.com/walproxy/walproxy"
 	walproxyv1 "github.com/walproxy/walproxy/api/proto/walproxy/v1"
 	"github.com/walproxy/walproxy/mutation"
+	"github.com/walproxy/walproxy/sinks"
 )
 
 // Core is the log with its loops; see walproxy.Proxy for what its methods
@@ -15,11 +16,18 @@ import (
 type Core interface {
 	// Submit gives m its LSN. An error means that nothing was logged.
 	Submit(ctx context.Context, m *walproxyv1.Mutation) (Pending, error)
+	// Modify reads a record and appends what f makes of it as one step; no Pending
+	// and no error: f wanted no write.
+	Modify(ctx context.Context, collection string, key *walproxyv1.Key, f walproxy.Change) (Pending, error)
 	// Wait returns nil once everything up to lsn has come to level.
 	Wait(ctx context.Context, lsn walproxy.LSN, level walproxy.Level) error
 	// Read and ReadEvents see every write that was acknowledged before the call.
 	Read(ctx context.Context, collection string, key *walproxyv1.Key) (*mutation.Document, error)
 	ReadEvents(ctx context.Context, collection string, key *walproxyv1.Key, from uint64, limit int) ([]mutation.StoredEvent, error)
+	// Scan and Collections list what is there, with every write that was
+	// acknowledged before the call.
+	Scan(ctx context.Context, collection string, after *walproxyv1.Key, limit int) ([]sinks.Entry, error)
+	Collections(ctx context.Context, like, after string, limit int) ([]string, error)
 	WriteState(lsn walproxy.LSN) (walproxy.WriteState, error)
 	// DeadLetters and those behind it are about what a sink could not apply.
 	DeadLetters(sink string, from walproxy.LSN, limit int) ([]walproxy.DeadLetter, error)
@@ -63,6 +71,14 @@ func (c core) Submit(ctx context.Context, m *walproxyv1.Mutation) (Pending, erro
 func (c core) SubmitImported(ctx context.Context, sink string, in walproxy.ImportedLetter) (Pending, error) {
 	pending, err := c.ImportDeadLetter(ctx, sink, in)
 	if err != nil {
+		return nil, err
+	}
+	return pending, nil
+}
+
+func (c core) Modify(ctx context.Context, collection string, key *walproxyv1.Key, f walproxy.Change) (Pending, error) {
+	pending, err := c.Proxy.Modify(ctx, collection, key, f)
+	if err != nil || pending == nil {
 		return nil, err
 	}
 	return pending, nil

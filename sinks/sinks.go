@@ -133,6 +133,25 @@ type Reader interface {
 	ReadEvents(ctx context.Context, collection string, key *walproxyv1.Key, from uint64, limit int) ([]mutation.StoredEvent, error)
 }
 
+// Scanner is a Reader that can list records.
+type Scanner interface {
+	Reader
+	// Scan returns up to limit records of a collection in the order of their keys,
+	// from behind after (nil: from the first); a prefix that is not empty keeps to
+	// the string keys that start with it. Continue with the last key; an empty
+	// answer is the end.
+	Scan(ctx context.Context, collection, prefix string, after *walproxyv1.Key, limit int) ([]Entry, error)
+	// Collections returns up to limit names of collections that hold records, in
+	// order, from behind after ("": from the first).
+	Collections(ctx context.Context, after string, limit int) ([]string, error)
+}
+
+// Entry is one record of a Scan.
+type Entry struct {
+	Key      *walproxyv1.Key
+	Document *mutation.Document
+}
+
 // Identifier is a Sink that can say which store it is, so that a copy of the
 // log never drains into another one: Postgres' system identifier, say.
 type Identifier interface {

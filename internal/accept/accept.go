@@ -96,6 +96,8 @@ type Options struct {
 		Count int           // 1,000,000
 	}
 	PendingExact int // entries in the exact map of pending writes. 65,536
+	// PendingBytes bounds the records with pending writes that Modify keeps. 32 MiB.
+	PendingBytes int
 	// LookupTimeout bounds how long a precondition waits for the store. 10 s.
 	LookupTimeout time.Duration
 	Now           func() time.Time
@@ -115,6 +117,9 @@ func (o Options) withDefaults() (Options, error) {
 	if o.PendingExact == 0 {
 		o.PendingExact = 65_536
 	}
+	if o.PendingBytes == 0 {
+		o.PendingBytes = 32 << 20
+	}
 	if o.LookupTimeout == 0 {
 		o.LookupTimeout = 10 * time.Second
 	}
@@ -124,7 +129,7 @@ func (o Options) withDefaults() (Options, error) {
 	if o.Logger == nil {
 		o.Logger = zap.NewNop()
 	}
-	if o.Window.Age < 0 || o.Window.Count < 0 || o.PendingExact < 0 || o.LookupTimeout < 0 {
+	if o.Window.Age < 0 || o.Window.Count < 0 || o.PendingExact < 0 || o.PendingBytes < 0 || o.LookupTimeout < 0 {
 		return o, errors.New("accept: options: a bound is negative")
 	}
 	return o, nil
@@ -140,6 +145,7 @@ type Acceptor struct {
 	order    order
 	buckets  buckets
 	exact    *exactMap
+	images   *images
 	requests *requests
 
 	// closing ends every wait in a call; its cause is wal.ErrClosed.
@@ -170,6 +176,7 @@ func New(ctx context.Context, log *wal.Log, st *state.Store, o Options) (*Accept
 		log:    log,
 		router: router,
 		exact:  newExactMap(o.PendingExact),
+		images: newImages(o.PendingBytes),
 		done:   make(chan struct{}),
 	}
 	a.requests = newRequests(log, st, o, &a.order.last)

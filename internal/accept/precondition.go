@@ -82,16 +82,23 @@ func (a *Acceptor) checkPrecondition(w *write, k *keyWrites, p *walproxyv1.Preco
 		return true, &unsettledConflict{conflict, entry.lsn}
 	}
 	w.notBefore = max(w.notBefore, now.UnixNano())
-	if j.found.exists == exists && !j.found.expires.IsZero() {
-		// A far expiry lies beyond what int64 nanoseconds can tell, and so
-		// beyond any accepted time.
-		if ends := j.found.expires; ends.Before(unixTime(1<<63 - 1)) {
-			if nanos := ends.UnixNano(); w.until == 0 || nanos < w.until {
-				w.until = nanos
-			}
-		}
+	if j.found.exists == exists {
+		w.endsBy(j.found.expires)
 	}
 	return true, nil
+}
+
+// endsBy notes that what w takes for granted holds until a record expires; zero:
+// it never does.
+func (w *write) endsBy(expires time.Time) {
+	// A far expiry lies beyond what int64 nanoseconds can tell, and so beyond any
+	// accepted time.
+	if expires.IsZero() || !expires.Before(unixTime(1<<63-1)) {
+		return
+	}
+	if nanos := expires.UnixNano(); w.until == 0 || nanos < w.until {
+		w.until = nanos
+	}
 }
 
 // look reads k's record from the store, as of k.foundAt: it waits until that is

@@ -62,6 +62,15 @@ func (r *router) newRoute(patterns, names []string, targets map[string]Target) *
 // Routed returns the sinks of a route, by the number that Pending.Route gives.
 func (a *Acceptor) Routed(number int) []string { return a.router.sinks[number] }
 
+// Reads names the sink that answers reads for a collection; ErrUnroutable.
+func (a *Acceptor) Reads(collection string) (string, error) {
+	r, err := a.router.find(collection)
+	if err != nil {
+		return "", err
+	}
+	return r.reads, nil
+}
+
 // find returns the first route that takes collection, or ErrUnroutable.
 func (r *router) find(collection string) (*route, error) {
 	for i := range r.routes {

@@ -15,10 +15,7 @@ import (
 )
 
 // Entry is one record of a Scan.
-type Entry struct {
-	Key      *walproxyv1.Key
-	Document *mutation.Document
-}
+type Entry = sinks.Entry
 
 // Read implements sinks.Reader: one point read.
 func (s *Sink) Read(ctx context.Context, collection string, key *walproxyv1.Key) (*mutation.Document, error) {
@@ -34,7 +31,7 @@ func (s *Sink) ReadEvents(ctx context.Context, collection string, key *walproxyv
 	})
 }
 
-// Scan returns up to limit records of a collection in the order of their keys,
+// Scan implements sinks.Scanner. It returns up to limit records of a collection in the order of their keys,
 // from behind after (nil: from the first). A prefix that is not empty keeps to
 // the string keys that start with it. Expired records are left out. Continue
 // with the last key; an empty answer is the end.
@@ -50,6 +47,31 @@ func (s *Sink) Scan(ctx context.Context, collection, prefix string, after *walpr
 		}
 	}
 	return read(ctx, s, func() ([]Entry, error) { return s.scan(ctx, lower, upper, limit) })
+}
+
+// Collections implements sinks.Scanner. A collection whose records have all
+// expired and were not removed yet is among them.
+func (s *Sink) Collections(ctx context.Context, after string, limit int) ([]string, error) {
+	lower := []byte{prefixDocument}
+	if after != "" {
+		lower = successor(mutation.AppendCollection(lower, after))
+	}
+	return read(ctx, s, func() (names []string, err error) {
+		it, err := s.db.NewIterWithContext(ctx, &pebble.IterOptions{LowerBound: lower, UpperBound: []byte{prefixDocument + 1}})
+		if err != nil {
+			return nil, err
+		}
+		defer it.Close()
+		for ok := it.First(); ok && len(names) < limit; {
+			name, _, err := mutation.ParseKey(it.Key()[1:])
+			if err != nil {
+				return nil, corrupt("document key", "%v", err)
+			}
+			names = append(names, name)
+			ok = it.SeekGE(successor(mutation.AppendCollection([]byte{prefixDocument}, name)))
+		}
+		return names, it.Error()
+	})
 }
 
 // read runs f as one of a bounded number of reads.

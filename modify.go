@@ -1,0 +1,81 @@
+package walproxy
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	walproxyv1 "github.com/walproxy/walproxy/api/proto/walproxy/v1"
+	"github.com/walproxy/walproxy/internal/accept"
+	"github.com/walproxy/walproxy/mutation"
+	"github.com/walproxy/walproxy/sinks"
+)
+
+// Change says what is to become of a record; see Modify.
+type Change func(doc *mutation.Document, now time.Time) (*walproxyv1.Mutation, error)
+
+// Modify reads a record with all of its writes and appends what f makes of it, as
+// one step: no other write to the key comes between. f gets the record (nil:
+// absent; read only) and the time that expiry is judged by. Its mutation gets
+// collection and key from here and has neither precondition nor request id; nil
+// means that there is nothing to write, and then Modify returns nil and nil. f
+// must not wait for anything and may be called again: the last call counts.
+//
+// What f found is durable when Modify returns f's error, or nothing. Other errors
+// are those of AppendAsync; *mutation.RejectedError: the record refuses the write.
+func (p *Proxy) Modify(ctx context.Context, collection string, key *walproxyv1.Key, f Change) (*Pending, error) {
+	if p.closing.Load() {
+		return nil, ErrClosed
+	}
+	w, err := p.acceptor.Modify(ctx, collection, key, accept.Change(f))
+	if err != nil || w == nil {
+		return nil, closedError(err)
+	}
+	p.recent.note(w)
+	return &Pending{w}, nil
+}
+
+// Scan returns up to limit records of a collection in the order of their keys,
+// from behind after (nil: from the first), with every write that was acknowledged
+// before the call. An empty answer is the end.
+func (p *Proxy) Scan(ctx context.Context, collection string, after *walproxyv1.Key, limit int) ([]sinks.Entry, error) {
+	scanner, err := p.scanner(ctx, collection)
+	if err != nil {
+		return nil, err
+	}
+	return scanner.Scan(ctx, collection, "", after, limit)
+}
+
+// Collections returns up to limit names of collections with records in the sink
+// that answers reads for like, in order, from behind after.
+func (p *Proxy) Collections(ctx context.Context, like, after string, limit int) ([]string, error) {
+	scanner, err := p.scanner(ctx, like)
+	if err != nil {
+		return nil, err
+	}
+	return scanner.Collections(ctx, after, limit)
+}
+
+// scanner waits until everything that is durable is applied where collection is
+// read, and returns that sink.
+func (p *Proxy) scanner(ctx context.Context, collection string) (sinks.Scanner, error) {
+	if p.closing.Load() {
+		return nil, ErrClosed
+	}
+	name, err := p.acceptor.Reads(collection)
+	if err != nil {
+		return nil, err
+	}
+	s, err := p.sink(name)
+	if err != nil {
+		return nil, err
+	}
+	scanner, ok := s.reader.(sinks.Scanner)
+	if !ok {
+		return nil, fmt.Errorf("%w: %s lists no records", ErrNoReader, name)
+	}
+	if err := s.Wait(ctx, p.log.Durable()); err != nil {
+		return nil, fmt.Errorf("sink %s: %w", name, closedError(err))
+	}
+	return scanner, nil
+}
