@@ -17,6 +17,7 @@ import (
 	"github.com/walproxy/walproxy"
 	"github.com/walproxy/walproxy/api"
 	"github.com/walproxy/walproxy/api/admin"
+	"github.com/walproxy/walproxy/api/aerowire"
 	"github.com/walproxy/walproxy/api/rpc"
 	"github.com/walproxy/walproxy/internal/audit"
 	"github.com/walproxy/walproxy/internal/config"
@@ -45,14 +46,20 @@ type instance struct {
 	rest                       *rpc.Server
 	adminHandler               *admin.Server
 	apiServer, adminServer     *httpserve.Server
-	noted                      bool // the data directory says how to reach this one
+	aerowireListener           net.Listener     // nil: there is no such endpoint
+	aerowire                   *aerowire.Server // once it serves
+	noted                      bool             // the data directory says how to reach this one
 }
 
 // start opens everything and serves. ctx bounds the start alone. After an error
 // nothing is left open.
 func start(ctx context.Context, c *config.Config, logger *zap.Logger) (*instance, error) {
 	i := &instance{config: c, logger: logger, registry: prometheus.NewRegistry(), sinks: map[string]sinks.Sink{}}
-	if err := i.open(ctx); err != nil {
+	err := i.open(ctx)
+	if err == nil {
+		err = i.startAerowire()
+	}
+	if err != nil {
 		return nil, errors.Join(err, i.close())
 	}
 	i.serve()
@@ -88,6 +95,11 @@ func (i *instance) open(ctx context.Context) error {
 	}
 	if i.adminListener, err = net.Listen("tcp", i.config.Admin.Listen); err != nil {
 		return fmt.Errorf("admin.listen: %w", err)
+	}
+	if c := i.config.AeroWire; c != nil {
+		if i.aerowireListener, err = net.Listen("tcp", c.Listen); err != nil {
+			return fmt.Errorf("aerowire.listen: %w", err)
+		}
 	}
 	i.registry.MustRegister(collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
@@ -222,6 +234,8 @@ func (i *instance) failed(ctx context.Context) error {
 		return err
 	case err := <-i.adminServer.Failed():
 		return err
+	case err := <-i.aerowireFailed():
+		return err
 	case <-i.proxy.Done():
 		return i.proxy.Err()
 	}
@@ -254,8 +268,15 @@ func (i *instance) closeSinks() error {
 }
 
 func (i *instance) closeFronts() error {
+	ctx, cancel := context.WithTimeout(context.Background(), frontTimeout)
+	defer cancel()
+	var errs []error
+	if i.aerowire != nil {
+		errs = append(errs, i.aerowire.Close(ctx))
+	} else if i.aerowireListener != nil {
+		errs = append(errs, i.aerowireListener.Close())
+	}
 	if i.apiServer == nil { // never served
-		var errs []error
 		for _, l := range []net.Listener{i.apiListener, i.adminListener} {
 			if l != nil {
 				errs = append(errs, l.Close())
@@ -265,7 +286,5 @@ func (i *instance) closeFronts() error {
 	}
 	i.adminHandler.Stopping()
 	i.rest.Stop()
-	ctx, cancel := context.WithTimeout(context.Background(), frontTimeout)
-	defer cancel()
-	return errors.Join(i.apiServer.Close(ctx), i.adminServer.Close(ctx))
+	return errors.Join(append(errs, i.apiServer.Close(ctx), i.adminServer.Close(ctx))...)
 }

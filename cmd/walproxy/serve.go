@@ -112,7 +112,11 @@ func announce(i *instance, out, errOut io.Writer) {
 	fmt.Fprintf(out, "walproxy %s keeps its data in %s\n", versionName(), i.config.DataDir)
 	fmt.Fprintf(out, "try:  curl -X PUT http://%s/v1/orders/42 -d '{\"total\": 10}'\n", apiAddr)
 	fmt.Fprintf(out, "then: curl http://%s/v1/orders/42\n", apiAddr)
-	fmt.Fprintf(errOut, "listening api=%s admin=%s\n", apiAddr, adminAddr)
+	fmt.Fprintf(errOut, "listening api=%s admin=%s", apiAddr, adminAddr)
+	if i.aerowireListener != nil {
+		fmt.Fprintf(errOut, " aerowire=%s", i.aerowireListener.Addr())
+	}
+	fmt.Fprintln(errOut)
 }
 
 // withSignals ends ctx at the first SIGINT or SIGTERM and the process at the

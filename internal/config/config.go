@@ -54,7 +54,7 @@ type API struct {
 	MaxInFlightBytes Size  `yaml:"max_inflight_bytes"` // all requests being read
 }
 
-// TLS is recognised and not in this version yet.
+// TLS of an endpoint. Only aerowire has it in this version.
 type TLS struct {
 	Cert     string `yaml:"cert"`
 	Key      string `yaml:"key"`
@@ -75,13 +75,6 @@ type PGWire struct {
 	Sink        string         `yaml:"sink"`
 	TLS         TLS            `yaml:"tls"`
 	WriteBehind map[string]any `yaml:"write_behind"`
-}
-
-// AeroWire is recognised and not in this version yet.
-type AeroWire struct {
-	Listen     string   `yaml:"listen"`
-	Namespaces []string `yaml:"namespaces"`
-	Sink       string   `yaml:"sink"`
 }
 
 // Sink is one store.
@@ -197,6 +190,9 @@ func (c *Config) withDefaults() {
 	or(&c.Shutdown.DrainTimeout, Duration(20*time.Second))
 	if len(c.Sinks) == 0 {
 		c.Sinks = map[string]Sink{MainSink: {}}
+	}
+	if c.AeroWire != nil {
+		c.AeroWire.withDefaults(c.Sinks)
 	}
 	for name, s := range c.Sinks {
 		orString(&s.Type, TypePebble)

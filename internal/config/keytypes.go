@@ -26,7 +26,8 @@ type KeyTypeRule struct {
 }
 
 // KeyTypes lists the key types that the sinks' collections ask for, the one to
-// try first in front: names before patterns, longer patterns before shorter.
+// try first in front: those of Aerospike's namespaces, whose keys are digests,
+// then names before patterns, longer patterns before shorter.
 func (c *Config) KeyTypes() []KeyTypeRule {
 	types := map[string]mutation.KeyType{}
 	for _, s := range c.Sinks {
@@ -37,9 +38,9 @@ func (c *Config) KeyTypes() []KeyTypeRule {
 		}
 	}
 	patterns := slices.SortedFunc(maps.Keys(types), specificFirst)
-	rules := make([]KeyTypeRule, len(patterns))
-	for i, p := range patterns {
-		rules[i] = KeyTypeRule{Pattern: p, Type: types[p]}
+	rules := c.AeroWire.keyTypes()
+	for _, p := range patterns {
+		rules = append(rules, KeyTypeRule{Pattern: p, Type: types[p]})
 	}
 	return rules
 }

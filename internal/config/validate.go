@@ -51,6 +51,7 @@ func (c *Config) faults() []Fault {
 	k.paths(c)
 	k.keyTypes(c)
 	k.routes(c)
+	k.aerowire(c)
 	k.want(c.Requests.Age > 0, "request_ids.age", "must be positive")
 	k.want(c.Requests.Count > 0, "request_ids.count", "must be positive")
 	k.want(c.Shutdown.DrainTimeout > 0, "shutdown.drain_timeout", "must be positive")
@@ -117,7 +118,6 @@ func loopback(host string) bool {
 // later refuses the front ends that are not there yet.
 func (c *checker) later(cfg *Config) {
 	c.want(cfg.PGWire == nil, "pgwire", notYet)
-	c.want(cfg.AeroWire == nil, "aerowire", notYet)
 }
 
 func (c *checker) sink(key, name string, s Sink) {

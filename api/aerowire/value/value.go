@@ -168,3 +168,20 @@ func (v Value) Storable() bool {
 	}
 	return true
 }
+
+// Raw is the bytes of a string that was encoded without a particle type, as
+// names within expressions are: its first byte was taken for the type.
+func (v Value) Raw() (raw string, ok bool) {
+	switch v.kind {
+	case String:
+		return string(rune(ParticleString)) + v.text, true
+	case GeoJSON:
+		return string(rune(ParticleGeoJSON)) + v.text, true
+	case Bytes:
+		if v.sub == 0 && v.text == "" {
+			return "", true
+		}
+		return string([]byte{v.sub}) + v.text, true
+	}
+	return "", false
+}

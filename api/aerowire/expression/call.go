@@ -1,0 +1,87 @@
+package expression
+
+import (
+	"github.com/walproxy/walproxy/api/aerowire/cdt"
+	"github.com/walproxy/walproxy/api/aerowire/codec"
+	"github.com/walproxy/walproxy/api/aerowire/value"
+)
+
+// What a call is made on, and whether it changes a copy of that.
+const (
+	callCDT    = 0
+	callModify = 0x40
+)
+
+// codeContext stands in front of the arguments of a call with a context.
+const codeContext = 0xff
+
+// callArguments are those of a call that may be expressions themselves.
+func callArguments(v value.Value) []value.Value {
+	items := v.Items()
+	if len(items) == 3 && items[0].IsInt() && items[0].Int64() == codeContext {
+		items = items[2].Items()
+	}
+	if len(items) == 0 {
+		return nil
+	}
+	return items[1:]
+}
+
+// call evaluates a call: declared type, what on, arguments, the value called upon.
+func (w *work) call(args []value.Value) (value.Value, error) {
+	if !args[0].IsInt() || !args[1].IsInt() {
+		return value.Value{}, codec.Parameter
+	}
+	on, err := w.eval(args[3])
+	if err != nil {
+		return on, err
+	}
+	operation, err := w.callOperation(args[2])
+	if err != nil {
+		return on, err
+	}
+	system := args[1].Int64()
+	if system&^callModify == callCDT {
+		return callOnCDT(operation, on, system&callModify != 0, args[0].Int64())
+	}
+	return on, codec.Unsupported
+}
+
+// callOperation returns the operation with its arguments evaluated.
+func (w *work) callOperation(v value.Value) ([]value.Value, error) {
+	items := v.Items()
+	if len(items) == 3 && items[0].IsInt() && items[0].Int64() == codeContext {
+		inner, err := w.callOperation(items[2])
+		if err != nil {
+			return nil, err
+		}
+		return []value.Value{items[0], items[1], value.OfList(inner, value.Unordered)}, nil
+	}
+	if len(items) == 0 {
+		return nil, codec.Parameter
+	}
+	rest, err := w.evalAll(items[1:])
+	return append([]value.Value{items[0]}, rest...), err
+}
+
+func callOnCDT(operation []value.Value, on value.Value, modify bool, kind int64) (value.Value, error) {
+	op, err := cdt.FromList(operation)
+	if err != nil {
+		return on, err
+	}
+	if op.IsModify() != modify {
+		return on, codec.Parameter
+	}
+	if modify {
+		after, err := op.Modify(on, true)
+		if err != nil || !after.Exists {
+			return on, ErrUnknown
+		}
+		return typed(after.Bin, kind)
+	}
+	v, ok, err := op.Read(on)
+	if err != nil || !ok {
+		return v, ErrUnknown
+	}
+	return typed(v, kind)
+}

@@ -1,0 +1,270 @@
+package aerowire
+
+import (
+	"context"
+	"encoding/binary"
+	"slices"
+	"strings"
+
+	"github.com/walproxy/walproxy/api/aerowire/codec"
+	walproxyv1 "github.com/walproxy/walproxy/api/proto/walproxy/v1"
+	"github.com/walproxy/walproxy/sinks"
+)
+
+// scanPage is how many records are read from the store at once.
+const scanPage = 256
+
+// scan is a message for all records of a set or namespace.
+type scan struct {
+	*operation
+	// after says which partitions are asked for, and the digest behind which each
+	// goes on; empty: from its first record.
+	after map[int]string
+	left  int64 // records to send; -1: no bound
+	bins  []string
+}
+
+// scan answers a message that names no record.
+func (s *Server) scan(ctx context.Context, m *codec.Message, out *stream) error {
+	sc, err := s.newScan(m)
+	if err == nil {
+		err = s.sendScan(ctx, sc, out)
+		if err != nil && !isCore(err) {
+			return err // the connection's
+		}
+	}
+	if err != nil {
+		return out.last(s.told(err))
+	}
+	return out.last(codec.OK)
+}
+
+// coreError is an error of reading, as opposed to one of the connection.
+type coreError struct{ error }
+
+func (e coreError) Unwrap() error { return e.error }
+
+func isCore(err error) bool {
+	_, ok := err.(coreError)
+	return ok
+}
+
+func (s *Server) newScan(m *codec.Message) (*scan, error) {
+	for _, kind := range []byte{codec.FieldIndexRange, codec.FieldIndexName} {
+		if _, indexed := m.Field(kind); indexed {
+			return nil, codec.IndexNotFound // there are none
+		}
+	}
+	if _, udf := m.Field(codec.FieldUDFOp); udf || m.Info2&codec.Info2Write != 0 {
+		return nil, codec.Unsupported // aggregations and background jobs
+	}
+	digest := [codec.DigestBytes]byte{}
+	o, err := s.operation(m, &digest)
+	if err != nil {
+		return nil, err
+	}
+	sc := &scan{operation: o, after: map[int]string{}, left: -1}
+	whole, named := m.Field(codec.FieldPartitions)
+	partial, resumed := m.Field(codec.FieldDigests)
+	if len(whole)%2 != 0 || len(partial)%codec.DigestBytes != 0 {
+		return nil, codec.Parameter
+	}
+	for b := range slices.Chunk(whole, 2) {
+		id := int(binary.LittleEndian.Uint16(b))
+		if id >= partitions {
+			return nil, codec.Parameter
+		}
+		sc.after[id] = ""
+	}
+	for b := range slices.Chunk(partial, codec.DigestBytes) {
+		sc.after[partitionOf(b)] = string(b)
+	}
+	if !named && !resumed {
+		for id := range partitions {
+			sc.after[id] = ""
+		}
+	}
+	if limit, ok := m.Field(codec.FieldMaxRecords); ok {
+		if len(limit) != 8 {
+			return nil, codec.Parameter
+		}
+		if n := binary.BigEndian.Uint64(limit); n > 0 && n < 1<<62 {
+			sc.left = int64(n)
+		}
+	}
+	for i := range m.Ops {
+		if m.Ops[i].Type != codec.OpRead {
+			return nil, codec.Unsupported
+		}
+		if badBinName(m.Ops[i].Name) {
+			return nil, codec.BinName
+		}
+		sc.bins = append(sc.bins, string(m.Ops[i].Name))
+	}
+	return sc, nil
+}
+
+// sendScan sends every record that sc asks for. Errors of the store are coreError.
+func (s *Server) sendScan(ctx context.Context, sc *scan, out *stream) error {
+	err := s.eachCollection(ctx, sc.namespace, sc.set, func(collection string) error {
+		return s.eachRecord(ctx, collection, func(e sinks.Entry) error {
+			if sc.left == 0 {
+				return errStop
+			}
+			return s.sendEntry(sc, collection, e, out)
+		})
+	})
+	if err == errStop {
+		err = nil
+	}
+	if err == nil && sc.Info3&codec.Info3PartitionDone == 0 {
+		err = sc.done(out)
+	}
+	return err
+}
+
+// errStop ends a walk early.
+var errStop = codec.QueryAborted
+
+// done tells clients that ask for it that every partition is.
+func (sc *scan) done(out *stream) error {
+	ids := make([]int, 0, len(sc.after))
+	for id := range sc.after {
+		ids = append(ids, id)
+	}
+	slices.Sort(ids)
+	for _, id := range ids {
+		end := codec.Header{Info3: codec.Info3PartitionDone, Generation: uint32(id)}
+		out.frame = codec.AppendHeader(out.frame, &end, 0, 0)
+		if err := out.full(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// eachCollection calls f with every collection of a namespace, or with a set's.
+func (s *Server) eachCollection(ctx context.Context, namespace, set string, f func(collection string) error) error {
+	if set != "" {
+		return f(collectionOf(namespace, set))
+	}
+	if err := f(namespace); err != nil {
+		return err
+	}
+	prefix := namespace + "."
+	for after := strings.TrimSuffix(prefix, "."); ; {
+		names, err := s.o.Core.Collections(ctx, namespace, after, scanPage)
+		if err != nil {
+			return coreError{err}
+		}
+		for _, name := range names {
+			after = name
+			if !strings.HasPrefix(name, prefix) {
+				if name > prefix {
+					return nil
+				}
+				continue
+			}
+			if err := f(name); err != nil {
+				return err
+			}
+		}
+		if len(names) < scanPage {
+			return nil
+		}
+	}
+}
+
+// eachRecord calls f with every record of a collection.
+func (s *Server) eachRecord(ctx context.Context, collection string, f func(e sinks.Entry) error) error {
+	for after := (*walproxyv1.Key)(nil); ; {
+		entries, err := s.o.Core.Scan(ctx, collection, after, scanPage)
+		if err != nil {
+			return coreError{err}
+		}
+		for _, e := range entries {
+			after = e.Key
+			if err := f(e); err != nil {
+				return err
+			}
+		}
+		if len(entries) < scanPage {
+			return nil
+		}
+	}
+}
+
+// sendEntry sends one stored record if it is asked for.
+func (s *Server) sendEntry(sc *scan, collection string, e sinks.Entry, out *stream) error {
+	digest := e.Key.GetBytes()
+	if len(digest) != codec.DigestBytes {
+		return nil // not written through here: it has no place among partitions
+	}
+	after, asked := sc.after[partitionOf(digest)]
+	if !asked || string(digest) <= after {
+		return nil
+	}
+	r, err := fromDocument(e.Document)
+	if err != nil {
+		return coreError{err}
+	}
+	_, set := splitCollection(collection)
+	if sc.filter != nil {
+		ok, err := sc.filter.Filter(subject(r, set, [codec.DigestBytes]byte(digest), s.now()))
+		if err != nil {
+			return coreError{err}
+		}
+		if !ok {
+			return nil
+		}
+	}
+	ops, ok := sc.project(r)
+	if !ok {
+		return nil
+	}
+	if sc.left > 0 {
+		sc.left--
+	}
+	out.frame = sc.appendRecord(out.frame, r, set, digest, ops)
+	return out.full()
+}
+
+// project returns the bins that are asked for; a record with none is left out.
+func (sc *scan) project(r *record) (ops []codec.Op, ok bool) {
+	switch {
+	case sc.Info1&codec.Info1NoBins != 0:
+		return nil, true
+	case len(sc.bins) == 0:
+		return allBins(r), true
+	}
+	for _, name := range sc.bins {
+		if p, ok := r.get(name); ok {
+			ops = append(ops, codec.Op{Type: codec.OpRead, Particle: p.Type, Name: []byte(name), Value: p.Data})
+		}
+	}
+	return ops, len(ops) > 0
+}
+
+func (sc *scan) appendRecord(dst []byte, r *record, set string, digest []byte, ops []codec.Op) []byte {
+	h := codec.Header{Info1: sc.Info1 & codec.Info1NoBins, Generation: r.generation, TTL: r.voidTime()}
+	fields := 2
+	if set != "" {
+		fields++
+	}
+	if r.hasKey() {
+		fields++
+	}
+	dst = codec.AppendHeader(dst, &h, fields, len(ops))
+	dst = codec.AppendField(dst, codec.FieldNamespace, sc.namespace)
+	dst = codec.AppendField(dst, codec.FieldDigest, digest)
+	if set != "" {
+		dst = codec.AppendField(dst, codec.FieldSet, set)
+	}
+	if r.hasKey() {
+		dst = codec.AppendField(dst, codec.FieldKey, append([]byte{r.key.Type}, r.key.Data...))
+	}
+	for i := range ops {
+		dst = codec.AppendOp(dst, &ops[i])
+	}
+	return dst
+}

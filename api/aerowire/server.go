@@ -1,0 +1,280 @@
+// Package aerowire is an Aerospike endpoint: any client of Aerospike's connects
+// and finds one node that owns all 4096 partitions of its namespaces.
+//
+// What it stores goes through the log as every write does: an answer is sent
+// once the write is fsync'd. A message is evaluated on the record under its key's
+// lock, and what comes out is logged: see docs/aerospike.md for what there is and
+// what is answered as unsupported.
+package aerowire
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"go.uber.org/zap"
+	"golang.org/x/sync/semaphore"
+
+	"github.com/walproxy/walproxy/api"
+	"github.com/walproxy/walproxy/api/aerowire/codec"
+)
+
+// Options of Start. Core, Listener and Namespaces are required; zero values are
+// the defaults.
+type Options struct {
+	Core     api.Core
+	Listener net.Listener
+	// Namespaces that there are. The records of set s of namespace n are the
+	// collection n.s, those of no set are n; keys are the digests, as bytes: the
+	// collections' key type must be mutation.KeyBytes.
+	Namespaces []string
+	TLS        *tls.Config // nil: none
+	// Node names this node, 16 hexadecimal digits. By default it comes from the
+	// listener's address.
+	Node        string
+	ClusterName string
+
+	MaxConnections   int           // 4096
+	MaxRequestBytes  int           // one message, inflated. 16 MiB
+	MaxInFlightBytes int64         // of all messages being read or done. 256 MiB
+	MaxRecordBytes   int           // 1 MiB
+	MaxBatchRows     int           // 5000
+	IdleTimeout      time.Duration // of a connection without requests. 10 min
+	// RequestTimeout is how long a client may take to send a message, or to take an
+	// answer. 30 s.
+	RequestTimeout time.Duration
+
+	Now    func() time.Time
+	Logger *zap.Logger // nil: nothing is logged
+}
+
+func (o Options) withDefaults() (Options, error) {
+	if o.Core == nil || o.Listener == nil || len(o.Namespaces) == 0 {
+		return o, errors.New("aerowire: options: Core, Listener and Namespaces are required")
+	}
+	for i, name := range o.Namespaces {
+		if err := CheckNamespace(name); err != nil {
+			return o, err
+		}
+		if slices.Contains(o.Namespaces[:i], name) {
+			return o, fmt.Errorf("aerowire: namespace %q stands twice", name)
+		}
+	}
+	for _, d := range []struct {
+		p     *int
+		value int
+	}{{&o.MaxConnections, 4096}, {&o.MaxRequestBytes, 16 << 20}, {&o.MaxRecordBytes, 1 << 20}, {&o.MaxBatchRows, 5000}} {
+		if *d.p <= 0 {
+			*d.p = d.value
+		}
+	}
+	o.MaxRequestBytes = min(o.MaxRequestBytes, codec.SizeMax)
+	if o.MaxInFlightBytes <= 0 {
+		o.MaxInFlightBytes = 256 << 20
+	}
+	o.MaxInFlightBytes = max(o.MaxInFlightBytes, int64(o.MaxRequestBytes))
+	if o.IdleTimeout <= 0 {
+		o.IdleTimeout = 10 * time.Minute
+	}
+	if o.RequestTimeout <= 0 {
+		o.RequestTimeout = 30 * time.Second
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	if o.Logger == nil {
+		o.Logger = zap.NewNop()
+	}
+	if o.Node == "" {
+		o.Node = nodeName(o.Listener.Addr())
+	}
+	return o, nil
+}
+
+// CheckNamespace says why name cannot be a namespace.
+func CheckNamespace(name string) error {
+	const letters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_"
+	if name == "" || len(name) > 31 || strings.Trim(name, letters) != "" {
+		return fmt.Errorf("aerowire: %q is no namespace: want letters, digits, - and _, at most 31", name)
+	}
+	return nil
+}
+
+// Server is a running endpoint.
+type Server struct {
+	o        Options
+	log      *zap.Logger
+	inFlight *semaphore.Weighted
+	started  time.Time
+
+	stopping atomic.Bool
+	slots    chan struct{} // one per connection
+	stop     chan struct{} // closed by Close
+	base     context.Context
+	cancel   context.CancelCauseFunc
+	failed   chan error // capacity 1
+	joined   sync.WaitGroup
+
+	mu    sync.Mutex
+	conns map[*conn]struct{}
+	once  sync.Once
+	done  chan struct{} // Close has finished
+	err   error         // of Close; read after done
+	stats counters
+}
+
+// counters for info's statistics.
+type counters struct {
+	opened atomic.Int64
+}
+
+var errClosing = errors.New("aerowire: the endpoint closes")
+
+// Start serves o.Listener, which it closes.
+func Start(o Options) (*Server, error) {
+	o, err := o.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	s := &Server{
+		o: o, log: o.Logger, inFlight: semaphore.NewWeighted(o.MaxInFlightBytes), started: time.Now(),
+		slots: make(chan struct{}, o.MaxConnections), stop: make(chan struct{}),
+		failed: make(chan error, 1), conns: map[*conn]struct{}{}, done: make(chan struct{}),
+	}
+	s.base, s.cancel = context.WithCancelCause(context.Background())
+	s.joined.Go(s.accept)
+	return s, nil
+}
+
+// Failed delivers the error that ended the endpoint without a Close.
+func (s *Server) Failed() <-chan error { return s.failed }
+
+func (s *Server) now() time.Time { return s.o.Now() }
+
+// told is resultOf, and logs what has no result of its own.
+func (s *Server) told(err error) codec.Result {
+	r := resultOf(err)
+	if r == codec.Unknown {
+		s.log.Warn("a request failed", zap.Error(err))
+	}
+	return r
+}
+
+// accept takes no further connection while as many as allowed are open: those
+// beyond wait in the kernel's queue.
+func (s *Server) accept() {
+	for {
+		select {
+		case s.slots <- struct{}{}:
+		case <-s.stop:
+			return
+		}
+		c, err := s.o.Listener.Accept()
+		if err != nil {
+			<-s.slots
+			if s.stopping.Load() {
+				return
+			}
+			if isTemporary(err) {
+				s.log.Warn("accept failed", zap.Error(err))
+				select {
+				case <-time.After(100 * time.Millisecond):
+					continue
+				case <-s.stop:
+					return
+				}
+			}
+			s.failed <- fmt.Errorf("aerowire listener: %w", err)
+			return
+		}
+		s.joined.Go(func() {
+			defer func() { <-s.slots }()
+			s.serve(c)
+		})
+	}
+}
+
+// isTemporary: out of file descriptors and the like, which passes.
+func isTemporary(err error) bool {
+	t, ok := errors.AsType[interface {
+		error
+		Temporary() bool
+	}](err)
+	return ok && t.Temporary()
+}
+
+func (s *Server) serve(raw net.Conn) {
+	s.stats.opened.Add(1)
+	if s.o.TLS != nil {
+		raw = tls.Server(raw, s.o.TLS)
+	}
+	c := newConn(s, raw)
+	s.mu.Lock()
+	s.conns[c] = struct{}{}
+	s.mu.Unlock()
+	defer func() {
+		s.mu.Lock()
+		delete(s.conns, c)
+		s.mu.Unlock()
+		_ = raw.Close() // everything that was promised is sent
+	}()
+	if t, ok := raw.(*tls.Conn); ok {
+		ctx, cancel := context.WithTimeout(s.base, s.o.RequestTimeout)
+		err := t.HandshakeContext(ctx)
+		cancel()
+		if err != nil {
+			s.log.Debug("no TLS", zap.Stringer("client", raw.RemoteAddr()), zap.Error(err))
+			return
+		}
+	}
+	c.serve(s.base)
+}
+
+// Close stops listening, lets every connection finish the request that it is at
+// until ctx ends, cuts the others off and joins every goroutine. It may be called
+// twice; the second call waits for the first.
+func (s *Server) Close(ctx context.Context) error {
+	s.once.Do(func() {
+		defer close(s.done)
+		s.stopping.Store(true)
+		close(s.stop)
+		s.err = s.o.Listener.Close()
+		s.wakeIdle()
+		stop := context.AfterFunc(ctx, func() {
+			s.log.Warn("requests were cut off", zap.NamedError("cause", context.Cause(ctx)))
+			s.cancel(errClosing)
+			s.closeAll()
+		})
+		s.joined.Wait()
+		stop()
+		s.cancel(errClosing)
+	})
+	<-s.done
+	return s.err
+}
+
+// wakeIdle ends the waits for a next request.
+func (s *Server) wakeIdle() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for c := range s.conns {
+		if c.idle.Load() {
+			_ = c.net.SetReadDeadline(time.Unix(1, 0)) // it may have ended
+		}
+	}
+}
+
+func (s *Server) closeAll() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for c := range s.conns {
+		_ = c.net.Close()
+	}
+}

@@ -1,0 +1,117 @@
+package config
+
+import (
+	"maps"
+	"path"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/walproxy/walproxy/mutation"
+)
+
+// AeroWire is the endpoint for clients of Aerospike.
+type AeroWire struct {
+	Listen string `yaml:"listen"`
+	// AllowInsecure permits an address that is not loopback without certificates
+	// of clients (tls.client_ca): there is no other authentication.
+	AllowInsecure bool     `yaml:"allow_insecure"`
+	Namespaces    []string `yaml:"namespaces"`
+	Sink          string   `yaml:"sink"` // that keeps and reads the namespaces
+	TLS           TLS      `yaml:"tls"`
+	ClusterName   string   `yaml:"cluster_name"`
+
+	MaxConnections   int      `yaml:"max_connections"`
+	MaxRequestBytes  Size     `yaml:"max_request_bytes"`  // one message
+	MaxInFlightBytes Size     `yaml:"max_inflight_bytes"` // all messages under way
+	MaxRecordBytes   Size     `yaml:"max_record_bytes"`
+	MaxBatchRows     int      `yaml:"max_batch_rows"`
+	IdleTimeout      Duration `yaml:"idle_timeout"`
+}
+
+func (a *AeroWire) withDefaults(sinks map[string]Sink) {
+	orString(&a.Listen, "127.0.0.1:3000")
+	if len(a.Namespaces) == 0 {
+		a.Namespaces = []string{"test"}
+	}
+	if len(sinks) == 1 {
+		for name := range sinks {
+			orString(&a.Sink, name)
+		}
+	}
+	orString(&a.Sink, MainSink)
+	or(&a.MaxConnections, 4096)
+	or(&a.MaxRequestBytes, 16*mib)
+	or(&a.MaxInFlightBytes, 256*mib)
+	or(&a.MaxRecordBytes, 1*mib)
+	or(&a.MaxBatchRows, 5000)
+	or(&a.IdleTimeout, Duration(10*time.Minute))
+}
+
+// keyTypes: a record's key is its digest.
+func (a *AeroWire) keyTypes() (rules []KeyTypeRule) {
+	if a == nil {
+		return nil
+	}
+	for _, ns := range a.Namespaces {
+		rules = append(rules, KeyTypeRule{ns, mutation.KeyBytes}, KeyTypeRule{ns + ".*", mutation.KeyBytes})
+	}
+	return rules
+}
+
+func (c *checker) aerowire(cfg *Config) {
+	a := cfg.AeroWire
+	if a == nil {
+		return
+	}
+	c.listen("aerowire.listen", "aerowire.allow_insecure", a.Listen, a.AllowInsecure || a.TLS.ClientCA != "")
+	c.want((a.TLS.Cert == "") == (a.TLS.Key == ""), "aerowire.tls", "needs both cert and key")
+	c.want(a.TLS.ClientCA == "" || a.TLS.Cert != "", "aerowire.tls.client_ca", "needs cert and key")
+	for i, ns := range a.Namespaces {
+		const letters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_"
+		c.want(ns != "" && len(ns) <= 31 && strings.Trim(ns, letters) == "", "aerowire.namespaces",
+			"%q is no namespace: want letters, digits, - and _, at most 31", ns)
+		c.want(!slices.Contains(a.Namespaces[:i], ns), "aerowire.namespaces", "%q stands twice", ns)
+		c.want(!slices.Contains([]string{"writes", "status", "mutations", "dlq"}, ns), "aerowire.namespaces", "%q is a reserved name", ns)
+	}
+	c.want(a.MaxConnections > 0, "aerowire.max_connections", "must be positive")
+	c.want(a.MaxBatchRows > 0 && a.MaxBatchRows <= 100_000, "aerowire.max_batch_rows", "%d is out of range: 1 to 100000", a.MaxBatchRows)
+	c.between("aerowire.max_request_bytes", a.MaxRequestBytes, 64*kib, 128*mib)
+	c.between("aerowire.max_record_bytes", a.MaxRecordBytes, 1*kib, 8*mib)
+	c.want(a.MaxRecordBytes <= cfg.Log.MaxRecordBytes/2, "aerowire.max_record_bytes",
+		"%s is more than half of log.max_record_bytes (%s)", a.MaxRecordBytes, cfg.Log.MaxRecordBytes)
+	c.want(a.MaxInFlightBytes >= a.MaxRequestBytes, "aerowire.max_inflight_bytes",
+		"%s is less than aerowire.max_request_bytes (%s)", a.MaxInFlightBytes, a.MaxRequestBytes)
+	c.want(a.IdleTimeout > 0, "aerowire.idle_timeout", "must be positive")
+	c.aerowireSink(cfg, a)
+}
+
+// aerowireSink holds the sink against the routes, which decide.
+func (c *checker) aerowireSink(cfg *Config, a *AeroWire) {
+	sink, ok := cfg.Sinks[a.Sink]
+	if !ok {
+		c.fault("aerowire.sink", "there is no sink %q: want one of %s", a.Sink, strings.Join(slices.Sorted(maps.Keys(cfg.Sinks)), ", "))
+		return
+	}
+	c.want(sink.Type == TypePebble, "aerowire.sink", "%s is of type %s: in this version the endpoint needs type %s", a.Sink, sink.Type, TypePebble)
+	for _, ns := range a.Namespaces {
+		for _, collection := range []string{ns, ns + ".set"} {
+			reads := cfg.reads(collection)
+			c.want(reads == "" || reads == a.Sink, "aerowire.sink", "the routes have collection %s read from sink %s, not %s", collection, reads, a.Sink)
+			c.want(reads != "" || len(cfg.Routes) == 0, "aerowire.namespaces", "no route takes collection %s", collection)
+		}
+	}
+}
+
+// reads names the sink that answers reads for a collection; empty: none.
+func (c *Config) reads(collection string) string {
+	for _, r := range c.Routes {
+		for _, pattern := range r.Collections {
+			ok, _ := path.Match(pattern, collection) // validated elsewhere
+			if (ok || pattern == "*") && len(r.Sinks) > 0 {
+				return r.Sinks[0]
+			}
+		}
+	}
+	return ""
+}
