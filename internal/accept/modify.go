@@ -158,7 +158,7 @@ func (a *Acceptor) change(ctx context.Context, m *modification, doc *mutation.Do
 	if err != nil {
 		return true, err
 	}
-	w, err := a.prepare(&walproxyv1.Record{Body: &walproxyv1.Record_Mutation{Mutation: body}})
+	w, err := a.prepare(&walproxyv1.Record{Body: &walproxyv1.Record_Mutation{Mutation: body}}, m.route)
 	if err != nil {
 		return true, err
 	}
