@@ -25,6 +25,8 @@ var errChanged = errors.New("changed meanwhile")
 type InspectOptions struct {
 	// FS is what the log's files are on; nil: the operating system's.
 	FS vfs.FS
+	// From, if set, leaves out the segments below the one that holds it.
+	From LSN
 }
 
 // Inspection is what lies in a log's directory, as Inspect found it. Its
@@ -92,7 +94,7 @@ func Inspect(dir string, o InspectOptions) (*Inspection, error) {
 	}
 	for n := 1; ; n++ {
 		in := &Inspection{Dir: dir}
-		in.start = &start{dir: dir, fs: o.FS, log: zap.NewNop(), inspects: true}
+		in.start = &start{dir: dir, fs: o.FS, log: zap.NewNop(), inspects: true, from: o.From}
 		err := in.look()
 		gone := in.Owner != nil && errors.Is(err, fs.ErrNotExist) // a fast server has freed what was listed
 		if n < inspectAttempts && (gone || errors.Is(err, errChanged)) {
@@ -141,6 +143,9 @@ func (in *Inspection) look() error {
 	// What was active before was listed; what is freed by now is allowed to lack.
 	s.mark = before
 	s.mark.first = max(before.first, after.first)
+	if s.partial {
+		s.mark.first = 0
+	}
 	if err := in.judge(); err != nil {
 		return err
 	}

@@ -42,19 +42,20 @@ func (e *FreedError) Unwrap() error { return ErrFreed }
 
 // Frames yields everything from LSN from on that can be read, in order: frames
 // whose header and payload verify; and, with a zero Frame, what stands in the way
-// of others: *CorruptError, *TornTailError, *FreedError. It goes on after each.
+// of others: *CorruptError, *TornTailError, *FreedError; but for those that hit
+// only records below from. It goes on after each.
 // Of a log that is open it ends at Durable.
 //
 // It opens one file at a time and holds one buffer. A sector that cannot be read
 // is damage like any other.
 func (in *Inspection) Frames(from LSN) iter.Seq2[Frame, error] {
 	return func(yield func(Frame, error) bool) {
-		for i, seg := range in.Segments {
-			if i+1 < len(in.Segments) && in.Segments[i+1].First <= from && seg.Last < from {
+		for _, seg := range in.Segments {
+			if seg.next != nil && seg.next.base <= from {
 				continue
 			}
 			for f, err := range seg.Frames() {
-				if err == nil && f.Last < from {
+				if c, ok := errors.AsType[*CorruptError](err); err == nil && f.Last < from || ok && c.First != 0 && c.Last < from {
 					continue
 				}
 				if !yield(f, err) {

@@ -35,6 +35,8 @@ type start struct {
 
 	copies   []*found // for a repair: of segments, in the place of others
 	inspects bool     // changes nothing, and somebody may be writing
+	from     LSN      // the lowest of interest
+	partial  bool     // there are segments below it, not looked at
 }
 
 // tail is the judged end of the last segment.
@@ -207,6 +209,10 @@ func (s *start) find() error {
 			return err
 		}
 		all = append(all, f)
+		if s.from > 0 && f.err == nil && f.header.base <= s.from {
+			s.partial = seq != seqs[0]
+			break
+		}
 	}
 	slices.Reverse(all)
 	valid := len(all)

@@ -1,0 +1,137 @@
+package jsonform
+
+import (
+	"encoding/base64"
+	"strconv"
+	"time"
+
+	walproxyv1 "github.com/walproxy/walproxy/api/proto/walproxy/v1"
+)
+
+// KindOf names what a record is, as AppendRecord does.
+func KindOf(rec *walproxyv1.Record) string {
+	switch rec.GetBody().(type) {
+	case *walproxyv1.Record_Mutation:
+		return "mutation"
+	case *walproxyv1.Record_Group:
+		return "group"
+	case *walproxyv1.Record_Statement:
+		return "statement"
+	case *walproxyv1.Record_StatementText:
+		return "statement_text"
+	case *walproxyv1.Record_Command:
+		return "command"
+	}
+	return "unknown"
+}
+
+// AppendRecord appends the members of a JSON object that say all that is in a
+// record of the log: time, routes, principal, origin, kind, and under the name of
+// the kind what it does. The braces are the caller's.
+func AppendRecord(dst []byte, rec *walproxyv1.Record) []byte {
+	if at := rec.GetAcceptedUnixNanos(); at != 0 {
+		dst = append(AppendTime(append(dst, `"time":"`...), time.Unix(0, at)), `",`...)
+	}
+	dst = append(appendList(append(dst, `"routes":`...), rec.GetRoutes(), appendString), ',')
+	if p := rec.GetPrincipal(); p != "" {
+		dst = append(appendString(append(dst, `"principal":`...), p), ',')
+	}
+	if o := rec.GetOrigin(); o != nil {
+		dst = strconv.AppendUint(append(dst, `"origin":{"lsn":`...), o.GetLsn(), 10)
+		dst = append(appendString(append(dst, `,"sink":`...), o.GetSink()), "},"...)
+	}
+	kind := KindOf(rec)
+	dst = appendString(append(dst, `"kind":`...), kind)
+	dst = append(appendString(append(dst, ','), kind), ':')
+	switch body := rec.GetBody().(type) {
+	case *walproxyv1.Record_Mutation:
+		return appendAnyMutation(dst, body.Mutation)
+	case *walproxyv1.Record_Group:
+		return appendGroup(dst, body.Group)
+	case *walproxyv1.Record_Statement:
+		return appendStatement(dst, body.Statement)
+	case *walproxyv1.Record_StatementText:
+		return appendStatementText(dst, body.StatementText)
+	case *walproxyv1.Record_Command:
+		return appendCommand(dst, body.Command)
+	}
+	return append(dst, "null"...)
+}
+
+// appendAnyMutation is AppendMutation; if that has no form for the order of the
+// ops they are a list, which no API reads.
+func appendAnyMutation(dst []byte, m *walproxyv1.Mutation) []byte {
+	if out, ok := AppendMutation(dst, m); ok {
+		return out
+	}
+	rest := &walproxyv1.Mutation{Collection: m.GetCollection(), Key: m.GetKey(), Precondition: m.GetPrecondition(),
+		RequestId: m.GetRequestId(), ExpiresAt: m.GetExpiresAt()}
+	dst, _ = AppendMutation(dst, rest) // without ops there is an order
+	dst = append(dst[:len(dst)-1], `,"ops":`...)
+	return append(appendList(dst, m.GetOps(), func(dst []byte, op *walproxyv1.Op) []byte {
+		kind := kindOf(op)
+		if kind < 0 {
+			return append(dst, "null"...)
+		}
+		start := len(dst)
+		dst = appendOp(dst, kind, op) // begins with a comma
+		dst[start] = '{'
+		return append(dst, '}')
+	}), '}')
+}
+
+func appendGroup(dst []byte, g *walproxyv1.Group) []byte {
+	dst = append(dst, '{')
+	if id := g.GetRequestId(); id != "" {
+		dst = append(appendString(append(dst, `"request_id":`...), id), ',')
+	}
+	dst = appendList(append(dst, `"members":`...), g.GetMembers(), func(dst []byte, m *walproxyv1.Group_Member) []byte {
+		switch body := m.GetKind().(type) {
+		case *walproxyv1.Group_Member_Mutation:
+			return append(appendAnyMutation(append(dst, `{"mutation":`...), body.Mutation), '}')
+		case *walproxyv1.Group_Member_Statement:
+			return append(appendStatement(append(dst, `{"statement":`...), body.Statement), '}')
+		case *walproxyv1.Group_Member_Command:
+			return append(appendCommand(append(dst, `{"command":`...), body.Command), '}')
+		}
+		return append(dst, "null"...)
+	})
+	return append(dst, '}')
+}
+
+// appendTarget appends what a statement or a command writes, and a comma.
+func appendTarget(dst []byte, collection string, key *walproxyv1.Key, requestID string) []byte {
+	dst = append(appendString(append(dst, `"collection":`...), collection), ',')
+	if key != nil {
+		dst = append(AppendKey(append(dst, `"key":`...), key), ',')
+	}
+	if requestID != "" {
+		dst = append(appendString(append(dst, `"request_id":`...), requestID), ',')
+	}
+	return dst
+}
+
+func appendStatement(dst []byte, s *walproxyv1.Statement) []byte {
+	dst = appendTarget(append(dst, '{'), s.GetCollection(), s.GetKey(), s.GetRequestId())
+	dst = strconv.AppendUint(append(dst, `"text_id":`...), s.GetTextId(), 10)
+	dst = appendString(append(dst, `,"role":`...), s.GetRole())
+	dst = appendString(append(dst, `,"search_path":`...), s.GetSearchPath())
+	return append(appendBytes(append(dst, `,"parameters":`...), s.GetParameters()), '}')
+}
+
+func appendStatementText(dst []byte, s *walproxyv1.StatementText) []byte {
+	dst = strconv.AppendUint(append(dst, `{"text_id":`...), s.GetTextId(), 10)
+	dst = appendString(append(dst, `,"text":`...), s.GetText())
+	return append(appendList(append(dst, `,"parameter_oids":`...), s.GetParameterOids(), func(dst []byte, oid uint32) []byte {
+		return strconv.AppendUint(dst, uint64(oid), 10)
+	}), '}')
+}
+
+func appendCommand(dst []byte, c *walproxyv1.Command) []byte {
+	dst = appendTarget(append(dst, '{'), c.GetCollection(), c.GetKey(), c.GetRequestId())
+	return append(appendBytes(append(dst, `"message":`...), c.GetMessage()), '}')
+}
+
+func appendBytes(dst, b []byte) []byte {
+	return append(base64.StdEncoding.AppendEncode(append(dst, `{"$bytes":"`...), b), `"}`...)
+}
