@@ -34,10 +34,14 @@ func postgresOptions(name string, c config.Sink, logger *zap.Logger, registry pr
 	}
 	for _, pattern := range c.Patterns() {
 		col := c.Collections[pattern]
-		o.Collections = append(o.Collections, postgres.Collection{
+		to := postgres.Collection{
 			Pattern: pattern, Table: col.Table, Key: col.Key,
 			VersionColumn: col.VersionColumn, OverflowColumn: col.OverflowColumn,
-		})
+		}
+		if e := col.Events; e.Table != "" {
+			to.Events = &postgres.Events{Table: e.Table, Key: e.Key, Version: e.Version, Payload: e.Payload, LSN: e.LSN, At: e.At}
+		}
+		o.Collections = append(o.Collections, to)
 	}
 	return o
 }

@@ -140,6 +140,9 @@ type Collection struct {
 	VersionColumn string `yaml:"version_column"`
 	// OverflowColumn takes the fields that have no column; postgres.
 	OverflowColumn string `yaml:"overflow_column"`
+	// Events, with a table, is where the events go instead of to a table of
+	// walproxy's; postgres.
+	Events Events `yaml:"events"`
 }
 
 // Route sends collections to sinks; the first match wins, the first sink of a

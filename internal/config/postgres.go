@@ -28,6 +28,20 @@ type Expiry struct {
 	Margin Duration `yaml:"margin"`
 }
 
+// Events names the table of a collection's events, and its columns.
+type Events struct {
+	Table   string   `yaml:"table"`
+	Key     []string `yaml:"key"`     // the stream's columns; default: the primary key without the version
+	Version string   `yaml:"version"` // the event's number, default "version"
+	Payload string   `yaml:"payload"` // default "payload"
+	LSN     string   `yaml:"lsn"`     // optional
+	At      string   `yaml:"at"`      // optional: when it was accepted
+}
+
+func (e Events) empty() bool {
+	return e.Table == "" && len(e.Key) == 0 && e.Version == "" && e.Payload == "" && e.LSN == "" && e.At == ""
+}
+
 // postgresDefaults fills in what only such a sink has.
 func (s *Sink) postgresDefaults() {
 	orString(&s.Schema, "walproxy")
@@ -79,6 +93,7 @@ func (c *checker) postgres(key string, s Sink) {
 		for i, column := range col.Key {
 			c.want(column != "", key+".collections."+pattern+".key", "column %d is empty", i+1)
 		}
+		c.want(col.Events.empty() || col.Events.Table != "", key+".collections."+pattern+".events.table", "is missing")
 	}
 }
 
@@ -97,4 +112,5 @@ func (c *checker) noTable(key string, col Collection) {
 	c.want(len(col.Key) == 0, key+".key", "is for type %s", TypePostgres)
 	c.want(col.VersionColumn == "", key+".version_column", "is for type %s", TypePostgres)
 	c.want(col.OverflowColumn == "", key+".overflow_column", "is for type %s", TypePostgres)
+	c.want(col.Events.empty(), key+".events", "is for type %s", TypePostgres)
 }

@@ -27,7 +27,9 @@ type table struct {
 	ordered bool // records keep their order; several go in one statement if alike
 	rowwise bool // ... and each is a statement of its own
 	unique  bool // a unique index besides the primary key, or an exclusion
-	defers  bool // a constraint that waits for the commit
+	// references are the other tables that foreign keys join it with.
+	references []uint32
+	defers     bool // a constraint that waits for the commit
 
 	checked  bool // CHECK constraints or domains
 	triggers bool // what is stored may differ from what was written
@@ -93,8 +95,10 @@ const partsSQL = `SELECT ($1)[1] UNION SELECT relid::oid FROM pg_catalog.pg_part
 const indexesSQL = `SELECT i.indisprimary::text, (i.indisunique OR i.indisexclusion)::text, i.indkey::text, (i.indrelid = ($1)[1])::text
 FROM pg_catalog.pg_index i WHERE i.indrelid IN (` + partsSQL + `)`
 
-const constraintsSQL = `SELECT contype::text, (conrelid = confrelid)::text, condeferrable::text
-FROM pg_catalog.pg_constraint WHERE conrelid IN (` + partsSQL + `) OR confrelid = ANY ($1)`
+const constraintsSQL = `SELECT contype::text, (conrelid = confrelid)::text, condeferrable::text,
+ coalesce(pg_catalog.pg_partition_root(other), other)::oid::text
+FROM pg_catalog.pg_constraint, LATERAL (SELECT CASE WHEN confrelid = ANY ($1) THEN conrelid ELSE confrelid END::regclass AS other) o
+WHERE conrelid IN (` + partsSQL + `) OR confrelid = ANY ($1)`
 
 const triggersSQL = `SELECT count(*)::text FROM pg_catalog.pg_trigger
 WHERE tgrelid IN (` + partsSQL + `) AND NOT tgisinternal AND tgenabled <> 'D'`
@@ -210,6 +214,7 @@ func (t *table) readConstraints(rows [][][]byte) {
 		case "f":
 			t.ordered = true
 			t.rowwise = t.rowwise || row[1] == "true"
+			t.references = append(t.references, parseOID(row[3]))
 		case "c":
 			t.checked = true
 		}

@@ -1,7 +1,6 @@
 package postgres
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"strings"
@@ -358,9 +357,7 @@ func (t *target) swept(at time.Time) {
 	sql := fmt.Sprintf("SELECT count(*) FROM %s.record WHERE expires_at < '%s'", t.store.options.Schema, horizon.Format(time.RFC3339Nano))
 	for end := time.Now().Add(30 * time.Second); ; {
 		var n int
-		ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
-		err := t.store.query(ctx, sql, &n)
-		cancel()
+		err := t.store.query(sql, &n)
 		if err == nil && n == 0 {
 			return
 		}

@@ -27,6 +27,7 @@ type mapping struct {
 	byField    map[string]*column // the same by name
 	version    *column            // nil: in table record
 	overflow   *column            // nil: unknown fields are rejected
+	events     *eventTable        // nil: events are in walproxy's own table
 
 	group   string   // the table's lane group
 	effects *effects // of its writes on other rows; nil: none
@@ -157,6 +158,16 @@ func newMapping(collection string, t *table, o Collection) (*mapping, error) {
 		}
 	}
 	return m, nil
+}
+
+// unchanged are the commands that end the transaction if one of the collection's
+// tables is not as it was read.
+func (m *mapping) unchanged(schema string) []command {
+	commands := []command{m.table.unchanged(schema)}
+	if m.events != nil {
+		commands = append(commands, m.events.table.unchanged(schema))
+	}
+	return commands
 }
 
 // beside reports whether writes keep the record's row in table record.

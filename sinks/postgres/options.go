@@ -46,6 +46,20 @@ type Collection struct {
 	// OverflowColumn, of type jsonb, takes the fields that have no column; empty:
 	// such records are rejected.
 	OverflowColumn string
+	// Events is the table of the records' events; nil: walproxy's own.
+	Events *Events
+}
+
+// Events names a table that the events of a collection are rows of. Its primary
+// key is the columns of the stream's key and the version. It has no triggers, no
+// other unique index, and no foreign key but to the table of the records.
+type Events struct {
+	Table   string   // with its schema
+	Key     []string // the stream's columns; empty: the primary key without the version
+	Version string   // bigint: 1 is the first event; default "version"
+	Payload string   // jsonb; default "payload"
+	LSN     string   // bigint; empty: it is not kept, and reads give 0
+	At      string   // timestamptz: when the event was accepted; empty: it is not kept
 }
 
 // Pools bounds the connections. Beside them there is exactly one for the lock of

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 
@@ -40,6 +41,7 @@ type tablePlanner struct {
 func newPlanner(o Options) (planner, error) {
 	var errs []error
 	for i, c := range o.Collections {
+		errs = append(errs, c.checkEvents(i))
 		if c.Table == "" {
 			continue
 		}
@@ -55,6 +57,20 @@ func newPlanner(o Options) (planner, error) {
 	p.mu.flags = map[string]*flags{}
 	p.forgetTables()
 	return p, errors.Join(errs...)
+}
+
+// checkEvents says what is wrong with the name of the events' table.
+func (c Collection) checkEvents(i int) error {
+	if c.Events == nil {
+		return nil
+	}
+	if _, _, err := parseName(c.Events.Table); err != nil {
+		return fmt.Errorf("collections[%d].events: %w", i, err)
+	}
+	if strings.HasSuffix(c.Pattern, "*") {
+		return fmt.Errorf("collections[%d].events: %q names many collections; each needs a table of its own", i, c.Pattern)
+	}
+	return nil
 }
 
 // forgetTables; load is held, or nobody else is there.
@@ -261,15 +277,23 @@ func (p *tablePlanner) loadMapping(ctx context.Context, conn *pgconn.PgConn, col
 		return nil, err
 	}
 	p.mu.RLock()
-	other := p.mu.tables[oid]
+	r, other := p.mu.relations, p.mu.tables[oid]
 	m.flags = p.mu.flags[collection]
 	p.mu.RUnlock()
-	if other != "" {
-		return nil, halt("collections %q and %q are both mapped to table %s", other, collection, t)
+	if other != "" && other != collection {
+		return nil, halt("collections %q and %q are both mapped to table %s: give each a table of its own", other, collection, t)
 	}
-	p.mu.RLock()
-	r := p.mu.relations
-	p.mu.RUnlock()
+	if o.Events != nil {
+		if m.events, err = p.loadEventTable(ctx, conn, collection, t, o.Events); err != nil {
+			return nil, err
+		}
+		p.mu.RLock()
+		other := p.mu.tables[m.events.table.oid]
+		p.mu.RUnlock()
+		if other != "" && other != collection {
+			return nil, halt("collections %q and %q both use table %s: give each a table of its own", other, collection, m.events.table)
+		}
+	}
 	if m.group, m.effects = r.groups[oid], r.effects[oid]; m.group != "" {
 		t.ordered = true // also for a table that only others' triggers write to
 	}
@@ -284,6 +308,9 @@ func (p *tablePlanner) loadMapping(ctx context.Context, conn *pgconn.PgConn, col
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.mu.mappings[collection], p.mu.tables[oid], p.mu.flags[collection] = m, collection, m.flags
+	if m.events != nil {
+		p.mu.tables[m.events.table.oid] = collection
+	}
 	p.log.Info("collection mapped", zap.String("collection", collection), zap.Stringer("table", t), zap.Bool("document", m.document))
 	return m, nil
 }
@@ -294,8 +321,12 @@ func (p *tablePlanner) loadFlags(ctx context.Context, conn *pgconn.PgConn, m *ma
 	if m.document {
 		ends = fmt.Sprintf("EXISTS (SELECT FROM %s WHERE expires_at IS NOT NULL)", m.table.quoted())
 	}
+	events := fmt.Sprintf("%s.event WHERE collection = $1", schema)
+	if m.events != nil {
+		events = m.events.table.quoted() + " WHERE $1 <> ''"
+	}
 	answers, err := runPipeline(ctx, conn, []command{{
-		sql:    fmt.Sprintf("SELECT %s, EXISTS (SELECT FROM %s.event WHERE collection = $1)", ends, schema),
+		sql:    fmt.Sprintf("SELECT %s, EXISTS (SELECT FROM %s)", ends, events),
 		types:  []uint32{oidText},
 		params: [][]byte{[]byte(m.collection)},
 	}})

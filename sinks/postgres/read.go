@@ -3,7 +3,6 @@ package postgres
 import (
 	"context"
 	"errors"
-	"fmt"
 	"strings"
 	"time"
 
@@ -43,14 +42,7 @@ func (s *Sink) ReadEvents(ctx context.Context, collection string, key *walproxyv
 		answers, err := runPipeline(ctx, conn, []command{
 			{sql: "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"},
 			r.m.selection(s.o.Schema, []*row{r}, false),
-			{
-				sql: fmt.Sprintf("SELECT number, lsn, fields FROM %s.event WHERE collection = $1 AND key = $2 AND number >= $3 ORDER BY number LIMIT $4",
-					quote(s.o.Schema)),
-				types: []uint32{oidText, oidBytea, oidInt8, oidInt8},
-				params: [][]byte{[]byte(collection), r.id, appendInteger(nil, int64(from), 8),
-					appendInteger(nil, int64(limit), 8)},
-				formats: binaryParams, results: binaryParams,
-			},
+			r.m.eventsOf(quote(s.o.Schema), r, from, limit),
 			{sql: "COMMIT"},
 		})
 		if err != nil {
@@ -81,23 +73,6 @@ func (m *mapping) live(a *answer) (*mutation.Document, error) {
 	return d, err
 }
 
-func decodeEvents(rows [][][]byte, count uint64) ([]mutation.StoredEvent, error) {
-	var events []mutation.StoredEvent
-	for _, raw := range rows {
-		e := mutation.StoredEvent{Number: uint64(readInteger(raw[0])), LSN: sinks.LSN(readInteger(raw[1]))}
-		if e.Number > count || len(raw[2]) == 0 {
-			continue // of a record that somebody removed and made again
-		}
-		fields, err := decodeJSONFields(raw[2][1:])
-		if err != nil {
-			return nil, err
-		}
-		e.Event = &walproxyv1.Event{Fields: fields}
-		events = append(events, e)
-	}
-	return events, nil
-}
-
 // reading runs f on a connection of the read pool; the collection's table is
 // known. When the table has changed it is run again.
 func (s *Sink) reading(ctx context.Context, collection string, key *walproxyv1.Key, f func(context.Context, *pgconn.PgConn, *row) error) error {
@@ -123,7 +98,11 @@ func (s *Sink) reading(ctx context.Context, collection string, key *walproxyv1.K
 			if err != nil {
 				return mutation.ErrNotFound // no such key was ever written
 			}
-			r := &row{m: m, key: values, id: mutation.AppendKey(nil, collection, key)[m.prefix:]}
+			stream, err := w.streamOf(m, key)
+			if err != nil {
+				return mutation.ErrNotFound
+			}
+			r := &row{m: m, key: values, stream: stream, id: mutation.AppendKey(nil, collection, key)[m.prefix:]}
 			err = f(ctx, pc, r)
 			if try > staleLimit || !errors.Is(err, errStale) && !staleCode(codeOf(err)) {
 				return err

@@ -83,7 +83,8 @@ func (r *removal) documents(ctx context.Context, t *transaction, m *mapping) err
 	if r.found = len(found); r.found == 0 {
 		return nil
 	}
-	keys, streams := newArray(key.codec.element, len(found)), newArray(oidBytea, 0)
+	w := &work{arena: make([]byte, 0, 64)}
+	keys, streams := newArray(key.codec.element, len(found)), m.newStreams()
 	for _, raw := range found {
 		keys.element(raw[2])
 		if readInteger(raw[1]) == 0 {
@@ -93,8 +94,11 @@ func (r *removal) documents(ctx context.Context, t *transaction, m *mapping) err
 		if err != nil {
 			return halt("the key of table %s: %w", m.table, err)
 		}
-		for _, id := range documentIDs(value) {
-			streams.element(id)
+		for _, key := range documentKeys(value) {
+			one := &row{id: mutation.AppendKey(nil, m.collection, key)[m.prefix:]}
+			if one.stream, err = w.streamOf(m, key); err == nil {
+				streams.add(one)
+			}
 		}
 	}
 	last := found[len(found)-1]
@@ -110,11 +114,11 @@ func (r *removal) documents(ctx context.Context, t *transaction, m *mapping) err
 
 // commit ends the transaction behind the deletion of rows with that of their
 // events; the first command's count is that of the rows.
-func (r *removal) commit(ctx context.Context, t *transaction, m *mapping, commands []command, streams *arrayBuilder) error {
-	if streams.count > 0 {
-		commands = append(commands, m.dropEvents(r.sink.schema, streams))
+func (r *removal) commit(ctx context.Context, t *transaction, m *mapping, commands []command, streams *streams) error {
+	if !streams.empty() {
+		commands = append(commands, streams.drop(r.sink.schema))
 	}
-	commands = append(commands, m.table.unchanged(r.sink.schema))
+	commands = append(commands, m.unchanged(r.sink.schema)...)
 	answers, err := t.run(ctx, commands, true)
 	if codeOf(err) == codeChanged {
 		return fmt.Errorf("%w: %w", errStale, err)
@@ -147,7 +151,11 @@ func (r *removal) rows(ctx context.Context, t *transaction, m *mapping) error {
 		if err != nil {
 			continue // the key was of another type when it was written
 		}
-		one := &row{m: m, key: values, id: raw[0], version: sinks.LSN(readInteger(raw[1])), events: uint64(readInteger(raw[3])),
+		stream, err := w.streamOf(m, key)
+		if err != nil {
+			continue
+		}
+		one := &row{m: m, key: values, stream: stream, id: raw[0], version: sinks.LSN(readInteger(raw[1])), events: uint64(readInteger(raw[3])),
 			expires: fromMicroseconds(readInteger(raw[2]))}
 		rows = append(rows, one)
 		byID[string(one.id)] = one
@@ -171,7 +179,7 @@ func (r *removal) rows(ctx context.Context, t *transaction, m *mapping) error {
 	if err != nil {
 		return err
 	}
-	arrays, streams := make([]*arrayBuilder, len(m.key)), newArray(oidBytea, 0)
+	arrays, streams := make([]*arrayBuilder, len(m.key)), m.newStreams()
 	inputs := m.keyInputs()
 	types, params := make([]uint32, len(inputs)), make([][]byte, len(inputs))
 	for i, in := range inputs {
@@ -183,7 +191,7 @@ func (r *removal) rows(ctx context.Context, t *transaction, m *mapping) error {
 			arrays[i].element(v)
 		}
 		if one.events > 0 {
-			streams.element(one.id)
+			streams.add(one)
 		}
 	}
 	for i, a := range arrays {
@@ -251,25 +259,22 @@ func (r *removal) lock(ctx context.Context, t *transaction, m *mapping, rows []*
 	return taken, nil
 }
 
-// documentIDs are the keys, in walproxy's encoding, that a document's key column
-// can stand for: text holds strings, numbers, and composite keys as JSON.
-func documentIDs(value *walproxyv1.Value) (ids [][]byte) {
-	prefix := len(mutation.AppendCollection(nil, ""))
-	add := func(key *walproxyv1.Key) { ids = append(ids, mutation.AppendKey(nil, "", key)[prefix:]) }
+// documentKeys are the keys that a document's key column can stand for: text holds
+// strings, numbers, and composite keys as JSON.
+func documentKeys(value *walproxyv1.Value) (keys []*walproxyv1.Key) {
 	switch v := value.GetKind().(type) {
 	case *walproxyv1.Value_Int64:
-		add(mutation.Int64(v.Int64))
-		add(mutation.String(strconv.FormatInt(v.Int64, 10)))
+		return []*walproxyv1.Key{mutation.Int64(v.Int64), mutation.String(strconv.FormatInt(v.Int64, 10))}
 	case *walproxyv1.Value_Bytes:
-		add(mutation.Bytes(v.Bytes))
+		return []*walproxyv1.Key{mutation.Bytes(v.Bytes)}
 	case *walproxyv1.Value_String_:
-		add(mutation.String(v.String_))
+		keys = append(keys, mutation.String(v.String_))
 		if n, err := strconv.ParseInt(v.String_, 10, 64); err == nil && strconv.FormatInt(n, 10) == v.String_ {
-			add(mutation.Int64(n))
+			keys = append(keys, mutation.Int64(n))
 		}
 		if key, err := jsonform.DecodeKey([]byte(v.String_)); err == nil && key.GetComposite() != nil {
-			add(key)
+			keys = append(keys, key)
 		}
 	}
-	return ids
+	return keys
 }

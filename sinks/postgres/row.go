@@ -13,10 +13,12 @@ import (
 
 // row is a record that the batch writes.
 type row struct {
-	m    *mapping
-	key  [][]byte // the values of the key's columns
-	id   []byte   // the key in walproxy's encoding, for its own tables
-	last int      // index of the last statement that writes it, -1: none
+	m   *mapping
+	key [][]byte // the values of the key's columns
+	id  []byte   // the key in walproxy's encoding, for its own tables
+	// stream has the values of the key's columns in the user's table of events.
+	stream [][]byte
+	last   int // index of the last statement that writes it, -1: none
 
 	// reads: a write of the batch needs to see it. known: document is what the
 	// store will hold after the writes so far; nil: it does not exist.
@@ -41,6 +43,7 @@ type row struct {
 type storedEvent struct {
 	number uint64
 	lsn    sinks.LSN
+	at     time.Time
 	fields fieldMap
 }
 
@@ -72,7 +75,7 @@ func (w *work) write(r *row, m *walproxyv1.Mutation, at int) error {
 		r.drops, r.appended = true, nil
 	}
 	for i, e := range effect.Events {
-		r.appended = append(r.appended, storedEvent{effect.FirstEvent + uint64(i), rec.LSN, e.GetFields()})
+		r.appended = append(r.appended, storedEvent{effect.FirstEvent + uint64(i), rec.LSN, rec.Accepted, e.GetFields()})
 	}
 	after := effect.Document
 	if after != nil {

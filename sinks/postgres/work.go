@@ -130,12 +130,16 @@ func (w *work) row(m *walproxyv1.Mutation) (*row, error) {
 	if err != nil {
 		return nil, err
 	}
+	stream, err := w.streamOf(mp, m.GetKey())
+	if err != nil {
+		return nil, err
+	}
 	if len(w.slab) == cap(w.slab) {
 		w.slab = make([]row, 0, min(max(len(w.batch.Records), 1), 256))
 	}
 	start := len(w.arena)
 	w.arena = append(w.arena, id[mp.prefix:]...)
-	w.slab = append(w.slab, row{m: mp, key: key, id: w.arena[start:len(w.arena):len(w.arena)], last: -1})
+	w.slab = append(w.slab, row{m: mp, key: key, stream: stream, id: w.arena[start:len(w.arena):len(w.arena)], last: -1})
 	r := &w.slab[len(w.slab)-1]
 	w.rows[string(id)] = r
 	w.order = append(w.order, r)
@@ -363,9 +367,9 @@ var binaryParams = []int16{formatBinary}
 
 // checks end the transaction if a table is not as its catalogue was read.
 func (w *work) checks() []command {
-	commands := make([]command, len(w.mappings))
-	for i, m := range w.mappings {
-		commands[i] = m.table.unchanged(quote(w.planner.o.Schema))
+	commands := make([]command, 0, len(w.mappings))
+	for _, m := range w.mappings {
+		commands = append(commands, m.unchanged(quote(w.planner.o.Schema))...)
 	}
 	return commands
 }

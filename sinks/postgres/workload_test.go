@@ -10,7 +10,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/jackc/pgx/v5"
 	"pgregory.net/rapid"
 
 	walproxyv1 "github.com/walproxy/walproxy/api/proto/walproxy/v1"
@@ -162,11 +161,11 @@ type target struct {
 	dead map[sinks.LSN]string // rejected, with the SQLSTATE or why
 }
 
-func newTarget(rt *rapid.T, dsn func(...string) string, o Options, lanes int, ddl ...string) *target {
+func newTarget(rt *rapid.T, db *suiteDB, o Options, lanes int, ddl ...string) *target {
 	if o.Expiry == (Expiry{}) {
 		o.Expiry.Disabled = true // comparisons see the rows themselves
 	}
-	store, err := newSuiteStore(dsn, o)
+	store, err := newSuiteStore(db, o, ddl...)
 	if err != nil {
 		rt.Fatal(err)
 	}
@@ -175,11 +174,6 @@ func newTarget(rt *rapid.T, dsn func(...string) string, o Options, lanes int, dd
 		rt.Fatal(err)
 	}
 	t := &target{rt: rt, store: store, sink: sink.(*Sink), inc: [16]byte{1}, dead: map[sinks.LSN]string{}}
-	for _, sql := range ddl {
-		if err := store.admin(fmt.Sprintf("SET search_path = %s; %s", store.name, sql)); err != nil {
-			rt.Fatalf("%s: %v", sql, err)
-		}
-	}
 	if t.cp, err = t.sink.Resume(soon(rt), claimOf(lanes)); err != nil {
 		rt.Fatal(err)
 	}
@@ -294,15 +288,13 @@ func (t *target) once(lane int, to sinks.LSN, records []sinks.Record, try int) (
 // dump is everything that a client can see: rows, and versions, ends and events.
 func (t *target) dump(tables ...string) string {
 	var b strings.Builder
-	ctx := soon(t.rt)
-	conn, err := pgx.Connect(ctx, t.store.options.DSN)
-	if err != nil {
-		t.rt.Fatal(err)
-	}
-	defer func() { _ = conn.Close(ctx) }()
 	for _, table := range tables {
 		var text string
-		if err := conn.QueryRow(ctx, fmt.Sprintf("SELECT coalesce(string_agg(x, E'\\n' ORDER BY x), '') FROM (SELECT (to_jsonb(whole) - 'serial' - 'updated_at')::text AS x FROM %s whole) y", table)).Scan(&text); err != nil {
+		name := table
+		if !strings.Contains(name, ".") {
+			name = t.store.name + "." + name
+		}
+		if err := t.store.query(fmt.Sprintf("SELECT coalesce(string_agg(x, E'\\n' ORDER BY x), '') FROM (SELECT (to_jsonb(whole) - 'serial' - 'updated_at')::text AS x FROM %s whole) y", name), &text); err != nil {
 			t.rt.Fatal(err)
 		}
 		fmt.Fprintf(&b, "%s:\n%s\n", table, text)
