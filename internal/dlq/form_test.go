@@ -3,6 +3,7 @@ package dlq
 import (
 	"encoding/json"
 	"errors"
+	"net/url"
 	"reflect"
 	"strings"
 	"testing"
@@ -10,6 +11,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/walproxy/walproxy/internal/jsonform"
+	"github.com/walproxy/walproxy/internal/state"
 	"github.com/walproxy/walproxy/mutation"
 )
 
@@ -121,4 +123,20 @@ func FuzzSet(f *testing.F) {
 			t.Fatalf("%s=%s in %s: %s", path, value, doc, out)
 		}
 	})
+}
+
+func TestMatchCode(t *testing.T) {
+	for _, c := range []struct {
+		filter, code string
+		want         bool
+	}{{"", "", true}, {"23", "23505", true}, {"23505", "23505", true}, {"23503", "23505", false}, {"23", "42P01", false}, {"2", "23505", false}, {"23", "", false}, {"42p01", "42P01", true}} {
+		f, err := ParseFilter(url.Values{"code": {c.filter}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		d := state.DeadLetter{Kind: state.Rejected, Details: map[string]string{"sqlstate": c.code}}
+		if got, err := f.Match(&d); err != nil || got != c.want {
+			t.Errorf("%q selects %q: %v, %v", c.filter, c.code, got, err)
+		}
+	}
 }
