@@ -8,6 +8,7 @@ import (
 	"github.com/walproxy/walproxy"
 	walproxyv1 "github.com/walproxy/walproxy/api/proto/walproxy/v1"
 	"github.com/walproxy/walproxy/mutation"
+	"github.com/walproxy/walproxy/replay"
 	"github.com/walproxy/walproxy/sinks"
 )
 
@@ -40,6 +41,9 @@ type Core interface {
 	SubmitImported(ctx context.Context, sink string, in walproxy.ImportedLetter) (Pending, error)
 	PauseSink(ctx context.Context, sink string) error
 	ResumeSink(sink string) error
+	// PlanAccept and AcceptSink are about a sink that is refused.
+	PlanAccept(ctx context.Context, sink string, after *walproxy.LSN) (*replay.Plan, error)
+	AcceptSink(ctx context.Context, sink string, after *walproxy.LSN, token string) (*replay.Plan, error)
 	Status() walproxy.Status
 	// Err is why the log takes no more writes; nil while it does.
 	Err() error

@@ -21,6 +21,8 @@ var (
 	ErrForeignStream = errors.New("replay: the sink belongs to another stream")
 	// ErrWrongStore: the sink is another store than the one that was claimed.
 	ErrWrongStore = errors.New("replay: the sink is another store than the one claimed")
+	// ErrAccepted: what a person accepted does not fit the store any more.
+	ErrAccepted = errors.New("replay: what was accepted cannot be done")
 	// ErrFenced: another owner claimed the stream.
 	ErrFenced = errors.New("replay: fenced by another owner")
 	// ErrRejected: a record can never apply and its policy is Halt;

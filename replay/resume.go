@@ -29,7 +29,7 @@ func (l *Loop) resume(ctx context.Context) (sinks.Checkpoint, error) {
 		if !l.pace.pass(ctx) {
 			return sinks.Checkpoint{}, context.Cause(ctx)
 		}
-		checkpoint, err := l.tryResume(ctx, claim)
+		checkpoint, err := l.tryResume(ctx)
 		l.pace.passed()
 		if err == nil {
 			if attempt > 0 {
@@ -59,7 +59,7 @@ func (l *Loop) resume(ctx context.Context) (sinks.Checkpoint, error) {
 }
 
 // tryResume is one attempt. Errors that no retry mends are marked sinks.Halt.
-func (l *Loop) tryResume(ctx context.Context, claim state.Claim) (c sinks.Checkpoint, err error) {
+func (l *Loop) tryResume(ctx context.Context) (c sinks.Checkpoint, err error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, l.o.ApplyTimeout, errTimeout)
 	defer cancel()
 	defer func() {
@@ -67,6 +67,10 @@ func (l *Loop) tryResume(ctx context.Context, claim state.Claim) (c sinks.Checkp
 			err = sinks.WithOutcome(sinks.Halt, &PanicError{Value: r, Stack: debug.Stack()})
 		}
 	}()
+	claim, err := l.carryOut(ctx)
+	if err != nil {
+		return c, err
+	}
 	// Before Resume, which raises the epoch: the wrong store is left untouched.
 	identity, err := l.identity(ctx, claim)
 	if err != nil {
@@ -97,8 +101,7 @@ func (l *Loop) identity(ctx context.Context, claim state.Claim) (found string, e
 		return "", sinks.WithOutcome(sinks.Halt, &ResumeError{
 			Sink: l.o.Name, Err: ErrWrongStore,
 			Found: fmt.Sprintf("it says it is %q, the one that was claimed is %q", found, claim.Identity),
-			Next: fmt.Sprintf("nothing was changed; connect it to the right store, or run `walproxy sink forget %s` to give up what the log holds for it and start with this one",
-				l.o.Name),
+			Next:  fmt.Sprintf("nothing was changed; connect it to the right store, for a copy must not drain this log; or, if this one takes its place, run `walproxy sink accept %s`, which shows what that means", l.o.Name),
 		})
 	}
 	return found, nil
@@ -120,7 +123,7 @@ func (l *Loop) check(c sinks.Checkpoint) error {
 	if _, err := l.heldRange(); errors.Is(err, wal.ErrDiverged) {
 		return refuse(ErrDiverged, err,
 			"records are held for it which this log never held: an older copy of the log was put back, or its tail was lost",
-			fmt.Sprintf("nothing was applied; put the log back that belongs to the state store, or run `walproxy sink accept %s` to go on without them", l.o.Name))
+			fmt.Sprintf("nothing was applied; put the log back that belongs to the state store, or run `walproxy sink accept %s`, which shows what it means to go on without them", l.o.Name))
 	} else if err != nil {
 		return err
 	}
@@ -135,12 +138,12 @@ func (l *Loop) check(c sinks.Checkpoint) error {
 		case errors.Is(err, wal.ErrDiverged):
 			return refuse(ErrDiverged, err,
 				fmt.Sprintf("lane %d is at %v, which this log never held: an older copy of the log was put back, or its tail was lost", i, p),
-				fmt.Sprintf("nothing was applied; put the log back that the sink was fed from, or run `walproxy sink accept %s` to go on from this log knowing that they differ", l.o.Name))
+				fmt.Sprintf("nothing was applied; put the log back that the sink was fed from, or run `walproxy sink accept %s`, which shows what it means to go on from this log (with --after LSN where it cannot know up to where they are one)", l.o.Name))
 		case errors.Is(err, wal.ErrBelowFirst) && l.log.First()-1 <= l.start(): // what is gone was not this sink's
 		case errors.Is(err, wal.ErrBelowFirst):
 			return refuse(ErrBelowFirst, err,
 				fmt.Sprintf("lane %d is at %v, the log starts at LSN %d", i, p, l.log.First()),
-				fmt.Sprintf("the records between are gone; restore the store from a backup that reaches LSN %d, or run `walproxy sink accept %s` to go on without them", l.log.First()-1, l.o.Name))
+				fmt.Sprintf("the records between are gone; restore the store from a backup that reaches LSN %d, or run `walproxy sink accept %s`, which shows what it means to go on without them", l.log.First()-1, l.o.Name))
 		default:
 			return err
 		}
@@ -164,7 +167,7 @@ func (l *Loop) resumeError(err error) error {
 	case errors.Is(err, sinks.ErrFenced):
 		refused.Err = ErrFenced
 		refused.Found = "somebody claimed the stream with a higher epoch, or moved its checkpoint"
-		refused.Next = "one process may own a stream: stop the other one, then start this one again"
+		refused.Next = fmt.Sprintf("one process may own a stream, and nothing can be accepted here: stop the other one, then `walproxy sink resume %s`", l.o.Name)
 	default:
 		_, panicked := errors.AsType[*PanicError](err)
 		return &HaltError{Sink: l.o.Name, Err: err, Passing: !panicked}
@@ -184,9 +187,9 @@ func (l *Loop) RetryAfter(err error) (time.Duration, bool) {
 }
 
 func missingNext(name string) string {
-	return fmt.Sprintf("restore the checkpoint, or run `walproxy sink accept %s` to name the LSN that the store holds, or `walproxy sink forget %s` to give up what the log still holds for it and start with what comes", name, name)
+	return fmt.Sprintf("restore the checkpoint; or run `walproxy sink accept %s --after LSN`, naming the LSN up to which the store has this log: it shows what that means", name)
 }
 
 func foreignNext(name string) string {
-	return fmt.Sprintf("connect the sink to its own store; if the store's former log is given up, run `walproxy sink accept %s`", name)
+	return fmt.Sprintf("connect the sink to its own store; or, if the store's former log is given up, run `walproxy sink accept %s` (with --after LSN where the store has some of this log), which shows what that means", name)
 }

@@ -52,6 +52,8 @@ var (
 	// ErrFenced: somebody claimed the stream with a higher epoch, or moved its
 	// checkpoint. This owner must stop.
 	ErrFenced = errors.New("sink: fenced by another owner")
+	// ErrMoved: the checkpoint is not what it was when it was looked at.
+	ErrMoved = errors.New("sink: the checkpoint is not what it was when it was looked at")
 	// ErrClosed: the sink was closed.
 	ErrClosed = errors.New("sink: closed")
 )
@@ -84,7 +86,7 @@ func OutcomeOf(err error) Outcome {
 	if errors.As(err, &marked) {
 		return marked.Outcome
 	}
-	for _, final := range []error{ErrNoCheckpoint, ErrForeignStream, ErrFenced, ErrClosed} {
+	for _, final := range []error{ErrNoCheckpoint, ErrForeignStream, ErrFenced, ErrMoved, ErrClosed} {
 		if errors.Is(err, final) {
 			return Halt
 		}

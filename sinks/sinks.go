@@ -8,6 +8,7 @@ package sinks
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/google/uuid"
@@ -165,6 +166,24 @@ type Positioner interface {
 	// owner, if there is one, goes on undisturbed, and nothing is changed.
 	// ErrNoCheckpoint: there is none. It may be called at any time until Close.
 	Position(ctx context.Context) (Checkpoint, error)
+}
+
+// Rebaser is a Positioner whose checkpoint a person may have replaced, because it
+// does not fit the log any more and they know what the store holds.
+type Rebaser interface {
+	Positioner
+	// Rebase makes the store's checkpoint that of to.Stream at to.Lanes, durably and
+	// as one step, under an epoch that shuts out everybody from before. from is what
+	// Position said, without lanes if it was ErrNoCheckpoint. If the store is at to
+	// already nothing is done; if it is at neither the error is ErrMoved and nothing
+	// is changed. Data is not touched. An owner that is alive may keep it waiting, or
+	// fail it with Retry.
+	Rebase(ctx context.Context, owner string, from, to Checkpoint) error
+}
+
+// SamePlace reports whether c and d are of one stream and at the same points.
+func (c Checkpoint) SamePlace(d Checkpoint) bool {
+	return slices.Equal(c.Lanes, d.Lanes) && (c.Stream == d.Stream || len(c.Lanes) == 0)
 }
 
 // Linker is a Sink that knows which collections depend on each other: applying a

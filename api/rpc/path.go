@@ -29,6 +29,7 @@ const (
 	routeSinks     = "sinks"
 	routePause     = "sink_pause"
 	routeResume    = "sink_resume"
+	routeAccept    = "sink_accept"
 )
 
 // target is what a path names.
@@ -122,7 +123,8 @@ func parseLetter(parts []string) (target, *Error) {
 	return t, nil
 }
 
-// parseSink reads what follows /v1/sinks/: {sink}:pause or {sink}:resume.
+// parseSink reads what follows /v1/sinks/: {sink}:pause, {sink}:resume
+// or {sink}:accept.
 func parseSink(parts []string) (target, *Error) {
 	if len(parts) != 1 {
 		return target{}, noSuchPath()
@@ -137,10 +139,12 @@ func parseSink(parts []string) (target, *Error) {
 		return target{route: routePause, sink: sink}, nil
 	case "resume":
 		return target{route: routeResume, sink: sink}, nil
+	case "accept":
+		return target{route: routeAccept, sink: sink}, nil
 	case "":
 		return target{}, noSuchPath()
 	}
-	return target{}, invalid("sink", "%q is no verb of sinks (pause, resume)", clip(verb))
+	return target{}, invalid("sink", "%q is no verb of sinks (pause, resume, accept)", clip(verb))
 }
 
 func parseRecord(collection, key string) (target, *Error) {
@@ -165,7 +169,7 @@ func parseRecord(collection, key string) (target, *Error) {
 func noSuchPath() *Error {
 	return &Error{Status: http.StatusNotFound, Code: "no_such_path",
 		Message: "paths are /v1/{collection}/{key}, /v1/{collection}/{key}:verb, /v1/{collection}/{key}/events, " +
-			"/v1/mutations, /v1/writes/{lsn}, /v1/dlq/{sink}[:retry|:discard|:import], /v1/dlq/{sink}/{lsn}[:retry|:edit], /v1/sinks, /v1/sinks/{sink}:pause, /v1/sinks/{sink}:resume and /v1/status; a slash in a key is written %2F"}
+			"/v1/mutations, /v1/writes/{lsn}, /v1/dlq/{sink}[:retry|:discard|:import], /v1/dlq/{sink}/{lsn}[:retry|:edit], /v1/sinks, /v1/sinks/{sink}:pause, /v1/sinks/{sink}:resume, /v1/sinks/{sink}:accept and /v1/status; a slash in a key is written %2F"}
 }
 
 // recordKey is the key that a path names, in its canonical form. A composite

@@ -183,6 +183,8 @@ func (s *Server) handler(t target, method string) (handler, *Error) {
 		methods = map[string]handler{http.MethodGet: s.getSinks}
 	case routePause, routeResume:
 		methods = map[string]handler{http.MethodPost: s.pauseSink}
+	case routeAccept:
+		methods = map[string]handler{http.MethodGet: s.getAccept, http.MethodPost: s.postAccept}
 	case routeMutations:
 		methods = map[string]handler{http.MethodPost: s.postMutations}
 	case routeEvents:

@@ -6,7 +6,7 @@ import (
 
 func newSink() *cobra.Command {
 	cmd := &cobra.Command{Use: "sink", Short: "Look after the stores"}
-	cmd.AddCommand(newSinkInit(), newSinkList(), newSinkAdd(), newSinkPause(), newSinkResume(), newSinkForget())
+	cmd.AddCommand(newSinkInit(), newSinkList(), newSinkAdd(), newSinkPause(), newSinkResume(), newSinkAccept(), newSinkForget())
 	return cmd
 }
 

@@ -89,6 +89,22 @@ func New(dataDir string, logger *zap.Logger) *Log {
 // Do notes that e begins, has action do it, and notes how it ended. If it cannot be
 // noted it is not done. action may add to e what is known only then.
 func (l *Log) Do(e Entry, action func(e *Entry) error) error {
+	if err := l.begin(&e); err != nil {
+		return err
+	}
+	return l.end(e, action(&e))
+}
+
+// Begin is the first half of Do; end is the second, with how it ended, and returns
+// that.
+func (l *Log) Begin(e Entry) (end func(error) error, err error) {
+	if err := l.begin(&e); err != nil {
+		return nil, err
+	}
+	return func(err error) error { return l.end(e, err) }, nil
+}
+
+func (l *Log) begin(e *Entry) error {
 	e.ID = rand.Text()[:12]
 	e.PID = os.Getpid()
 	if e.Who == "" {
@@ -98,10 +114,13 @@ func (l *Log) Do(e Entry, action func(e *Entry) error) error {
 		e.Via = "command"
 	}
 	e.Phase = Begin
-	if err := l.append(e); err != nil {
+	if err := l.append(*e); err != nil {
 		return fmt.Errorf("nothing was done: %w: %w", ErrUnwritten, err)
 	}
-	err := action(&e)
+	return nil
+}
+
+func (l *Log) end(e Entry, err error) error {
 	e.Phase = Done
 	if err != nil {
 		e.Phase, e.Error = Failed, err.Error()

@@ -129,6 +129,9 @@ func TestPostgresRestored(t *testing.T) {
 			if e.refuses {
 				s.fill(ctx, 10, 0) // something to wait for
 				s.halts(ctx, "the log starts at LSN")
+				s.accepts(nil, nil, "the store lacks them for good", "is accepted, and")
+				must(t, s.client.WaitDrained(ctx))
+				s.stop()
 				return
 			}
 			s.check(ctx)

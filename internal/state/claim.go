@@ -150,7 +150,7 @@ func (s *Store) Forget(sink string) error {
 	err := s.use(func() error {
 		b := s.db.NewBatch()
 		defer b.Close()
-		if err := errors.Join(b.Delete(claimKey(sink), nil), b.Delete(laneMapKey(sink), nil), b.Delete(heldMarkKey(sink), nil)); err != nil {
+		if err := errors.Join(b.Delete(claimKey(sink), nil), b.Delete(acceptanceKey(sink), nil), b.Delete(laneMapKey(sink), nil), b.Delete(heldMarkKey(sink), nil)); err != nil {
 			return err
 		}
 		for _, kind := range []byte(sinkKinds) {

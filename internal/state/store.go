@@ -6,6 +6,7 @@
 //
 //	'm' name                      -> meta value: format, boot, stream, mark, count, claims
 //	'c' sink name                 -> claim
+//	'a' sink name                 -> acceptance, until it is carried out
 //	'i' principal length, principal, id -> request id: LSN, accepted, payload hash
 //	'l' LSN (8 bytes), principal length, principal, id -> nothing; the ids by age
 //	'g' sink name                 -> collections that share a lane

@@ -184,3 +184,53 @@ func putLanes(b *pebble.Batch, c sinks.Checkpoint) error {
 	}
 	return nil
 }
+
+// Rebase implements sinks.Rebaser. It waits for batches that are at work.
+func (s *Sink) Rebase(ctx context.Context, _ string, from, to sinks.Checkpoint) error {
+	if len(to.Lanes) < 1 || len(to.Lanes) > maxLanes {
+		return sinks.WithOutcome(sinks.Halt, fmt.Errorf("rebase: lanes: %d, want 1 to %d", len(to.Lanes), maxLanes))
+	}
+	leave, err := s.enter()
+	if err != nil {
+		return err
+	}
+	release, err := s.gate.all(ctx, s.stop)
+	if err != nil {
+		leave()
+		return notBegun(err)
+	}
+	_, err = run(ctx, s, func() (none struct{}, err error) {
+		defer leave()
+		defer release()
+		return none, s.rebase(from, to)
+	})
+	return err
+}
+
+// rebase runs with all lanes taken.
+func (s *Sink) rebase(from, to sinks.Checkpoint) error {
+	s.mu.Lock()
+	stored := s.mu.checkpoint
+	s.mu.Unlock()
+	switch {
+	case stored.SamePlace(to):
+		return nil
+	case !stored.SamePlace(from):
+		return sinks.ErrMoved
+	}
+	next := sinks.Checkpoint{Stream: to.Stream, Epoch: stored.Epoch + 1, Lanes: slices.Clone(to.Lanes)}
+	b := s.db.NewBatch()
+	if err := b.DeleteRange(laneKey(0), laneKey(maxLanes), nil); err != nil {
+		return err
+	}
+	if err := errors.Join(putClaim(b, next), putLanes(b, next)); err != nil {
+		return err
+	}
+	if err := s.commit(b); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.mu.claimed, s.mu.checkpoint = true, next
+	return nil
+}

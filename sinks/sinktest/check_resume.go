@@ -21,6 +21,8 @@ func resumeChecks() []check {
 			why: "another log's records drained into this store cannot be told from its own afterwards"},
 		{name: "resume/position", noResume: true, run: position,
 			why: "who only looks must neither fence the owner nor make a checkpoint, and is told what the next claim would find"},
+		{name: "resume/rebase", noResume: true, run: rebase,
+			why: "a checkpoint that a person replaces is the one they saw, becomes the one they named, and shuts the owner out"},
 		{name: "resume/lanes-invalid", noResume: true, run: noLanes,
 			why: "a checkpoint without lanes would count everything as applied"},
 	}
@@ -122,5 +124,59 @@ func noLanes(r *rig) {
 	cp, err := r.sink.Resume(ctx, r.claim)
 	if err == nil {
 		r.t.Fatalf("Resume with Fresh and 0 lanes: %+v; want an error", cp)
+	}
+}
+
+// rebase is for sinks that are a sinks.Rebaser.
+func rebase(r *rig) {
+	sink, ok := r.sink.(sinks.Rebaser)
+	if !ok {
+		return
+	}
+	do := func(from, to sinks.Checkpoint) error {
+		ctx, cancel := r.ctx()
+		defer cancel()
+		return sink.Rebase(ctx, "a person", from, to)
+	}
+	want := func(when string, err, want error) {
+		if !errors.Is(err, want) {
+			r.t.Fatalf("Rebase %s: %v; want %v", when, err, want)
+		}
+	}
+	look := func(when string, to sinks.Checkpoint) {
+		ctx, cancel := r.ctx()
+		defer cancel()
+		if got, err := sink.Position(ctx); err != nil || !got.SamePlace(to) {
+			r.t.Fatalf("Position after a Rebase %s: %+v, %v; want %+v", when, got, err, to)
+		}
+	}
+	point := func(lsn sinks.LSN) sinks.Point { return sinks.Point{LSN: lsn, Incarnation: uuid.New()} }
+	none := sinks.Checkpoint{}
+	first := sinks.Checkpoint{Stream: r.claim.Stream, Lanes: []sinks.Point{point(3), point(3), point(4)}}
+	want("of what is not there", do(first, sinks.Checkpoint{Stream: first.Stream, Lanes: first.Lanes[:1]}), sinks.ErrMoved)
+	want("of an empty store", do(none, first), nil)
+	look("of an empty store", first)
+	want("once more", do(none, first), nil)
+	r.crash()
+	if sink, ok = r.sink.(sinks.Rebaser); !ok {
+		return
+	}
+	look("and a restart", first)
+	ctx, cancel := r.ctx()
+	owned, err := r.sink.Resume(ctx, r.claim)
+	cancel()
+	if err != nil || !owned.SamePlace(first) {
+		r.t.Fatalf("Resume after a Rebase: %+v, %v; want the lanes %v", owned, err, first.Lanes)
+	}
+	second := sinks.Checkpoint{Stream: uuid.New(), Lanes: []sinks.Point{point(9)}}
+	want("of another place", do(sinks.Checkpoint{Stream: first.Stream, Lanes: second.Lanes}, sinks.Checkpoint{Stream: first.Stream, Lanes: first.Lanes[1:]}), sinks.ErrMoved)
+	look("that was refused", first)
+	want("to another stream", do(first, second), nil)
+	look("to another stream", second)
+	ctx, cancel = r.ctx()
+	defer cancel()
+	b := &sinks.Batch{Epoch: owned.Epoch, Moves: []sinks.Move{{Lane: 0, From: second.Lanes[0], To: point(12)}}}
+	if _, err := r.sink.Apply(ctx, b); !errors.Is(err, sinks.ErrFenced) {
+		r.t.Fatalf("Apply of who owned the stream before a Rebase: %v; want sinks.ErrFenced", err)
 	}
 }

@@ -116,6 +116,38 @@ func (m *Memory) Position(context.Context) (sinks.Checkpoint, error) {
 	return c, nil
 }
 
+// Rebase implements sinks.Rebaser.
+func (m *Memory) Rebase(_ context.Context, _ string, from, to sinks.Checkpoint) error {
+	done, err := m.use()
+	if err != nil {
+		return err
+	}
+	defer done()
+	s := m.store
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var stored sinks.Checkpoint
+	if s.claimed {
+		stored = s.checkpoint
+	}
+	switch {
+	case stored.SamePlace(to):
+		return nil
+	case !stored.SamePlace(from):
+		return sinks.ErrMoved
+	}
+	s.claimed = true
+	s.checkpoint = sinks.Checkpoint{Stream: to.Stream, Epoch: s.checkpoint.Epoch + 1, Lanes: slices.Clone(to.Lanes)}
+	return nil
+}
+
+// LoseCheckpoint drops the checkpoint, as somebody does who deletes its row.
+func (m *Memory) LoseCheckpoint() {
+	m.store.mu.Lock()
+	defer m.store.mu.Unlock()
+	m.store.claimed = false
+}
+
 // Apply implements sinks.Sink.
 func (m *Memory) Apply(_ context.Context, b *sinks.Batch) ([]sinks.Result, error) {
 	done, err := m.use()
@@ -256,5 +288,5 @@ var (
 	_ sinks.Sink       = (*Memory)(nil)
 	_ sinks.Reader     = (*Memory)(nil)
 	_ sinks.Identifier = (*Memory)(nil)
-	_ sinks.Positioner = (*Memory)(nil)
+	_ sinks.Rebaser    = (*Memory)(nil)
 )
