@@ -209,6 +209,8 @@ type Description struct {
 	// LaneGroups lists, by the name of the lane group, the tables that share lanes
 	// because of what the store says of them; sorted.
 	LaneGroups map[string][]string
+	// Warnings are what somebody should look at, in words for people; sorted.
+	Warnings []string
 }
 
 // Settler is a Sink for which applied is not yet settled: a restart of the

@@ -57,6 +57,8 @@ type sinkStatus struct {
 	// lanes, by lane group.
 	Owner      string              `json:"owner,omitempty"`
 	LaneGroups map[string][]string `json:"lane_groups,omitempty"`
+	// What somebody should look at in the store.
+	Warnings []string `json:"warnings,omitempty"`
 }
 
 func (s *Server) getStatus(w http.ResponseWriter, r *http.Request, _ target) *Error {
@@ -90,7 +92,7 @@ func newSinkStatus(sink *walproxy.SinkStatus) sinkStatus {
 		Lanes: sink.Lanes, Records: sink.Records, Batches: sink.Batches, Retries: sink.Retries,
 		DeadLetters: sink.DeadLetters, ParkedKeys: sink.ParkedKeys,
 		HeldRecords: sink.HeldRecords, HeldBytes: sink.HeldBytes, LostRecords: sink.LostRecords,
-		Owner: sink.Store.Owner, LaneGroups: sink.Store.LaneGroups,
+		Owner: sink.Store.Owner, LaneGroups: sink.Store.LaneGroups, Warnings: sink.Store.Warnings,
 	}
 }
 

@@ -62,7 +62,7 @@ func appendArray(b *strings.Builder, v *walproxyv1.Value, element *codec) error 
 	return nil
 }
 
-var errArray = errors.New("sink postgres: unreadable array")
+var errArray = errors.New("unreadable array")
 
 // maxArrayDepth is PostgreSQL's MAXDIM.
 const maxArrayDepth = 6

@@ -123,7 +123,7 @@ func loadTable(ctx context.Context, conn *pgconn.PgConn, oid uint32) (*table, er
 	}
 	answers, err := runPipeline(ctx, conn, commands)
 	if err != nil {
-		return nil, fmt.Errorf("sink postgres: reading the catalogue: %w", err)
+		return nil, fmt.Errorf("reading the catalogue: %w", err)
 	}
 	if len(answers[0].rows) == 0 {
 		return nil, errStale // dropped since its name was resolved

@@ -132,7 +132,7 @@ var otherCodec = asText(func(v *walproxyv1.Value) (string, error) {
 }, parseString)
 
 func malformedRow(what string, raw []byte) error {
-	return fmt.Errorf("sink postgres: unreadable %s of %d bytes", what, len(raw))
+	return fmt.Errorf("unreadable %s of %d bytes", what, len(raw))
 }
 
 func integerCodec(oid, array uint32, size int) *codec {

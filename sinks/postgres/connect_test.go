@@ -22,28 +22,51 @@ import (
 	"github.com/walproxy/walproxy/sinks"
 )
 
-// certificate makes a self-signed one for 127.0.0.1, good as its own authority.
-func certificate(t testing.TB) (cert, key []byte) {
-	t.Helper()
+// authority signs certificates.
+type authority struct {
+	t    testing.TB
+	cert *x509.Certificate
+	key  *ecdsa.PrivateKey
+	pem  []byte
+}
+
+func newAuthority(t testing.TB) *authority {
+	a := &authority{t: t}
+	a.pem, _ = a.sign("authority", &x509.Certificate{IsCA: true, KeyUsage: x509.KeyUsageCertSign, BasicConstraintsValid: true})
+	return a
+}
+
+// sign makes a certificate for a name, 127.0.0.1 and no other address; the first
+// is the authority's own.
+func (a *authority) sign(name string, template *x509.Certificate) (cert, key []byte) {
+	a.t.Helper()
 	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
-		t.Fatal(err)
+		a.t.Fatal(err)
 	}
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "127.0.0.1"},
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
-		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, IsCA: true, BasicConstraintsValid: true,
+	template.SerialNumber, template.Subject = big.NewInt(time.Now().UnixNano()), pkix.Name{CommonName: name}
+	template.NotBefore, template.NotAfter = time.Now().Add(-time.Hour), time.Now().Add(time.Hour)
+	if a.cert == nil {
+		a.cert, a.key = template, private
 	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, &private.PublicKey, private)
+	der, err := x509.CreateCertificate(rand.Reader, template, a.cert, &private.PublicKey, a.key)
 	if err != nil {
-		t.Fatal(err)
+		a.t.Fatal(err)
 	}
 	pkcs8, err := x509.MarshalPKCS8PrivateKey(private)
 	if err != nil {
-		t.Fatal(err)
+		a.t.Fatal(err)
 	}
 	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}),
 		pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: pkcs8})
+}
+
+func (a *authority) server() (cert, key []byte) {
+	return a.sign("db", &x509.Certificate{IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}})
+}
+
+func (a *authority) client(role string) (cert, key []byte) {
+	return a.sign(role, &x509.Certificate{ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}})
 }
 
 // connects reports what a sink with the DSN says to Identity.
@@ -58,20 +81,21 @@ func connects(t testing.TB, dsn string) error {
 	return err
 }
 
-// TestTLS: every sslmode against a server with TLS and passwords, and what the
-// sink says when it is refused; passfile and service file.
+// TestTLS: every sslmode against a server with TLS, passwords and certificates of
+// clients, and what the sink says when one side refuses the other; passfile and
+// service file.
 func TestTLS(t *testing.T) {
 	t.Parallel()
-	cert, key := certificate(t)
-	other, _ := certificate(t)
+	ours, theirs := newAuthority(t), newAuthority(t)
+	cert, key := ours.server()
 	c := pgtest.New(t, pgtest.Options{
-		Settings: map[string]string{"ssl": "on", "ssl_cert_file": "'c.pem'", "ssl_key_file": "'k.pem'", "password_encryption": "'scram-sha-256'"},
-		Files:    map[string][]byte{"c.pem": cert, "k.pem": key},
-		HBA: "local all all trust\nhostssl all secret 127.0.0.1/32 scram-sha-256\nhostssl all all 127.0.0.1/32 trust\n" +
+		Settings: map[string]string{"ssl": "on", "ssl_cert_file": "'c.pem'", "ssl_key_file": "'k.pem'", "ssl_ca_file": "'ca.pem'", "password_encryption": "'scram-sha-256'"},
+		Files:    map[string][]byte{"c.pem": cert, "k.pem": key, "ca.pem": ours.pem},
+		HBA: "local all all trust\nhostssl all certified 127.0.0.1/32 cert\nhostssl all secret 127.0.0.1/32 scram-sha-256\nhostssl all all 127.0.0.1/32 trust\n" +
 			"hostnossl all plain 127.0.0.1/32 trust\n",
 	})
 	admin := pgtest.Connect(t, fmt.Sprintf("host=%s port=%d user=postgres dbname=postgres", c.Socket(), c.Port()))
-	if _, err := admin.Exec(bounded(t), "CREATE ROLE plain LOGIN; CREATE ROLE secret LOGIN PASSWORD 'wal:proxy'"); err != nil {
+	if _, err := admin.Exec(bounded(t), "CREATE ROLE plain LOGIN; CREATE ROLE certified LOGIN; CREATE ROLE secret LOGIN PASSWORD 'wal:proxy'"); err != nil {
 		t.Fatal(err)
 	}
 	dir := t.TempDir()
@@ -82,7 +106,13 @@ func TestTLS(t *testing.T) {
 		}
 		return path
 	}
-	root, wrong := file("root.pem", string(cert)), file("wrong.pem", string(other))
+	root, wrong := file("root.pem", string(ours.pem)), file("wrong.pem", string(theirs.pem))
+	client := func(a *authority, role string) string {
+		cert, key := a.client(role)
+		return "&sslcert=" + file(role+".pem", string(cert)) + "&sslkey=" + file(role+".key", string(key))
+	}
+	verified := "postgres://certified@" + c.Addr() + "/postgres?sslmode=verify-full&sslrootcert=" + root
+	certified, another, foreign := client(ours, "certified"), client(ours, "another"), client(theirs, "foreign")
 	addr := c.Addr()
 	service := file("service", fmt.Sprintf("[wal]\nhost=127.0.0.1\nport=%d\nuser=secret\ndbname=postgres\nsslmode=require\n", c.Port()))
 	pass := file("pass", fmt.Sprintf("127.0.0.1:%d:postgres:secret:wal\\:proxy\n", c.Port()))
@@ -97,9 +127,16 @@ func TestTLS(t *testing.T) {
 		{"prefer", "postgres://postgres@" + addr + "/postgres?sslmode=prefer", sinks.Applied, ""},
 		{"require", "postgres://postgres@" + addr + "/postgres?sslmode=require", sinks.Applied, ""},
 		{"verify-ca", "postgres://postgres@" + addr + "/postgres?sslmode=verify-ca&sslrootcert=" + root, sinks.Applied, ""},
-		{"verify-ca, wrong", "postgres://postgres@" + addr + "/postgres?sslmode=verify-ca&sslrootcert=" + wrong, sinks.Retry, "certificate"},
+		{"verify-ca, wrong", "postgres://postgres@" + addr + "/postgres?sslmode=verify-ca&sslrootcert=" + wrong, sinks.Halt, "(sslrootcert)"},
 		{"verify-full", "postgres://postgres@" + addr + "/postgres?sslmode=verify-full&sslrootcert=" + root, sinks.Applied, ""},
-		{"verify-full, other name", fmt.Sprintf("postgres://postgres@localhost:%d/postgres?sslmode=verify-full&sslrootcert=%s", c.Port(), root), sinks.Retry, "localhost"},
+		{"verify-full, other name", fmt.Sprintf("postgres://postgres@localhost:%d/postgres?sslmode=verify-full&sslrootcert=%s", c.Port(), root), sinks.Halt, "by the name that it has"},
+		{"verify-full, wrong", "postgres://postgres@" + addr + "/postgres?sslmode=verify-full&sslrootcert=" + wrong, sinks.Halt, "(sslrootcert)"},
+		{"verify-full, the system's authorities", "postgres://postgres@" + addr + "/postgres?sslmode=verify-full", sinks.Halt, "(sslrootcert)"},
+		{"client certificate", verified + certified, sinks.Applied, ""},
+		{"client certificate, required only", "postgres://certified@" + addr + "/postgres?sslmode=require" + certified, sinks.Applied, ""},
+		{"client certificate of another", verified + another, sinks.Halt, "28000"},
+		{"client certificate of another authority", verified + foreign, sinks.Halt, "(sslcert, sslkey)"},
+		{"no client certificate", verified, sinks.Halt, "28000"},
 		{"passfile", "postgres://secret@" + addr + "/postgres?sslmode=require&passfile=" + pass, sinks.Applied, ""},
 		{"no password", "postgres://secret@" + addr + "/postgres?sslmode=require&passfile=/nonexistent", sinks.Halt, "28"},
 		{"wrong password", "postgres://secret:hush@" + addr + "/postgres?sslmode=require", sinks.Halt, "28P01"},
@@ -114,6 +151,9 @@ func TestTLS(t *testing.T) {
 			}
 			if err != nil && (!strings.Contains(err.Error(), tc.says) || strings.Contains(err.Error(), "hush")) {
 				t.Errorf("%v: want it to say %q and no password", err, tc.says)
+			}
+			if err != nil && strings.Count(err.Error(), "sink postgres:") != 1 {
+				t.Errorf("%v: want it to say whose error it is, once", err)
 			}
 		})
 	}

@@ -101,7 +101,7 @@ func decodeJSON(data []byte) (*walproxyv1.Value, error) {
 	d.UseNumber()
 	var v any
 	if err := d.Decode(&v); err != nil {
-		return nil, fmt.Errorf("sink postgres: unreadable JSON: %w", err)
+		return nil, fmt.Errorf("unreadable JSON: %w", err)
 	}
 	return fromJSON(v), nil
 }
@@ -112,7 +112,7 @@ func decodeJSONFields(data []byte) (fieldMap, error) {
 	d.UseNumber()
 	var v map[string]any
 	if err := d.Decode(&v); err != nil {
-		return nil, fmt.Errorf("sink postgres: not a JSON object: %w", err)
+		return nil, fmt.Errorf("not a JSON object: %w", err)
 	}
 	return fieldsFromJSON(v), nil
 }

@@ -44,6 +44,8 @@ func (*ledgerPlanner) laneGroup(string) string { return "" }
 
 func (*ledgerPlanner) laneGroups() map[string][]string { return nil }
 
+func (*ledgerPlanner) warnings() []string { return nil }
+
 func (p *ledgerPlanner) stage(ctx context.Context, l link, b *sinks.Batch) ([]sinks.Result, error) {
 	var lsns []string
 	for i := range b.Records {

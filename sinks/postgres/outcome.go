@@ -2,8 +2,11 @@ package postgres
 
 import (
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
+	"net"
 
 	"github.com/jackc/pgx/v5/pgconn"
 
@@ -163,6 +166,9 @@ func judge(err error, sent bool) (sinks.Outcome, error) {
 		if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) || pgconn.Timeout(err) {
 			return noAnswer, fmt.Errorf("sink postgres: no answer in time: %w", err)
 		}
+		if remedy := untrusted(err); remedy != "" {
+			return sinks.Halt, fmt.Errorf("sink postgres: %w: %s", err, remedy)
+		}
 		return noAnswer, fmt.Errorf("sink postgres: %w", err)
 	}
 	r := ruleOf(pgErr.Code)
@@ -173,6 +179,28 @@ func judge(err error, sent bool) (sinks.Outcome, error) {
 		return sinks.Unknown, said
 	}
 	return r.outcome, said
+}
+
+// untrusted says what to do about a connection that ended because one side does
+// not trust the other's certificate; "": it ended otherwise.
+func untrusted(err error) string {
+	if _, connecting := errors.AsType[*pgconn.ConnectError](err); !connecting {
+		return ""
+	}
+	_, verification := errors.AsType[*tls.CertificateVerificationError](err)
+	_, authority := errors.AsType[x509.UnknownAuthorityError](err)
+	_, invalid := errors.AsType[x509.CertificateInvalidError](err)
+	_, name := errors.AsType[x509.HostnameError](err)
+	switch {
+	case name:
+		return "the server's certificate is for another name: connect by the name that it has, or use sslmode=verify-ca"
+	case verification || authority || invalid:
+		return "the server's certificate is not trusted: name the authority that signed it (sslrootcert), or this is not the server you mean"
+	}
+	if op, ok := errors.AsType[*net.OpError](err); ok && op.Op == "remote error" { // crypto/tls: an alert of the server
+		return "the server does not accept the client's certificate: name one that an authority in its ssl_ca_file has signed (sslcert, sslkey)"
+	}
+	return ""
 }
 
 // fatal reports that the session ended with the error.

@@ -106,6 +106,24 @@ func TestDetails(t *testing.T) {
 
 // TestMetrics: what is exported after some batches and some errors; nothing is
 // left registered after Close.
+// TestErrorsSayWhoseOnce: errors name the sink once, whatever they went through.
+func TestErrorsSayWhoseOnce(t *testing.T) {
+	refused := &pgconn.PgError{Code: "42P01", Severity: "ERROR", SeverityUnlocalized: "ERROR"}
+	for _, err := range []error{
+		fmt.Errorf("reading the catalogue: %w", io.ErrUnexpectedEOF), context.DeadlineExceeded, refused,
+		fmt.Errorf("reading the catalogue: %w", refused), malformedRow("jsonb", nil), errStale, errExists,
+		fmt.Errorf("%w: %w", errStale, refused), halt("%w", malformedRow("bool", nil)),
+	} {
+		said := err
+		if sinks.OutcomeOf(err) == sinks.Unknown {
+			_, said = judge(err, false)
+		}
+		if strings.Count(said.Error(), "sink postgres:") != 1 {
+			t.Errorf("%v", said)
+		}
+	}
+}
+
 func TestMetrics(t *testing.T) {
 	c := pgtest.Shared(t)
 	dsn, database := newDatabase(t, c)

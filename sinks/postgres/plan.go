@@ -154,6 +154,23 @@ func (p *tablePlanner) laneGroups() map[string][]string {
 	return groups
 }
 
+// warnings implements planner.
+func (p *tablePlanner) warnings() (list []string) {
+	p.mu.RLock()
+	defer p.mu.RUnlock()
+	for oid, collection := range p.mu.tables {
+		if does := p.mu.relations.unseen[oid]; does != "" {
+			list = append(list, unseenWarning(collection, p.mu.relations.names[oid], does))
+		}
+	}
+	slices.Sort(list)
+	return list
+}
+
+func unseenWarning(collection string, table relationName, does string) string {
+	return fmt.Sprintf("collection %q, table %s: a trigger %s, so that what it reaches is not seen: if that is another table, put the collections of both into one lane_group", collection, table, does)
+}
+
 // prepare implements planner.
 func (p *tablePlanner) prepare(ctx context.Context, conn *pgconn.PgConn, b *sinks.Batch) error {
 	missing := map[string]*walproxyv1.Key{}
@@ -312,6 +329,9 @@ func (p *tablePlanner) loadMapping(ctx context.Context, conn *pgconn.PgConn, col
 		p.mu.tables[m.events.table.oid] = collection
 	}
 	p.log.Info("collection mapped", zap.String("collection", collection), zap.Stringer("table", t), zap.Bool("document", m.document))
+	if does := r.unseen[oid]; does != "" {
+		p.log.Warn(unseenWarning(collection, relationName{t.schema, t.name}, does))
+	}
 	return m, nil
 }
 

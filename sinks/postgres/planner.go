@@ -30,4 +30,6 @@ type planner interface {
 	laneGroup(collection string) string
 	// laneGroups are the tables of each lane group, sorted.
 	laneGroups() map[string][]string
+	// warnings are sinks.Description's.
+	warnings() []string
 }

@@ -18,6 +18,7 @@ type relations struct {
 	names   map[uint32]relationName
 	groups  map[uint32]string // tables that must share a lane with others, or all their rows one
 	effects map[uint32]*effects
+	unseen  map[uint32]string // why not all that a table's triggers reach is known
 }
 
 // effects of writes to a table on rows of other tables, or its own, that the
@@ -67,9 +68,10 @@ func loadRelations(ctx context.Context, conn *pgconn.PgConn) (*relations, error)
 		{sql: relationsSQL}, {sql: pathSQL}, {sql: linksSQL}, {sql: uniqueSQL}, {sql: triggerLinksSQL},
 	})
 	if err != nil {
-		return nil, fmt.Errorf("sink postgres: reading the catalogue: %w", err)
+		return nil, fmt.Errorf("reading the catalogue: %w", err)
 	}
-	r := &relations{byName: map[relationName]uint32{}, names: map[uint32]relationName{}, effects: map[uint32]*effects{}}
+	r := &relations{byName: map[relationName]uint32{}, names: map[uint32]relationName{},
+		effects: map[uint32]*effects{}, unseen: map[uint32]string{}}
 	for _, raw := range answers[0].rows {
 		row := texted(raw)
 		r.add(parseOID(row[0]), relationName{row[1], row[2]})
@@ -146,11 +148,20 @@ func (r *relations) link(foreign, unique, triggers [][][]byte) {
 			oid := parseOID(string(raw[0]))
 			sets.join(oid, oid)
 			effects := r.effect(oid)
-			effects.group = effects.group || string(raw[2]) != "plpgsql"
+			if language := string(raw[2]); language != "plpgsql" {
+				effects.group = true
+				r.unseen[oid] = "is written in " + language
+			}
 			for _, word := range strings.FieldsFunc(strings.ToLower(string(raw[1])), notInName) {
 				switch word {
-				case "execute", "perform", "call": // whatever that does
+				case "execute": // whatever that does
 					effects.group = true
+					r.unseen[oid] = "runs dynamic SQL (EXECUTE)"
+				case "perform", "call":
+					effects.group = true
+					if r.unseen[oid] == "" {
+						r.unseen[oid] = "calls other functions (PERFORM, CALL)"
+					}
 				}
 				for _, other := range byWord[word] {
 					if schema := r.names[other].schema; schema == r.names[oid].schema || slices.Contains(r.path, schema) {

@@ -79,6 +79,9 @@ func (w *work) write(r *row, m *walproxyv1.Mutation, at int) error {
 	}
 	after := effect.Document
 	if after != nil {
+		if size := proto.Size(&walproxyv1.Document{Fields: after.Fields}); size > mutation.MaxDocumentBytes {
+			return rejected("document", "would be %d bytes; at most %d", size, mutation.MaxDocumentBytes)
+		}
 		after.ExpiresAt = ending(after.ExpiresAt)
 	}
 	r.touched = true

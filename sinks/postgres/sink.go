@@ -104,7 +104,7 @@ func (s *Sink) LaneGroup(collection string) string { return s.planner.laneGroup(
 
 // Describe implements sinks.Describer.
 func (s *Sink) Describe() sinks.Description {
-	d := sinks.Description{LaneGroups: s.planner.laneGroups()}
+	d := sinks.Description{LaneGroups: s.planner.laneGroups(), Warnings: s.planner.warnings()}
 	if s.owner.holds() {
 		d.Owner = s.owner.name()
 	}

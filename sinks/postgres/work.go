@@ -51,8 +51,14 @@ type work struct {
 type group struct {
 	shape *shape
 	ops   []*operation
+	bytes int  // of their values
 	again bool // a row was written before in this batch, or was read
 }
+
+// maxStatementBytes is how many bytes of values a statement gets before the next
+// one is begun: a message of the protocol has at most 1 GiB, a document
+// mutation.MaxDocumentBytes.
+var maxStatementBytes = 64 << 20 // tests: less
 
 // rejection says which record cannot be applied.
 type rejection struct {
@@ -280,7 +286,7 @@ func (w *work) add(op *operation) {
 		at, ok = w.ordered, w.ordered >= 0 && !t.rowwise && w.groups[max(w.ordered, 0)].shape == op.shape &&
 			(!t.unique || len(op.shape.sqls) == 1 && op.shape.change != alter && op.shape.change != patch)
 	}
-	if !ok || at <= op.row.last {
+	if !ok || at <= op.row.last || w.groups[at].bytes >= maxStatementBytes {
 		at = len(w.groups)
 		w.groups = append(w.groups, &group{shape: op.shape})
 	}
@@ -288,6 +294,9 @@ func (w *work) add(op *operation) {
 		w.ordered = at
 	}
 	w.groups[at].ops = append(w.groups[at].ops, op)
+	for _, v := range op.values {
+		w.groups[at].bytes += len(v)
+	}
 	w.groups[at].again = w.groups[at].again || op.row.last >= 0 || op.row.reads
 	op.row.last = at
 	w.unsettle(op)
