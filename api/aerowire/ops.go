@@ -4,6 +4,7 @@ import (
 	"errors"
 	"time"
 
+	"github.com/walproxy/walproxy/api/aerowire/bits"
 	"github.com/walproxy/walproxy/api/aerowire/cdt"
 	"github.com/walproxy/walproxy/api/aerowire/codec"
 	"github.com/walproxy/walproxy/api/aerowire/expression"
@@ -67,14 +68,18 @@ func (w *work) op(op *codec.Op) error {
 		return w.readExpression(op)
 	case codec.OpExpModify:
 		return w.modifyExpression(op)
-	case codec.OpBitsRead, codec.OpBitsModify, codec.OpHLLRead, codec.OpHLLModify:
+	case codec.OpBitsRead:
+		return w.readBits(op)
+	case codec.OpBitsModify:
+		return w.modifyBits(op)
+	case codec.OpHLLRead, codec.OpHLLModify:
 		return codec.Unsupported
 	}
 	return codec.Parameter
 }
 
 func (w *work) readBin(op *codec.Op) error {
-	if len(op.Name) == 0 {
+	if len(op.Name) == 0 && w.o.Info1&codec.Info1GetAll != 0 {
 		for _, b := range w.r.bins {
 			w.result(&codec.Op{Type: codec.OpRead, Name: []byte(b.name)}, b.particle)
 		}
@@ -216,6 +221,46 @@ func (w *work) modifyCDT(op *codec.Op) error {
 	if after.HasResult {
 		w.result(op, after.Result.Particle())
 		return nil
+	}
+	return w.done(op)
+}
+
+func (w *work) readBits(op *codec.Op) error {
+	operation, err := bits.Parse(op.Value)
+	if err != nil {
+		return err
+	}
+	p, ok := w.r.get(string(op.Name))
+	switch {
+	case !ok:
+		return w.done(op)
+	case p.Type != value.ParticleBlob:
+		return codec.IncompatibleType
+	}
+	v, err := operation.Read(p.Data)
+	if err != nil {
+		return err
+	}
+	w.result(op, v.Particle())
+	return nil
+}
+
+func (w *work) modifyBits(op *codec.Op) error {
+	operation, err := bits.Parse(op.Value)
+	if err != nil {
+		return err
+	}
+	name := string(op.Name)
+	p, exists := w.r.get(name)
+	if exists && p.Type != value.ParticleBlob {
+		return codec.IncompatibleType
+	}
+	after, exists, err := operation.Modify(p.Data, exists, w.limit)
+	if err != nil {
+		return err
+	}
+	if exists {
+		w.r.set(name, value.Particle{Type: value.ParticleBlob, Data: after})
 	}
 	return w.done(op)
 }

@@ -40,7 +40,7 @@ func (s *Server) read(ctx context.Context, o *operation) *answer {
 	}
 	w := &work{o: o, r: r, existed: true, now: s.now(), limit: s.o.MaxRecordBytes}
 	for i := range o.Ops {
-		if badBinName(o.Ops[i].Name) {
+		if badBinName(o.Ops[i].Name) && (len(o.Ops[i].Name) > 0 || o.Ops[i].Type != codec.OpRead) {
 			return failed(codec.BinName)
 		}
 		if !isRead(o.Ops[i].Type) {

@@ -3,11 +3,14 @@ package aerowire
 import (
 	"context"
 	"encoding/binary"
+	"errors"
+	"maps"
 	"slices"
 	"strings"
 
 	"github.com/walproxy/walproxy/api/aerowire/codec"
 	walproxyv1 "github.com/walproxy/walproxy/api/proto/walproxy/v1"
+	"github.com/walproxy/walproxy/mutation"
 	"github.com/walproxy/walproxy/sinks"
 )
 
@@ -45,7 +48,7 @@ type coreError struct{ error }
 func (e coreError) Unwrap() error { return e.error }
 
 func isCore(err error) bool {
-	_, ok := err.(coreError)
+	_, ok := errors.AsType[coreError](err)
 	return ok
 }
 
@@ -107,14 +110,14 @@ func (s *Server) newScan(m *codec.Message) (*scan, error) {
 // sendScan sends every record that sc asks for. Errors of the store are coreError.
 func (s *Server) sendScan(ctx context.Context, sc *scan, out *stream) error {
 	err := s.eachCollection(ctx, sc.namespace, sc.set, func(collection string) error {
-		return s.eachRecord(ctx, collection, func(e sinks.Entry) error {
+		return s.eachAsked(ctx, sc, collection, func(e sinks.Entry) error {
 			if sc.left == 0 {
 				return errStop
 			}
 			return s.sendEntry(sc, collection, e, out)
 		})
 	})
-	if err == errStop {
+	if errors.Is(err, errStop) {
 		err = nil
 	}
 	if err == nil && sc.Info3&codec.Info3PartitionDone == 0 {
@@ -124,16 +127,11 @@ func (s *Server) sendScan(ctx context.Context, sc *scan, out *stream) error {
 }
 
 // errStop ends a walk early.
-var errStop = codec.QueryAborted
+var errStop = errors.New("enough")
 
 // done tells clients that ask for it that every partition is.
 func (sc *scan) done(out *stream) error {
-	ids := make([]int, 0, len(sc.after))
-	for id := range sc.after {
-		ids = append(ids, id)
-	}
-	slices.Sort(ids)
-	for _, id := range ids {
+	for _, id := range slices.Sorted(maps.Keys(sc.after)) {
 		end := codec.Header{Info3: codec.Info3PartitionDone, Generation: uint32(id)}
 		out.frame = codec.AppendHeader(out.frame, &end, 0, 0)
 		if err := out.full(); err != nil {
@@ -177,21 +175,64 @@ func (s *Server) eachCollection(ctx context.Context, namespace, set string, f fu
 
 // eachRecord calls f with every record of a collection.
 func (s *Server) eachRecord(ctx context.Context, collection string, f func(e sinks.Entry) error) error {
+	return s.walk(ctx, collection, scanPage, func(last *walproxyv1.Key) *walproxyv1.Key { return last }, f)
+}
+
+// walk calls f with the records of a collection, in the order of their keys. After
+// each page next says where to go on, by the last key: behind it or further on;
+// nil: nowhere.
+func (s *Server) walk(ctx context.Context, collection string, page int, next func(last *walproxyv1.Key) *walproxyv1.Key, f func(e sinks.Entry) error) error {
 	for after := (*walproxyv1.Key)(nil); ; {
-		entries, err := s.o.Core.Scan(ctx, collection, after, scanPage)
+		entries, err := s.o.Core.Scan(ctx, collection, after, page)
 		if err != nil {
 			return coreError{err}
 		}
 		for _, e := range entries {
-			after = e.Key
 			if err := f(e); err != nil {
 				return err
 			}
 		}
-		if len(entries) < scanPage {
+		if len(entries) < page {
+			return nil
+		}
+		if after = next(entries[len(entries)-1].Key); after == nil {
 			return nil
 		}
 	}
+}
+
+// eachAsked calls f with every record of the partitions that are asked for, and
+// with some others: those of one partition come in the order of their digests.
+func (s *Server) eachAsked(ctx context.Context, sc *scan, collection string, f func(e sinks.Entry) error) error {
+	if len(sc.after) == partitions {
+		return s.eachRecord(ctx, collection, f)
+	}
+	// A partition is twelve bits of a digest's first two bytes, so its records lie
+	// in ranges, and what lies between them is jumped over.
+	var asked [1 << 16]bool
+	for id := range sc.after {
+		for high := range 16 {
+			asked[(id&0xff)<<8|high<<4|id>>8] = true
+		}
+	}
+	page := max(16, scanPage*len(sc.after)/partitions)
+	return s.walk(ctx, collection, page, func(last *walproxyv1.Key) *walproxyv1.Key {
+		digest := last.GetBytes()
+		if len(digest) < 2 {
+			return last
+		}
+		for prefix := int(digest[0])<<8 | int(digest[1]); prefix < len(asked); prefix++ {
+			if !asked[prefix] {
+				continue
+			}
+			jump := []byte{byte(prefix >> 8), byte(prefix)} // in front of every digest that begins so
+			if string(jump) > string(digest) {
+				return mutation.Bytes(jump)
+			}
+			return last
+		}
+		return nil
+	}, f)
 }
 
 // sendEntry sends one stored record if it is asked for.

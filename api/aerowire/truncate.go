@@ -6,6 +6,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/walproxy/walproxy"
 	"github.com/walproxy/walproxy/api"
 	"github.com/walproxy/walproxy/api/aerowire/codec"
 	walproxyv1 "github.com/walproxy/walproxy/api/proto/walproxy/v1"
@@ -17,9 +18,9 @@ import (
 const truncateWindow = 1024
 
 // truncate deletes every record of a set or namespace that was last written
-// before a time, now if there is none, one by one; it returns when all deletes
-// are durable. Cut short, it may be repeated. An error means that the outcome of
-// a delete is unknown.
+// before a time, or before the call if there is none, one by one; it returns when
+// all deletes are durable. Cut short, it may be repeated. An error means that the
+// outcome of a delete is unknown.
 func (s *Server) truncate(ctx context.Context, args map[string]string) (string, error) {
 	namespace, set := args["namespace"], args["set"]
 	if !slices.Contains(s.o.Namespaces, namespace) {
@@ -28,20 +29,20 @@ func (s *Server) truncate(ctx context.Context, args map[string]string) (string, 
 	if len(set) > setNameMax {
 		return infoFail(codec.Parameter, "set name too long"), nil
 	}
-	before := s.now()
+	t := &truncation{s: s, upTo: s.o.Core.Status().Log.Appended}
 	if text := args["lut"]; text != "" {
 		nanos, err := strconv.ParseInt(text, 10, 64)
 		if err != nil || nanos < 0 {
 			return infoFail(codec.Parameter, "bad lut"), nil
 		}
 		if nanos > 0 {
-			before = time.Unix(0, nanos)
+			// Records know their last write by the millisecond.
+			t.before = time.Unix(0, nanos).Truncate(time.Millisecond)
 		}
-		if before.After(s.now()) {
+		if t.before.After(s.now()) {
 			return infoFail(codec.Parameter, "lut is in the future"), nil
 		}
 	}
-	t := &truncation{s: s, before: before}
 	err := s.eachCollection(ctx, namespace, set, func(collection string) error {
 		return s.eachRecord(ctx, collection, func(e sinks.Entry) error { return t.remove(ctx, collection, e) })
 	})
@@ -56,7 +57,8 @@ func (s *Server) truncate(ctx context.Context, args map[string]string) (string, 
 
 type truncation struct {
 	s       *Server
-	before  time.Time
+	upTo    walproxy.LSN // nothing that was written later is deleted
+	before  time.Time    // nor what was not written before; zero: no matter when
 	pending []api.Pending
 }
 
@@ -64,7 +66,7 @@ type truncation struct {
 func (t *truncation) remove(ctx context.Context, collection string, e sinks.Entry) error {
 	pending, err := t.s.o.Core.Modify(ctx, collection, e.Key, func(doc *mutation.Document, _ time.Time) (*walproxyv1.Mutation, error) {
 		r, err := fromDocument(doc)
-		if err != nil || r == nil || r.updated.After(t.before) {
+		if err != nil || r == nil || doc.Version > t.upTo || !t.before.IsZero() && !r.updated.Before(t.before) {
 			return nil, err
 		}
 		return mutation.New("", nil, []*walproxyv1.Op{mutation.DeleteOp()}), nil

@@ -53,6 +53,9 @@ func policyOf(o *operation) (p policy, err error) {
 			reads, p.readAll = true, true
 			continue
 		case op.Type == codec.OpDelete:
+		case op.Type == codec.OpRead && len(op.Name) == 0: // the header alone
+			reads, results = true, true
+			continue
 		case badBinName(op.Name):
 			return p, codec.BinName
 		case isRead(op.Type):

@@ -74,7 +74,7 @@ func FromList(items []value.Value) (Op, error) {
 // Kinds of arguments.
 const (
 	argIndex   = 'i' // signed
-	argNumber  = 'n' // a count, flags, a return type: not negative
+	argNumber  = 'n' // a count, flags, a return type
 	argPayload = 'p' // a value to compare with
 	argStorage = 's' // a value to store
 )
@@ -177,12 +177,8 @@ func (o *Op) check() error {
 	}
 	for i, arg := range o.Args {
 		switch s.args[i] {
-		case argIndex:
+		case argIndex, argNumber: // a negative count is one without bound
 			if !arg.IsInt() {
-				return codec.Parameter
-			}
-		case argNumber:
-			if arg.Kind() != value.Int {
 				return codec.Parameter
 			}
 		case argStorage:

@@ -212,6 +212,10 @@ func (r *reader) fields(n int) []Field {
 			r.err = malformed("field without a type")
 		}
 		kind := r.uint8("field type")
+		if kind == FieldBatch || kind == FieldBatchWithSet {
+			// Clients count the filter in front of it as well; it is the last field.
+			size = min(size, uint32(len(r.rest)+1))
+		}
 		data := r.take(int(size)-1, "field")
 		if r.err != nil {
 			return nil

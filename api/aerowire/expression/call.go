@@ -1,6 +1,7 @@
 package expression
 
 import (
+	"github.com/walproxy/walproxy/api/aerowire/bits"
 	"github.com/walproxy/walproxy/api/aerowire/cdt"
 	"github.com/walproxy/walproxy/api/aerowire/codec"
 	"github.com/walproxy/walproxy/api/aerowire/value"
@@ -9,6 +10,7 @@ import (
 // What a call is made on, and whether it changes a copy of that.
 const (
 	callCDT    = 0
+	callBits   = 1
 	callModify = 0x40
 )
 
@@ -41,8 +43,11 @@ func (w *work) call(args []value.Value) (value.Value, error) {
 		return on, err
 	}
 	system := args[1].Int64()
-	if system&^callModify == callCDT {
+	switch system &^ callModify {
+	case callCDT:
 		return callOnCDT(operation, on, system&callModify != 0, args[0].Int64())
+	case callBits:
+		return callOnBits(operation, on, system&callModify != 0, args[0].Int64())
 	}
 	return on, codec.Unsupported
 }
@@ -81,6 +86,28 @@ func callOnCDT(operation []value.Value, on value.Value, modify bool, kind int64)
 	}
 	v, ok, err := op.Read(on)
 	if err != nil || !ok {
+		return v, ErrUnknown
+	}
+	return typed(v, kind)
+}
+
+func callOnBits(operation []value.Value, on value.Value, modify bool, kind int64) (value.Value, error) {
+	op, err := bits.FromList(operation)
+	if err != nil {
+		return on, err
+	}
+	if op.IsModify() != modify || on.Kind() != value.Bytes {
+		return on, codec.Parameter
+	}
+	if modify {
+		after, _, err := op.Modify([]byte(on.Text()), true, BytesMax)
+		if err != nil {
+			return on, ErrUnknown
+		}
+		return typed(value.OfBytes(after), kind)
+	}
+	v, err := op.Read([]byte(on.Text()))
+	if err != nil {
 		return v, ErrUnknown
 	}
 	return typed(v, kind)
