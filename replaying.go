@@ -89,7 +89,8 @@ type ReplayStatus struct {
 	Left      uint64
 	LeftBytes int64
 	Exact     bool
-	// Passed were passed by this replay: applied or made dead letters.
+	// Passed were passed by this replay: applied or made dead letters, or found to be
+	// in the store: a lane may be ahead of the others. Left was counted with these.
 	Passed uint64
 }
 

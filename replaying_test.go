@@ -326,7 +326,24 @@ func TestReplayProperty(t *testing.T) {
 				replayOnce(t, build(), last)
 			}
 		}
+		o := build()
+		for i, so := range o.Sinks {
+			o.Sinks[i].Sink = stores[so.Name]
+		}
+		surveyed, err := walproxy.SurveyReplay(context.Background(), o, walproxy.SurveyOptions{})
+		if err != nil || surveyed.Refusal != nil || surveyed.Last != last {
+			t.Fatalf("survey: %+v, %v", surveyed, err)
+		}
 		st := replayed(t, context.Background(), build(), walproxy.ReplayOptions{})
+		for _, s := range surveyed.Sinks {
+			sum := s.Together
+			for _, n := range s.Lanes {
+				sum.Records, sum.Bytes = sum.Records+n.Records, sum.Bytes+n.Bytes
+			}
+			if got := st[s.Name].Records; s.Refusal != nil || s.All.Records != got || sum != s.All {
+				t.Errorf("sink %s: the survey found %+v (%v), %d were applied then", s.Name, s.Survey, s.Refusal, got)
+			}
+		}
 		for name, store := range stores {
 			if st[name].Outcome != walproxy.ReplayDone || st[name].Applied != last {
 				t.Errorf("sink %s: %+v", name, st[name])

@@ -65,7 +65,7 @@ func same(t *testing.T, payload []byte) {
 	var key []byte
 	n := 0
 	Keys(slow, func(c string, k *walproxyv1.Key) { collection, key, n = c, AppendKey(nil, c, k), n+1 })
-	if n != 1 || o.Collection != collection || !bytes.Equal(o.Key, key) || slow.GetOrigin() != nil {
+	if n != 1 || o.Accepted != slow.GetAcceptedUnixNanos() || o.Collection != collection || !bytes.Equal(o.Key, key) || slow.GetOrigin() != nil {
 		t.Fatalf("%x: outline of %q, %x; the record is %v", payload, o.Collection, o.Key, slow)
 	}
 	for _, route := range append(slices.Clone(slow.GetRoutes()), "elsewhere") {

@@ -14,6 +14,8 @@ type Outline struct {
 	// Key is AppendKey of the collection and the key that the record writes. It is
 	// valid until the next Read.
 	Key []byte
+	// Accepted is Record.accepted_unix_nanos.
+	Accepted int64
 
 	routes []string // share the payload's memory
 }
@@ -35,7 +37,7 @@ func (o *Outline) Routed(sink string) bool {
 func (o *Outline) Read(payload []byte) bool {
 	w := wire{rest: unsafe.String(unsafe.SliceData(payload), len(payload))} // read only, while payload is valid
 	format, body := uint64(0), ""
-	o.routes = o.routes[:0]
+	o.routes, o.Accepted = o.routes[:0], 0
 	for {
 		number, kind, ok := w.next()
 		if !ok {
@@ -45,7 +47,7 @@ func (o *Outline) Read(payload []byte) bool {
 		case number == recordFormat && kind == wireVarint:
 			format = w.varint()
 		case number == recordAccepted && kind == wireVarint:
-			w.varint()
+			o.Accepted = w.zigzag()
 		case number == recordRoutes && kind == wireBytes:
 			o.routes = append(o.routes, w.bytes())
 		case number == recordPrincipal && kind == wireBytes:
@@ -59,14 +61,14 @@ func (o *Outline) Read(payload []byte) bool {
 	return !w.bad && uint32(format) == Format && o.readMutation(body)
 }
 
-// ReadRoutes reads at least the routes of payload, of whatever kind its record is:
+// ReadRoutes reads at least the routes of payload, and when it was accepted, of whatever kind its record is:
 // for Routed. Errors are Decode's.
 func (o *Outline) ReadRoutes(payload []byte) error {
 	if o.Read(payload) {
 		return nil
 	}
 	body, err := Decode(payload)
-	o.routes = append(o.routes[:0], body.GetRoutes()...)
+	o.routes, o.Accepted = append(o.routes[:0], body.GetRoutes()...), body.GetAcceptedUnixNanos()
 	return err
 }
 

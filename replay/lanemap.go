@@ -76,20 +76,9 @@ func (l *Loop) storedMap(c sinks.Checkpoint) (laneMap, error) {
 	if l.lanes.stored, err = l.state.LaneMap(l.o.Name); err != nil {
 		return laneMap{}, &HaltError{Sink: l.o.Name, Err: err}
 	}
-	m := laneMap{classes: l.lanes.stored.Classes}
-	if m.classes == nil {
-		m.classes = []state.LaneClass{{Lanes: len(c.Lanes)}}
-	}
-	places := maps.Clone(l.lanes.stored.Places)
-	if total(m.classes) != len(c.Lanes) {
-		if !even(c) {
-			return laneMap{}, &HaltError{Sink: l.o.Name, Err: fmt.Errorf(
-				"its checkpoint has %d lanes at different points, and the state store knows of %d", len(c.Lanes), total(m.classes))}
-		}
-		m.classes, places = []state.LaneClass{{Lanes: len(c.Lanes)}}, nil
-	}
-	m.places = func(collection string) state.LanePlace { return places[collection] }
-	return m, nil
+	stored := l.lanes.stored
+	stored.Places = maps.Clone(stored.Places)
+	return laneMapOf(l.o.Name, c, stored)
 }
 
 // mustRelane reports whether lanes are at different points of a map that may not

@@ -258,6 +258,9 @@ func runReplay(cmd *cobra.Command, c *config.Config, f *replayFlags, r walproxy.
 		return err
 	}
 	rp, err := walproxy.OpenReplay(ctx, o, r)
+	if err != nil && ctx.Err() != nil {
+		return exitWith(exitRemaining, fmt.Errorf("ended while the log was opened; nothing was applied: %w", context.Cause(ctx)))
+	}
 	if err != nil {
 		return exitWith(openCode(err), openAdvice(c.DataDir, err))
 	}

@@ -84,6 +84,8 @@ type replaySinkEvent struct {
 	DeadLettersMade uint64       `json:"dead_letters_made"` // by this run
 	Why             string       `json:"why,omitempty"`     // it retries, or halted
 	Next            string       `json:"next,omitempty"`    // what to do
+
+	passed uint64 // also what some lane had before
 }
 
 func (r *replayReport) event(e replayEvent) {
@@ -169,7 +171,7 @@ func (r *replayReport) progress(states []walproxy.ReplayStatus) {
 func (r *replayReport) sinkEvent(st walproxy.ReplayStatus) replaySinkEvent {
 	e := replaySinkEvent{
 		Sink: st.Name, State: cmp.Or(string(st.Outcome), string(st.State)), Applied: st.Applied, Checkpoint: st.Checkpoint,
-		Done: st.Passed, Left: st.Left, LeftExact: st.Exact, LeftBytes: st.LeftBytes,
+		Done: st.Records + st.DeadLettersMade, passed: st.Passed, Left: st.Left, LeftExact: st.Exact, LeftBytes: st.LeftBytes,
 		Retries: st.Retries, DeadLetters: st.DeadLetters, DeadLettersMade: st.DeadLettersMade,
 	}
 	if st.Err != nil {
@@ -198,7 +200,7 @@ func progressLine(e *replaySinkEvent) string {
 		text += fmt.Sprintf(", %d dead letters made", e.DeadLettersMade)
 	}
 	if e.Why != "" {
-		text += ": " + e.Why
+		text += ": " + oneLine(e.Why)
 	}
 	return text
 }
@@ -223,7 +225,7 @@ func (r *replayReport) verdict(states []walproxy.ReplayStatus, cause error) erro
 	var errs []error
 	for _, st := range states {
 		e := r.sinkEvent(st)
-		e.SecondsLeft, e.Rate = nil, float64(st.Passed)/time.Since(r.began).Seconds() // of all of it
+		e.SecondsLeft, e.Rate = nil, float64(e.Done)/time.Since(r.began).Seconds() // of all of it
 		code := outcomeCode(st)
 		if slices.Index(severity, code) > slices.Index(severity, worst) {
 			worst = code
@@ -300,7 +302,7 @@ func verdictLines(e *replaySinkEvent) string {
 	case walproxy.ReplayPaused:
 		tell("sink %s: paused: %s records stay in the log; `walproxy sink resume %s`, and sinks.%s.paused, have it go on", e.Sink, atMost(e), e.Sink, e.Sink)
 	case walproxy.ReplayHalted:
-		tell("sink %s: halted at LSN %d, %d records by this run, %s are left: %s", e.Sink, e.Applied, e.Done, atMost(e), e.Why)
+		tell("sink %s: halted at LSN %d, %d records by this run, %s are left: %s", e.Sink, e.Applied, e.Done, atMost(e), oneLine(e.Why))
 	default:
 		tell("sink %s: stopped at LSN %d, %d records by this run, %s are left; run it again, or start the server: it goes on there", e.Sink, e.Applied, e.Done, atMost(e))
 	}

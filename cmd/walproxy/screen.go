@@ -78,8 +78,8 @@ const barCells = 24
 // bar is a sink's line.
 func (s *screen) bar(e *replaySinkEvent) string {
 	share := 1.0
-	if total := e.Done + e.Left; total > 0 {
-		share = float64(e.Done) / float64(total)
+	if total := e.passed + e.Left; total > 0 {
+		share = float64(e.passed) / float64(total)
 	}
 	full := int(share * barCells)
 	text := fmt.Sprintf("%-12s [%s%s] %5.1f%%  %s left", e.Sink, strings.Repeat("#", full), strings.Repeat(".", barCells-full), 100*share, atMost(e))
@@ -93,10 +93,13 @@ func (s *screen) bar(e *replaySinkEvent) string {
 		text += fmt.Sprintf("  %d dead letters", e.DeadLettersMade)
 	}
 	if e.Why != "" {
-		text += "  " + strings.Join(strings.Fields(e.Why), " ")
+		text += "  " + oneLine(e.Why)
 	}
 	return text
 }
+
+// oneLine is text, of a driver say, without line breaks.
+func oneLine(text string) string { return strings.Join(strings.Fields(text), " ") }
 
 // speedWindow is what a rate is measured over.
 const speedWindow = 10 * time.Second

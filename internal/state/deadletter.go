@@ -315,13 +315,13 @@ func (d *DeadLetters) load() error {
 		return nil
 	}
 	t, counted, err := d.storedTotals()
-	if err == nil && !counted {
+	if err == nil && !counted && !d.store.readOnly { // else unknown: counting changes the store
 		t.keys, err = d.countParked()
 	}
 	if err != nil {
 		return err
 	}
-	if !counted {
+	if !counted && !d.store.readOnly {
 		if err := d.putTotals(t); err != nil {
 			return err
 		}

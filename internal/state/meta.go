@@ -30,6 +30,8 @@ func (s *Store) load() error {
 		return err
 	}
 	switch {
+	case !found && s.readOnly:
+		return fmt.Errorf("%w: no format mark", ErrFormat)
 	case !found:
 		if err := s.checkEmpty(); err != nil {
 			return err
@@ -50,13 +52,12 @@ func (s *Store) load() error {
 	if s.mu.stream, s.mu.bound, err = s.loadStream(); err != nil {
 		return err
 	}
-	b := s.db.NewBatch()
-	defer b.Close()
-	if err := setNumber(b, keyFormat, format); err != nil {
-		return err
-	}
-	if err := s.commit(b); err != nil {
-		return err
+	if !s.readOnly {
+		b := s.db.NewBatch()
+		defer b.Close()
+		if err := errors.Join(setNumber(b, keyFormat, format), s.commit(b)); err != nil {
+			return err
+		}
 	}
 	// What was read may have come from the page cache of a process that died;
 	// Pebble rewrote it durably when it opened, and the commit above came after.

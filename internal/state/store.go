@@ -60,6 +60,8 @@ var (
 	ErrCorrupt = errors.New("state: corrupt")
 )
 
+var errReadOnly = errors.New("state: the store was opened to be looked at")
+
 // Memory and files are bounded: the store is small and its reads are few.
 const (
 	cacheBytes    = 8 << 20
@@ -79,7 +81,9 @@ type Store struct {
 	db     *pebble.DB
 	fs     *pebblekit.FS // hides the disk's first failure from Pebble: see failure
 	closed bool
-	failed atomic.Pointer[pebblekit.FatalError] // first fatal error; never cleared
+	// readOnly: to be looked at.
+	readOnly bool
+	failed   atomic.Pointer[pebblekit.FatalError] // first fatal error; never cleared
 
 	bytes   atomic.Int64 // last answer of Bytes
 	bytesAt atomic.Int64 // when it was made, Unix nanoseconds
@@ -112,6 +116,9 @@ type Store struct {
 // Options of Open.
 type Options struct {
 	Logger *zap.Logger
+	// ReadOnly changes nothing on disk, and makes no store where there is none:
+	// ErrMissing. Every method that would change something fails.
+	ReadOnly bool
 }
 
 // Open opens or creates the store in dir.
@@ -123,10 +130,14 @@ func open(dir string, o Options, fs vfs.FS) (s *Store, err error) {
 	if o.Logger == nil {
 		o.Logger = zap.NewNop()
 	}
+	if _, err := fs.Stat(dir); o.ReadOnly && err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrMissing, err)
+	}
 	frozen := pebblekit.NewFS(fs, nil)
 	options := &pebble.Options{
 		FS:                          frozen,
 		FormatMajorVersion:          pebble.FormatNewest,
+		ReadOnly:                    o.ReadOnly,
 		CacheSize:                   cacheBytes,
 		MemTableSize:                memTableBytes,
 		MemTableStopWritesThreshold: 4,
@@ -137,10 +148,13 @@ func open(dir string, o Options, fs vfs.FS) (s *Store, err error) {
 		options.Levels[i].FilterPolicy = bloom.FilterPolicy(10)
 	}
 	db, err := pebble.Open(dir, options)
+	if o.ReadOnly && errors.Is(err, pebble.ErrDBDoesNotExist) {
+		return nil, fmt.Errorf("%w: %w", ErrMissing, err)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("state: open %s: %w", dir, err)
 	}
-	s = &Store{log: o.Logger, db: db, fs: frozen}
+	s = &Store{log: o.Logger, db: db, fs: frozen, readOnly: o.ReadOnly}
 	if err := s.use(s.load); err != nil {
 		return nil, errors.Join(fmt.Errorf("%s: %w", dir, err), db.Close())
 	}
@@ -184,6 +198,9 @@ func (s *Store) use(f func() error) (err error) {
 
 // commit makes b and everything before it durable.
 func (s *Store) commit(b *pebble.Batch) error {
+	if s.readOnly {
+		return errReadOnly
+	}
 	failpoint.Hit("state-before-sync")
 	return b.Commit(pebble.Sync)
 }
@@ -217,7 +234,10 @@ func (s *Store) Close() (err error) {
 	}
 	s.closed = true
 	defer pebblekit.Catch(&err)
-	// Request ids that nobody synced are worth keeping: the rescan gets shorter.
-	err = errors.Join(s.db.LogData(nil, pebble.Sync), s.db.Close())
+	if !s.readOnly {
+		// Request ids that nobody synced are worth keeping: the rescan gets shorter.
+		err = s.db.LogData(nil, pebble.Sync)
+	}
+	err = errors.Join(err, s.db.Close())
 	return errors.Join(err, s.failure())
 }
