@@ -19,7 +19,7 @@ func newLog() *cobra.Command {
 		Long: "log looks into the log of a data directory. Its commands but import change nothing and take no\n" +
 			"lock: they work beside a running server, on a damaged log, and on a copy of one.",
 	}
-	cmd.AddCommand(newLogList(), newLogVerify(), newLogCat(), newLogExport(), newLogImport())
+	cmd.AddCommand(newLogList(), newLogVerify(), newLogCat(), newLogStat(), newLogExport(), newLogImport())
 	return cmd
 }
 

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"hash/crc32"
 	"io/fs"
@@ -20,6 +21,18 @@ import (
 // cloneCmd copies a directory: clone FROM TO.
 func cloneCmd(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Check(os.CopyFS(ts.MkAbs(args[1]), os.DirFS(ts.MkAbs(args[0]))))
+}
+
+// copyGolden makes a data directory golden/NAME of each log of an earlier version.
+func copyGolden(dir string) error {
+	const golden = "../../wal/testdata/golden"
+	entries, err := os.ReadDir(golden)
+	for _, e := range entries {
+		if e.IsDir() {
+			err = errors.Join(err, os.CopyFS(filepath.Join(dir, "golden", e.Name(), "log"), os.DirFS(filepath.Join(golden, e.Name()))))
+		}
+	}
+	return err
 }
 
 // treeCmd writes what is in a directory to a file: tree DIR FILE.

@@ -96,6 +96,9 @@ func TestScripts(t *testing.T) {
 		},
 		Setup: func(env *testscript.Env) error {
 			env.Values[serverKey{}] = &child{}
+			if err := copyGolden(env.WorkDir); err != nil {
+				return err
+			}
 			env.Setenv(exitsFile, exits)
 			return nil
 		},

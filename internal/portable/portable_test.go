@@ -4,9 +4,13 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"flag"
 	"fmt"
 	"hash/crc32"
 	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
 	"slices"
 	"testing"
 	"time"
@@ -238,6 +242,28 @@ func TestNewerHead(t *testing.T) {
 		t.Fatal(err)
 	}
 }
+
+// TestGolden: files of every version that was ever written are read. They are never
+// changed.
+func TestGolden(t *testing.T) {
+	for name, compressed := range map[string]bool{"1.export": false, "1-zstd.export": true} {
+		b, err := os.ReadFile(filepath.Join("testdata", name))
+		if errors.Is(err, fs.ErrNotExist) && *updateGolden {
+			b = written(t, compressed)
+			err = os.WriteFile(filepath.Join("testdata", name), b, 0o644)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		items, r, err := read(b)
+		if err != nil || len(items) != 7 || r.Head().Version != 1 || r.Head().Boot != 3 || !r.Head().State || items[6].Key == nil ||
+			!bytes.Equal(items[0].Payload, payload(7)) || !items[3].Gap || string(items[5].Value) != "value" {
+			t.Fatalf("%s: %+v, %v", name, items, err)
+		}
+	}
+}
+
+var updateGolden = flag.Bool("update-golden", false, "write the golden files that do not exist")
 
 // FuzzReader: whatever the bytes, also in blocks that verify, nothing panics, and
 // LSNs follow each other.

@@ -164,3 +164,15 @@ func KindOf(key []byte) byte {
 	}
 	return key[0]
 }
+
+// ClaimOf decodes an entry that is a sink's claim; ok is false for any other.
+func ClaimOf(key, value []byte) (c Claim, ok bool, err error) {
+	if KindOf(key) != KindOf(claimKey("")) {
+		return c, false, nil
+	}
+	if c, err = decodeClaim(value); err != nil {
+		return c, false, fmt.Errorf("claim of sink %q: %w", key[1:], err)
+	}
+	c.Sink = string(key[1:])
+	return c, true, nil
+}
