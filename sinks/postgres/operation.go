@@ -1,6 +1,7 @@
 package postgres
 
 import (
+	"bytes"
 	"encoding/binary"
 	"fmt"
 	"slices"
@@ -12,12 +13,11 @@ import (
 	"github.com/walproxy/walproxy/sinks"
 )
 
-// operation is one row of a statement to come.
+// operation is a row of a statement to come. Right behind it its values are the
+// last ones of the group's arrays; the group is nil if there is nothing to do.
 type operation struct {
-	shape  *shape
-	row    *row
-	record int      // index in the batch
-	values [][]byte // one per input; nil is NULL
+	shape *shape
+	group *group
 }
 
 // rejected is why a record does not fit its table.
@@ -40,40 +40,43 @@ func (w *work) shapeOf(m *mapping, ch change, columns, defaults []*column, joins
 		id = binary.BigEndian.AppendUint16(id, uint16(c.number))
 	}
 	w.shapeID = id
+	if w.shape != nil && w.shape.mapping == m && bytes.Equal(w.shape.id, id) { // mostly
+		return w.shape
+	}
 	m.shapes.Lock()
 	defer m.shapes.Unlock()
-	if s := m.shapes.byID[string(id)]; s != nil {
-		return s
+	if w.shape = m.shapes.byID[string(id)]; w.shape != nil {
+		return w.shape
 	}
 	if len(m.shapes.byID) >= maxShapes {
 		clear(m.shapes.byID)
 	}
-	s := &shape{mapping: m, change: ch, columns: slices.Clone(columns), defaults: slices.Clone(defaults), joins: joins}
+	s := &shape{mapping: m, id: bytes.Clone(id), change: ch, columns: slices.Clone(columns), defaults: slices.Clone(defaults), joins: joins}
 	s.build()
-	m.shapes.byID[string(id)] = s
+	m.shapes.byID[string(id)], w.shape = s, s
 	return s
 }
 
 // maxShapes bounds the statements kept per collection.
 const maxShapes = 1024
 
-// blindOperation is the operation of writes that did not look at the record.
-func (w *work) blindOperation(r *row, b *blind, record int) (*operation, error) {
+// blindOperation makes the operation of writes that did not look at the record.
+func (w *work) blindOperation(r *row, b *blind, record int) (operation, error) {
 	if r.m.document {
-		return w.documentOperation(r, b, record)
+		return operation{}, w.documentOperation(r, b, record)
 	}
 	if b.change == remove {
-		return w.operation(w.shapeOf(r.m, remove, nil, nil, false), r, record, nil, 0)
+		return w.operation(w.shapeOf(r.m, remove, nil, nil, false), r, record, nil, nil, 0)
 	}
-	columns, overflow, err := w.columnsOf(r.m, b.fields)
+	columns, values, overflow, err := w.columnsOf(r.m, b.fields)
 	if err != nil {
-		return nil, err
+		return operation{}, err
 	}
 	if b.change != put {
 		for name := range b.removed {
 			if r.m.byField[name] == nil {
 				// blindFits has sent everything to do with these to a read.
-				return nil, rejected("unset", "%q has no column in table %s", name, r.m.table)
+				return operation{}, rejected("unset", "%q has no column in table %s", name, r.m.table)
 			}
 		}
 	}
@@ -90,38 +93,33 @@ func (w *work) blindOperation(r *row, b *blind, record int) (*operation, error) 
 	if r.m.overflow != nil {
 		switch {
 		case len(overflow) > 0:
-			columns = append(columns, r.m.overflow)
+			columns, values = append(columns, r.m.overflow), append(values, mutation.MapValue(overflow))
 			joins = b.change == patch
 		case b.change == put:
 			defaults = append(defaults, r.m.overflow)
 		}
 	}
-	w.columns, w.defaults = columns, defaults
-	return w.operation(w.shapeOf(r.m, b.change, columns, defaults, joins), r, record, func(c *column) *walproxyv1.Value {
-		if c == r.m.overflow {
-			return mutation.MapValue(overflow)
-		}
-		return b.fields[c.name]
-	}, b.version)
+	w.columns, w.given, w.defaults = columns, values, defaults
+	return w.operation(w.shapeOf(r.m, b.change, columns, defaults, joins), r, record, columns, values, b.version)
 }
 
-// columnsOf sorts fields into columns, in the table's order, and the rest. The
-// columns are good until the next call.
-func (w *work) columnsOf(m *mapping, fields fieldMap) (columns []*column, overflow fieldMap, err error) {
-	found := 0
-	columns = w.columns[:0]
+// columnsOf sorts fields into columns, in the table's order, with their values,
+// and the rest. Columns and values are good until the next call.
+func (w *work) columnsOf(m *mapping, fields fieldMap) (columns []*column, values []*walproxyv1.Value, overflow fieldMap, err error) {
+	columns, values = w.columns[:0], w.given[:0]
 	for _, c := range m.fields {
-		if _, named := fields[c.name]; !named {
+		v, named := fields[c.name]
+		if !named {
 			continue
 		}
 		if c.generated || c.always {
-			return nil, nil, rejected("fields."+c.name, "the column of table %s is generated always", m.table)
+			return nil, nil, nil, rejected("fields."+c.name, "the column of table %s is generated always", m.table)
 		}
-		columns = append(columns, c)
-		found++
+		columns, values = append(columns, c), append(values, v)
 	}
-	if found == len(fields) {
-		return columns, nil, nil
+	w.columns, w.given = columns, values
+	if len(columns) == len(fields) {
+		return columns, values, nil, nil
 	}
 	overflow = fieldMap{}
 	for name, v := range fields {
@@ -129,70 +127,36 @@ func (w *work) columnsOf(m *mapping, fields fieldMap) (columns []*column, overfl
 			continue
 		}
 		if slices.ContainsFunc(m.key, func(c *column) bool { return c.name == name }) {
-			return nil, nil, rejected("fields."+name, "is part of the key of table %s", m.table)
+			return nil, nil, nil, rejected("fields."+name, "is part of the key of table %s", m.table)
 		}
 		if m.overflow == nil || name == m.overflow.name || m.version != nil && name == m.version.name {
-			return nil, nil, rejected("fields."+name, "has no column in table %s", m.table)
+			return nil, nil, nil, rejected("fields."+name, "has no column in table %s", m.table)
 		}
 		overflow[name] = v
 	}
-	return columns, overflow, nil
+	return columns, values, overflow, nil
 }
 
-// newOperation begins an operation with its key, in memory that the batch shares.
-func (w *work) newOperation(s *shape, r *row, record int) *operation {
-	if len(w.operations) == cap(w.operations) {
-		w.operations = make([]operation, 0, 256)
-	}
-	w.operations = append(w.operations, operation{shape: s, row: r, record: record, values: append(w.slots(len(s.inputs)), r.key...)})
-	return &w.operations[len(w.operations)-1]
-}
-
-// slots are n empty places for values.
-func (w *work) slots(n int) [][]byte {
-	if cap(w.values)-len(w.values) < n {
-		w.values = make([][]byte, 0, max(n, 1024))
-	}
-	start := len(w.values)
-	w.values = w.values[:start+n]
-	return w.values[start : start : start+n]
-}
-
-// operation encodes the values of the shape's columns.
-func (w *work) operation(s *shape, r *row, record int, value func(*column) *walproxyv1.Value, version sinks.LSN) (*operation, error) {
-	op := w.newOperation(s, r, record)
-	if s.change == remove {
+// operation adds a row to a statement of shape s, with the values of columns,
+// which are the shape's. After an error the statements are unfinished.
+func (w *work) operation(s *shape, r *row, record int, columns []*column, values []*walproxyv1.Value, version sinks.LSN) (operation, error) {
+	op := operation{shape: s, group: w.place(s, r, record)}
+	if op.group == nil || s.change == remove {
 		return op, nil
 	}
-	for _, c := range s.columns {
-		v := value(c)
-		if isNull(v) {
-			op.values = append(op.values, nil)
-			continue
+	rest := op.group.arrays[len(r.key):]
+	for i, c := range columns {
+		if err := rest[i].value(c.codec, values[i]); err != nil {
+			return op, rejected("fields."+c.name, "%s (%s)", err, c.typeName)
 		}
-		enc, err := w.encode(c, v)
-		if err != nil {
-			return nil, rejected("fields."+c.name, "%s (%s)", err, c.typeName)
-		}
-		op.values = append(op.values, enc)
 	}
 	if s.mapping.version != nil {
-		op.values = append(op.values, w.number(uint64(version)))
+		rest[len(columns)].fixed(uint64(version), 8)
 	}
 	return op, nil
 }
 
-// encode keeps its results in the arena.
-func (w *work) encode(c *column, v *walproxyv1.Value) ([]byte, error) {
-	start := len(w.arena)
-	out, err := c.codec.encode(w.arena, v)
-	if err != nil {
-		return nil, err
-	}
-	w.arena = out
-	return out[start:len(out):len(out)], nil
-}
-
+// number encodes into the arena.
 func (w *work) number(n uint64) []byte {
 	start := len(w.arena)
 	w.arena = binary.BigEndian.AppendUint64(w.arena, n)
@@ -213,38 +177,46 @@ func (w *work) end(t time.Time) []byte {
 	return w.number(uint64(microseconds(t)))
 }
 
-// names is the literal of an array of names.
-func (w *work) names(names map[string]bool) []byte {
+// appendNames is the literal of an array of names.
+func appendNames(dst []byte, names map[string]bool) []byte {
 	list := make([]*walproxyv1.Value, 0, len(names))
 	for name := range names {
 		list = append(list, mutation.StringValue(name))
 	}
 	var b strings.Builder
 	_ = appendArray(&b, mutation.ListValue(list...), builtin[oidText]) // names hold no NUL
-	start := len(w.arena)
-	w.arena = append(w.arena, b.String()...)
-	return w.arena[start:len(w.arena):len(w.arena)]
+	return append(dst, b.String()...)
 }
 
-// documentOperation is a document's.
-func (w *work) documentOperation(r *row, b *blind, record int) (*operation, error) {
+// documentOperation is blindOperation for a document.
+func (w *work) documentOperation(r *row, b *blind, record int) error {
 	s := w.shapeOf(r.m, b.change, nil, nil, b.change == patch && len(b.removed) > 0)
-	op := w.newOperation(s, r, record)
-	version := func() { op.values = append(op.values, w.number(uint64(b.version))) }
+	g := w.place(s, r, record)
+	if g == nil {
+		return nil
+	}
+	rest := g.arrays[len(r.key):]
+	json := func(a *arrayBuilder) { a.close(appendJSONFields(append(a.open(0), 1), b.fields)) }
+	removed := func(a *arrayBuilder) { a.close(appendNames(a.open(0), b.removed)) }
 	switch b.change {
 	case put:
-		op.values = append(op.values, w.json(b.fields))
-		version()
-		op.values = append(op.values, w.end(b.expires), w.number(r.events))
+		json(&rest[0])
+		rest[1].fixed(uint64(b.version), 8)
+		if b.expires.IsZero() {
+			rest[2].null()
+		} else {
+			rest[2].fixed(uint64(microseconds(b.expires)), 8)
+		}
+		rest[3].fixed(r.events, 8)
 	case patch:
-		op.values = append(op.values, w.json(b.fields))
-		version()
+		json(&rest[0])
+		rest[1].fixed(uint64(b.version), 8)
 		if s.joins {
-			op.values = append(op.values, w.names(b.removed))
+			removed(&rest[2])
 		}
 	case alter:
-		version()
-		op.values = append(op.values, w.names(b.removed))
+		rest[0].fixed(uint64(b.version), 8)
+		removed(&rest[1])
 	}
-	return op, nil
+	return nil
 }

@@ -5,8 +5,10 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgproto3"
 )
 
 // Parameters and results are raw: nothing is decoded or encoded on the way.
@@ -42,20 +44,26 @@ func (e *commandError) Error() string { return e.err.Error() }
 
 func (e *commandError) Unwrap() error { return e.err }
 
-// link is the connection of one apply transaction. The first run begins the
-// transaction and moves the checkpoint, in the same round trip as its commands.
+// link is the connection of one apply transaction. What is sent first follows
+// BEGIN and the move of the checkpoint, in the same round trip.
 type link interface {
+	// send lets the server begin with commands while the next are made. They
+	// belong to the round trip of the next run, which has their errors too, and
+	// whose answers are those to its own commands. What the commands consist of
+	// may be changed once it returns.
+	send(ctx context.Context, commands []command) error
 	// run sends the commands in one round trip and returns an answer each. With
 	// commit the transaction is committed behind them, in the same round trip.
-	// Errors of the server are *commandError around *pgconn.PgError.
+	// Errors of the server are *commandError around *pgconn.PgError; the index
+	// counts those sent before, since the last run.
 	run(ctx context.Context, commands []command, commit bool) ([]answer, error)
 }
 
 // maxStatements bounds the prepared statements of one connection.
 const maxStatements = 256
 
-// statements are those prepared on a connection, in its CustomData.
-type statements struct {
+// prepared are the statements of a connection, in its CustomData.
+type prepared struct {
 	names map[string]string // by command.identity
 	order []string          // identities, oldest first
 	drop  []string          // names to deallocate
@@ -64,10 +72,10 @@ type statements struct {
 
 const statementsKey = "walproxy.statements"
 
-func statementsOf(conn *pgconn.PgConn) *statements {
-	s, ok := conn.CustomData()[statementsKey].(*statements)
+func preparedOf(conn *pgconn.PgConn) *prepared {
+	s, ok := conn.CustomData()[statementsKey].(*prepared)
 	if !ok {
-		s = &statements{names: map[string]string{}}
+		s = &prepared{names: map[string]string{}}
 		conn.CustomData()[statementsKey] = s
 	}
 	return s
@@ -84,64 +92,113 @@ type step struct {
 // runPipeline sends the commands in one round trip. A connection on which it
 // failed with anything but *pgconn.PgError is closed.
 func runPipeline(ctx context.Context, conn *pgconn.PgConn, commands []command) ([]answer, error) {
-	known := statementsOf(conn)
-	p := conn.StartPipeline(ctx)
-	steps := make([]step, 0, len(commands)+4)
-	fresh := map[string]string{}
+	s := openStream(ctx, conn)
+	s.queue(commands)
+	return s.end()
+}
+
+// stream is a round trip that is sent in parts: the server works at what it has
+// while the rest is made. Nothing else may use the connection until its end.
+type stream struct {
+	pipeline *pgconn.Pipeline
+	frontend *pgproto3.Frontend
+	known    *prepared
+	fresh    map[string]string // names of statements that it prepares, by identity
+	steps    []step
+	commands int
+}
+
+func openStream(ctx context.Context, conn *pgconn.PgConn) *stream {
+	s := &stream{pipeline: conn.StartPipeline(ctx), frontend: conn.Frontend(), known: preparedOf(conn), fresh: map[string]string{}}
+	known := s.known
 	for len(known.order) > maxStatements {
 		known.drop = append(known.drop, known.names[known.order[0]])
 		delete(known.names, known.order[0])
 		known.order = known.order[1:]
 	}
 	for _, name := range known.drop {
-		p.SendDeallocate(name)
-		steps = append(steps, step{command: -1})
+		s.pipeline.SendDeallocate(name)
+		s.steps = append(s.steps, step{command: -1})
 	}
 	known.drop = nil
+	return s
+}
+
+// queue copies the commands to what flush or end will send.
+func (s *stream) queue(commands []command) {
 	for i := range commands {
 		c := &commands[i]
 		id := c.identity()
-		name, ok := known.names[id]
+		name, ok := s.known.names[id]
 		if !ok {
-			name, ok = fresh[id]
+			name, ok = s.fresh[id]
 		}
 		if !ok {
-			known.next++
-			name = fmt.Sprintf("walproxy_%d", known.next)
-			fresh[id] = name
-			p.SendPrepare(name, c.sql, c.types)
-			steps = append(steps, step{command: i, prepare: true, id: id, name: name})
+			s.known.next++
+			name = fmt.Sprintf("walproxy_%d", s.known.next)
+			s.fresh[id] = name
+			s.pipeline.SendPrepare(name, c.sql, c.types)
+			s.steps = append(s.steps, step{command: s.commands, prepare: true, id: id, name: name})
 		}
-		p.SendQueryPrepared(name, c.params, c.formats, c.results)
-		steps = append(steps, step{command: i})
+		if size := c.size(); size > 1024 {
+			s.frontend.Send(room(size))
+		}
+		s.pipeline.SendQueryPrepared(name, c.params, c.formats, c.results)
+		s.steps = append(s.steps, step{command: s.commands})
+		s.commands++
 	}
-	answers := make([]answer, len(commands))
-	err := p.Sync()
+}
+
+// room is no message: it makes room for one in the frontend's buffer, which would
+// grow in steps, copying what it has.
+type room int
+
+func (room) Frontend()           {}
+func (room) Decode([]byte) error { return errors.ErrUnsupported }
+
+func (r room) Encode(dst []byte) ([]byte, error) { return slices.Grow(dst, int(r)), nil }
+
+// size of the command's messages, and a little more.
+func (c *command) size() int {
+	size := 128
+	for _, p := range c.params {
+		size += 4 + len(p)
+	}
+	return size
+}
+
+// flush sends what is queued. After an error the connection is closed.
+func (s *stream) flush() error { return s.pipeline.Flush() }
+
+// end sends the rest and returns an answer per command.
+func (s *stream) end() ([]answer, error) {
+	answers := make([]answer, s.commands)
+	err := s.pipeline.Sync()
 	if err == nil {
-		err = receive(p, known, steps, answers)
+		err = s.receive(answers)
 	}
-	if closeErr := p.Close(); err == nil && closeErr != nil {
+	if closeErr := s.pipeline.Close(); err == nil && closeErr != nil {
 		err = closeErr
 	}
 	return answers, err
 }
 
-// receive reads the answers of steps up to the first failure.
-func receive(p *pgconn.Pipeline, known *statements, steps []step, answers []answer) error {
-	for _, s := range steps {
-		result, err := p.GetResults()
+// receive reads the answers up to the first failure.
+func (s *stream) receive(answers []answer) error {
+	for _, step := range s.steps {
+		result, err := s.pipeline.GetResults()
 		if reader, ok := result.(*pgconn.ResultReader); ok && err == nil {
-			err = answers[s.command].read(reader)
+			err = answers[step.command].read(reader)
 		}
 		if err != nil {
-			return failed(s.command, err)
+			return failed(step.command, err)
 		}
-		if s.prepare {
-			known.names[s.id] = s.name
-			known.order = append(known.order, s.id)
+		if step.prepare {
+			s.known.names[step.id] = step.name
+			s.known.order = append(s.known.order, step.id)
 		}
 	}
-	_, err := p.GetResults() // the sync; the failure of a commit has come before
+	_, err := s.pipeline.GetResults() // the sync; the failure of a commit has come before
 	return err
 }
 
@@ -183,7 +240,7 @@ func (a *answer) read(r *pgconn.ResultReader) error {
 // forget gives up the prepared statements, which a change of the schema may have
 // made wrong: they are prepared again under new names.
 func forget(conn *pgconn.PgConn) {
-	s := statementsOf(conn)
+	s := preparedOf(conn)
 	for _, name := range s.names {
 		s.drop = append(s.drop, name)
 	}

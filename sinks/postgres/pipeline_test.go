@@ -39,7 +39,7 @@ func TestPipeline(t *testing.T) {
 			t.Fatalf("answers %v", answers)
 		}
 	}
-	if n := len(statementsOf(conn).names); n != 2 {
+	if n := len(preparedOf(conn).names); n != 2 {
 		t.Errorf("%d statements prepared, want 2", n)
 	}
 	bad := command{sql: "SELECT 1/$1::int", types: []uint32{23}, params: [][]byte{[]byte("0")}}

@@ -18,7 +18,7 @@ type row struct {
 	id  []byte   // the key in walproxy's encoding, for its own tables
 	// stream has the values of the key's columns in the user's table of events.
 	stream [][]byte
-	last   int // index of the last statement that writes it, -1: none
+	last   int // number of the last group that writes it, -1: none
 
 	// reads: a write of the batch needs to see it. known: document is what the
 	// store will hold after the writes so far; nil: it does not exist.
@@ -105,11 +105,9 @@ func (w *work) writeBlind(r *row, b *blind, at int) error {
 	if b.change == unchanged {
 		return nil
 	}
-	op, err := w.blindOperation(r, b, at)
-	if err != nil {
+	if _, err := w.blindOperation(r, b, at); err != nil {
 		return err
 	}
-	w.add(op)
 	r.beside = r.m.beside()
 	r.exists, r.version, r.expires, r.events = b.change != remove, b.version, b.expires, 0
 	return nil
@@ -121,11 +119,9 @@ func (w *work) becomeDocument(r *row, after *mutation.Document, at int) error {
 	if r.m.folds() {
 		return nil
 	}
-	op, err := w.documentOperation(r, r.final(), at)
-	if err != nil {
+	if err := w.documentOperation(r, r.final(), at); err != nil {
 		return err
 	}
-	w.add(op)
 	r.known = !r.m.table.triggers
 	return nil
 }
@@ -141,7 +137,7 @@ func (r *row) final() *blind {
 
 // becomeRow writes what differs between the row as it is known and after.
 func (w *work) becomeRow(r *row, after *mutation.Document, at int) error {
-	var op *operation
+	var op operation
 	var err error
 	switch {
 	case after == nil && r.document == nil: // expired and written with an end in the past
@@ -155,9 +151,6 @@ func (w *work) becomeRow(r *row, after *mutation.Document, at int) error {
 	if err != nil {
 		return err
 	}
-	if op != nil {
-		w.add(op)
-	}
 	r.beside = r.m.beside()
 	if r.exists = after != nil; !r.exists {
 		r.document = nil
@@ -170,16 +163,16 @@ func (w *work) becomeRow(r *row, after *mutation.Document, at int) error {
 }
 
 // difference is the update from before to after.
-func (w *work) difference(r *row, before fieldMap, after *mutation.Document, at int) (*operation, error) {
+func (w *work) difference(r *row, before fieldMap, after *mutation.Document, at int) (operation, error) {
 	changed := fieldMap{}
 	for name, v := range after.Fields {
 		if old := before[name]; old == nil || !proto.Equal(old, v) {
 			changed[name] = v
 		}
 	}
-	columns, overflow, err := w.columnsOf(r.m, changed)
+	columns, values, overflow, err := w.columnsOf(r.m, changed)
 	if err != nil {
-		return nil, err
+		return operation{}, err
 	}
 	defaults := w.defaults[:0]
 	for _, c := range r.m.fields {
@@ -190,19 +183,15 @@ func (w *work) difference(r *row, before fieldMap, after *mutation.Document, at 
 	if r.m.overflow != nil {
 		was := r.m.beyond(before)
 		if is := r.m.beyond(after.Fields); len(overflow) > 0 || len(is) != len(was) {
-			if overflow = is; len(is) > 0 {
-				columns = append(columns, r.m.overflow)
+			if len(is) > 0 {
+				columns, values = append(columns, r.m.overflow), append(values, mutation.MapValue(is))
 			} else {
 				defaults = append(defaults, r.m.overflow)
 			}
 		}
 	}
-	return w.operation(w.shapeOf(r.m, alter, columns, defaults, false), r, at, func(c *column) *walproxyv1.Value {
-		if c == r.m.overflow {
-			return mutation.MapValue(overflow)
-		}
-		return changed[c.name]
-	}, after.Version)
+	w.columns, w.given, w.defaults = columns, values, defaults
+	return w.operation(w.shapeOf(r.m, alter, columns, defaults, false), r, at, columns, values, after.Version)
 }
 
 // beyond are the fields without a column.
@@ -218,7 +207,7 @@ func (m *mapping) beyond(fields fieldMap) fieldMap {
 
 // settle makes r's document what a SELECT would return behind op, or marks it
 // to be read again.
-func (r *row) settle(op *operation) {
+func (r *row) settle(op operation) {
 	if r.m.table.triggers {
 		r.known = false
 		return
@@ -243,7 +232,7 @@ func (r *row) settle(op *operation) {
 	}
 	inputs := len(r.m.key)
 	for i, c := range op.shape.columns {
-		raw := op.values[inputs+i]
+		raw := op.group.arrays[inputs+i].latest()
 		if c == r.m.overflow || raw == nil {
 			continue
 		}

@@ -166,9 +166,9 @@ func (w *work) read(ctx context.Context, rows []*row) error {
 			reads = append(reads, mine)
 		}
 	}
-	answers, err := w.link.run(ctx, commands, false)
+	answers, err := w.exchange(ctx, commands, owners, false)
 	if err != nil {
-		return w.explain(ctx, err, owners)
+		return err
 	}
 	for i, mine := range reads {
 		if mine == nil {
@@ -215,16 +215,14 @@ func fill(rows []*row, found [][][]byte) error {
 }
 
 // readAgain sends what there is and reads the rows that the rest of the batch,
-// from record at, needs and that are no longer known.
+// from write at, needs and that are no longer known.
 func (w *work) readAgain(ctx context.Context, at int) error {
 	var stale []*row
 	seen := map[*row]bool{}
-	for i := at; i < len(w.byRecord); i++ {
-		for _, r := range w.byRecord[i] {
-			if r.reads && !r.known && !seen[r] {
-				seen[r] = true
-				stale = append(stale, r)
-			}
+	for i := range w.writes[at:] {
+		if r := w.writes[at+i].row; r.reads && !r.known && !seen[r] {
+			seen[r] = true
+			stale = append(stale, r)
 		}
 	}
 	return w.read(ctx, stale)

@@ -9,6 +9,7 @@ import (
 // gives a value per input.
 type shape struct {
 	mapping  *mapping
+	id       []byte // within the mapping
 	change   change
 	columns  []*column // that values are given for
 	defaults []*column // that become their default

@@ -33,29 +33,47 @@ const staleLimit = 3
 
 // transaction is the link of one apply transaction.
 type transaction struct {
-	conn  *pgconn.PgConn
-	lead  []command // before the first data: begin and the checkpoints
-	begun bool
-	sent  bool // a COMMIT was sent
-	done  bool // and answered
+	conn   *pgconn.PgConn
+	lead   []command // before the first data: begin and the checkpoints
+	begun  bool
+	stream *stream // a round trip under way; nil: none
+	before int     // commands in it that no planner has sent
+	sent   bool    // a COMMIT was sent
+	done   bool    // and answered
+}
+
+// open begins a round trip, unless one is under way.
+func (t *transaction) open(ctx context.Context) {
+	if t.stream != nil {
+		return
+	}
+	t.stream, t.before = openStream(ctx, t.conn), 0
+	if !t.begun {
+		t.begun, t.before = true, len(t.lead)
+		t.stream.queue(t.lead)
+	}
+}
+
+// send implements link.
+func (t *transaction) send(ctx context.Context, commands []command) error {
+	t.open(ctx)
+	t.stream.queue(commands)
+	return t.stream.flush()
 }
 
 // run implements link.
 func (t *transaction) run(ctx context.Context, commands []command, commit bool) ([]answer, error) {
-	var all []command
-	lead := 0
-	if !t.begun {
-		all, lead, t.begun = append(all, t.lead...), len(t.lead), true
-	}
-	all = append(all, commands...)
+	t.open(ctx)
+	own := t.stream.commands
+	t.stream.queue(commands)
 	if commit {
 		failpoint.Hit("sink-before-commit")
-		all = append(all, command{sql: "COMMIT"})
+		t.stream.queue([]command{{sql: "COMMIT"}})
 		t.sent = true
 	}
-	answers, err := runPipeline(ctx, t.conn, all)
+	answers, err := t.end()
 	if at, ok := errors.AsType[*commandError](err); ok {
-		at.index -= lead
+		at.index -= t.before
 		if at.index < 0 && codeOf(err) == codeMoved {
 			return nil, errNotMoved
 		}
@@ -64,7 +82,7 @@ func (t *transaction) run(ctx context.Context, commands []command, commit bool) 
 		return nil, err
 	}
 	if commit {
-		if tag := answers[len(all)-1].tag.String(); tag != "COMMIT" {
+		if tag := answers[len(answers)-1].tag.String(); tag != "COMMIT" {
 			return nil, fmt.Errorf("%w: %s", errRolledBack, tag)
 		}
 		if err := replicated(t.conn); err != nil {
@@ -73,7 +91,17 @@ func (t *transaction) run(ctx context.Context, commands []command, commit bool) 
 		t.done = true
 		failpoint.Hit("sink-after-commit")
 	}
-	return answers[lead : lead+len(commands)], nil
+	return answers[own : own+len(commands)], nil
+}
+
+// end ends the round trip that is under way, if there is one.
+func (t *transaction) end() ([]answer, error) {
+	if t.stream == nil {
+		return nil, nil
+	}
+	s := t.stream
+	t.stream = nil
+	return s.end()
 }
 
 // Apply implements sinks.Sink.
@@ -147,6 +175,7 @@ func (s *Sink) applyOn(ctx context.Context, conn *pgxpool.Conn, b *sinks.Batch) 
 func (s *Sink) attempt(ctx context.Context, conn *pgxpool.Conn, b *sinks.Batch) (results []sinks.Result, sent bool, err error) {
 	t := &transaction{conn: conn.Conn().PgConn(), lead: s.lead(b)}
 	defer rollback(conn.Conn())
+	defer func() { _, _ = t.end() }() // of a planner that has given up; rollback sees what came of it
 	if len(b.Records) == 0 {
 		_, err = t.run(ctx, nil, true)
 		return nil, t.sent, err

@@ -18,47 +18,28 @@ var errNeighbour = errors.New("not applied: another record of the batch was reje
 // work is one batch on its way into statements. Writes that need to see their
 // record are done by mutation.Apply on what one SELECT per table has returned;
 // the others are not looked at. Both become operations, in the order of the log,
-// which are collected into statements.
+// which are collected into statements (group.go).
 type work struct {
 	planner *tablePlanner
 	batch   *sinks.Batch
 	link    link
 
-	rows      map[string]*row
-	order     []*row
-	mutations [][]*walproxyv1.Mutation // per record
-	byRecord  [][]*row                 // per record, per mutation
-	mappings  []*mapping
-	defers    bool
+	rows     map[string]*row
+	order    []*row
+	writes   []write // in the order of the log
+	mappings []*mapping
+	defers   bool
 
-	groups  []*group
-	byShape map[*shape]int
-	hoped   []*mapping
-	ordered int // the last statement of a table that keeps the log's order; -1: none
-
-	// Memory that rows and operations share: a batch has thousands.
-	arena      []byte // encoded values; never nil: that would be NULL
-	slab       []row
-	operations []operation
-	values     [][]byte
-	// Good until the next use.
-	single            blind
-	columns, defaults []*column
-	shapeID           []byte
+	statements
+	scratch
 }
 
-// group is one statement to be.
-type group struct {
-	shape *shape
-	ops   []*operation
-	bytes int  // of their values
-	again bool // a row was written before in this batch, or was read
+// write is one mutation of the batch.
+type write struct {
+	record   int // index in the batch
+	mutation *walproxyv1.Mutation
+	row      *row
 }
-
-// maxStatementBytes is how many bytes of values a statement gets before the next
-// one is begun: a message of the protocol has at most 1 GiB, a document
-// mutation.MaxDocumentBytes.
-var maxStatementBytes = 64 << 20 // tests: less
 
 // rejection says which record cannot be applied.
 type rejection struct {
@@ -72,11 +53,11 @@ func (e *rejection) Unwrap() error { return e.err }
 
 // stage implements planner.
 func (p *tablePlanner) stage(ctx context.Context, l link, b *sinks.Batch) ([]sinks.Result, error) {
-	w := &work{planner: p, batch: b, link: l, rows: map[string]*row{}, byShape: map[*shape]int{}, ordered: -1,
-		arena: make([]byte, 0, 1024)}
-	err := w.collect()
+	w := newWork(p, l, b)
+	defer w.free()
+	err := w.collect(ctx)
 	if err == nil {
-		err = w.run(ctx)
+		err = w.apply(ctx)
 	}
 	if bad, ok := errors.AsType[*rejection](err); ok {
 		return w.reject(ctx, bad)
@@ -85,32 +66,46 @@ func (p *tablePlanner) stage(ctx context.Context, l link, b *sinks.Batch) ([]sin
 }
 
 // collect finds the row of every mutation, and what has to be read.
-func (w *work) collect() error {
-	n := len(w.batch.Records)
-	w.mutations, w.byRecord = make([][]*walproxyv1.Mutation, n), make([][]*row, n)
+func (w *work) collect(ctx context.Context) error {
+	if len(w.batch.Records) >= chunkRows {
+		if err := w.link.send(ctx, nil); err != nil { // the server moves the checkpoint meanwhile
+			return err
+		}
+	}
 	for i := range w.batch.Records {
 		rec := &w.batch.Records[i]
+		if m := rec.Body.GetMutation(); m != nil { // mostly
+			if err := w.note(i, m); err != nil {
+				return w.blame(i, err)
+			}
+			continue
+		}
 		ms, err := mutation.Mutations(rec.Body)
 		if err != nil {
 			return halt("LSN %v: %w", rec.LSN, err)
 		}
-		w.mutations[i] = ms
 		for _, m := range ms {
-			r, err := w.row(m)
-			if err != nil {
+			if err := w.note(i, m); err != nil {
 				return w.blame(i, err)
 			}
-			w.byRecord[i] = append(w.byRecord[i], r)
-			r.m.raise(m)
 		}
 	}
 	// Only now, when the flags say it of the whole batch.
-	for i, ms := range w.mutations {
-		for j, m := range ms {
-			r := w.byRecord[i][j]
-			r.reads = r.reads || !r.m.writesBlindly(m)
-		}
+	for i := range w.writes {
+		wr := &w.writes[i]
+		wr.row.reads = wr.row.reads || !wr.row.m.writesBlindly(wr.mutation)
 	}
+	return nil
+}
+
+// note adds a mutation of record i.
+func (w *work) note(i int, m *walproxyv1.Mutation) error {
+	r, err := w.row(m)
+	if err != nil {
+		return err
+	}
+	w.writes = append(w.writes, write{record: i, mutation: m, row: r})
+	r.m.raise(m)
 	return nil
 }
 
@@ -140,8 +135,8 @@ func (w *work) row(m *walproxyv1.Mutation) (*row, error) {
 	if err != nil {
 		return nil, err
 	}
-	if len(w.slab) == cap(w.slab) {
-		w.slab = make([]row, 0, min(max(len(w.batch.Records), 1), 256))
+	if len(w.slab) == cap(w.slab) { // a group has several: rows must not move
+		w.slab = make([]row, 0, max(2*cap(w.slab), 64))
 	}
 	start := len(w.arena)
 	w.arena = append(w.arena, id[mp.prefix:]...)
@@ -213,8 +208,8 @@ func (m *mapping) writesBlindly(mu *walproxyv1.Mutation) bool {
 	return true
 }
 
-// run does the batch.
-func (w *work) run(ctx context.Context) error {
+// apply does the batch.
+func (w *work) apply(ctx context.Context) error {
 	var stale []*row
 	for _, r := range w.order {
 		if r.reads {
@@ -224,35 +219,38 @@ func (w *work) run(ctx context.Context) error {
 	if err := w.read(ctx, stale); err != nil {
 		return err
 	}
-	for i, ms := range w.mutations {
-		for j, m := range ms {
-			r := w.byRecord[i][j]
-			if r.reads && !r.known {
-				if err := w.readAgain(ctx, i); err != nil {
-					return err
-				}
+	for i := range w.writes {
+		wr := &w.writes[i]
+		if wr.row.reads && !wr.row.known {
+			if err := w.readAgain(ctx, i); err != nil {
+				return err
 			}
-			if err := w.write(r, m, i); err != nil {
-				return w.blame(i, err)
-			}
+		}
+		if err := w.write(wr.row, wr.mutation, wr.record); err != nil {
+			return w.blame(wr.record, err)
+		}
+		if err := w.sendFull(ctx); err != nil {
+			return err
 		}
 	}
 	for _, r := range w.order {
 		if err := w.finish(r); err != nil {
 			return w.blame(r.record, err)
 		}
+		if err := w.sendFull(ctx); err != nil {
+			return err
+		}
 	}
 	commands, owners := w.commands()
 	commands = append(commands, w.besides()...)
 	commands = append(commands, w.checks()...)
-	_, err := w.link.run(ctx, commands, true)
-	if err == nil {
-		for _, m := range w.hoped {
-			m.flags.hope.fulfil()
-		}
-		return nil
+	if _, err := w.exchange(ctx, commands, owners, true); err != nil {
+		return err
 	}
-	return w.explain(ctx, err, owners)
+	for _, m := range w.hoped {
+		m.flags.hope.fulfil()
+	}
+	return nil
 }
 
 // finish makes the one operation of a record that was folded.
@@ -267,112 +265,23 @@ func (w *work) finish(r *row) error {
 	if b.change == unchanged {
 		return nil
 	}
-	op, err := w.documentOperation(r, b, r.record)
-	if err == nil {
-		w.add(op)
-	}
-	return err
+	return w.documentOperation(r, b, r.record)
 }
-
-// add puts an operation into a statement: one of its shape, behind the last one
-// that writes the row, or behind all in a table that keeps the log's order.
-func (w *work) add(op *operation) {
-	if len(op.shape.sqls) == 0 {
-		return
-	}
-	t := op.shape.mapping.table
-	at, ok := w.byShape[op.shape]
-	if t.ordered {
-		at, ok = w.ordered, w.ordered >= 0 && !t.rowwise && w.groups[max(w.ordered, 0)].shape == op.shape &&
-			(!t.unique || len(op.shape.sqls) == 1 && op.shape.change != alter && op.shape.change != patch)
-	}
-	if !ok || at <= op.row.last || w.groups[at].bytes >= maxStatementBytes {
-		at = len(w.groups)
-		w.groups = append(w.groups, &group{shape: op.shape})
-	}
-	if w.byShape[op.shape] = at; t.ordered {
-		w.ordered = at
-	}
-	w.groups[at].ops = append(w.groups[at].ops, op)
-	for _, v := range op.values {
-		w.groups[at].bytes += len(v)
-	}
-	w.groups[at].again = w.groups[at].again || op.row.last >= 0 || op.row.reads
-	op.row.last = at
-	w.unsettle(op)
-}
-
-// unsettle marks the rows that the server may change along with op's: by a
-// cascade, or by a trigger.
-func (w *work) unsettle(op *operation) {
-	m := op.shape.mapping
-	if m.effects == nil {
-		return
-	}
-	group := m.effects.group || m.effects.removal && op.shape.change == remove
-	for _, r := range w.order {
-		if r != op.row && (group && r.m.group == m.group || m.effects.tables[r.m.table.oid]) {
-			r.known = false
-		}
-	}
-}
-
-// commands turns the statements collected into commands; owners has the only
-// record behind each of them, or -1.
-func (w *work) commands() (commands []command, owners []int) {
-	for _, g := range w.groups {
-		arrays := make([]*arrayBuilder, len(g.shape.inputs))
-		for i, in := range g.shape.inputs {
-			arrays[i] = newArray(in.element, len(g.ops))
-		}
-		owner := g.ops[0].record
-		for _, op := range g.ops {
-			for i, v := range op.values {
-				arrays[i].element(v)
-			}
-			if op.record != owner {
-				owner = -1
-			}
-		}
-		params := make([][]byte, len(arrays))
-		for i, a := range arrays {
-			params[i] = a.bytes()
-		}
-		sqls := g.shape.sqls
-		if w.hopes(g) {
-			sqls = []string{g.shape.insert}
-		}
-		for _, sql := range sqls {
-			commands = append(commands, command{sql: sql, types: g.shape.types, params: params, formats: binaryParams})
-			owners = append(owners, owner)
-		}
-	}
-	if w.defers && len(w.batch.Records) > 1 {
-		// What would be found at the commit has to be found with the record.
-		commands = append([]command{{sql: "SET CONSTRAINTS ALL IMMEDIATE"}}, commands...)
-		owners = append([]int{-1}, owners...)
-	}
-	w.groups, w.byShape, w.ordered = nil, map[*shape]int{}, -1
-	for _, r := range w.order {
-		r.last = -1
-	}
-	return commands, owners
-}
-
-// hopes reports whether a statement may take its rows for new ones.
-func (w *work) hopes(g *group) bool {
-	m := g.shape.mapping
-	if g.shape.insert == "" || g.again || m.table.ordered || len(g.ops) < minHope || !m.flags.hope.tries() {
-		return false
-	}
-	w.hoped = append(w.hoped, m)
-	return true
-}
-
-// minHope is how many rows a statement needs for its second try to be worth it.
-var minHope = 16 // tests: 1
 
 var binaryParams = []int16{formatBinary}
+
+// exchange is link.run, with its errors explained; owners has the only record
+// behind each command, or -1.
+func (w *work) exchange(ctx context.Context, commands []command, owners []int, commit bool) ([]answer, error) {
+	owners = append(w.owners, owners...)
+	w.owners = nil
+	answers, err := w.link.run(ctx, commands, commit)
+	w.recycle()
+	if err != nil {
+		return nil, w.explain(ctx, err, owners)
+	}
+	return answers, nil
+}
 
 // checks end the transaction if a table is not as its catalogue was read.
 func (w *work) checks() []command {
@@ -387,7 +296,7 @@ func (w *work) checks() []command {
 const codeChanged = "WP002"
 
 // explain finds out what an error of a run means: that the catalogue is stale,
-// or which record was refused. owners is as commands has returned it.
+// or which record was refused. owners is as for exchange, of the whole round trip.
 //
 // What the server refuses counts only if the tables are as they were read: an
 // insert that lacks a column made NOT NULL a moment ago, say, is no fault of its
@@ -424,8 +333,11 @@ func (w *work) explain(ctx context.Context, err error, owners []int) error {
 // they were read. Nothing is committed.
 func (w *work) reject(ctx context.Context, bad *rejection) ([]sinks.Result, error) {
 	if _, server := errors.AsType[*pgconn.PgError](bad.err); !server {
-		if _, err := w.link.run(ctx, w.checks(), false); err != nil {
-			return nil, w.explain(ctx, err, nil)
+		_, err := w.exchange(ctx, w.checks(), nil, false)
+		if earlier, ok := errors.AsType[*rejection](err); ok {
+			bad = earlier // of what was sent before
+		} else if err != nil {
+			return nil, err
 		}
 	}
 	results := sinks.Results(len(w.batch.Records), sinks.Retry, errNeighbour)

@@ -1,0 +1,192 @@
+package postgres
+
+import (
+	"context"
+	"slices"
+)
+
+// statements are those that a batch is collected into.
+type statements struct {
+	// groups are numbered from base on: those before were sent.
+	groups  []*group
+	base    int
+	recent  int            // number of the group that was added to last
+	byShape map[*shape]int // number of the last group
+	ordered int            // the last group of a table that keeps the log's order; -1: none
+	full    bool           // a group is large enough to be sent
+	owners  []int          // of what was sent in this round trip; see exchange
+	now     bool           // constraints have been set immediate
+
+	hoped, hopeless []*mapping // whose sets are, or are not, taken for new rows
+	used, spare     []*group
+}
+
+// group is one statement to be.
+type group struct {
+	shape  *shape
+	arrays []arrayBuilder // one per input
+	count  int
+	owner  int  // the record behind all of it; -1: several
+	again  bool // a row was written before in this batch, or was read
+}
+
+// A group is sent when it has chunkRows, or chunkBytes in fewer: the server works
+// at it while the rest is encoded.
+var chunkRows = 256 // tests: 3
+
+const (
+	chunkRowsMin = 32
+	chunkBytes   = 64 << 10
+)
+
+// maxStatementBytes is how many bytes of values a statement gets before the next
+// one is begun: a message of the protocol has at most 1 GiB, a document
+// mutation.MaxDocumentBytes.
+var maxStatementBytes = 64 << 20 // tests: less
+
+// place finds the group for an operation of shape s: one of that shape, behind
+// the last one that writes the row, or behind all in a table that keeps the log's
+// order. It adds the row's key. nil: there is nothing to do.
+func (w *work) place(s *shape, r *row, record int) *group {
+	if len(s.sqls) == 0 {
+		return nil
+	}
+	t := s.mapping.table
+	at, ok := w.latest(s)
+	if t.ordered {
+		at, ok = w.ordered, w.ordered >= w.base && !t.rowwise && w.groups[w.ordered-w.base].shape == s &&
+			(!t.unique || len(s.sqls) == 1 && s.change != alter && s.change != patch)
+	}
+	if !ok || at <= r.last || w.groups[at-w.base].bytes() >= maxStatementBytes {
+		at = w.base + len(w.groups)
+		w.groups = append(w.groups, w.newGroup(s, record))
+	}
+	if t.ordered {
+		w.ordered = at
+	}
+	if w.recent != at {
+		w.recent, w.byShape[s] = at, at
+	}
+	g := w.groups[at-w.base]
+	if g.owner != record {
+		g.owner = -1
+	}
+	g.again = g.again || r.last >= 0 || r.reads
+	g.count++
+	r.last = at
+	for i, v := range r.key {
+		g.arrays[i].element(v)
+	}
+	w.full = w.full || g.count >= chunkRows || g.count >= chunkRowsMin && g.bytes() >= chunkBytes
+	w.unsettle(s, r)
+	return g
+}
+
+// latest is the number of the last group of shape s that was not sent.
+func (w *work) latest(s *shape) (at int, ok bool) {
+	if w.recent >= w.base && w.recent-w.base < len(w.groups) && w.groups[w.recent-w.base].shape == s {
+		return w.recent, true
+	}
+	at, ok = w.byShape[s]
+	return at, ok && at >= w.base
+}
+
+func (w *work) newGroup(s *shape, record int) *group {
+	g := &group{}
+	if n := len(w.spare); n > 0 {
+		g, w.spare = w.spare[n-1], w.spare[:n-1]
+	}
+	*g = group{shape: s, arrays: slices.Grow(g.arrays[:0], len(s.inputs))[:len(s.inputs)], owner: record}
+	for i, in := range s.inputs {
+		g.arrays[i].reset(in.element)
+	}
+	return g
+}
+
+// bytes of its parameters so far.
+func (g *group) bytes() (n int) {
+	for i := range g.arrays {
+		n += len(g.arrays[i].buf)
+	}
+	return n
+}
+
+// unsettle marks the rows that the server may change along with r: by a cascade,
+// or by a trigger.
+func (w *work) unsettle(s *shape, r *row) {
+	m := s.mapping
+	if m.effects == nil {
+		return
+	}
+	group := m.effects.group || m.effects.removal && s.change == remove
+	for _, o := range w.order {
+		if o != r && (group && o.m.group == m.group || m.effects.tables[o.m.table.oid]) {
+			o.known = false
+		}
+	}
+}
+
+// commands turns the statements collected into commands; owners has the only
+// record behind each of them, or -1. They are good until recycle.
+func (w *work) commands() (commands []command, owners []int) {
+	if w.defers && len(w.batch.Records) > 1 && !w.now {
+		// What would be found at the commit has to be found with the record.
+		commands, owners = append(commands, command{sql: "SET CONSTRAINTS ALL IMMEDIATE"}), append(owners, -1)
+		w.now = true
+	}
+	for _, g := range w.groups {
+		params := make([][]byte, len(g.arrays))
+		for i := range g.arrays {
+			params[i] = g.arrays[i].bytes()
+		}
+		sqls := g.shape.sqls
+		if w.hopes(g) {
+			sqls = []string{g.shape.insert}
+		}
+		for _, sql := range sqls {
+			commands = append(commands, command{sql: sql, types: g.shape.types, params: params, formats: binaryParams})
+			owners = append(owners, g.owner)
+		}
+	}
+	w.base += len(w.groups)
+	w.used, w.groups, w.full = append(w.used, w.groups...), w.groups[:0], false
+	return commands, owners
+}
+
+// sendFull sends the statements collected if one of them is large.
+func (w *work) sendFull(ctx context.Context) error {
+	if !w.full {
+		return nil
+	}
+	commands, owners := w.commands()
+	w.owners = append(w.owners, owners...)
+	err := w.link.send(ctx, commands)
+	w.recycle()
+	return err
+}
+
+// recycle takes back the memory of groups that were sent.
+func (w *work) recycle() {
+	w.spare, w.used = append(w.spare, w.used...), w.used[:0]
+}
+
+// hopes reports whether a statement may take its rows for new ones.
+func (w *work) hopes(g *group) bool {
+	m := g.shape.mapping
+	if g.shape.insert == "" || g.again || m.table.ordered || g.count < minHope || slices.Contains(w.hopeless, m) {
+		return false
+	}
+	if slices.Contains(w.hoped, m) {
+		return true
+	}
+	hopes := m.flags.hope.tries()
+	if hopes {
+		w.hoped = append(w.hoped, m)
+	} else {
+		w.hopeless = append(w.hopeless, m)
+	}
+	return hopes
+}
+
+// minHope is how many rows a statement needs for its second try to be worth it.
+var minHope = 16 // tests: 1
