@@ -82,6 +82,13 @@ func TestEveryExit(t *testing.T) {
 		}, sinks.Unknown}, // a commit was about to be sent
 		{"statement time-out", brief, 0, run("SELECT pg_sleep(30)"), sinks.Retry},
 		{"lock time-out", brief, 0, run("UPDATE held SET n = 2"), sinks.Retry},
+		{"given up while the server works", slow, 0, sendThen("INSERT INTO ledger (lane, lsn) SELECT 0, -n FROM generate_series(2, 50000) AS n",
+			func(context.Context, link) ([]sinks.Result, error) { return nil, why }), sinks.Retry},
+		{"given up behind an error of the server", slow, 0, sendThen("SELECT 1/0",
+			func(context.Context, link) ([]sinks.Result, error) { return nil, why }), sinks.Retry},
+		{"cancelled while the server works", slow, 150 * time.Millisecond, sendThen("SELECT pg_sleep(30)", run("SELECT 1")), sinks.Retry},
+		{"panic while the server works", slow, 0, sendThen("SELECT pg_sleep(0.2)",
+			func(context.Context, link) ([]sinks.Result, error) { panic("a bug") }), sinks.Unknown},
 		{"panic", slow, 0, func(context.Context, link) ([]sinks.Result, error) { panic("a bug") }, sinks.Unknown},
 	} {
 		t.Run(e.name, func(t *testing.T) {
@@ -135,6 +142,16 @@ func TestEveryExit(t *testing.T) {
 	}
 	closeSink(t, s)
 	checkLedger(t, dsn, 1, nil, nil)
+}
+
+// sendThen leaves a statement to the server and goes on.
+func sendThen(sql string, exit func(context.Context, link) ([]sinks.Result, error)) func(context.Context, link) ([]sinks.Result, error) {
+	return func(ctx context.Context, l link) ([]sinks.Result, error) {
+		if err := l.send(ctx, []command{{sql: sql}}); err != nil {
+			return nil, err
+		}
+		return exit(ctx, l)
+	}
 }
 
 func applyRecovered(ctx context.Context, s *Sink, b *sinks.Batch) (results []sinks.Result, err error) {

@@ -65,3 +65,46 @@ func TestPipeline(t *testing.T) {
 		t.Fatalf("after all that: %v", err)
 	}
 }
+
+// TestSend: the server works at what is sent before the rest is there; its errors
+// come with the next run, counted from the first command, and answers are those of
+// run's own commands.
+func TestSend(t *testing.T) {
+	conn, ctx := plainLink(t), bounded(t)
+	other := pgtest.Connect(t, pgtest.Shared(t).DSN("postgres"))
+	number := func(n string) command {
+		return command{sql: "SELECT $1::int", types: []uint32{23}, params: [][]byte{[]byte(n)}}
+	}
+	l := &transaction{conn: conn, lead: []command{{sql: "BEGIN"}, {sql: "SELECT 'moved'"}}}
+	buffer := []byte("4711")
+	lock := command{sql: "SELECT pg_advisory_lock($1::int)", types: []uint32{23}, params: [][]byte{buffer}}
+	if err := l.send(ctx, []command{lock}); err != nil {
+		t.Fatal(err)
+	}
+	copy(buffer, "9999") // the memory is the caller's again
+	eventually(t, "the statement was run before the round trip's end", func() bool {
+		var held bool
+		err := other.QueryRow(ctx, "SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND objid = 4711 AND granted)").Scan(&held)
+		return err == nil && held
+	})
+	if err := l.send(ctx, []command{number("2")}); err != nil {
+		t.Fatal(err)
+	}
+	answers, err := l.run(ctx, []command{number("3"), number("4")}, false)
+	if err != nil || len(answers) != 2 || string(answers[0].rows[0][0]) != "3" || string(answers[1].rows[0][0]) != "4" {
+		t.Fatalf("answers %v, %v", answers, err)
+	}
+	for range 2 { // the second round trip has no lead
+		if err := l.send(ctx, []command{number("1"), number("none"), number("5")}); err != nil {
+			t.Fatal(err)
+		}
+		_, err = l.run(ctx, []command{number("6")}, false)
+		if at, ok := errors.AsType[*commandError](err); !ok || at.index != 1 || codeOf(err) != "22P02" {
+			t.Fatalf("error %v, want 22P02 of command 1", err)
+		}
+		l = &transaction{conn: conn, lead: []command{{sql: "ROLLBACK"}, {sql: "BEGIN"}}}
+	}
+	if _, err := l.run(ctx, []command{{sql: "SELECT 1"}}, true); err != nil || !l.done {
+		t.Fatalf("the connection is of no use any more: %v", err)
+	}
+}

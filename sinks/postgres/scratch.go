@@ -47,9 +47,7 @@ func newWork(p *tablePlanner, l link, b *sinks.Batch) *work {
 
 // free gives the memory to the next batch: nothing may refer to it any more.
 func (w *work) free() {
-	for i := range w.groups { // of a batch that was rejected
-		w.used = append(w.used, w.groups[i])
-	}
+	w.used = append(w.used, w.groups...) // of a batch that was rejected
 	w.recycle()
 	bytes := cap(w.arena)
 	for _, g := range w.spare {
