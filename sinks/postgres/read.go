@@ -93,7 +93,7 @@ func (s *Sink) reading(ctx context.Context, collection string, key *walproxyv1.K
 			if m == nil {
 				return mutation.ErrNotFound
 			}
-			w := &work{scratch: scratch{arena: make([]byte, 0, 64)}}
+			w := &work{arena: make([]byte, 0, 64)}
 			values, err := w.keyValues(m, key)
 			if err != nil {
 				return mutation.ErrNotFound // no such key was ever written

@@ -138,7 +138,7 @@ func (r *removal) rows(ctx context.Context, t *transaction, m *mapping) error {
 	if err != nil || len(ends) == 0 {
 		return err
 	}
-	w := &work{scratch: scratch{arena: make([]byte, 0, 1024)}}
+	w := &work{arena: make([]byte, 0, 1024)}
 	var rows []*row
 	byID := map[string]*row{}
 	prefix := mutation.AppendCollection(nil, m.collection)

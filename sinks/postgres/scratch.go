@@ -10,7 +10,6 @@ import (
 // scratch is memory that the rows and statements of a batch share, and batches
 // one after the other: there are thousands of each.
 type scratch struct {
-	arena  []byte // encoded keys; never nil: that would be NULL
 	slab   []row
 	values [][]byte
 	// Good until the next use.
@@ -68,10 +67,10 @@ func (w *work) free() {
 	clear(w.defaults[:cap(w.defaults)])
 	clear(w.values[:cap(w.values)])
 	*w = work{
-		rows: w.rows, order: w.order[:0], writes: w.writes[:0], mappings: w.mappings[:0],
+		rows: w.rows, order: w.order[:0], writes: w.writes[:0], mappings: w.mappings[:0], arena: w.arena[:0],
 		statements: statements{groups: w.groups[:0], byShape: w.byShape, used: w.used, spare: w.spare},
 		scratch: scratch{
-			arena: w.arena[:0], slab: w.slab[:0], values: w.values[:0],
+			slab: w.slab[:0], values: w.values[:0],
 			columns: w.columns[:0], defaults: w.defaults[:0], given: w.given[:0], shapeID: w.shapeID[:0],
 		},
 	}

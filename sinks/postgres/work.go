@@ -29,6 +29,7 @@ type work struct {
 	writes   []write // in the order of the log
 	mappings []*mapping
 	defers   bool
+	arena    []byte // encoded keys; never nil: that would be NULL
 
 	statements
 	scratch
