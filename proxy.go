@@ -29,9 +29,10 @@ type Proxy struct {
 	checked   chan struct{}  // log space may be free; capacity 1
 	stopSpace chan struct{}
 	stopHold  context.CancelFunc
-	space     sync.WaitGroup // freeSpace, hold, countBacklog
+	space     sync.WaitGroup // freeSpace, hold, countBacklog, measure
 	stopCount context.CancelFunc
 	recent    recentRoutes
+	measures  measures
 
 	metrics *collector
 
@@ -73,6 +74,7 @@ func Open(ctx context.Context, o Options) (*Proxy, error) {
 	holdCtx, stopHold := context.WithCancel(context.Background())
 	p.stopHold = stopHold
 	p.space.Go(func() { p.hold(holdCtx) })
+	p.space.Go(func() { p.measure(holdCtx) })
 	return p, nil
 }
 

@@ -2,7 +2,9 @@ package walproxy
 
 import (
 	"context"
+	"fmt"
 	"slices"
+	"time"
 
 	"github.com/walproxy/walproxy/replay"
 	"github.com/walproxy/walproxy/sinks"
@@ -69,7 +71,17 @@ type Status struct {
 	Stream     string
 	Log        wal.Stats
 	StateBytes int64 // the state store on disk
-	Sinks      []SinkStatus
+	// Refusing is why no write is taken; empty: writes are taken, as far as log and
+	// proxy are concerned.
+	Refusing string
+	// MaxBytes bounds log and state store, MinFree is the floor of free space; negative:
+	// none.
+	MaxBytes, MinFree int64
+	// QuarantineBytes were set aside by starts and repairs; they count for no bound. At
+	// most 30 s old.
+	QuarantineBytes int64
+	Rates           Rates
+	Sinks           []SinkStatus
 }
 
 // SinkStatus is a snapshot of one sink's loop.
@@ -85,13 +97,20 @@ type SinkStatus struct {
 	LagBytes int64
 	// MaxLagBytes is SinkOptions.MaxLagBytes.
 	MaxLagBytes int64
+	Rates       SinkRates
+	// Oldest is when the first record was accepted that the sink has not passed, and
+	// OldestLSN which it is, at most 5 s ago; zero: there is none, or it is not known.
+	OldestLSN LSN
+	Oldest    time.Time
 	// Store is what the sink itself says of its store.
 	Store sinks.Description
 }
 
 // Status returns a snapshot. It does no I/O beyond asking for free space.
 func (p *Proxy) Status() Status {
-	st := Status{Stream: p.log.Stream().String(), Log: p.log.Stats(), StateBytes: p.state.Bytes()}
+	st := Status{Stream: p.log.Stream().String(), Log: p.log.Stats(), StateBytes: p.state.Bytes(),
+		MaxBytes: p.log.MaxBytes(), MinFree: p.log.MinFree()}
+	st.Refusing = p.refusing(&st)
 	for _, s := range p.sinks {
 		ss := SinkStatus{Name: s.name, Status: s.status(), Paused: s.isPaused(), MaxLagBytes: s.options.MaxLagBytes}
 		ss.Lag, ss.LagBytes, _ = p.lagOf(s)
@@ -100,7 +119,26 @@ func (p *Proxy) Status() Status {
 		}
 		st.Sinks = append(st.Sinks, ss)
 	}
+	p.rates(&st)
 	return st
+}
+
+// nearlyFull is how close to a bound the log counts as full: what a small record
+// takes.
+const nearlyFull = 16 << 10
+
+func (p *Proxy) refusing(st *Status) string {
+	switch {
+	case p.closing.Load():
+		return "it is stopping"
+	case st.Log.Err != nil:
+		return fmt.Sprintf("the log failed, and takes no write until the next start: %v", st.Log.Err)
+	case st.Log.Bytes+st.StateBytes+nearlyFull > st.MaxBytes:
+		return fmt.Sprintf("log and state store take %d bytes, and log.max_bytes is %d", st.Log.Bytes+st.StateBytes, st.MaxBytes)
+	case st.MinFree > 0 && st.Log.FreeBytes-nearlyFull < st.MinFree:
+		return fmt.Sprintf("%d bytes are free on the disk, and log.min_free is %d", st.Log.FreeBytes, st.MinFree)
+	}
+	return ""
 }
 
 // lagOf is s.lag().now, less what is in the log's memory alone: after the log was

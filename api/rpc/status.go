@@ -1,17 +1,25 @@
 package rpc
 
 import (
+	"math"
 	"net/http"
+	"time"
 
 	"github.com/walproxy/walproxy"
 )
 
 // status is the answer of GET /v1/status.
 type status struct {
-	Stream     string       `json:"stream"`
-	Log        logStatus    `json:"log"`
-	StateBytes int64        `json:"state_bytes"`
-	Sinks      []sinkStatus `json:"sinks"`
+	Stream string `json:"stream"`
+	// Accepting: writes are taken, as far as log and proxy are concerned; else Refusing
+	// says why not.
+	Accepting bool   `json:"accepting"`
+	Refusing  string `json:"refusing,omitempty"`
+	// WindowSeconds is what the rates are measured over; 0: there are none yet.
+	WindowSeconds float64      `json:"window_seconds"`
+	Log           logStatus    `json:"log"`
+	StateBytes    int64        `json:"state_bytes"`
+	Sinks         []sinkStatus `json:"sinks"`
 }
 
 type logStatus struct {
@@ -24,7 +32,18 @@ type logStatus struct {
 	Syncs     uint64       `json:"syncs"`
 	Groups    uint64       `json:"groups"`
 	Records   uint64       `json:"records"`
-	Error     string       `json:"error,omitempty"`
+	// Bounds: of log and state store together, and of free space; -1: none.
+	MaxBytes int64 `json:"max_bytes"`
+	MinFree  int64 `json:"min_free"`
+	// Set aside by starts and repairs; they count for no bound.
+	QuarantineBytes int64 `json:"quarantine_bytes,omitempty"`
+	// Writes per second, and bytes by which log and state store grow.
+	RecordsRate float64 `json:"records_per_second"`
+	BytesRate   float64 `json:"bytes_per_second"`
+	GrowthRate  float64 `json:"growth_bytes_per_second"`
+	// Seconds until writes are refused for want of room, at this growth.
+	FullSeconds float64 `json:"full_in_seconds,omitempty"`
+	Error       string  `json:"error,omitempty"`
 }
 
 type sinkStatus struct {
@@ -53,6 +72,19 @@ type sinkStatus struct {
 	HeldBytes   uint64 `json:"held_bytes,omitempty"`
 	// LSNs that a repair of the log gave up and the sink has passed.
 	LostRecords uint64 `json:"lost_records,omitempty"`
+	// Records per second that were routed to the sink, and that it has passed; bytes by
+	// which its lag shrinks; seconds until it is level at that. RatesKnown: the lag was
+	// counted all the time; else only records_passed_per_second is known.
+	RatesKnown   bool    `json:"rates_known"`
+	AddedRate    float64 `json:"records_added_per_second"`
+	PassedRate   float64 `json:"records_passed_per_second"`
+	LagRate      float64 `json:"lag_shrinks_bytes_per_second"`
+	LevelSeconds float64 `json:"level_in_seconds,omitempty"`
+	// The first record that the sink has not passed, and how long ago it was accepted.
+	OldestLSN     walproxy.LSN `json:"oldest_lsn,omitempty"`
+	OldestSeconds float64      `json:"oldest_seconds,omitempty"`
+
+	DeadLetterBytes uint64 `json:"dead_letter_bytes"`
 	// What the store says: who owns the stream there, and which of its tables share
 	// lanes, by lane group.
 	Owner      string              `json:"owner,omitempty"`
@@ -70,12 +102,15 @@ func (s *Server) getStatus(w http.ResponseWriter, r *http.Request, _ target) *Er
 
 func newStatus(st walproxy.Status) status {
 	out := status{
-		Stream: st.Stream, StateBytes: st.StateBytes,
+		Stream: st.Stream, StateBytes: st.StateBytes, Accepting: st.Refusing == "", Refusing: st.Refusing,
+		WindowSeconds: tenths(st.Rates.Window.Seconds()),
 		Log: logStatus{
 			Appended: st.Log.Appended, Durable: st.Log.Durable, First: st.Log.First,
 			Bytes: st.Log.Bytes, FreeBytes: st.Log.FreeBytes, Segments: st.Log.Segments,
 			Syncs: st.Log.Syncs, Groups: st.Log.Groups, Records: st.Log.Records,
-			Error: errorText(st.Log.Err),
+			Error: errorText(st.Log.Err), MaxBytes: st.MaxBytes, MinFree: st.MinFree, QuarantineBytes: st.QuarantineBytes,
+			RecordsRate: tenths(st.Rates.Records), BytesRate: tenths(st.Rates.Bytes), GrowthRate: tenths(st.Rates.Growth),
+			FullSeconds: tenths(st.Rates.FullIn.Seconds()),
 		},
 	}
 	for i := range st.Sinks {
@@ -85,7 +120,7 @@ func newStatus(st walproxy.Status) status {
 }
 
 func newSinkStatus(sink *walproxy.SinkStatus) sinkStatus {
-	return sinkStatus{
+	out := sinkStatus{
 		Name: sink.Name, State: string(sink.State), Error: errorText(sink.Err), Paused: sink.Paused,
 		Epoch: sink.Epoch, Applied: sink.Applied, Checkpoint: sink.Checkpoint,
 		Lag: sink.Lag, LagBytes: sink.LagBytes, MaxLagBytes: sink.MaxLagBytes,
@@ -93,8 +128,20 @@ func newSinkStatus(sink *walproxy.SinkStatus) sinkStatus {
 		DeadLetters: sink.DeadLetters, ParkedKeys: sink.ParkedKeys,
 		HeldRecords: sink.HeldRecords, HeldBytes: sink.HeldBytes, LostRecords: sink.LostRecords,
 		Owner: sink.Store.Owner, LaneGroups: sink.Store.LaneGroups, Warnings: sink.Store.Warnings,
+
+		RatesKnown: sink.Rates.Known, AddedRate: tenths(sink.Rates.Added), PassedRate: tenths(sink.Rates.Passed),
+		LagRate: tenths(sink.Rates.Bytes), LevelSeconds: tenths(sink.Rates.LevelIn.Seconds()),
+		DeadLetterBytes: sink.DeadLetterBytes,
 	}
+	if !sink.Oldest.IsZero() {
+		out.OldestLSN = sink.OldestLSN
+		out.OldestSeconds = max(tenths(time.Since(sink.Oldest).Seconds()), 0.1)
+	}
+	return out
 }
+
+// tenths rounds to what is worth showing.
+func tenths(n float64) float64 { return math.Round(10*n) / 10 }
 
 func errorText(err error) string {
 	if err == nil {

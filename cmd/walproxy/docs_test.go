@@ -114,6 +114,7 @@ func fails(shape string, yes bool) string {
 func scriptShapes(t *testing.T) map[string]string {
 	t.Helper()
 	shapes := map[string]string{}
+	shell := regexp.MustCompile(`^sh -c '(?:exec )?(.*)'`)
 	condition := regexp.MustCompile(`^(\[[^]]*\] *)*([!?] *)?(exec|serve)\b *`)
 	err := filepath.WalkDir("testdata", func(path string, entry fs.DirEntry, err error) error {
 		if err != nil || filepath.Ext(path) != ".txtar" {
@@ -129,6 +130,9 @@ func scriptShapes(t *testing.T) map[string]string {
 				continue
 			}
 			call := line[len(found[0]):]
+			if inner := shell.FindStringSubmatch(call); inner != nil {
+				call = inner[1]
+			}
 			if found[3] == "serve" {
 				call = "walproxy serve " + call
 			}

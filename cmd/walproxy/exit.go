@@ -32,6 +32,8 @@ const (
 	// exitDeadLetters: everything was done, and dead letters were made of writes that
 	// a store rejected.
 	exitDeadLetters = 7
+	// exitUnhealthy: `status` found something that needs a person.
+	exitUnhealthy = 8
 	// exitSignal plus its number: a second signal ended the stop.
 	exitSignal = 128
 )
