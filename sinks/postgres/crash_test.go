@@ -124,14 +124,16 @@ func TestServerPaused(t *testing.T) {
 	t.Parallel()
 	c := pgtest.New(t, pgtest.Options{})
 	dsn, database := newDatabase(t, c)
-	l := openLedger(t, Options{DSN: dsn, Timeouts: hasty()}, 3)
+	limits := hasty()
+	limits.Acquire, limits.Lease = time.Second, time.Second
+	l := openLedger(t, Options{DSN: dsn, Timeouts: limits}, 3)
 	l.timeout = time.Second
 	l.during(t, func() {
 		for range times(1, 5) {
 			l.progress(t, 3)
 			c.Pause(t)
 			before := l.unknowns.Load() + l.retries.Load()
-			pause(2*hasty().Lease + time.Second)
+			pause(limits.Lease + 1500*time.Millisecond) // longer than each
 			if l.unknowns.Load()+l.retries.Load() == before {
 				t.Error("no call ended while the server was paused")
 			}

@@ -70,6 +70,9 @@ func (s *Sink) sessionSettings() [][2]string {
 		// Parameters are arrays of any length, and every join is by a key: planning
 		// a statement anew for its values costs more than it can gain.
 		{"plan_cache_mode", "force_generic_plan"},
+		// Statements take milliseconds. Where estimates of their arrays or of the
+		// catalogue make the server compile them, that costs tens of times as much.
+		{"jit", "off"},
 	}
 }
 
