@@ -63,7 +63,7 @@ func AddSink(ctx context.Context, o Options, name string, oldest bool) (added Ad
 	p := &Proxy{options: o, logger: o.Logger}
 	defer func() { err = errors.Join(err, p.release()) }()
 	if err := p.openLog(); err != nil {
-		return added, err
+		return added, advise(err)
 	}
 	claim, known, err := p.state.Claim(name)
 	if err != nil {

@@ -14,6 +14,7 @@ type collector struct {
 	log   []metric[wal.Stats]
 	sinks []metric[SinkStatus]
 	state *prometheus.Desc
+	aside *prometheus.Desc
 	sink  *prometheus.Desc // one series per sink and loop state
 }
 
@@ -65,6 +66,7 @@ func newCollector(p *Proxy) *collector {
 			sinkMetric("lost_records", "LSNs that a repair of the log gave up and the sink has passed.", gauge, func(s SinkStatus) float64 { return float64(s.LostRecords) }),
 			sinkMetric("paused", "1 while the sink is paused.", gauge, func(s SinkStatus) float64 { return flag(s.Paused) }),
 		},
+		aside: prometheus.NewDesc("walproxy_log_quarantine_bytes", "Size of what starts and repairs set aside; it counts towards no bound.", nil, nil),
 		state: prometheus.NewDesc("walproxy_state_bytes", "Size of the state store.", nil, nil),
 		sink:  prometheus.NewDesc("walproxy_sink_state", "1 for the state that the sink's loop is in.", []string{"sink", "state"}, nil),
 	}
@@ -79,6 +81,7 @@ func (c *collector) Describe(ch chan<- *prometheus.Desc) {
 		ch <- m.desc
 	}
 	ch <- c.state
+	ch <- c.aside
 	ch <- c.sink
 }
 
@@ -88,6 +91,7 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	for _, m := range c.log {
 		ch <- prometheus.MustNewConstMetric(m.desc, m.kind, m.value(st.Log))
 	}
+	ch <- prometheus.MustNewConstMetric(c.aside, prometheus.GaugeValue, float64(st.QuarantineBytes))
 	ch <- prometheus.MustNewConstMetric(c.state, prometheus.GaugeValue, float64(st.StateBytes))
 	for _, s := range st.Sinks {
 		for _, m := range c.sinks {

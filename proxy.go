@@ -58,7 +58,7 @@ func Open(ctx context.Context, o Options) (*Proxy, error) {
 		return nil, err
 	}
 	if err := p.open(ctx); err != nil {
-		return nil, errors.Join(err, p.release())
+		return nil, errors.Join(advise(err), p.release())
 	}
 	loopCtx, stop := context.WithCancelCause(context.Background())
 	p.stopLoops = stop

@@ -115,7 +115,7 @@ func OpenReplay(ctx context.Context, o Options, r ReplayOptions) (*Replay, error
 	rp.counting, rp.stopCount = context.WithCancel(context.Background())
 	if err := rp.open(ctx, r); err != nil {
 		rp.stopCount()
-		return nil, errors.Join(err, p.release())
+		return nil, errors.Join(advise(err), p.release())
 	}
 	p.stopCount, p.stopHold, p.stopLoops = func() {}, func() {}, func(error) {}
 	p.space.Go(p.freeSpace)

@@ -30,6 +30,10 @@ func (o *Outline) Routed(sink string) bool {
 	return false
 }
 
+// Routes are the sinks that the record goes to. They share the payload's memory
+// and are valid until the next Read.
+func (o *Outline) Routes() []string { return o.routes }
+
 // Read reads the outline of payload, without allocating. It returns false for
 // all but a plain write to one key that retries nothing, and for anything
 // unusual: Decode tells more then. What Read takes for a plain write Decode may

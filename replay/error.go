@@ -23,6 +23,9 @@ var (
 	ErrWrongStore = errors.New("replay: the sink is another store than the one claimed")
 	// ErrAccepted: what a person accepted does not fit the store any more.
 	ErrAccepted = errors.New("replay: what was accepted cannot be done")
+	// ErrLaneMapLost: the state store was rebuilt, and the sink's lanes are at
+	// different points.
+	ErrLaneMapLost = errors.New("replay: which lane holds what is not known any more")
 	// ErrFenced: another owner claimed the stream.
 	ErrFenced = errors.New("replay: fenced by another owner")
 	// ErrRejected: a record can never apply and its policy is Halt;

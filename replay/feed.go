@@ -111,6 +111,9 @@ func (f *feed) dispatch(stop, work context.Context) (complete bool) {
 		case errors.Is(err, io.EOF):
 			return true // until is in the log's history, so nothing is missing
 		default:
+			if errors.Is(err, wal.ErrCorrupt) {
+				err = fmt.Errorf("%w; stop the server and run `walproxy log repair`", err)
+			}
 			f.halt(fmt.Errorf("replay: sink %q: after LSN %d: %w", f.loop.o.Name, f.chunk.last, err))
 			return false
 		}

@@ -76,6 +76,13 @@ func (l *Loop) storedMap(c sinks.Checkpoint) (laneMap, error) {
 	if l.lanes.stored, err = l.state.LaneMap(l.o.Name); err != nil {
 		return laneMap{}, &HaltError{Sink: l.o.Name, Err: err}
 	}
+	if claim, _, err := l.state.Claim(l.o.Name); err != nil {
+		return laneMap{}, &HaltError{Sink: l.o.Name, Err: err}
+	} else if claim.Rebuilt && !even(c) && (l.places() || len(l.o.Classes) > 0) {
+		return laneMap{}, &ResumeError{Sink: l.o.Name, Err: ErrLaneMapLost,
+			Found: fmt.Sprintf("the state store was rebuilt; its checkpoint has %d lanes at different points, and which of them holds which collection is not known any more", len(c.Lanes)),
+			Next:  fmt.Sprintf("restore the state store from a backup, or run `walproxy sink accept %s --after LSN`, naming the LSN up to which the store has this log", l.o.Name)}
+	}
 	stored := l.lanes.stored
 	stored.Places = maps.Clone(stored.Places)
 	return laneMapOf(l.o.Name, c, stored)
@@ -110,6 +117,10 @@ func (l *Loop) nextMap() (laneMap, error) {
 		if err := l.state.PutLaneMap(l.o.Name, *stored); err != nil {
 			return laneMap{}, &HaltError{Sink: l.o.Name, Err: err}
 		}
+	}
+	// From here on the map is known again.
+	if _, err := l.state.ChangeClaim(l.o.Name, func(c *state.Claim) { c.Rebuilt = false }); err != nil {
+		return laneMap{}, &HaltError{Sink: l.o.Name, Err: err}
 	}
 	m := laneMap{classes: stored.Classes, places: func(collection string) state.LanePlace {
 		l.lanes.Lock()

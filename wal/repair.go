@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"iter"
 	"path/filepath"
 	"time"
 
@@ -22,9 +23,10 @@ var ErrRepairing = errors.New("wal: a repair was interrupted")
 type RepairOptions struct {
 	// FS is what the log's files are on; nil: the operating system's.
 	FS vfs.FS
-	// Stream is the one that the caller's own state belongs to, for when nothing
-	// in the log says so any more; zero: not known.
-	Stream uuid.UUID
+	// Stream returns the one that the caller's own state belongs to, for when
+	// nothing in the log says so any more; zero: not known. nil: it knows nothing.
+	// It is called with the lock held.
+	Stream func() (uuid.UUID, error)
 	// Issued returns the highest LSN that the caller knows to have been durable in
 	// the log of a stream, from elsewhere; 0: none. nil: it knows nothing.
 	Issued func(stream uuid.UUID) (LSN, error)
@@ -44,6 +46,7 @@ type Repair struct {
 	log    *zap.Logger
 	lock   io.Closer
 	report *RepairReport
+	in     *Inspection // what the report is of; nil: of an interrupted repair
 	plan   *repairPlan // nil: nothing to do, or what was begun is to be finished
 }
 
@@ -66,7 +69,7 @@ func OpenRepair(dir string, o RepairOptions) (*Repair, error) {
 	if r.dir, err = filepath.Abs(dir); err != nil {
 		return nil, err
 	}
-	if _, err := r.fs.Stat(r.dir); errors.Is(err, fs.ErrNotExist) && o.Stream == uuid.Nil {
+	if _, err := r.fs.Stat(r.dir); errors.Is(err, fs.ErrNotExist) && o.Stream == nil {
 		return nil, fmt.Errorf("%w: %s", ErrNoLog, r.dir)
 	} else if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
@@ -126,6 +129,15 @@ func (r *Repair) Apply() error {
 	}
 	r.plan = nil
 	return nil
+}
+
+// Frames yields what can be read of the log before the repair, in order, like
+// Inspection.Frames; nothing of one whose repair was interrupted.
+func (r *Repair) Frames() iter.Seq2[Frame, error] {
+	if r.in == nil {
+		return func(func(Frame, error) bool) {}
+	}
+	return r.in.Frames(1)
 }
 
 // Close frees the log's lock.

@@ -90,6 +90,7 @@ func (r *Repair) makePlan() (*RepairReport, *repairPlan, error) {
 	if p.in, err = r.view(true); err != nil {
 		return nil, nil, err
 	}
+	p.Repair.in = p.in
 	p.plan.in, p.report.Stream = p.in, p.in.Stream
 	p.directory(raw)
 	for _, step := range []func() error{p.list, p.scan, p.join, p.finishEnd, p.build} {
@@ -568,7 +569,7 @@ func (p *planner) endGap(s *plannedSegment, next LSN) {
 // nothingLeft makes a log of which no segment is left.
 func (p *planner) nothingLeft() {
 	m := p.in.start.mark
-	if m.segment == 0 && p.durable == 0 && (p.marked() || p.in.formatDamaged() && p.o.Stream == uuid.Nil) {
+	if m.segment == 0 && p.durable == 0 && p.marked() {
 		return // none was ever begun
 	}
 	id := m.incarnation
@@ -623,7 +624,12 @@ func (p *planner) build() error {
 func (p *planner) describe() {
 	r := p.report
 	slices.SortFunc(r.Lost, func(a, b LostLSNs) int { return cmp.Compare(a.First, b.First) })
-	for _, s := range p.plan.segments {
+	r.First, r.Next = 1, 1
+	for i, s := range p.plan.segments {
+		if i == 0 {
+			r.First = s.header.base
+		}
+		r.Boot = max(r.Boot, s.header.boot)
 		r.Next = s.end.last + 1
 		if s.why == "" {
 			r.Kept += s.records

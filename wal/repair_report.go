@@ -31,8 +31,11 @@ type RepairReport struct {
 	Watermark bool `json:"watermark,omitempty"`
 	// Kept is how many records the log holds, before and after.
 	Kept uint64 `json:"records_kept"`
-	// Next is the LSN of the next record.
-	Next LSN `json:"next_lsn"`
+	// First is the first LSN that the log accounts for, Next that of the next record.
+	First LSN `json:"first_lsn"`
+	Next  LSN `json:"next_lsn"`
+	// Boot is the newest boot counter in the log; see Options.Attach.
+	Boot uint64 `json:"boot"`
 	// Bytes are written, in room that must be free; the files that they take the
 	// place of are kept.
 	Bytes int64 `json:"bytes"`

@@ -20,9 +20,15 @@ func (r *Repair) view(arrange bool) (*Inspection, error) {
 	in := &Inspection{Dir: r.dir, start: &start{dir: r.dir, fs: r.fs, log: zap.NewNop(), inspects: true}}
 	s := in.start
 	err := in.format()
-	if errors.Is(err, ErrNoLog) && r.o.Stream != uuid.Nil {
-		in.refuse(fmt.Errorf("%w: nothing is left of the log of stream %s", ErrFormat, r.o.Stream))
-		s.stream, err = r.o.Stream, nil
+	if errors.Is(err, ErrNoLog) {
+		stream, knownErr := r.known()
+		if knownErr != nil {
+			return nil, knownErr
+		}
+		if stream != uuid.Nil {
+			in.refuse(fmt.Errorf("%w: nothing is left of the log of stream %s", ErrFormat, stream))
+			s.stream, err = stream, nil
+		}
 	}
 	if err != nil {
 		return nil, err
@@ -50,6 +56,14 @@ func (r *Repair) view(arrange bool) (*Inspection, error) {
 	return in, nil
 }
 
+// known is the stream of the caller's state; zero: not known.
+func (r *Repair) known() (uuid.UUID, error) {
+	if r.o.Stream == nil {
+		return uuid.Nil, nil
+	}
+	return r.o.Stream()
+}
+
 // majority is the stream of the log: that of FORMAT, unless all segments are of
 // others.
 func (r *Repair) majority(in *Inspection) (uuid.UUID, error) {
@@ -74,7 +88,9 @@ func (r *Repair) majority(in *Inspection) (uuid.UUID, error) {
 	}
 	stream := s.stream
 	if stream == uuid.Nil {
-		stream = r.o.Stream
+		if stream, err = r.known(); err != nil {
+			return stream, err
+		}
 	}
 	for other, n := range votes {
 		if n > votes[stream] && (votes[s.stream] == 0 || in.formatDamaged()) {

@@ -15,11 +15,11 @@ import (
 func newLog() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "log",
-		Short: "Look into the log: list, verify, print, export",
-		Long: "log looks into the log of a data directory. Its commands but import change nothing and take no\n" +
-			"lock: they work beside a running server, on a damaged log, and on a copy of one.",
+		Short: "Look into the log: list, verify, print, export, repair",
+		Long: "log looks into the log of a data directory. Its commands but import, repair and quarantine --empty\n" +
+			"change nothing and take no lock: they work beside a running server, on a damaged log, and on a copy of one.",
 	}
-	cmd.AddCommand(newLogList(), newLogVerify(), newLogCat(), newLogStat(), newLogExport(), newLogImport())
+	cmd.AddCommand(newLogList(), newLogVerify(), newLogCat(), newLogStat(), newLogExport(), newLogImport(), newLogRepair(), newLogQuarantine())
 	return cmd
 }
 

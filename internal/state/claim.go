@@ -21,6 +21,9 @@ type Claim struct {
 	// Paused: nothing is applied until somebody resumes the sink, whatever
 	// restarts come between.
 	Paused bool
+	// Rebuilt: the state store was lost, and with it which lanes of the sink's
+	// checkpoint hold which keys.
+	Rebuilt bool
 	// From is where the log ended when the sink was added: no record at or below
 	// it is the sink's, whatever its routes say.
 	From position.LSN
@@ -181,7 +184,9 @@ const (
 	claimFrom
 	claimApplied
 	claimFilled
-	claimFlags = claimSettled | claimPaused | claimFrom | claimApplied | claimFilled
+	claimFlags = claimSettled | claimPaused | claimFrom | claimApplied | claimFilled | claimRebuilt
+
+	claimRebuilt = 1 << 7
 )
 
 func encodeClaim(c Claim) []byte {
@@ -191,6 +196,9 @@ func encodeClaim(c Claim) []byte {
 	}
 	if c.Paused {
 		value[0] |= claimPaused
+	}
+	if c.Rebuilt {
+		value[0] |= claimRebuilt
 	}
 	if c.From != 0 {
 		value[0] |= claimFrom
@@ -215,7 +223,7 @@ func decodeClaim(value []byte) (c Claim, err error) {
 	if flags&^claimFlags != 0 {
 		return c, fmt.Errorf("%w: unknown flags %#x", ErrCorrupt, flags)
 	}
-	c.Settled, c.Paused = flags&claimSettled != 0, flags&claimPaused != 0
+	c.Settled, c.Paused, c.Rebuilt = flags&claimSettled != 0, flags&claimPaused != 0, flags&claimRebuilt != 0
 	for _, f := range []struct {
 		flag byte
 		lsn  *position.LSN

@@ -111,13 +111,8 @@ func (s *Store) Bind(stream uuid.UUID, empty bool, newest uint64) (boot uint64, 
 	err = s.use(func() error {
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		switch {
-		case s.mu.bound && s.mu.stream != stream:
-			return fmt.Errorf("%w: it is %s's, the log is stream %s", ErrForeign, s.mu.stream, stream)
-		case !s.mu.bound && !empty:
-			return fmt.Errorf("%w: stream %s holds records, this state store is new", ErrMissing, stream)
-		case s.mu.bound && s.mu.boot < newest:
-			return fmt.Errorf("%w: it knows of %d starts, the log of %d", ErrOlder, s.mu.boot, newest)
+		if err := s.bindable(stream, empty, newest); err != nil {
+			return err
 		}
 		// An unbound store beside an empty log: the log may have seen starts.
 		next := max(s.mu.boot, newest) + 1
@@ -136,6 +131,19 @@ func (s *Store) Bind(stream uuid.UUID, empty bool, newest uint64) (boot uint64, 
 		return 0, err
 	}
 	return s.Boot(), nil
+}
+
+// bindable returns why Bind refuses. Under mu.
+func (s *Store) bindable(stream uuid.UUID, empty bool, newest uint64) error {
+	switch {
+	case s.mu.bound && s.mu.stream != stream:
+		return fmt.Errorf("%w: it is %s's, the log is stream %s", ErrForeign, s.mu.stream, stream)
+	case !s.mu.bound && !empty:
+		return fmt.Errorf("%w: stream %s holds records, this state store is new", ErrMissing, stream)
+	case s.mu.bound && s.mu.boot < newest:
+		return fmt.Errorf("%w: it knows of %d starts, the log of %d", ErrOlder, s.mu.boot, newest)
+	}
+	return nil
 }
 
 // Boot is the boot counter: how many starts were bound to a log.

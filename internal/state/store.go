@@ -52,6 +52,9 @@ var (
 	ErrForeign = errors.New("state: belongs to another stream")
 	// ErrOlder: the log was started by a newer copy of the state store.
 	ErrOlder = errors.New("state: the state store is older than the log")
+	// ErrRequests: request ids were in a part of the log that was freed, and are
+	// not here.
+	ErrRequests = errors.New("state: request ids are missing")
 	// ErrClosed: the store was closed before the call.
 	ErrClosed = errors.New("state: closed")
 	// ErrFormat: the directory holds another format, or no state store at all.
@@ -150,6 +153,9 @@ func open(dir string, o Options, fs vfs.FS) (s *Store, err error) {
 	db, err := pebble.Open(dir, options)
 	if o.ReadOnly && errors.Is(err, pebble.ErrDBDoesNotExist) {
 		return nil, fmt.Errorf("%w: %w", ErrMissing, err)
+	}
+	if pebble.IsCorruptionError(err) {
+		err = fmt.Errorf("%w: %w", ErrCorrupt, err)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("state: open %s: %w", dir, err)
