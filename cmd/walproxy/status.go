@@ -256,8 +256,8 @@ func (v *statusView) lookAtFiles(ctx context.Context, p *place) error {
 	st := &stoppedStatus{Sinks: []sinkRow{}, MaxBytes: int64(p.config.Log.MaxBytes), MinFree: int64(p.config.Log.MinFree)}
 	v.Stopped = st
 	in, err := wal.Inspect(filepath.Join(p.dir, "log"), wal.InspectOptions{})
-	if err != nil && !errors.Is(err, wal.ErrNoLog) {
-		return exitWith(exitStart, err)
+	if errors.Is(err, wal.ErrNoLog) {
+		err = nil
 	}
 	v.attend("no server runs for %s: nothing is taken and nothing applied; start it: walproxy serve", p.dir)
 	if in != nil {
@@ -270,10 +270,11 @@ func (v *statusView) lookAtFiles(ctx context.Context, p *place) error {
 				st.QuarantineBytes += a.Bytes
 			}
 		}
-		if in.Refusal != nil {
-			st.Refusal = in.Refusal.Error()
-			v.attend("a start would refuse the log: %s; docs/runbooks.md, \"The start is refused\"", st.Refusal)
-		}
+		err = in.Refusal
+	}
+	if err != nil {
+		st.Refusal = err.Error()
+		v.attend("a start would refuse the log: %s; docs/runbooks.md, \"The start is refused\"", st.Refusal)
 	}
 	if space, err := vfs.OS().Space(p.dir); err == nil {
 		st.FreeBytes = space.Free
