@@ -12,7 +12,7 @@ LDFLAGS  := -X main.version=$(VERSION)
 DATA_DIR ?= ./walproxy-data
 FUZZTIME ?= 5000x
 
-.PHONY: run build test race short lint fuzz crash backlog soak bench demo generate check-generate vuln install-deps clean
+.PHONY: run build test race short lint fuzz aerospike aerospike-short crash backlog soak bench demo generate check-generate vuln install-deps clean
 
 ## run: the proxy on the embedded store, in the foreground; data in DATA_DIR
 run: build
@@ -23,7 +23,7 @@ build:
 	$(GO) build -ldflags '$(LDFLAGS)' -o bin/walproxy ./cmd/walproxy
 
 ## test: everything CI checks, on a fresh machine
-test: install-deps lint check-generate race fuzz
+test: install-deps lint check-generate race fuzz aerospike-short
 
 ## race: all tests under the race detector, in their short form, and those that
 ## it would disturb
@@ -51,6 +51,14 @@ vuln:
 ## fuzz: every fuzz target, FUZZTIME inputs or so long (make fuzz FUZZTIME=10m)
 fuzz:
 	./scripts/fuzz $(FUZZTIME)
+
+## aerospike: the official Go client's own test suite against the Aerospike endpoint
+aerospike:
+	$(GO) run ./internal/aerosuite
+
+## aerospike-short: those of its specs that take a few seconds
+aerospike-short:
+	$(GO) run ./internal/aerosuite -short
 
 ## crash: the long form of every crash, power-cut and fault test (root, /dev/fuse)
 crash: install-deps
@@ -80,7 +88,7 @@ generate:
 check-generate: generate
 	@git diff --exit-code -- api/proto || { echo "make generate changed the tree: commit it"; exit 1; }
 
-## install-deps: what the tests run beside Go: strace, mkfs.ext4, PostgreSQL, pgbouncer
+## install-deps: what the tests run beside Go: strace, mkfs.ext4, PostgreSQL, pgbouncer, npm's aerospike
 install-deps:
 	./scripts/install-deps
 

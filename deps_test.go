@@ -33,6 +33,10 @@ func TestImports(t *testing.T) {
 		{"./sinks/pebble", []string{"github.com/jackc/"}},
 		{"./internal/config", []string{"github.com/jackc/", module + "sinks/postgres", module + "sinks/pebble"}},
 		{"./api/...", []string{"github.com/jackc/", module + "sinks/postgres"}},
+		{"./api/aerowire", []string{"github.com/aerospike/", module + "sinks/pebble", module + "internal/config", "github.com/spf13/cobra"}},
+		// The codec and what computes with its values know no connection and no log.
+		{"./api/aerowire/codec", []string{"net", module + "wal"}},
+		{"./api/aerowire/expression", []string{"net", module + "wal", module + "mutation"}},
 		{"./api/rpc", []string{module + "sinks/pebble", module + "internal/config", "github.com/spf13/cobra"}},
 	}
 	for _, rule := range rules {

@@ -72,7 +72,7 @@ func (c *checker) aerowire(cfg *Config) {
 		c.want(ns != "" && len(ns) <= 31 && strings.Trim(ns, letters) == "", "aerowire.namespaces",
 			"%q is no namespace: want letters, digits, - and _, at most 31", ns)
 		c.want(!slices.Contains(a.Namespaces[:i], ns), "aerowire.namespaces", "%q stands twice", ns)
-		c.want(!slices.Contains([]string{"writes", "status", "mutations", "dlq"}, ns), "aerowire.namespaces", "%q is a reserved name", ns)
+		c.want(!slices.Contains([]string{"writes", "status", "mutations", "dlq", "sinks"}, ns), "aerowire.namespaces", "%q is a reserved name", ns)
 	}
 	c.want(a.MaxConnections > 0, "aerowire.max_connections", "must be positive")
 	c.want(a.MaxBatchRows > 0 && a.MaxBatchRows <= 100_000, "aerowire.max_batch_rows", "%d is out of range: 1 to 100000", a.MaxBatchRows)
