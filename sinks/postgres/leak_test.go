@@ -44,6 +44,8 @@ func TestEveryExit(t *testing.T) {
 	slow := Timeouts{Statement: time.Hour, Lock: time.Hour, IdleInTransaction: time.Hour}
 	brief := slow
 	brief.Statement, brief.Lock = 700*time.Millisecond, 500*time.Millisecond
+	idle := slow
+	idle.IdleInTransaction = 300 * time.Millisecond
 	blocker := pgtest.Connect(t, dsn)
 	if _, err := blocker.Exec(bounded(t), "CREATE TABLE held (n int); INSERT INTO held VALUES (1)"); err != nil {
 		t.Fatal(err)
@@ -87,6 +89,10 @@ func TestEveryExit(t *testing.T) {
 		{"given up behind an error of the server", slow, 0, sendThen("SELECT 1/0",
 			func(context.Context, link) ([]sinks.Result, error) { return nil, why }), sinks.Retry},
 		{"cancelled while the server works", slow, 150 * time.Millisecond, sendThen("SELECT pg_sleep(30)", run("SELECT 1")), sinks.Retry},
+		{"silent while the server waits", idle, 0, sendThen("SELECT 1", func(ctx context.Context, l link) ([]sinks.Result, error) {
+			eventually(t, "the server has ended the transaction", func() bool { return c.OpenTransactions(t, database) == 0 })
+			return run("SELECT 1")(ctx, l)
+		}), sinks.Unknown},
 		{"panic while the server works", slow, 0, sendThen("SELECT pg_sleep(0.2)",
 			func(context.Context, link) ([]sinks.Result, error) { panic("a bug") }), sinks.Unknown},
 		{"panic", slow, 0, func(context.Context, link) ([]sinks.Result, error) { panic("a bug") }, sinks.Unknown},

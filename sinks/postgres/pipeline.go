@@ -84,6 +84,7 @@ func preparedOf(conn *pgconn.PgConn) *prepared {
 // step is a request of a pipeline that an answer comes for.
 type step struct {
 	command int
+	sync    bool
 	prepare bool
 	id      string
 	name    string
@@ -168,7 +169,15 @@ func (c *command) size() int {
 }
 
 // flush sends what is queued. After an error the connection is closed.
-func (s *stream) flush() error { return s.pipeline.Flush() }
+//
+// It ends with a Sync, which inside a transaction commits nothing: where the
+// server waits for more behind one, idle_in_transaction_session_timeout ends a
+// session whose process was stopped. Elsewhere in a pipeline it would wait, with
+// all its locks, for ever.
+func (s *stream) flush() error {
+	s.steps = append(s.steps, step{command: s.commands, sync: true})
+	return s.pipeline.Sync()
+}
 
 // end sends the rest and returns an answer per command.
 func (s *stream) end() ([]answer, error) {
