@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"google.golang.org/protobuf/proto"
 	"pgregory.net/rapid"
 
@@ -149,6 +150,13 @@ func compareDocument(rt *rapid.T, s *Sink, collection string, key *walproxyv1.Ke
 // in batches.
 func TestBatchesAreInvisible(t *testing.T) {
 	dsn := suiteDatabase(t)
+	var version int
+	err := dsn.on(func(ctx context.Context, conn *pgx.Conn) error {
+		return conn.QueryRow(ctx, "SELECT current_setting('server_version_num')::int").Scan(&version)
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
 	rapid.Check(t, func(rt *rapid.T) {
 		w := newWorkload(rt)
 		money := rapid.Map(rapid.IntRange(-2000, 12000), func(n int) any { return mutation.Decimal(fmt.Sprintf("%d.%03d", n, n&511)) })
@@ -178,7 +186,9 @@ func TestBatchesAreInvisible(t *testing.T) {
 		names := slices.Sorted(maps.Keys(more))
 		if rapid.Bool().Draw(rt, "partitions") {
 			ddl += more["partitions"]
-			names = []string{"check", "trigger"}
+			if names = []string{"check", "trigger"}; version < 130_000 {
+				names = names[:1] // 12 has no BEFORE triggers for rows of partitioned tables
+			}
 		}
 		for _, name := range names {
 			if name != "partitions" && rapid.Bool().Draw(rt, name) {
