@@ -26,11 +26,16 @@ type conn struct {
 	out []byte // answers that are not sent yet
 
 	waiting []*answer // in order; none is in out yet
+	held    int       // bytes of waiting, about
 	idle    atomic.Bool
 }
 
-// window is how many answers may wait for the disk on one connection.
-const window = 256
+// window is how many answers may wait for the disk on one connection, and
+// windowBytes how much they may hold.
+const (
+	window      = 256
+	windowBytes = 1 << 20
+)
 
 // bufferBytes of input; larger messages are read around it.
 const bufferBytes = 16 << 10
@@ -122,7 +127,7 @@ func (c *conn) body(ctx context.Context, proto codec.Proto) (body []byte, free f
 
 // more reports whether the next message is here already and may be done first.
 func (c *conn) more() bool {
-	if len(c.waiting) >= window || c.in.Buffered() < codec.ProtoBytes {
+	if len(c.waiting) >= window || c.held >= windowBytes || c.in.Buffered() < codec.ProtoBytes {
 		return false
 	}
 	b, err := c.in.Peek(codec.ProtoBytes)
@@ -144,7 +149,7 @@ func (c *conn) settle(ctx context.Context) error {
 		c.out = a.append(c.out)
 	}
 	clear(c.waiting)
-	c.waiting = c.waiting[:0]
+	c.waiting, c.held = c.waiting[:0], 0
 	return c.send()
 }
 
@@ -215,7 +220,12 @@ func (c *conn) message(ctx context.Context, body []byte) error {
 		}
 		return c.s.scan(ctx, m, out)
 	}
-	c.waiting = append(c.waiting, c.single(ctx, m))
+	a := c.single(ctx, m)
+	c.waiting = append(c.waiting, a)
+	c.held += len(body) // which the names of its bins lie in
+	for i := range a.ops {
+		c.held += len(a.ops[i].Value)
+	}
 	return nil
 }
 

@@ -21,7 +21,20 @@ type work struct {
 	deleted bool
 	now     time.Time
 	limit   int
+	spent   int // bytes of bins that were gone through
 	results []codec.Op
+}
+
+// spentMax bounds what one message can have computed under its key's lock: a
+// thousand operations on bins of the largest size.
+const spentMax = 1 << 30
+
+// spend counts n bytes that an operation goes through.
+func (w *work) spend(n int) error {
+	if w.spent += n; w.spent > spentMax {
+		return codec.Unsupported
+	}
+	return nil
 }
 
 func (w *work) respondAll() bool { return w.o.Info2&codec.Info2RespondAll != 0 }
@@ -180,6 +193,9 @@ func (w *work) readCDT(op *codec.Op) error {
 	if !ok {
 		return w.done(op)
 	}
+	if err := w.spend(len(p.Data)); err != nil {
+		return err
+	}
 	bin, err := p.Value()
 	if err != nil {
 		return err
@@ -203,6 +219,9 @@ func (w *work) modifyCDT(op *codec.Op) error {
 	}
 	name := string(op.Name)
 	p, exists := w.r.get(name)
+	if err := w.spend(len(p.Data)); err != nil {
+		return err
+	}
 	bin, err := p.Value()
 	if err != nil {
 		return err
@@ -237,6 +256,9 @@ func (w *work) readBits(op *codec.Op) error {
 	case p.Type != value.ParticleBlob:
 		return codec.IncompatibleType
 	}
+	if err := w.spend(len(p.Data)); err != nil {
+		return err
+	}
 	v, err := operation.Read(p.Data)
 	if err != nil {
 		return err
@@ -254,6 +276,9 @@ func (w *work) modifyBits(op *codec.Op) error {
 	p, exists := w.r.get(name)
 	if exists && p.Type != value.ParticleBlob {
 		return codec.IncompatibleType
+	}
+	if err := w.spend(len(p.Data)); err != nil {
+		return err
 	}
 	after, exists, err := operation.Modify(p.Data, exists, w.limit)
 	if err != nil {

@@ -95,12 +95,19 @@ func subject(r *record, set string, digest [codec.DigestBytes]byte, now time.Tim
 			s.Key, s.HasKey = key, true
 		}
 	}
+	decoded := map[string]value.Value{}
 	s.Bin = func(name string) (v value.Value, particle byte, ok bool) {
 		p, ok := r.get(name)
 		if !ok {
 			return v, value.ParticleNull, false
 		}
+		if v, ok := decoded[name]; ok {
+			return v, p.Type, true
+		}
 		v, err := p.Value()
+		if err == nil {
+			decoded[name] = v
+		}
 		return v, p.Type, err == nil
 	}
 	return s

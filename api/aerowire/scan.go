@@ -14,8 +14,12 @@ import (
 	"github.com/walproxy/walproxy/sinks"
 )
 
-// scanPage is how many records are read from the store at once.
-const scanPage = 256
+// scanPage is how many records are read from the store at once, less if they are
+// large: about scanPageBytes.
+const (
+	scanPage      = 256
+	scanPageBytes = 2 << 20
+)
 
 // scan is a message for all records of a set or namespace.
 type scan struct {
@@ -182,23 +186,36 @@ func (s *Server) eachRecord(ctx context.Context, collection string, f func(e sin
 // each page next says where to go on, by the last key: behind it or further on;
 // nil: nowhere.
 func (s *Server) walk(ctx context.Context, collection string, page int, next func(last *walproxyv1.Key) *walproxyv1.Key, f func(e sinks.Entry) error) error {
+	read := min(page, 16) // until it is known how large records are
 	for after := (*walproxyv1.Key)(nil); ; {
-		entries, err := s.o.Core.Scan(ctx, collection, after, page)
+		entries, err := s.o.Core.Scan(ctx, collection, after, read)
 		if err != nil {
 			return coreError{err}
 		}
+		size := 1
 		for _, e := range entries {
+			size += sizeOf(e.Document)
 			if err := f(e); err != nil {
 				return err
 			}
 		}
-		if len(entries) < page {
+		if len(entries) < read {
 			return nil
 		}
+		read = min(page, max(1, len(entries)*scanPageBytes/size))
 		if after = next(entries[len(entries)-1].Key); after == nil {
 			return nil
 		}
 	}
+}
+
+// sizeOf is about what a document takes in memory.
+func sizeOf(d *mutation.Document) int {
+	n := 100
+	for name, v := range d.Fields {
+		n += 100 + len(name) + len(v.GetBytes()) + len(v.GetString_()) + len(v.GetMap().GetFields()[particleField].GetBytes())
+	}
+	return n
 }
 
 // eachAsked calls f with every record of the partitions that are asked for, and

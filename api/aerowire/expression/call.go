@@ -42,6 +42,9 @@ func (w *work) call(args []value.Value) (value.Value, error) {
 	if err != nil {
 		return on, err
 	}
+	if err := w.step(max(on.Len(), len(on.Text()))); err != nil {
+		return on, err
+	}
 	system := args[1].Int64()
 	switch system &^ callModify {
 	case callCDT:

@@ -14,6 +14,19 @@ type work struct {
 	e    *Expression
 	r    *Record
 	vars []variable // the innermost last
+	left int        // of stepsMax
+}
+
+// stepsMax bounds one evaluation: expressions, and entries of the lists and maps
+// that they go through.
+const stepsMax = 20_000_000
+
+// step counts an expression that goes through so many entries.
+func (w *work) step(entries int) error {
+	if w.left -= 1 + entries; w.left < 0 {
+		return codec.Unsupported
+	}
+	return nil
 }
 
 type variable struct {
@@ -28,6 +41,9 @@ func (w *work) eval(v value.Value) (value.Value, error) {
 	}
 	code, args, err := split(v)
 	if err != nil {
+		return v, err
+	}
+	if err := w.step(0); err != nil {
 		return v, err
 	}
 	switch code {
@@ -103,6 +119,9 @@ func (w *work) compare(code int64, args []value.Value) (value.Value, error) {
 	if a.Kind() == value.Map && code != opEqual && code != opNotEqual {
 		return a, codec.Parameter // maps have no order here
 	}
+	if err := w.step(max(a.Len(), len(a.Text()))); err != nil {
+		return a, err
+	}
 	c := value.Compare(a, b)
 	if a.Kind() == value.Double && (a.Double() != a.Double() || b.Double() != b.Double()) {
 		return value.OfBool(code == opNotEqual), nil // NaN
@@ -131,6 +150,9 @@ func (w *work) regex(args []value.Value) (value.Value, error) {
 	if v.Kind() != value.String {
 		return v, codec.Parameter
 	}
+	if err := w.step(len(v.Text())); err != nil {
+		return v, err
+	}
 	return value.OfBool(w.e.patterns[pattern{args[0].Int64(), text}].MatchString(v.Text())), nil
 }
 
@@ -141,6 +163,9 @@ func (w *work) inList(args []value.Value) (value.Value, error) {
 	}
 	if values[1].Kind() != value.List {
 		return value.Value{}, codec.Parameter
+	}
+	if err := w.step(values[1].Len()); err != nil {
+		return value.Value{}, err
 	}
 	return value.OfBool(slices.ContainsFunc(values[1].Items(), func(v value.Value) bool { return value.Equal(v, values[0]) })), nil
 }
@@ -292,6 +317,9 @@ func (w *work) parts(code int64, arg value.Value) (value.Value, error) {
 	}
 	if v.Kind() != value.Map {
 		return v, codec.Parameter
+	}
+	if err := w.step(v.Len()); err != nil {
+		return v, err
 	}
 	var items []value.Value
 	for _, p := range v.Pairs() {

@@ -233,7 +233,7 @@ func (e *Expression) Filter(r *Record) (bool, error) {
 
 // Eval returns the value of e for a record; ErrUnknown if it has none.
 func (e *Expression) Eval(r *Record) (value.Value, error) {
-	w := &work{e: e, r: r}
+	w := &work{e: e, r: r, left: stepsMax}
 	return w.eval(e.root)
 }
 

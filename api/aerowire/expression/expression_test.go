@@ -208,3 +208,27 @@ func FuzzExpression(f *testing.F) {
 		_, _ = x.Eval(subject()) // it only must not panic
 	})
 }
+
+// An expression that goes through a large list again and again ends.
+func TestStepsAreBounded(t *testing.T) {
+	r := subject()
+	bin := r.Bin
+	large := value.OfList(make([]value.Value, 100_000), value.Unordered)
+	r.Bin = func(name string) (value.Value, byte, bool) {
+		if name == "large" {
+			return large, value.ParticleList, true
+		}
+		return bin(name)
+	}
+	terms := []any{}
+	for range 1000 {
+		terms = append(terms, e(opEqual, e(opCall, typeInt, 0, e(16), binOf(typeList, "large")), 100_000))
+	}
+	x, err := New(e(opAnd, terms...))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := x.Eval(r); !errors.Is(err, codec.Unsupported) {
+		t.Errorf("%v, want %v", err, codec.Unsupported)
+	}
+}

@@ -42,9 +42,9 @@ func compare(a, b Value) (c int, wild bool) {
 	case String, GeoJSON:
 		return strings.Compare(a.text, b.text), false
 	case List:
-		return compareLists(a.items, b.items)
+		return compareLists(a.Items(), b.Items())
 	case Map:
-		return compareMaps(a.pairs, b.pairs)
+		return compareMaps(a.Pairs(), b.Pairs())
 	}
 	return 0, false
 }

@@ -196,43 +196,43 @@ func (d *decoder) list(n uint64, depth int) Value {
 	if !d.enter(n, 1, depth) {
 		return Value{}
 	}
-	v := Value{kind: List}
+	flags := byte(Unordered)
 	if n > 0 && d.isExt() {
-		v.sub = d.value(depth).sub & Ordered
+		flags = d.value(depth).sub & Ordered
 		n--
 	}
-	v.items = make([]Value, 0, n)
+	items := make([]Value, 0, n)
 	for range n {
-		v.items = append(v.items, d.value(depth+1))
+		items = append(items, d.value(depth+1))
 		if d.err != nil {
 			return Value{}
 		}
 	}
-	if v.IsOrdered() {
-		SortItems(v.items)
+	if flags&Ordered != 0 {
+		SortItems(items)
 	}
-	return v
+	return OfList(items, flags)
 }
 
 func (d *decoder) dict(n uint64, depth int) Value {
 	if !d.enter(n, 2, depth) {
 		return Value{}
 	}
-	v := Value{kind: Map}
+	flags := byte(Unordered)
 	if n > 0 && d.isExt() {
-		v.sub = d.value(depth).sub & (Ordered | ByValue)
+		flags = d.value(depth).sub & (Ordered | ByValue)
 		d.value(depth)
 		n--
 	}
-	v.pairs = make([]Pair, 0, n)
+	pairs := make([]Pair, 0, n)
 	for range n {
-		v.pairs = append(v.pairs, Pair{d.value(depth + 1), d.value(depth + 1)})
+		pairs = append(pairs, Pair{d.value(depth + 1), d.value(depth + 1)})
 		if d.err != nil {
 			return Value{}
 		}
 	}
-	if !SortPairs(v.pairs) {
+	if !SortPairs(pairs) {
 		d.fail("a map holds a key twice")
 	}
-	return v
+	return OfMap(pairs, flags)
 }

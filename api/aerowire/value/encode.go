@@ -117,26 +117,28 @@ func appendHead(dst []byte, n int, small, large byte) []byte {
 func AppendListHead(dst []byte, n int) []byte { return appendHead(dst, n, 0x90, 0xdc) }
 
 func appendList(dst []byte, v Value) []byte {
+	items := v.Items()
 	if v.sub != 0 {
-		dst = append(AppendListHead(dst, len(v.items)+1), 0xc7, 0, v.sub)
+		dst = append(AppendListHead(dst, len(items)+1), 0xc7, 0, v.sub)
 	} else {
-		dst = AppendListHead(dst, len(v.items))
+		dst = AppendListHead(dst, len(items))
 	}
-	for i := range v.items {
-		dst = Append(dst, v.items[i])
+	for i := range items {
+		dst = Append(dst, items[i])
 	}
 	return dst
 }
 
 func appendMap(dst []byte, v Value) []byte {
+	pairs := v.Pairs()
 	if v.sub != 0 {
-		dst = append(appendHead(dst, len(v.pairs)+1, 0x80, 0xde), 0xc7, 0, v.sub, 0xc0)
+		dst = append(appendHead(dst, len(pairs)+1, 0x80, 0xde), 0xc7, 0, v.sub, 0xc0)
 	} else {
-		dst = appendHead(dst, len(v.pairs), 0x80, 0xde)
+		dst = appendHead(dst, len(pairs), 0x80, 0xde)
 	}
-	for i := range v.pairs {
-		dst = Append(dst, v.pairs[i].Key)
-		dst = Append(dst, v.pairs[i].Value)
+	for i := range pairs {
+		dst = Append(dst, pairs[i].Key)
+		dst = Append(dst, pairs[i].Value)
 	}
 	return dst
 }

@@ -46,10 +46,15 @@ const (
 
 // Value is one value. The zero Value is nil.
 type Value struct {
-	kind  Kind
-	sub   byte   // Bytes: particle type; Ext: type; List and Map: order flags
-	num   uint64 // integers in two's complement, bits of a double
-	text  string // String, Bytes, GeoJSON, Ext
+	kind Kind
+	sub  byte   // Bytes: particle type; Ext: type; List and Map: order flags
+	num  uint64 // integers in two's complement, bits of a double
+	text string // String, Bytes, GeoJSON, Ext
+	tree *tree  // List, Map; nil: empty. A pointer, for most values have none
+}
+
+// tree is what a list or map holds.
+type tree struct {
 	items []Value
 	pairs []Pair
 }
@@ -86,13 +91,13 @@ func OfBytes[T ~string | ~[]byte](b T) Value {
 
 // OfList returns a list. It keeps items; an Ordered one must be sorted.
 func OfList(items []Value, flags byte) Value {
-	return Value{kind: List, sub: flags, items: items}
+	return Value{kind: List, sub: flags, tree: &tree{items: items}}
 }
 
 // OfMap returns a map. It keeps pairs, which are sorted by key but for a
 // Preserve one.
 func OfMap(pairs []Pair, flags byte) Value {
-	return Value{kind: Map, sub: flags, pairs: pairs}
+	return Value{kind: Map, sub: flags, tree: &tree{pairs: pairs}}
 }
 
 // InfinityValue is above every other value.
@@ -123,13 +128,23 @@ func (v Value) Text() string { return v.text }
 func (v Value) Flags() byte { return v.sub }
 
 // Items of a list; not to be changed.
-func (v Value) Items() []Value { return v.items }
+func (v Value) Items() []Value {
+	if v.tree == nil {
+		return nil
+	}
+	return v.tree.items
+}
 
 // Pairs of a map; not to be changed.
-func (v Value) Pairs() []Pair { return v.pairs }
+func (v Value) Pairs() []Pair {
+	if v.tree == nil {
+		return nil
+	}
+	return v.tree.pairs
+}
 
 // Len is the number of entries of a list or map.
-func (v Value) Len() int { return len(v.items) + len(v.pairs) }
+func (v Value) Len() int { return len(v.Items()) + len(v.Pairs()) }
 
 // IsOrdered reports whether v is an ordered list or map.
 func (v Value) IsOrdered() bool { return v.sub&Ordered != 0 }
@@ -156,13 +171,13 @@ func (v Value) Storable() bool {
 	if v.kind >= Wildcard {
 		return false
 	}
-	for i := range v.items {
-		if !v.items[i].Storable() {
+	for _, item := range v.Items() {
+		if !item.Storable() {
 			return false
 		}
 	}
-	for i := range v.pairs {
-		if !v.pairs[i].Key.Storable() || !v.pairs[i].Value.Storable() {
+	for _, p := range v.Pairs() {
+		if !p.Key.Storable() || !p.Value.Storable() {
 			return false
 		}
 	}
