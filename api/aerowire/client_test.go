@@ -9,8 +9,7 @@ import (
 )
 
 func TestPutGetDelete(t *testing.T) {
-	r := newRig(t)
-	c := r.client()
+	c := client(t)
 	k := key(t, "demo", "one")
 	if _, err := c.Get(nil, k); err == nil || !err.Matches(types.KEY_NOT_FOUND_ERROR) {
 		t.Fatalf("of an absent record: %v", err)

@@ -3,6 +3,7 @@ package aerowire_test
 import (
 	"context"
 	"net"
+	"os"
 	"path/filepath"
 	"strconv"
 	"testing"
@@ -89,25 +90,47 @@ func (r *rig) close() {
 // client connects the official client; it is closed before the endpoint.
 func (r *rig) client() *as.Client {
 	r.t.Helper()
-	host, port, err := net.SplitHostPort(r.addr)
+	return connect(r.t, r.addr)
+}
+
+// realServer is the address of an Aerospike server that the tests of behaviour run
+// against instead of the endpoint: its namespace test is emptied.
+var realServer = os.Getenv("WALPROXY_TEST_AEROSPIKE")
+
+// client connects to the endpoint, or to the real server if there is one.
+func client(t testing.TB) *as.Client {
+	t.Helper()
+	if realServer == "" {
+		return newRig(t).client()
+	}
+	c := connect(t, realServer)
+	if err := c.Truncate(nil, namespace, "", nil); err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+func connect(t testing.TB, addr string) *as.Client {
+	t.Helper()
+	host, port, err := net.SplitHostPort(addr)
 	if err != nil {
-		r.t.Fatal(err)
+		t.Fatal(err)
 	}
 	n, err := strconv.Atoi(port)
 	if err != nil {
-		r.t.Fatal(err)
+		t.Fatal(err)
 	}
 	policy := as.NewClientPolicy()
 	policy.Timeout = 30 * time.Second
 	c, aerr := as.NewClientWithPolicy(policy, host, n)
 	if aerr != nil {
-		r.t.Fatal(aerr)
+		t.Fatal(aerr)
 	}
 	// A loaded machine is slow, not wrong.
 	c.DefaultPolicy.TotalTimeout, c.DefaultPolicy.SocketTimeout = time.Minute, time.Minute
 	c.DefaultWritePolicy.TotalTimeout, c.DefaultWritePolicy.SocketTimeout = time.Minute, time.Minute
 	c.DefaultBatchPolicy.TotalTimeout, c.DefaultBatchPolicy.SocketTimeout = time.Minute, time.Minute
-	r.t.Cleanup(c.Close)
+	t.Cleanup(c.Close)
 	return c
 }
 
