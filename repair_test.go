@@ -141,6 +141,13 @@ func TestRepairState(t *testing.T) {
 			if c.action == walproxy.StateRebuild && (len(report.Sinks) != 1 || report.Sinks[0].Name != "main") {
 				t.Fatalf("sinks of the log: %+v", report.Sinks)
 			}
+			// A claim that was rebuilt is a strict one.
+			if c.action == walproxy.StateRebuild {
+				known, err := walproxy.KnownSinks(dir)
+				if err != nil || len(known) != 1 || !known[0].Claimed {
+					t.Fatalf("%+v, %v", known, err)
+				}
+			}
 			p = open(t, options(dir, store))
 			if n := readN(t, p, "a"); n != 3 {
 				t.Fatalf("3 increments make %d", n)
@@ -152,13 +159,6 @@ func TestRepairState(t *testing.T) {
 				t.Fatalf("4 increments make %d", n)
 			}
 			closeProxy(t, p)
-			// A claim that was rebuilt is a strict one.
-			if c.action == walproxy.StateRebuild {
-				known, err := walproxy.KnownSinks(dir)
-				if err != nil || len(known) != 1 || !known[0].Claimed {
-					t.Fatalf("%+v, %v", known, err)
-				}
-			}
 		})
 	}
 }

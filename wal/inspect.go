@@ -118,6 +118,13 @@ func (in *Inspection) look() error {
 	if err := in.format(); err != nil {
 		return err
 	}
+	begun, err := s.repairing()
+	if err != nil {
+		return err
+	}
+	if begun != nil {
+		in.refuse(begun)
+	}
 	before, err := in.watermark()
 	if err != nil {
 		return err

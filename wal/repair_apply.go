@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"hash/crc32"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -38,9 +37,9 @@ func (r *Repair) path(names ...string) string {
 // noRepair refuses a log whose repair has begun to change it. What is left of one
 // that had not, or was done, goes.
 func (s *start) noRepair() error {
-	_, err := s.fs.Stat(filepath.Join(s.dir, repairDir))
-	if err == nil {
-		return fmt.Errorf("%w: %s", ErrRepairing, filepath.Join(s.dir, repairDir))
+	begun, err := s.repairing()
+	if begun != nil {
+		return begun
 	}
 	for _, left := range []string{repairNew, repairOld} {
 		if _, err := s.fs.Stat(filepath.Join(s.dir, left)); err == nil {
@@ -49,10 +48,20 @@ func (s *start) noRepair() error {
 			}
 		}
 	}
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
 	return err
+}
+
+// repairing is ErrRepairing, if that is how the log is.
+func (s *start) repairing() (begun, err error) {
+	path := filepath.Join(s.dir, repairDir)
+	_, err = s.fs.Stat(path)
+	switch {
+	case err == nil:
+		return fmt.Errorf("%w: %s", ErrRepairing, path), nil
+	case errors.Is(err, fs.ErrNotExist):
+		return nil, nil
+	}
+	return nil, err
 }
 
 // begun returns the report of a repair that was interrupted, nil if there is none.
@@ -259,7 +268,8 @@ func (r *Repair) finish(report *RepairReport) error {
 
 // install sets what is in the segment's place aside and puts the new file there.
 // It moves files, one by one: of a directory that is renamed a power cut may leave
-// both names, and then what is done to one is done to the other.
+// both names, and then what is done to one is done to the other. A file of which it
+// left both names is set aside once more, which costs nothing.
 func (r *Repair) install(seg RepairSegment, aside string) error {
 	fresh := r.path(repairDir, seg.Place)
 	if _, err := r.fs.Stat(fresh); errors.Is(err, fs.ErrNotExist) {
@@ -280,9 +290,6 @@ func (r *Repair) install(seg RepairSegment, aside string) error {
 	entries, err := r.fs.ReadDir(here)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
-	}
-	if len(entries) > 0 && r.isNew(seg) {
-		return errors.Join(r.fs.Remove(fresh), r.fs.SyncDir(filepath.Dir(fresh)))
 	}
 	if len(entries) > 0 {
 		aside = filepath.Join(aside, segmentName(seg.Seq))
@@ -311,29 +318,6 @@ func (r *Repair) install(seg RepairSegment, aside string) error {
 	}
 	failpoint.Hit("repair-installed")
 	return nil
-}
-
-// isNew reports whether what is in the segment's place is what is to come there.
-func (r *Repair) isNew(seg RepairSegment) (same bool) {
-	err := withFile(r.fs, r.path(seg.Place), func(file vfs.File, size int64) error {
-		if size != seg.Bytes {
-			return nil
-		}
-		crc := uint32(0)
-		buf := make([]byte, min(size, scanBufferSize))
-		for at := int64(0); at < size; {
-			n, err := file.ReadAt(buf[:min(int64(len(buf)), size-at)], at)
-			if n == 0 && err != nil {
-				return err
-			}
-			crc = crc32.Update(crc, castagnoli, buf[:n])
-			at += int64(n)
-		}
-		same = crc == seg.CRC
-		return nil
-	})
-	// One that cannot be read is not what was just written: it is set aside.
-	return same && err == nil
 }
 
 // installFile keeps a copy of a file and puts the new one in its place.

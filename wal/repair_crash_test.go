@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 
 	"github.com/walproxy/walproxy/internal/powerfs"
@@ -63,6 +64,9 @@ func TestCrashInRepair(t *testing.T) {
 		_, statErr := os.Stat(filepath.Join(dir, repairDir))
 		if begun := statErr == nil; begun != errors.Is(refused, ErrRepairing) {
 			t.Fatalf("change %d: the repair has begun: %v, and a start says: %v", n, begun, refused)
+		}
+		if in, err := Inspect(dir, InspectOptions{}); err != nil || errors.Is(refused, ErrRepairing) && !slices.ContainsFunc(in.Damage, func(err error) bool { return errors.Is(err, ErrRepairing) }) {
+			t.Fatalf("change %d: an inspection says: %v, %v", n, in.Damage, err)
 		}
 		again := mustRepair(t, dir, RepairOptions{})
 		if again.Interrupted {
