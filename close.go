@@ -58,6 +58,8 @@ func (p *Proxy) Close(ctx context.Context) error {
 	if p.replayTo != nil {
 		remaining = nil // Status tells
 	}
+	p.releasing.Lock() // a backup reads the log's files
+	defer p.releasing.Unlock()
 	p.closeErr = errors.Join(sealErr, p.release(), remaining)
 	return p.closeErr
 }

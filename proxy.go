@@ -33,6 +33,8 @@ type Proxy struct {
 	stopCount context.CancelFunc
 	recent    recentRoutes
 	measures  measures
+	backup    sync.Mutex // one at a time
+	releasing sync.Mutex // held while space is freed, or must not be
 
 	metrics *collector
 

@@ -55,6 +55,8 @@ func (p *Proxy) retains() bool {
 }
 
 func (p *Proxy) releaseSpace() {
+	p.releasing.Lock()
+	defer p.releasing.Unlock()
 	low := p.releasable()
 	extents := p.log.Extents()
 	if len(extents) == 1 || extents[0].Last > low {

@@ -44,6 +44,7 @@ type Core interface {
 	// PlanAccept and AcceptSink are about a sink that is refused.
 	PlanAccept(ctx context.Context, sink string, after *walproxy.LSN) (*replay.Plan, error)
 	AcceptSink(ctx context.Context, sink string, after *walproxy.LSN, token string) (*replay.Plan, error)
+	Backup(ctx context.Context, dir string) (walproxy.Snapshot, error)
 	Status() walproxy.Status
 	// Err is why the log takes no more writes; nil while it does.
 	Err() error

@@ -186,6 +186,14 @@ func (c Checkpoint) SamePlace(d Checkpoint) bool {
 	return slices.Equal(c.Lanes, d.Lanes) && (c.Stream == d.Stream || len(c.Lanes) == 0)
 }
 
+// Snapshotter is a Sink whose store is files of this process alone, which go with
+// the log into a backup.
+type Snapshotter interface {
+	// Snapshot makes a copy of the store in dir, which does not exist yet, as it is
+	// now, durably. It may be called beside Apply.
+	Snapshot(ctx context.Context, dir string) error
+}
+
 // Linker is a Sink that knows which collections depend on each other: applying a
 // record of one can fail because of another's (foreign keys, unique keys over
 // several records, triggers).

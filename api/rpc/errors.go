@@ -78,6 +78,7 @@ var rows = []struct {
 	{walproxy.ErrNoSink, 404, "not_found", "there is no such sink", false, 0},
 	{walproxy.ErrNoDeadLetter, 404, "not_found", "there is no such dead letter", false, 0},
 	{audit.ErrUnwritten, 503, "audit_unwritable", "what cannot be undone is noted first, and the audit file cannot be written", true, 5},
+	{walproxy.ErrBackupRunning, 409, "backup_running", "one backup at a time", true, 30},
 	{walproxy.ErrPlanChanged, 409, "plan_changed", "what it means has changed since it was shown: look again", false, 0},
 	{walproxy.ErrHalted, 503, "sink_halted", "the sink that would answer has halted; GET /v1/status says why", true, 30},
 	{walproxy.ErrPaused, 503, "sink_paused", "the sink that would answer is paused, with writes to this key in the log", true, 5},

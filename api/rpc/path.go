@@ -30,6 +30,7 @@ const (
 	routePause     = "sink_pause"
 	routeResume    = "sink_resume"
 	routeAccept    = "sink_accept"
+	routeBackup    = "backup"
 )
 
 // target is what a path names.
@@ -70,7 +71,7 @@ func parsePath(raw string) (target, *Error) {
 	}
 	parts := strings.Split(rest, "/")
 	switch {
-	case len(parts) == 1 && (parts[0] == routeStatus || parts[0] == routeMutations || parts[0] == routeSinks):
+	case len(parts) == 1 && (parts[0] == routeStatus || parts[0] == routeMutations || parts[0] == routeSinks || parts[0] == routeBackup):
 		return target{route: parts[0]}, nil
 	case len(parts) == 2 && parts[0] == "writes":
 		return target{route: routeWrite, lsn: parts[1]}, nil
@@ -169,7 +170,7 @@ func parseRecord(collection, key string) (target, *Error) {
 func noSuchPath() *Error {
 	return &Error{Status: http.StatusNotFound, Code: "no_such_path",
 		Message: "paths are /v1/{collection}/{key}, /v1/{collection}/{key}:verb, /v1/{collection}/{key}/events, " +
-			"/v1/mutations, /v1/writes/{lsn}, /v1/dlq/{sink}[:retry|:discard|:import], /v1/dlq/{sink}/{lsn}[:retry|:edit], /v1/sinks, /v1/sinks/{sink}:pause, /v1/sinks/{sink}:resume, /v1/sinks/{sink}:accept and /v1/status; a slash in a key is written %2F"}
+			"/v1/mutations, /v1/writes/{lsn}, /v1/dlq/{sink}[:retry|:discard|:import], /v1/dlq/{sink}/{lsn}[:retry|:edit], /v1/sinks, /v1/sinks/{sink}:pause, /v1/sinks/{sink}:resume, /v1/sinks/{sink}:accept, /v1/backup and /v1/status; a slash in a key is written %2F"}
 }
 
 // recordKey is the key that a path names, in its canonical form. A composite

@@ -39,6 +39,10 @@ type Options struct {
 	// Window is how many writes of one POST /v1/mutations are under way at once. 1024
 	Window int
 
+	// BackupDir is where POST /v1/backup makes its copy: a directory that does not exist
+	// yet, on the file system of the log. Empty: there are no backups.
+	BackupDir string
+	Version   string // of the program, for the backup's manifest
 	// Audit notes what cannot be undone. Nil: nobody does.
 	Audit      *audit.Log
 	Logger     *zap.Logger           // nil: nothing is logged
@@ -87,6 +91,7 @@ type Server struct {
 	stopping context.Context
 	stop     context.CancelFunc
 	requests sync.WaitGroup
+	backup   sync.Mutex // one at a time
 }
 
 // New returns the handler.
@@ -183,6 +188,8 @@ func (s *Server) handler(t target, method string) (handler, *Error) {
 		methods = map[string]handler{http.MethodGet: s.getSinks}
 	case routePause, routeResume:
 		methods = map[string]handler{http.MethodPost: s.pauseSink}
+	case routeBackup:
+		methods = map[string]handler{http.MethodPost: s.postBackup}
 	case routeAccept:
 		methods = map[string]handler{http.MethodGet: s.getAccept, http.MethodPost: s.postAccept}
 	case routeMutations:

@@ -123,6 +123,8 @@ func (i *instance) open(ctx context.Context) error {
 		MaxItemBytes:     int64(i.config.API.MaxItemBytes),
 		MaxBodyBytes:     int64(i.config.API.MaxBodyBytes),
 		MaxInFlightBytes: int64(i.config.API.MaxInFlightBytes),
+		BackupDir:        stagePath(i.config.DataDir),
+		Version:          versionName(),
 		Audit:            audit.New(i.config.DataDir, i.logger.Named("audit")),
 		Logger:           i.logger.Named("api"),
 		Registerer:       i.registry,

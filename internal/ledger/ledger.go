@@ -176,3 +176,27 @@ func (l *Ledger) Unknown() []Write {
 	}
 	return writes
 }
+
+// Until is the ledger of a copy of the log that ends at lsn: what was acked above it
+// is surely not there, and what was acked up to it is.
+func (l *Ledger) Until(lsn uint64) *Ledger {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	of := New()
+	for r, entries := range l.mu.records {
+		for _, e := range entries {
+			one := *e
+			if one.acked() && one.lsn > lsn {
+				one.lsn, one.refusals = 0, one.attempts
+			}
+			of.mu.entries[one.write.Token] = &one
+			of.mu.records[r] = append(of.mu.records[r], &one)
+			if one.acked() {
+				of.mu.lsns[one.lsn] = one.write.Token
+				of.mu.highest[r] = max(of.mu.highest[r], one.lsn)
+				of.mu.acked++
+			}
+		}
+	}
+	return of
+}

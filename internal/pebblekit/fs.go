@@ -38,14 +38,58 @@ type FS struct {
 	vfs.FS
 	failed func(error)
 
-	once sync.Once
-	err  atomic.Pointer[error] // set once
+	once   sync.Once
+	err    atomic.Pointer[error] // set once
+	beside atomic.Pointer[copying]
+}
+
+// copying is a copy that Pebble makes.
+type copying struct {
+	dir string
+	err atomic.Pointer[error] // the first sync of a directory that failed
+}
+
+// besideDirectory is a directory of a copy. Pebble panics when the sync of one
+// fails (Move of its atomicfs), so that is kept for who asked for the copy.
+type besideDirectory struct {
+	vfs.File
+	copying *copying
+}
+
+func (d *besideDirectory) Sync() error {
+	if err := d.File.Sync(); err != nil {
+		d.copying.err.CompareAndSwap(nil, &err)
+	}
+	return nil
 }
 
 // NewFS wraps inner. failed is called once, before the operation that failed
 // returns and before the first change is dropped; it must not call into the
 // database. It may be nil.
 func NewFS(inner vfs.FS, failed func(error)) *FS { return &FS{FS: inner, failed: failed} }
+
+// beginCopy says that what lies in dir is a copy, from which the database does not
+// recover: a failure there is an error like any other. end is called behind it, and returns
+// what failed and was not told. One at a time.
+func (f *FS) beginCopy(dir string) (end func() error) {
+	c := &copying{dir: dir}
+	f.beside.Store(c)
+	return func() error {
+		f.beside.Store(nil)
+		if err := c.err.Load(); err != nil {
+			return *err
+		}
+		return nil
+	}
+}
+
+func (f *FS) besideOf(name string) *copying {
+	c := f.beside.Load()
+	if c != nil && (name == c.dir || strings.HasPrefix(name, c.dir+string(os.PathSeparator))) {
+		return c
+	}
+	return nil
+}
 
 // Err is the failure that froze the files, or nil.
 func (f *FS) Err() error {
@@ -86,6 +130,9 @@ func (f *FS) change(what, name string, vital bool, op func() error) (ok bool, er
 // vital reports whether the database recovers from the file.
 func (f *FS) vital(name string) bool {
 	base := f.PathBase(name)
+	if f.besideOf(name) != nil {
+		return false
+	}
 	return strings.HasSuffix(base, ".log") || strings.HasPrefix(base, "MANIFEST-") || strings.HasPrefix(base, "marker.")
 }
 
@@ -107,6 +154,9 @@ func (f *FS) open(what, name string, op func() (vfs.File, error)) (vfs.File, err
 
 // Create implements vfs.FS.
 func (f *FS) Create(name string, category vfs.DiskWriteCategory) (vfs.File, error) {
+	if f.besideOf(name) != nil {
+		return f.FS.Create(name, category)
+	}
 	if !f.vital(name) {
 		inner, err := f.FS.Create(name, category)
 		if err != nil {
@@ -136,6 +186,9 @@ func (f *FS) OpenReadWrite(name string, category vfs.DiskWriteCategory, opts ...
 // WALs and markers findable.
 func (f *FS) OpenDir(name string) (vfs.File, error) {
 	dir, err := f.FS.OpenDir(name)
+	if c := f.besideOf(name); err == nil && c != nil {
+		return &besideDirectory{dir, c}, nil
+	}
 	if err != nil {
 		return nil, err
 	}

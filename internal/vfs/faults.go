@@ -151,6 +151,13 @@ func (f *Faults) Rename(from, to string) error {
 	return f.FS.Rename(from, to)
 }
 
+func (f *Faults) Link(from, to string) error {
+	if err := f.check(OpCreate, to); err != nil {
+		return err
+	}
+	return f.FS.Link(from, to)
+}
+
 func (f *Faults) Remove(name string) error {
 	if err := f.check(OpRemove, name); err != nil {
 		return err

@@ -26,6 +26,8 @@ type FS interface {
 	ReadDir(name string) ([]fs.DirEntry, error)
 	Stat(name string) (fs.FileInfo, error)
 	Rename(from, to string) error
+	// Link gives the file from a second name, on the same file system.
+	Link(from, to string) error
 	Remove(name string) error
 	RemoveAll(name string) error
 	// SyncDir makes the entries of the directory name durable.

@@ -60,6 +60,7 @@ var errStopped = errors.New("stopped")
 // Sink is a store. All methods may be called concurrently.
 type Sink struct {
 	db       *pebble.DB
+	fs       *pebblekit.FS
 	dir      string
 	log      *zap.Logger
 	now      func() time.Time
@@ -125,6 +126,7 @@ func (s *Sink) open(o Options) (err error) {
 		return ErrNoStore
 	}
 	fs := pebblekit.NewFS(o.fs, func(err error) { s.fail(err, false) })
+	s.fs = fs
 	if s.db, err = pebble.Open(s.dir, o.pebbleOptions(fs, s.setBackground)); err != nil {
 		if o.ReadOnly && errors.Is(err, pebble.ErrDBDoesNotExist) {
 			err = ErrNoStore
