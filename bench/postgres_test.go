@@ -3,8 +3,12 @@ package bench
 import (
 	"context"
 	"fmt"
+	"os"
+	"slices"
+	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -18,11 +22,17 @@ import (
 	"github.com/walproxy/walproxy/sinks/postgres"
 )
 
-// rowsPerTransaction of every method but autocommit.
-const rowsPerTransaction = 1000
-
 const rowsDDL = `CREATE TABLE rows (id bigint PRIMARY KEY, name text NOT NULL, body text NOT NULL,
 	amount double precision NOT NULL, at timestamptz NOT NULL, version bigint NOT NULL)`
+
+// serverSettings are PostgreSQL's own where pgtest has smaller ones, and segments
+// of the log that are there already: making them would be measured with the
+// first that write.
+var serverSettings = map[string]string{"shared_buffers": "'128MB'", "max_wal_size": "'1GB'", "min_wal_size": "'1GB'"}
+
+// slowCommits makes a commit wait 1 ms longer before its fsync, holding the lock
+// that it holds for the fsync: what a commit costs on most disks.
+var slowCommits = []string{"commit_delay=1000", "commit_siblings=0"}
 
 var body = strings.Repeat("b", 140)
 
@@ -30,50 +40,166 @@ func rowOf(i int) []any {
 	return []any{int64(i), fmt.Sprintf("name %09d", i), body, float64(i) / 8, time.Unix(1_700_000_000+int64(i), 0).UTC(), int64(i + 1)}
 }
 
+// contender is a way to write rows. Its database is its own.
+type contender struct {
+	method string
+	share  int // of a round's rows it writes a share'th: slow ones are steady
+	// open returns what writes the rows from up to to, b.N in all.
+	open func(b *testing.B, dsn string, conns, per int) func(from, to int)
+	// existing: with write=upsert its rows exist.
+	existing bool
+}
+
 // BenchmarkPostgres writes rows of five columns, about 200 bytes, and their
-// version, 1,000 in a transaction, into a table that is empty (write=insert) or
-// holds all of them (write=upsert). The server syncs its commits.
+// version into a table that is empty (write=insert) or holds all of them
+// (write=upsert).
 //
-//   - method=sink: sinks/postgres, lanes at once
-//   - method=autocommit: an INSERT after another on one connection
-//   - method=pipeline: one transaction of pipelined INSERTs, or upserts
-//   - method=copy: plain COPY, which can only insert, on as many connections
+//   - sink: sinks/postgres, lanes at once
+//   - copy: plain COPY on as many connections, which can only insert: into an
+//     empty table, with the same primary key
+//   - merge (upsert): COPY into a temporary table, INSERT .. ON CONFLICT from it
+//   - pipeline (one lane): one transaction of pipelined INSERTs, or upserts
+//   - autocommit (one lane): an INSERT, or upsert, after another
 //
-// Run it with -benchtime=100000x: an operation is one row.
+// All but autocommit commit rows=N in a transaction. They take turns, a few
+// transactions each, so that whatever else the machine does hits all alike; what
+// is reported are rows per second, the median of the rounds' ratios, and the
+// processor time per row, here (client) and in the server's sessions. commit=1ms
+// is slowCommits. Run it with -benchtime=100000x: an operation is a row of each.
 func BenchmarkPostgres(b *testing.B) {
-	cluster := pgtest.New(b, pgtest.Options{})
-	for _, write := range []string{"insert", "upsert"} {
-		for _, m := range []struct {
-			method string
-			conns  int
-			run    func(b *testing.B, dsn, write string, conns int) int
-		}{
-			{"copy", 1, copyRows}, {"sink", 1, sinkRows}, {"copy", 4, copyRows}, {"sink", 4, sinkRows},
-			{"pipeline", 1, pipelineRows}, {"autocommit", 1, autocommitRows},
-		} {
-			if m.method == "copy" && write == "upsert" {
+	cluster := pgtest.New(b, pgtest.Options{Settings: serverSettings})
+	for _, rows := range []int{1000, 10000} {
+		for _, commit := range []string{"disk", "1ms"} {
+			if rows > 1000 && commit != "disk" {
 				continue
 			}
-			b.Run(fmt.Sprintf("write=%s/method=%s/lanes=%d", write, m.method, m.conns), func(b *testing.B) {
-				dsn := cluster.Database(b)
-				conn := pgtest.Connect(b, dsn)
-				execute(b, conn, rowsDDL)
-				if write == "upsert" {
-					copyPart(b, conn, 0, 1, b.N)
+			for _, write := range []string{"insert", "upsert"} {
+				for _, lanes := range []int{1, 4} {
+					b.Run(fmt.Sprintf("rows=%d/commit=%s/write=%s/lanes=%d", rows, commit, write, lanes), func(b *testing.B) {
+						var more []string
+						if commit == "1ms" {
+							more = slowCommits
+						}
+						compare(b, cluster, contenders(write == "upsert", lanes), rowsDDL, lanes, rows, more)
+					})
 				}
-				execute(b, conn, "VACUUM ANALYZE rows")
-				execute(b, conn, "CHECKPOINT")
-				rows := m.run(b, dsn, write, m.conns)
-				b.StopTimer()
-				b.ReportMetric(float64(rows)/b.Elapsed().Seconds(), "rows/s")
-				b.ReportMetric(0, "ns/op")
-				var n int
-				if err := conn.QueryRow(b.Context(), "SELECT count(*) FROM rows").Scan(&n); err != nil || n < rows {
-					b.Fatalf("%d rows in the table, %v; want %d", n, err, rows)
-				}
-			})
+			}
 		}
 	}
+}
+
+func contenders(upsert bool, lanes int) []contender {
+	list := []contender{
+		{method: "copy", share: 1, open: openCopy},
+		{method: "sink", share: 1, open: openSink, existing: upsert},
+	}
+	if upsert {
+		list = append(list, contender{method: "merge", share: 1, open: openMerge, existing: true})
+	}
+	if lanes == 1 {
+		list = append(list,
+			contender{method: "pipeline", share: 1, existing: upsert, open: func(b *testing.B, dsn string, _, per int) func(from, to int) {
+				return openPipeline(b, dsn, upsert, per)
+			}},
+			contender{method: "autocommit", share: 20, existing: upsert, open: func(b *testing.B, dsn string, _, _ int) func(from, to int) { return openPipeline(b, dsn, upsert, 1) }})
+	}
+	return list
+}
+
+// turn is what a contender did in a round.
+type turn struct {
+	rows           int
+	took           time.Duration
+	client, server time.Duration // of processors
+}
+
+func (t turn) rate() float64 { return float64(t.rows) / t.took.Seconds() }
+
+// compare has them all write b.N rows.
+func compare(b *testing.B, cluster *pgtest.Cluster, list []contender, ddl string, lanes, per int, more []string) {
+	write := make([]func(from, to int), len(list))
+	conns := make([]*pgx.Conn, len(list))
+	for i, c := range list {
+		dsn := cluster.Database(b, more...)
+		conns[i] = pgtest.Connect(b, dsn)
+		execute(b, conns[i], ddl)
+		if c.existing {
+			openCopy(b, dsn, 1, 1000)(0, b.N)
+		}
+		execute(b, conns[i], "VACUUM ANALYZE rows")
+		write[i] = c.open(b, dsn, lanes, per)
+	}
+	execute(b, conns[0], "CHECKPOINT")
+	turns := make([][]turn, len(list))
+	transactions := max(1, 4000/per) // of each lane in a round
+	b.ResetTimer()
+	for from := 0; from < b.N; from += transactions * lanes * per {
+		to := min(from+transactions*lanes*per, b.N)
+		for i, c := range list {
+			t := turn{rows: (to - from + c.share - 1) / c.share}
+			client, server := clientTime(), serverTime(b, conns[i])
+			began := time.Now()
+			write[i](from, from+t.rows)
+			t.took = time.Since(began)
+			t.client, t.server = clientTime()-client, serverTime(b, conns[i])-server
+			turns[i] = append(turns[i], t)
+		}
+	}
+	b.StopTimer()
+	b.ReportMetric(0, "ns/op")
+	for i, c := range list {
+		var all turn
+		var ratios []float64
+		for j, t := range turns[i] {
+			all.rows, all.took, all.client, all.server = all.rows+t.rows, all.took+t.took, all.client+t.client, all.server+t.server
+			ratios = append(ratios, 100*t.rate()/turns[0][j].rate())
+		}
+		slices.Sort(ratios)
+		b.ReportMetric(all.rate(), c.method+"-rows/s")
+		b.ReportMetric(all.client.Seconds()*1e6/float64(all.rows), c.method+"-client-us/row")
+		b.ReportMetric(all.server.Seconds()*1e6/float64(all.rows), c.method+"-server-us/row")
+		if i > 0 {
+			b.ReportMetric(ratios[len(ratios)/2], c.method+"-%copy")
+		}
+		var n int
+		if err := conns[i].QueryRow(b.Context(), "SELECT count(*) FROM rows").Scan(&n); err != nil || n < all.rows {
+			b.Fatalf("%s: %d rows in the table, %v; want %d", c.method, n, err, all.rows)
+		}
+	}
+}
+
+// clientTime is the processor time of this process.
+func clientTime() time.Duration {
+	var u syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+		return 0
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+}
+
+// serverTime is that of the sessions of conn's database, where Linux tells.
+func serverTime(b *testing.B, conn *pgx.Conn) (sum time.Duration) {
+	rows, err := conn.Query(b.Context(), "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()")
+	if err != nil {
+		b.Fatal(err)
+	}
+	pids, err := pgx.CollectRows(rows, pgx.RowTo[int])
+	if err != nil {
+		b.Fatal(err)
+	}
+	for _, pid := range pids {
+		stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/schedstat", pid))
+		if err != nil {
+			continue
+		}
+		ran, _, _ := strings.Cut(string(stat), " ")
+		ns, err := strconv.ParseInt(ran, 10, 64)
+		if err != nil {
+			b.Fatal(err)
+		}
+		sum += time.Duration(ns)
+	}
+	return sum
 }
 
 func execute(b *testing.B, conn *pgx.Conn, sql string) {
@@ -83,115 +209,135 @@ func execute(b *testing.B, conn *pgx.Conn, sql string) {
 	}
 }
 
-// copyPart copies every conns-th transaction of n rows.
-func copyPart(b *testing.B, conn *pgx.Conn, part, conns, n int) {
-	columns := []string{"id", "name", "body", "amount", "at", "version"}
-	for from := part * rowsPerTransaction; from < n; from += conns * rowsPerTransaction {
-		size := min(rowsPerTransaction, n-from)
-		_, err := conn.CopyFrom(b.Context(), pgx.Identifier{"rows"}, columns, pgx.CopyFromSlice(size, func(i int) ([]any, error) {
-			return rowOf(from + i), nil
-		}))
-		if err != nil {
-			b.Error(err)
-			return
-		}
-	}
-}
+var copyColumns = []string{"id", "name", "body", "amount", "at", "version"}
 
-func copyRows(b *testing.B, dsn, _ string, conns int) int {
-	var open []*pgx.Conn
-	for range conns {
-		open = append(open, pgtest.Connect(b, dsn))
-	}
-	b.ResetTimer()
-	var wg sync.WaitGroup
-	for i, conn := range open {
-		wg.Go(func() { copyPart(b, conn, i, conns, b.N) })
-	}
-	wg.Wait()
-	return b.N
-}
-
-const insertSQL = "INSERT INTO rows (id, name, body, amount, at, version) VALUES ($1, $2, $3, $4, $5, $6)"
-
-func insertFor(write string) string {
-	if write == "insert" {
-		return insertSQL
-	}
-	return insertSQL + " ON CONFLICT (id) DO UPDATE SET name = excluded.name, body = excluded.body, amount = excluded.amount, at = excluded.at, version = excluded.version"
-}
-
-func autocommitRows(b *testing.B, dsn, write string, _ int) int {
-	conn, sql := pgtest.Connect(b, dsn), insertFor(write)
-	rows := min(b.N, 5000) // it is slow, and steady
-	b.ResetTimer()
+// made are the rows of the benchmark, made before they are written.
+func made(n int) [][]any {
+	rows := make([][]any, n)
 	for i := range rows {
-		if _, err := conn.Exec(b.Context(), sql, rowOf(i)...); err != nil {
-			b.Fatal(err)
-		}
+		rows[i] = rowOf(i)
 	}
 	return rows
 }
 
-func pipelineRows(b *testing.B, dsn, write string, _ int) int {
-	conn, sql := pgtest.Connect(b, dsn), insertFor(write)
-	b.ResetTimer()
-	for from := 0; from < b.N; from += rowsPerTransaction {
-		batch := &pgx.Batch{}
-		for i := from; i < min(from+rowsPerTransaction, b.N); i++ {
-			batch.Queue(sql, rowOf(i)...)
-		}
-		err := pgx.BeginFunc(b.Context(), conn, func(tx pgx.Tx) error { return tx.SendBatch(b.Context(), batch).Close() })
-		if err != nil {
-			b.Fatal(err)
-		}
+// inTurns calls f for the transactions from up to to, on conns connections.
+func inTurns(b *testing.B, dsn string, conns, per int, f func(conn *pgx.Conn, from, to int) error) func(from, to int) {
+	open := make([]*pgx.Conn, conns)
+	for i := range open {
+		open[i] = pgtest.Connect(b, dsn)
 	}
-	return b.N
+	return func(from, to int) {
+		var wg sync.WaitGroup
+		for i, conn := range open {
+			wg.Go(func() {
+				for at := from + i*per; at < to; at += conns * per {
+					if err := f(conn, at, min(at+per, to)); err != nil {
+						b.Error(err)
+						return
+					}
+				}
+			})
+		}
+		wg.Wait()
+	}
 }
 
-// sinkRows applies sets; the records are made before, as the loop hands them
+func openCopy(b *testing.B, dsn string, conns, per int) func(from, to int) {
+	rows := made(b.N)
+	return inTurns(b, dsn, conns, per, func(conn *pgx.Conn, from, to int) error {
+		_, err := conn.CopyFrom(b.Context(), pgx.Identifier{"rows"}, copyColumns, pgx.CopyFromRows(rows[from:to]))
+		return err
+	})
+}
+
+const (
+	insertSQL = "INSERT INTO rows (id, name, body, amount, at, version) "
+	upsertSQL = " ON CONFLICT (id) DO UPDATE SET name = excluded.name, body = excluded.body, amount = excluded.amount, at = excluded.at, version = excluded.version"
+)
+
+func openMerge(b *testing.B, dsn string, conns, per int) func(from, to int) {
+	rows := made(b.N)
+	staged := map[*pgx.Conn]bool{}
+	var mu sync.Mutex
+	return inTurns(b, dsn, conns, per, func(conn *pgx.Conn, from, to int) error {
+		mu.Lock()
+		first := !staged[conn]
+		staged[conn] = true
+		mu.Unlock()
+		if first {
+			if _, err := conn.Exec(b.Context(), "CREATE TEMPORARY TABLE staged (LIKE rows) ON COMMIT DELETE ROWS"); err != nil {
+				return err
+			}
+		}
+		return pgx.BeginFunc(b.Context(), conn, func(tx pgx.Tx) error {
+			_, err := tx.CopyFrom(b.Context(), pgx.Identifier{"staged"}, copyColumns, pgx.CopyFromRows(rows[from:to]))
+			if err == nil {
+				_, err = tx.Exec(b.Context(), insertSQL+"SELECT id, name, body, amount, at, version FROM staged"+upsertSQL)
+			}
+			return err
+		})
+	})
+}
+
+func openPipeline(b *testing.B, dsn string, upsert bool, per int) func(from, to int) {
+	sql := insertSQL + "VALUES ($1, $2, $3, $4, $5, $6)"
+	if upsert {
+		sql += upsertSQL
+	}
+	rows := made(b.N)
+	return inTurns(b, dsn, 1, per, func(conn *pgx.Conn, from, to int) error {
+		if per == 1 {
+			_, err := conn.Exec(b.Context(), sql, rows[from]...)
+			return err
+		}
+		batch := &pgx.Batch{}
+		for i := from; i < to; i++ {
+			batch.Queue(sql, rows[i]...)
+		}
+		return pgx.BeginFunc(b.Context(), conn, func(tx pgx.Tx) error { return tx.SendBatch(b.Context(), batch).Close() })
+	})
+}
+
+// openSink applies sets; the records are made before, as the loop hands them
 // over decoded.
-func sinkRows(b *testing.B, dsn, _ string, lanes int) int {
+func openSink(b *testing.B, dsn string, lanes, per int) func(from, to int) {
 	sink, err := postgres.Open(postgres.Options{DSN: dsn, Collections: []postgres.Collection{{Pattern: "rows", VersionColumn: "version"}}})
 	if err != nil {
 		b.Fatal(err)
 	}
-	defer func() {
+	b.Cleanup(func() {
 		if err := sink.Close(context.Background()); err != nil {
 			b.Error(err)
 		}
-	}()
+	})
 	cp, err := sink.Resume(b.Context(), sinks.Claim{Stream: uuid.New(), Owner: "bench", Lanes: lanes, Fresh: true})
 	if err != nil {
 		b.Fatal(err)
 	}
+	records := make([]sinks.Record, b.N)
+	for i := range records {
+		records[i] = recordOf(b, i)
+	}
 	incarnation := uuid.New()
-	plan := make([][]*sinks.Batch, lanes)
-	for from := 0; from < b.N; from += rowsPerTransaction {
-		lane := from / rowsPerTransaction % lanes
-		batch := &sinks.Batch{Epoch: cp.Epoch}
-		for i := from; i < min(from+rowsPerTransaction, b.N); i++ {
-			batch.Records = append(batch.Records, recordOf(b, i))
-		}
-		to := sinks.Point{Incarnation: incarnation, LSN: batch.Records[len(batch.Records)-1].LSN}
-		batch.Moves = []sinks.Move{{Lane: lane, From: cp.Lanes[lane], To: to}}
-		cp.Lanes[lane] = to
-		plan[lane] = append(plan[lane], batch)
-	}
-	b.ResetTimer()
-	var wg sync.WaitGroup
-	for _, batches := range plan {
-		wg.Go(func() {
-			for _, batch := range batches {
-				if _, err := sink.Apply(b.Context(), batch); err != nil {
-					b.Error(err)
-					return
+	return func(from, to int) {
+		var wg sync.WaitGroup
+		for lane := range lanes {
+			wg.Go(func() {
+				for at := from + lane*per; at < to; at += lanes * per {
+					batch := &sinks.Batch{Epoch: cp.Epoch, Records: records[at:min(at+per, to)]}
+					move := sinks.Move{Lane: lane, From: cp.Lanes[lane]}
+					move.To = sinks.Point{Incarnation: incarnation, LSN: batch.Records[len(batch.Records)-1].LSN}
+					batch.Moves = []sinks.Move{move}
+					if _, err := sink.Apply(b.Context(), batch); err != nil {
+						b.Error(err)
+						return
+					}
+					cp.Lanes[lane] = move.To
 				}
-			}
-		})
+			})
+		}
+		wg.Wait()
 	}
-	wg.Wait()
-	return b.N
 }
 
 func recordOf(b *testing.B, i int) sinks.Record {
