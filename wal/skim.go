@@ -84,6 +84,7 @@ func (s *scanner) skim(b []byte, bytesMax int64, stop LSN) (end segmentEnd, n Ta
 	const kindAt, magicAndVersion = 5, uint64(frameMagic) | frameVersion<<32
 	offset, next := s.offset, s.next
 	from := offset
+	likeLast, prefixOf := int64(-1), 0 // records of one size have one prefix
 	for next <= stop && offset-from < bytesMax && offset+maxPrefix+frameHeaderSize <= int64(len(b)) {
 		prefix, claim, err := s.layout.prefix(b[offset : offset+maxPrefix])
 		start := offset + int64(prefix)
@@ -92,13 +93,16 @@ func (s *scanner) skim(b []byte, bytesMax int64, stop LSN) (end segmentEnd, n Ta
 		}
 		h := b[start : start+frameHeaderSize]
 		crc := le.Uint32(h[frameHeaderChecked:])
-		if le.Uint64(h)&(1<<40-1) != magicAndVersion || h[kindAt] != byte(kindRecord) || s.seed.frameCRC(h, start) != crc {
+		if le.Uint64(h)&(1<<40-1) != magicAndVersion || h[kindAt] != byte(kindRecord) || quickHeaderCRC(s.seed.at(start), h) != crc {
 			break
 		}
 		size := frameHeaderSize + int64(le.Uint32(h[24:]))
+		if size != likeLast {
+			likeLast, prefixOf = size, s.layout.prefixLen(int(size))
+		}
 		if LSN(le.Uint64(h[8:])) != next || LSN(le.Uint64(h[16:])) >= next || start+size > int64(len(b)) ||
-			claim >= 0 && claim != size || prefix != s.layout.prefixLen(int(size)) ||
-			payloadCRC(b[start+frameHeaderSize:start+size]) != le.Uint32(h[28:]) {
+			claim >= 0 && claim != size || prefix != prefixOf ||
+			quickCRC(0, b[start+frameHeaderSize:start+size]) != le.Uint32(h[28:]) {
 			break
 		}
 		offset = start + size
