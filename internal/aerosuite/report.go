@@ -69,6 +69,10 @@ func read(report string) (map[string]outcome, error) {
 	return outcomes, nil
 }
 
+// timedSpecs are about the client's own pool of connections and count what it
+// gets done in a second: on a slow machine they fail, whatever the server.
+const timedSpecs = "When Idle Timeout Is Used"
+
 // judge holds a report against the list.
 func (o *options) judge(report string) error {
 	outcomes, err := read(report)
@@ -77,9 +81,9 @@ func (o *options) judge(report string) error {
 	}
 	var passed, failed []string
 	for _, name := range slices.Sorted(maps.Keys(outcomes)) {
-		if outcomes[name].failed == 0 {
+		if outcomes[name].failed == 0 && !strings.Contains(name, timedSpecs) {
 			passed = append(passed, name)
-		} else {
+		} else if outcomes[name].failed > 0 {
 			failed = append(failed, name)
 		}
 	}
