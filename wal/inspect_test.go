@@ -587,3 +587,28 @@ func TestInspectGap(t *testing.T) {
 		t.Fatalf("%+v", got)
 	}
 }
+
+// TestInspectPrefix: what the engine puts before a frame is damaged: no record is
+// lost by that, and none is said to be.
+func TestInspectPrefix(t *testing.T) {
+	root := memoryDir(t)
+	origin, dir := filepath.Join(root, "origin"), filepath.Join(root, "log")
+	last := smallLog(t, origin, true)
+	for f, err := range mustInspect(t, origin).Frames(0) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		copyDir(t, origin, dir)
+		file := segmentFileOf(dir, f.Segment)
+		b := mustRead(t, file)
+		b[f.Offset] ^= 0x15
+		mustWrite(t, file, b)
+		got := surveyAll(t, mustInspect(t, dir), damageSize)
+		if !slices.Equal(got.lsns, allLSNs(last)) || len(got.errs) != 1 {
+			t.Fatalf("LSN %d: read %v, %v", f.LSN, got.lsns, got.errs)
+		}
+		if c, ok := errors.AsType[*CorruptError](got.errs[0]); !ok || c.First != 0 || c.Offset != f.Offset {
+			t.Fatalf("LSN %d: %v", f.LSN, got.errs)
+		}
+	}
+}

@@ -6,6 +6,8 @@ import (
 	"slices"
 	"testing"
 
+	"github.com/google/uuid"
+
 	"github.com/walproxy/walproxy/internal/vfs"
 )
 
@@ -52,6 +54,15 @@ func TestRestore(t *testing.T) {
 	if got := surveyAll(t, copied, damageSize); copied.Refusal != nil || !copied.Clean || copied.Stream != in.Stream ||
 		!slices.Equal(copied.Incarnations, in.Incarnations) || !slices.Equal(got.lsns, allLSNs(last)) || len(got.errs) > 0 {
 		t.Fatalf("%+v, %v", copied, got)
+	}
+	histories := func(in *Inspection) (ids []uuid.UUID) {
+		for f := range in.Frames(0) {
+			ids = append(ids, f.Incarnation)
+		}
+		return ids
+	}
+	if !slices.Equal(histories(in), histories(copied)) {
+		t.Fatal("records are of other incarnations")
 	}
 	a, b := mustOpen(t, origin, testOptions()), mustOpen(t, dir, testOptions())
 	for lsn := LSN(1); lsn <= last; lsn++ {
