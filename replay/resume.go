@@ -76,6 +76,9 @@ func (l *Loop) tryResume(ctx context.Context) (c sinks.Checkpoint, err error) {
 	if err != nil {
 		return c, err
 	}
+	if err := l.checkFirst(ctx); err != nil {
+		return c, err
+	}
 	c, err = l.sink.Resume(ctx, sinks.Claim{
 		Stream: l.log.Stream(), Owner: l.o.Owner, Lanes: l.o.total(), Fresh: !claim.Settled,
 	})
@@ -83,10 +86,30 @@ func (l *Loop) tryResume(ctx context.Context) (c sinks.Checkpoint, err error) {
 		return c, err
 	}
 	if err := l.check(c); err != nil {
+		if y, ok := l.sink.(sinks.Yielder); ok {
+			y.Yield()
+		}
 		return c, sinks.WithOutcome(sinks.Halt, err)
 	}
 	_, err = l.state.ChangeClaim(l.o.Name, func(c *state.Claim) { c.Identity, c.Settled = identity, true })
 	return c, sinks.WithOutcome(sinks.Halt, err)
+}
+
+// checkFirst refuses a store before it is claimed, if it can be looked at: a log that
+// has no business there must not shut out the one that has, nor keep its lock.
+func (l *Loop) checkFirst(ctx context.Context) error {
+	positioner, ok := l.sink.(sinks.Positioner)
+	if !ok {
+		return nil
+	}
+	at, err := positioner.Position(ctx)
+	if errors.Is(err, sinks.ErrNoCheckpoint) {
+		return nil // Resume tells a new store from one that lost it
+	}
+	if err == nil {
+		err = sinks.WithOutcome(sinks.Halt, l.check(at))
+	}
+	return err
 }
 
 // identity asks the sink which store it is; empty if it cannot say.

@@ -159,6 +159,13 @@ type Identifier interface {
 	Identity(ctx context.Context) (string, error)
 }
 
+// Yielder is a Sink that keeps others out while it has claimed the stream.
+type Yielder interface {
+	// Yield lets others claim it again: who has claimed it is not to go on. The next
+	// Resume claims anew.
+	Yield()
+}
+
 // Positioner is a Sink that can say how far it is without being claimed: for people
 // who want to know what a replay would do.
 type Positioner interface {

@@ -94,8 +94,8 @@ func TestBackupBesideOriginal(t *testing.T) {
 	s.check(ctx)
 	s.process.Kill()
 	copied.halts(ctx, "diverged")
-	copied.process.Kill()
-	s.start(ctx)
+	s.start(ctx) // the refused one is no owner
 	s.check(ctx)
 	s.stop()
+	copied.process.Kill()
 }

@@ -77,8 +77,10 @@ func rng(t *testing.T) *rand.Rand {
 	return rand.New(rand.NewPCG(seed, 0))
 }
 
-// timeout bounds a test: ctx ends then, or with the test.
+// timeout bounds a test: ctx ends then, or with the test. The build of the server is
+// not on its clock.
 func timeout(t *testing.T, short, inLong time.Duration) context.Context {
+	_, _ = buildServe() // who starts it gets the error
 	d := short
 	if long() {
 		d = inLong

@@ -121,6 +121,9 @@ func (o *owner) stop() {
 	o.cancel = nil
 }
 
+// Yield implements sinks.Yielder: it gives the stream's lock back.
+func (s *Sink) Yield() { s.owner.close() }
+
 func (o *owner) close() {
 	o.mu.Lock()
 	defer o.mu.Unlock()
