@@ -23,7 +23,7 @@ type Result struct {
 //
 // An error before the write got its LSN means that nothing was logged:
 // *mutation.InvalidError, *ConflictError, ErrRequestMismatch, ErrUnroutable,
-// *BehindError, wal.ErrFull, wal.ErrTooLarge, ErrClosed. After it (ctx ended, wal.ErrPoisoned)
+// *BehindError, wal.ErrFull, wal.ErrTooLarge, ErrDraining, ErrClosed. After it (ctx ended, wal.ErrPoisoned)
 // the outcome is unknown: the write may be applied; repeat it under the same
 // request id. Result.LSN is set exactly then.
 func (p *Proxy) Append(ctx context.Context, m *walproxyv1.Mutation) (Result, error) {
@@ -80,6 +80,10 @@ func (p *Proxy) submit(ctx context.Context, rec *walproxyv1.Record) (*Pending, e
 	if p.closing.Load() {
 		return nil, ErrClosed
 	}
+	if err := p.intake.enter(); err != nil {
+		return nil, err
+	}
+	defer p.intake.leave()
 	w, err := p.acceptor.Submit(ctx, rec)
 	if err != nil {
 		return nil, closedError(err)

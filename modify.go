@@ -27,6 +27,10 @@ func (p *Proxy) Modify(ctx context.Context, collection string, key *walproxyv1.K
 	if p.closing.Load() {
 		return nil, ErrClosed
 	}
+	if err := p.intake.enter(); err != nil {
+		return nil, err
+	}
+	defer p.intake.leave()
 	w, err := p.acceptor.Modify(ctx, collection, key, accept.Change(f))
 	if err != nil || w == nil {
 		return nil, closedError(err)

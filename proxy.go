@@ -35,6 +35,7 @@ type Proxy struct {
 	measures  measures
 	backup    sync.Mutex // one at a time
 	releasing sync.Mutex // held while space is freed, or must not be
+	intake    intake
 
 	metrics *collector
 

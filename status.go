@@ -74,6 +74,7 @@ type Status struct {
 	// Refusing is why no write is taken; empty: writes are taken, as far as log and
 	// proxy are concerned.
 	Refusing string
+	Draining bool // see Drain
 	// MaxBytes bounds log and state store, MinFree is the floor of free space; negative:
 	// none.
 	MaxBytes, MinFree int64
@@ -109,7 +110,7 @@ type SinkStatus struct {
 // Status returns a snapshot. It does no I/O beyond asking for free space.
 func (p *Proxy) Status() Status {
 	st := Status{Stream: p.log.Stream().String(), Log: p.log.Stats(), StateBytes: p.state.Bytes(),
-		MaxBytes: p.log.MaxBytes(), MinFree: p.log.MinFree()}
+		MaxBytes: p.log.MaxBytes(), MinFree: p.log.MinFree(), Draining: p.intake.shut.Load()}
 	st.Refusing = p.refusing(&st)
 	for _, s := range p.sinks {
 		ss := SinkStatus{Name: s.name, Status: s.status(), Paused: s.isPaused(), MaxLagBytes: s.options.MaxLagBytes}
@@ -133,6 +134,8 @@ func (p *Proxy) refusing(st *Status) string {
 		return "it is stopping"
 	case st.Log.Err != nil:
 		return fmt.Sprintf("the log failed, and takes no write until the next start: %v", st.Log.Err)
+	case st.Draining:
+		return "it is being drained (`walproxy drain --undo` has it take writes again)"
 	case st.Log.Bytes+st.StateBytes+nearlyFull > st.MaxBytes:
 		return fmt.Sprintf("log and state store take %d bytes, and log.max_bytes is %d", st.Log.Bytes+st.StateBytes, st.MaxBytes)
 	case st.MinFree > 0 && st.Log.FreeBytes-nearlyFull < st.MinFree:

@@ -45,6 +45,9 @@ type Core interface {
 	PlanAccept(ctx context.Context, sink string, after *walproxy.LSN) (*replay.Plan, error)
 	AcceptSink(ctx context.Context, sink string, after *walproxy.LSN, token string) (*replay.Plan, error)
 	Backup(ctx context.Context, dir string) (walproxy.Snapshot, error)
+	// Drain refuses new writes, until Undrain.
+	Drain(ctx context.Context) error
+	Undrain() (was bool, err error)
 	Status() walproxy.Status
 	// Err is why the log takes no more writes; nil while it does.
 	Err() error

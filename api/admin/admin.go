@@ -83,7 +83,7 @@ type readiness struct {
 
 type check struct {
 	Ready bool   `json:"ready"`
-	State string `json:"state"` // writable, full, poisoned, stopping
+	State string `json:"state"` // writable, full, poisoned, draining, stopping
 	Error string `json:"error,omitempty"`
 }
 
@@ -121,6 +121,8 @@ func (s *Server) logCheck(st walproxy.Status) check {
 		return check{State: "poisoned", Error: s.core.Err().Error()}
 	case st.Log.Err != nil:
 		return check{State: "poisoned", Error: st.Log.Err.Error()}
+	case st.Draining:
+		return check{State: "draining"}
 	case s.limits.full(st):
 		return check{State: "full"}
 	}

@@ -34,6 +34,7 @@ func resultOf(err error) codec.Result {
 		{walproxy.ErrPaused, codec.Unavailable},
 		{walproxy.ErrNoReader, codec.Unsupported},
 		{walproxy.ErrUnroutable, codec.NamespaceNotFound},
+		{walproxy.ErrDraining, codec.Unavailable},
 		{walproxy.ErrClosed, codec.Unavailable},
 		{wal.ErrPoisoned, codec.Unavailable},
 		{context.DeadlineExceeded, codec.Timeout},

@@ -71,6 +71,7 @@ var rows = []struct {
 	{walproxy.ErrRequestMismatch, 422, "idempotency_mismatch", "the request id was used for a different write", false, 0},
 	{wal.ErrTooLarge, 413, "too_large", "the write is larger than log.max_record_bytes", false, 0},
 	{wal.ErrFull, 507, "log_full", "the log has no room until the sinks catch up; nothing was written", true, 5},
+	{walproxy.ErrDraining, 503, "draining", "the proxy is being drained and takes no new writes; nothing was written", true, 30},
 	{walproxy.ErrClosed, 503, "closing", "the proxy is stopping; nothing was written", true, 1},
 	{wal.ErrClosed, 503, "closing", "the proxy is stopping; nothing was written", true, 1},
 	{wal.ErrPoisoned, 503, "poisoned", "the log failed and takes no more writes; nothing was written", true, 5},

@@ -19,6 +19,7 @@ const (
 	routeMutations = "mutations"
 	routeWrite     = "write"
 	routeStatus    = "status"
+	routeDrain     = "drain"
 	routeLetters   = "dlq"
 	routeLetter    = "dlq_letter"
 	routeRetry     = "dlq_retry"
@@ -71,7 +72,7 @@ func parsePath(raw string) (target, *Error) {
 	}
 	parts := strings.Split(rest, "/")
 	switch {
-	case len(parts) == 1 && (parts[0] == routeStatus || parts[0] == routeMutations || parts[0] == routeSinks || parts[0] == routeBackup):
+	case len(parts) == 1 && (parts[0] == routeStatus || parts[0] == routeMutations || parts[0] == routeSinks || parts[0] == routeDrain || parts[0] == routeBackup):
 		return target{route: parts[0]}, nil
 	case len(parts) == 2 && parts[0] == "writes":
 		return target{route: routeWrite, lsn: parts[1]}, nil

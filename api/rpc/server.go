@@ -168,6 +168,8 @@ func (s *Server) handler(t target, method string) (handler, *Error) {
 	switch t.route {
 	case routeStatus:
 		methods = map[string]handler{http.MethodGet: s.getStatus}
+	case routeDrain:
+		methods = map[string]handler{http.MethodPost: s.drain, http.MethodDelete: s.drain}
 	case routeWrite:
 		methods = map[string]handler{http.MethodGet: s.getWrite}
 	case routeLetters:

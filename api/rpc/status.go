@@ -15,6 +15,7 @@ type status struct {
 	// says why not.
 	Accepting bool   `json:"accepting"`
 	Refusing  string `json:"refusing,omitempty"`
+	Draining  bool   `json:"draining,omitempty"`
 	// WindowSeconds is what the rates are measured over; 0: there are none yet.
 	WindowSeconds float64      `json:"window_seconds"`
 	Log           logStatus    `json:"log"`
@@ -102,7 +103,7 @@ func (s *Server) getStatus(w http.ResponseWriter, r *http.Request, _ target) *Er
 
 func newStatus(st walproxy.Status) status {
 	out := status{
-		Stream: st.Stream, StateBytes: st.StateBytes, Accepting: st.Refusing == "", Refusing: st.Refusing,
+		Stream: st.Stream, Draining: st.Draining, StateBytes: st.StateBytes, Accepting: st.Refusing == "", Refusing: st.Refusing,
 		WindowSeconds: tenths(st.Rates.Window.Seconds()),
 		Log: logStatus{
 			Appended: st.Log.Appended, Durable: st.Log.Durable, First: st.Log.First,

@@ -1,0 +1,59 @@
+package walproxy_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"testing"
+
+	"github.com/walproxy/walproxy"
+	"github.com/walproxy/walproxy/sinks/sinktest"
+)
+
+// TestDrain: with 32 writers at work, nothing gets an LSN after Drain has returned;
+// what did is in the store when the lag is 0; Undrain takes writes again.
+func TestDrain(t *testing.T) {
+	store := sinktest.NewMemory()
+	p := open(t, options(t.TempDir(), store))
+	var acked atomic.Int64
+	var writers sync.WaitGroup
+	for i := range 32 {
+		writers.Go(func() {
+			for {
+				if _, err := p.Append(t.Context(), increment(fmt.Sprint("k", i%5))); err != nil {
+					if !errors.Is(err, walproxy.ErrDraining) {
+						t.Errorf("Append: %v", err)
+					}
+					return
+				}
+				acked.Add(1)
+			}
+		})
+	}
+	until(t, "there are writes", func() bool { return acked.Load() > 200 })
+	if err := p.Drain(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	appended := p.Status().Log.Appended
+	writers.Wait()
+	if st := p.Status(); st.Log.Appended != appended || !st.Draining || acked.Load() != int64(appended) {
+		t.Errorf("LSN %d when drained, then %d; %d acked; draining: %v", appended, st.Log.Appended, acked.Load(), st.Draining)
+	}
+	until(t, "the sink is level", func() bool { return p.Status().Sinks[0].Lag == 0 })
+	if got := incremented(t, store, 5); got != acked.Load() {
+		t.Errorf("%d in the store, %d acked", got, acked.Load())
+	}
+	if was, err := p.Undrain(); !was || err != nil {
+		t.Errorf("Undrain: %v, %v", was, err)
+	}
+	if was, err := p.Undrain(); was || err != nil {
+		t.Errorf("second Undrain: %v, %v", was, err)
+	}
+	appendOne(t, p, increment("k0"))
+	closeProxy(t, p)
+	if err := p.Drain(context.Background()); !errors.Is(err, walproxy.ErrClosed) {
+		t.Errorf("Drain after Close: %v", err)
+	}
+}
