@@ -206,7 +206,6 @@ func (rp *Replay) run(ctx context.Context, re *replayed) {
 	err := re.loop().Run(ctx)
 	switch {
 	case err != nil:
-		rp.proxy.logger.Error("sink halted", zap.String("sink", re.name), zap.Error(err))
 		re.ended(ReplayHalted, err)
 	case ctx.Err() != nil && re.loop().Applied() < rp.end:
 		re.ended(ReplayStopped, context.Cause(ctx))
