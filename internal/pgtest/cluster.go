@@ -151,6 +151,8 @@ var defaults = map[string]string{
 	"fsync":                "on",
 	"full_page_writes":     "on",
 	"synchronous_commit":   "on",
+	// In the data directory: what a killed server leaves in /dev/shm stays there.
+	"dynamic_shared_memory_type": "mmap",
 }
 
 // configure writes what differs from the template.
