@@ -105,7 +105,7 @@ type server struct {
 }
 
 const (
-	readyTimeout = 30 * time.Second
+	readyTimeout = 2 * time.Minute // a machine that builds something else at the same time
 	clients      = 16
 )
 
