@@ -7,8 +7,10 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/walproxy/walproxy"
+	"github.com/walproxy/walproxy/mutation"
 	"github.com/walproxy/walproxy/sinks/sinktest"
 )
 
@@ -55,5 +57,53 @@ func TestDrain(t *testing.T) {
 	closeProxy(t, p)
 	if err := p.Drain(context.Background()); !errors.Is(err, walproxy.ErrClosed) {
 		t.Errorf("Drain after Close: %v", err)
+	}
+}
+
+// TestDrainWaitsForWritesUnderWay: a write that has not got its LSN yet, because its
+// precondition waits for the store, keeps Drain waiting, and is acknowledged.
+func TestDrainWaitsForWritesUnderWay(t *testing.T) {
+	store := sinktest.NewFaulty(sinktest.NewMemory())
+	release := make(chan struct{})
+	store.HoldReads(release)
+	p := open(t, options(t.TempDir(), store))
+	done := make(chan error, 1)
+	go func() {
+		err := walproxy.ErrDraining
+		for errors.Is(err, walproxy.ErrDraining) { // it may be refused before it is in
+			_, err = p.Append(t.Context(), set("a", 1, mutation.IfAbsent()))
+		}
+		done <- err
+	}()
+	until(t, "the write is under way", func() bool {
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+		defer cancel()
+		err := p.Drain(ctx)
+		if err == nil { // too early: let it in
+			_, err := p.Undrain()
+			if err != nil {
+				t.Fatal(err)
+			}
+			return false
+		}
+		return errors.Is(err, context.DeadlineExceeded)
+	})
+	select {
+	case err := <-done:
+		t.Fatalf("the write ended before the store answered: %v", err)
+	default:
+	}
+	if _, err := p.Append(t.Context(), set("b", 1)); !errors.Is(err, walproxy.ErrDraining) {
+		t.Errorf("a write after it: %v", err)
+	}
+	close(release)
+	if err := p.Drain(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if st := p.Status(); st.Log.Appended != 1 {
+		t.Errorf("LSN %d when drained, want 1", st.Log.Appended)
+	}
+	if err := <-done; err != nil {
+		t.Errorf("the write under way: %v", err)
 	}
 }
