@@ -13,7 +13,9 @@ import (
 )
 
 // screen keeps lines at the bottom of a terminal that are drawn again and again.
-// What is written to it, whole lines, appears above them.
+// What is written to it, whole lines, appears above them: the log's, say. The library
+// of the demo's bar draws a single one; several with text above them are less code
+// than another dependency.
 type screen struct {
 	out io.Writer
 
