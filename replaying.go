@@ -196,6 +196,34 @@ func (rp *Replay) Run(ctx context.Context) {
 		rp.counts.Wait()
 	}
 	rp.proxy.releaseSpace()
+	rp.awaitFreed(ctx)
+}
+
+// freedTimeout bounds the wait for segments to be deleted: what stays is freed by
+// the next start.
+const freedTimeout = 5 * time.Second
+
+// awaitFreed waits until what was released is deleted, which the log does behind its
+// back and not after Close.
+func (rp *Replay) awaitFreed(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, freedTimeout)
+	defer cancel()
+	ticker := time.NewTicker(5 * time.Millisecond)
+	defer ticker.Stop()
+	for {
+		var kept int64
+		for _, e := range rp.proxy.log.Extents() {
+			kept += e.Bytes
+		}
+		if rp.proxy.log.Stats().Bytes <= kept || rp.proxy.log.Err() != nil {
+			return
+		}
+		select {
+		case <-ticker.C:
+		case <-ctx.Done():
+			return
+		}
+	}
 }
 
 func (rp *Replay) run(ctx context.Context, re *replayed) {
