@@ -10,7 +10,7 @@ PKGS     ?= ./...
 VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
 LDFLAGS  := -X main.version=$(VERSION)
 DATA_DIR ?= ./walproxy-data
-FUZZTIME ?= 5000x
+FUZZTIME ?= 1000x
 
 .PHONY: run build test race short lint fuzz aerospike aerospike-short crash backlog soak bench demo generate check-generate vuln install-deps clean
 
