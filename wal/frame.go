@@ -78,16 +78,11 @@ var offsetTables = func() (tables [8][256]uint32) {
 
 // frameCRC is the CRC of the header at the start of b, of a frame at offset.
 func (s seed) frameCRC(b []byte, offset int64) uint32 {
-	return crc32.Update(^s.at(offset), castagnoli, b[:frameHeaderChecked])
-}
-
-// at is the state of the CRC at the beginning of a frame at offset.
-func (s seed) at(offset int64) uint32 {
-	crc := uint32(s)
+	state := uint32(s) // of the CRC at the beginning of a frame at offset
 	for i, rest := 0, uint64(offset); rest != 0; i, rest = i+1, rest>>8 {
-		crc ^= offsetTables[i&7][byte(rest)]
+		state ^= offsetTables[i&7][byte(rest)]
 	}
-	return crc
+	return crc32.Update(^state, castagnoli, b[:frameHeaderChecked])
 }
 
 // frameHeader is a decoded frame header.

@@ -1,6 +1,7 @@
 package wal
 
 import (
+	"hash/crc32"
 	"runtime"
 	"runtime/debug"
 
@@ -93,7 +94,7 @@ func (s *scanner) skim(b []byte, bytesMax int64, stop LSN) (end segmentEnd, n Ta
 		}
 		h := b[start : start+frameHeaderSize]
 		crc := le.Uint32(h[frameHeaderChecked:])
-		if le.Uint64(h)&(1<<40-1) != magicAndVersion || h[kindAt] != byte(kindRecord) || quickHeaderCRC(s.seed.at(start), h) != crc {
+		if le.Uint64(h)&(1<<40-1) != magicAndVersion || h[kindAt] != byte(kindRecord) || s.seed.frameCRC(h, start) != crc {
 			break
 		}
 		size := frameHeaderSize + int64(le.Uint32(h[24:]))
@@ -102,7 +103,7 @@ func (s *scanner) skim(b []byte, bytesMax int64, stop LSN) (end segmentEnd, n Ta
 		}
 		if LSN(le.Uint64(h[8:])) != next || LSN(le.Uint64(h[16:])) >= next || start+size > int64(len(b)) ||
 			claim >= 0 && claim != size || prefix != prefixOf ||
-			quickCRC(0, b[start+frameHeaderSize:start+size]) != le.Uint32(h[28:]) {
+			crc32.Checksum(b[start+frameHeaderSize:start+size], castagnoli) != le.Uint32(h[28:]) {
 			break
 		}
 		offset = start + size
