@@ -3,7 +3,6 @@ package walproxy
 import (
 	"context"
 	"errors"
-	"fmt"
 
 	"github.com/walproxy/walproxy/internal/state"
 	"github.com/walproxy/walproxy/mutation"
@@ -28,10 +27,7 @@ type Backlog struct {
 // dir knows of none. No proxy may have dir open: *wal.LockedError.
 func CountSink(ctx context.Context, dir, sink string) (b Backlog, err error) {
 	err = offline(dir, func(st *state.Store) error {
-		claim, known, err := st.Claim(sink)
-		if err == nil && !known {
-			err = fmt.Errorf("%w: %q", ErrNoSink, sink)
-		}
+		claim, err := knownClaim(st, sink)
 		if err != nil {
 			return err
 		}

@@ -118,15 +118,20 @@ func KnownSinks(dir string) (known []KnownSink, err error) {
 // *wal.LockedError.
 func Forget(dir, sink string) error {
 	return offline(dir, func(st *state.Store) error {
-		_, known, err := st.Claim(sink)
-		if err == nil && !known {
-			err = fmt.Errorf("%w: %q", ErrNoSink, sink)
-		}
-		if err != nil {
+		if _, err := knownClaim(st, sink); err != nil {
 			return err
 		}
 		return st.Forget(sink)
 	})
+}
+
+// knownClaim is the claim of a sink that there is. ErrNoSink: there is none.
+func knownClaim(st *state.Store, sink string) (state.Claim, error) {
+	claim, known, err := st.Claim(sink)
+	if err == nil && !known {
+		err = fmt.Errorf("%w: %q", ErrNoSink, sink)
+	}
+	return claim, err
 }
 
 // offline opens the state store of dir under the log's lock.

@@ -3,7 +3,6 @@ package walproxy
 import (
 	"context"
 	"errors"
-	"fmt"
 
 	"go.uber.org/zap"
 
@@ -51,10 +50,7 @@ func (p *Proxy) ResumeSink(name string) error {
 // dir open: *wal.LockedError.
 func SetPaused(dir, sink string, paused bool) (before bool, err error) {
 	err = offline(dir, func(st *state.Store) error {
-		claim, known, err := st.Claim(sink)
-		if err == nil && !known {
-			err = fmt.Errorf("%w: %q", ErrNoSink, sink)
-		}
+		claim, err := knownClaim(st, sink)
 		if err != nil {
 			return err
 		}
