@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 )
 
@@ -42,6 +43,8 @@ type Fault struct {
 	Op Op
 	// Path is matched against the name's last element (path.Match); "" is all.
 	Path string
+	// Below is the directory that the name is in or is; "" is everywhere.
+	Below string
 	// N is which matching call fails, from 1; 0 is the first.
 	N int
 	// Stay makes every matching call after it fail too: with OpChange that is
@@ -101,6 +104,9 @@ func (f *Faults) check(op Op, name string) error {
 			if ok, _ := filepath.Match(a.Path, filepath.Base(name)); !ok {
 				continue
 			}
+		}
+		if a.Below != "" && name != a.Below && !strings.HasPrefix(name, a.Below+string(filepath.Separator)) {
+			continue
 		}
 		a.seen++
 		if n := max(a.N, 1); a.seen == n || a.Stay && a.seen > n {
