@@ -25,7 +25,7 @@ require (
 )
 
 require (
-	github.com/aerospike/aerospike-client-go/v7 v7.10.2 // indirect
+	github.com/aerospike/aerospike-client-go/v7 v7.10.2
 	github.com/cpuguy83/go-md2man/v2 v2.0.6 // indirect
 	github.com/russross/blackfriday/v2 v2.1.0 // indirect
 	github.com/yuin/gopher-lua v1.1.1 // indirect

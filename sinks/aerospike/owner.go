@@ -1,0 +1,43 @@
+package aerospike
+
+import (
+	"context"
+	"errors"
+
+	"github.com/walproxy/walproxy/sinks"
+)
+
+// owner claims the stream and keeps its checkpoints.
+type owner struct{ sink *Sink }
+
+func newOwner(s *Sink) *owner { return &owner{sink: s} }
+
+// turn is a batch's right to apply: its lanes are taken, and the checkpoints are
+// where the batch goes from, or where it goes to already.
+type turn struct {
+	done    bool   // it was applied before
+	guard   string // the stream's bin
+	release func() // gives the lanes back; always called
+}
+
+var errNotYet = errors.New("sink aerospike: not implemented yet")
+
+// begin gives b its turn, or refuses it (sinks.ErrFenced and the like). Nothing of
+// b is applied before.
+func (o *owner) begin(ctx context.Context, b *sinks.Batch) (*turn, error) { return nil, errNotYet }
+
+// advance moves the checkpoints to where b goes, after its records are applied.
+func (o *owner) advance(ctx context.Context, b *sinks.Batch, t *turn) error { return errNotYet }
+
+// tombstone reports whether a delete has to leave its guard behind, so that no
+// older write of the record can follow it.
+func (o *owner) tombstone() bool { return true }
+
+// end tells what the owner runs to stop, join waits for it.
+func (o *owner) end()  {}
+func (o *owner) join() {}
+
+// Resume implements sinks.Sink.
+func (s *Sink) Resume(ctx context.Context, claim sinks.Claim) (sinks.Checkpoint, error) {
+	return sinks.Checkpoint{}, errNotYet
+}
