@@ -12,6 +12,7 @@ import (
 
 	"github.com/walproxy/walproxy/internal/accept"
 	"github.com/walproxy/walproxy/internal/state"
+	"github.com/walproxy/walproxy/sinks"
 	"github.com/walproxy/walproxy/wal"
 )
 
@@ -125,6 +126,11 @@ func (p *Proxy) openSinks(ctx context.Context) error {
 	p.acceptor, err = accept.New(ctx, p.log, p.state, p.acceptOptions(targets))
 	if err != nil {
 		return err
+	}
+	for _, s := range p.sinks {
+		if e, ok := s.options.Sink.(sinks.Expirer); ok {
+			e.UseHorizon(p.acceptor.Horizon)
+		}
 	}
 	if p.options.Registerer == nil {
 		return nil

@@ -201,6 +201,16 @@ type Snapshotter interface {
 	Snapshot(ctx context.Context, dir string) error
 }
 
+// Expirer is a Sink that removes expired records behind what is applied, as far as
+// accept times have come; see package horizon. Where nothing is written they stand
+// still.
+type Expirer interface {
+	// UseHorizon has the sink ask f, now and then, how far time has come: nothing
+	// above the LSN that f returns was accepted before the time, nor ever will be. f
+	// waits for a disk. It may be called from then on until Close, from one goroutine.
+	UseHorizon(f func(context.Context) (above LSN, at time.Time, err error))
+}
+
 // Linker is a Sink that knows which collections depend on each other: applying a
 // record of one can fail because of another's (foreign keys, unique keys over
 // several records, triggers).

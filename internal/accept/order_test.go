@@ -122,6 +122,41 @@ func TestAcceptedTimeOverRestart(t *testing.T) {
 	}
 }
 
+// What Horizon said holds over a kill with the clock set back, also where nothing
+// was ever written.
+func TestHorizonOverRestart(t *testing.T) {
+	for _, written := range []int{0, 3} {
+		clock := &steps{now: noon}
+		prepare := func(r *rig) { r.opts.Now = clock.read }
+		r := newRig(t, t.TempDir(), prepare)
+		for range written {
+			r.must(set("k"))
+		}
+		clock.then(noon.Add(time.Hour))
+		above, at, err := r.Horizon(t.Context())
+		if err != nil || above != wal.LSN(written) || !at.Equal(noon.Add(time.Hour)) {
+			t.Fatalf("%d records: above %d at %v, %v", written, above, at, err)
+		}
+		dir := r.crash()
+		clock.then(noon)
+		r.must(set("late"))
+		r.close()
+		for range 2 {
+			r = newRig(t, dir, prepare)
+			r.must(set("late"))
+			list := r.records()
+			if got := unixTime(list[len(list)-1].AcceptedUnixNanos); got.Before(at) {
+				t.Errorf("%d records: one above %d was accepted at %v, before %v", written, above, got, at)
+			}
+			dir = r.crash()
+			r.close()
+		}
+		if _, _, err := r.Horizon(t.Context()); !errors.Is(err, wal.ErrClosed) {
+			t.Errorf("after Close: %v", err)
+		}
+	}
+}
+
 // The log's refusals pass through, nothing is logged, and a request id is free
 // again.
 func TestLogRefuses(t *testing.T) {

@@ -22,7 +22,8 @@ import (
 // for records to remove.
 const Step = time.Second
 
-// Sample is the last record of a batch.
+// Sample says that nothing above LSN was accepted before Accepted: the last record
+// of a batch does.
 type Sample struct {
 	LSN      sinks.LSN
 	Accepted time.Time
@@ -54,7 +55,7 @@ func (h *Horizon) At() time.Time { return h.at }
 // Observe takes the last record of an applied batch and the LSN that every lane
 // has reached. It reports whether it is worth looking for records to remove.
 func (h *Horizon) Observe(s Sample, low sinks.LSN) bool {
-	if s.LSN > 0 {
+	if !s.Accepted.IsZero() {
 		i, _ := slices.BinarySearchFunc(h.pending, s, func(a, b Sample) int { return cmp.Compare(a.LSN, b.LSN) })
 		h.pending = slices.Insert(h.pending, i, s)
 		if len(h.pending) > maxSamples { // keep the oldest and the last

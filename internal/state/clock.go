@@ -19,6 +19,18 @@ func (s *Store) PutClock(unixNanos int64) error {
 	})
 }
 
+// SyncClock is PutClock, durably.
+func (s *Store) SyncClock(unixNanos int64) error {
+	return s.use(func() error {
+		b := s.db.NewBatch()
+		defer b.Close()
+		if err := setNumber(b, keyClock, uint64(unixNanos)); err != nil {
+			return err
+		}
+		return s.commit(b)
+	})
+}
+
 // Clock is the time put last; 0 if there is none.
 func (s *Store) Clock() (unixNanos int64, err error) {
 	err = s.use(func() error {

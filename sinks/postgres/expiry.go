@@ -18,11 +18,13 @@ import (
 
 // sweeper removes expired rows behind the applied records, a few at a time (see
 // package horizon for why nobody sees it). It works from the first Resume on,
-// whenever the horizon has moved, and only as the owner: its transactions check
-// the epoch as those of batches do.
+// whenever the horizon has moved, or when a row's end has come and nothing is
+// applied that would move it; and only as the owner: its transactions check the
+// epoch as those of batches do.
 type sweeper struct {
 	sink   *Sink
 	signal chan struct{} // the horizon has moved
+	fresh  chan struct{} // there may be other ends: see changed
 	cancel context.CancelFunc
 	ctx    context.Context
 	joined sync.WaitGroup
@@ -33,6 +35,8 @@ type sweeper struct {
 		epoch          uint64
 		lanes          []sinks.Point
 		horizon        horizon.Horizon
+		ask            horizonOf // nil: only what is applied moves the horizon
+		asked          sinks.LSN // what ask said last is true above it
 	}
 
 	// The goroutine's own: what is known under an epoch.
@@ -66,7 +70,7 @@ const (
 )
 
 func newSweeper(s *Sink) *sweeper {
-	w := &sweeper{sink: s, signal: make(chan struct{}, 1)}
+	w := &sweeper{sink: s, signal: make(chan struct{}, 1), fresh: make(chan struct{}, 1)}
 	w.ctx, w.cancel = context.WithCancel(context.Background())
 	return w
 }
@@ -78,7 +82,8 @@ func (w *sweeper) claimed(cp sinks.Checkpoint) {
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.mu.epoch, w.mu.lanes, w.mu.horizon = cp.Epoch, slices.Clone(cp.Lanes), horizon.Horizon{}
+	w.mu.epoch, w.mu.lanes, w.mu.horizon, w.mu.asked = cp.Epoch, slices.Clone(cp.Lanes), horizon.Horizon{}, 0
+	w.changed()
 	if w.mu.ended || w.mu.started {
 		return
 	}
@@ -101,11 +106,13 @@ func (w *sweeper) applied(b *sinks.Batch) {
 			w.mu.lanes[m.Lane] = m.To
 		}
 	}
-	if w.mu.horizon.Observe(horizon.SampleOf(b), sinks.Checkpoint{Lanes: w.mu.lanes}.Low().LSN) {
-		select {
-		case w.signal <- struct{}{}:
-		default:
-		}
+	if !w.mu.horizon.Observe(horizon.SampleOf(b), sinks.Checkpoint{Lanes: w.mu.lanes}.Low().LSN) {
+		w.changed()
+		return
+	}
+	select {
+	case w.signal <- struct{}{}:
+	default:
 	}
 }
 
@@ -127,17 +134,37 @@ func (w *sweeper) end() {
 func (w *sweeper) join() { w.joined.Wait() }
 
 func (w *sweeper) run() {
+	timer := time.NewTimer(lookAnew)
+	defer timer.Stop()
+	var at time.Time // of timer; zero: it does not run
+	arm := func(next time.Time) {
+		if at = next; at.IsZero() {
+			timer.Stop()
+			return
+		}
+		timer.Reset(time.Until(at))
+	}
+	arm(time.Time{})
 	for {
 		select {
 		case <-w.signal:
+			w.rounds()
+		case <-w.fresh:
+		case <-timer.C:
+			arm(w.idle())
+			continue
 		case <-w.ctx.Done():
 			return
 		}
-		for w.round() {
-			if !w.wait(w.sink.o.Expiry.Every) {
-				return
-			}
+		if soon := time.Now().Add(lull * w.sink.o.Expiry.Every); at.IsZero() || at.After(soon) {
+			arm(soon)
 		}
+	}
+}
+
+// rounds removes all that there is to remove.
+func (w *sweeper) rounds() {
+	for w.round() && w.wait(w.sink.o.Expiry.Every) {
 	}
 }
 
@@ -195,15 +222,8 @@ func (w *sweeper) list(epoch uint64) error {
 	}
 	return w.onConn(func(conn *pgconn.PgConn) error {
 		schema := w.sink.schema
-		names := newArray(oidText, len(unknown))
-		for _, name := range unknown {
-			names.element([]byte(name))
-		}
 		answers, err := runPipeline(w.ctx, conn, []command{
-			{
-				sql:   fmt.Sprintf("INSERT INTO %s.expiring (collection) SELECT unnest($1) ON CONFLICT DO NOTHING", schema),
-				types: []uint32{oidTextArray}, params: [][]byte{names.bytes()}, formats: binaryParams,
-			},
+			noteExpiring(schema, unknown),
 			{sql: fmt.Sprintf("SELECT collection FROM %s.expiring", schema)},
 		})
 		if err != nil {
@@ -252,15 +272,6 @@ func (w *sweeper) sweep(e *expiring, at time.Time, epoch uint64) (more bool, err
 			zap.String("collection", e.collection), zap.Error(said))
 	}
 	return true, nil
-}
-
-// failed reports why nothing was removed; it is tried again when the horizon has
-// moved.
-func (w *sweeper) failed(collection string, err error) {
-	if w.ctx.Err() != nil {
-		return
-	}
-	w.sink.log.Debug("expired rows were not removed", zap.String("collection", collection), zap.Error(w.sink.classify(err, false)))
 }
 
 // onConn runs f on a connection of the apply pool.

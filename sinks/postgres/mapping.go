@@ -46,6 +46,7 @@ type mapping struct {
 type flags struct {
 	expiring  atomic.Bool
 	streaming atomic.Bool
+	noted     atomic.Bool // in table expiring, by this process
 	hope      hope
 }
 

@@ -190,7 +190,7 @@ func (p *tablePlanner) prepare(ctx context.Context, conn *pgconn.PgConn, b *sink
 			return err
 		}
 	}
-	return nil
+	return p.noteEnds(ctx, conn, b)
 }
 
 // find reads a collection's table, or makes it for keys like key.

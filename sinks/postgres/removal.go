@@ -11,6 +11,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	walproxyv1 "github.com/walproxy/walproxy/api/proto/walproxy/v1"
+	"github.com/walproxy/walproxy/internal/failpoint"
 	"github.com/walproxy/walproxy/internal/jsonform"
 	"github.com/walproxy/walproxy/mutation"
 	"github.com/walproxy/walproxy/sinks"
@@ -119,6 +120,7 @@ func (r *removal) commit(ctx context.Context, t *transaction, m *mapping, comman
 		commands = append(commands, streams.drop(r.sink.schema))
 	}
 	commands = append(commands, m.unchanged(r.sink.schema)...)
+	failpoint.Hit("expiry-before-commit")
 	answers, err := t.run(ctx, commands, true)
 	if codeOf(err) == codeChanged {
 		return fmt.Errorf("%w: %w", errStale, err)
@@ -126,6 +128,7 @@ func (r *removal) commit(ctx context.Context, t *transaction, m *mapping, comman
 	if err != nil {
 		return err
 	}
+	failpoint.Hit("expiry-after-commit")
 	r.removed = int(answers[0].tag.RowsAffected())
 	return nil
 }
