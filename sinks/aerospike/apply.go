@@ -2,11 +2,17 @@ package aerospike
 
 import (
 	"context"
+	"time"
 
+	as "github.com/aerospike/aerospike-client-go/v7"
+	"github.com/aerospike/aerospike-client-go/v7/types"
+
+	"github.com/walproxy/walproxy/internal/failpoint"
 	"github.com/walproxy/walproxy/sinks"
 )
 
-// Apply implements sinks.Sink.
+// Apply implements sinks.Sink. It is not transactional: records of other keys than
+// a rejected one may be applied, and say so. The checkpoints move once all are.
 func (s *Sink) Apply(ctx context.Context, b *sinks.Batch) ([]sinks.Result, error) {
 	if err := b.Validate(); err != nil {
 		return nil, err
@@ -16,6 +22,17 @@ func (s *Sink) Apply(ctx context.Context, b *sinks.Batch) ([]sinks.Result, error
 		return nil, err
 	}
 	defer leave()
+	began := time.Now()
+	results, err := s.apply(ctx, b)
+	s.metrics.applied(b, results, err, time.Since(began))
+	return results, err
+}
+
+func (s *Sink) apply(ctx context.Context, b *sinks.Batch) ([]sinks.Result, error) {
+	phases, err := s.o.phases(b)
+	if err != nil {
+		return nil, err
+	}
 	t, err := s.owner.begin(ctx, b)
 	if err != nil {
 		return nil, err
@@ -24,5 +41,143 @@ func (s *Sink) Apply(ctx context.Context, b *sinks.Batch) ([]sinks.Result, error
 	if t.done {
 		return sinks.Results(len(b.Records), sinks.Applied, nil), nil
 	}
-	return nil, errNotYet
+	if len(b.Records) > 0 {
+		client, err := s.client(ctx)
+		if err != nil {
+			return nil, err
+		}
+		a := &applier{sink: s, client: client, guard: t.guard, results: make([]sinks.Result, len(b.Records))}
+		if !a.run(ctx, phases) {
+			return a.results, nil
+		}
+	}
+	failpoint.Hit("sink-before-commit")
+	if err := s.owner.advance(ctx, b, t); err != nil {
+		return nil, err
+	}
+	failpoint.Hit("sink-after-commit")
+	return sinks.Results(len(b.Records), sinks.Applied, nil), nil
+}
+
+// applier is one Apply under way.
+type applier struct {
+	sink    *Sink
+	client  *as.Client
+	guard   string
+	results []sinks.Result
+}
+
+// run does the phases and reports whether all records are applied.
+func (a *applier) run(ctx context.Context, phases []*phase) bool {
+	for _, p := range phases {
+		if p.group {
+			a.group(ctx, p)
+		} else {
+			a.plain(ctx, p.works)
+		}
+		failed := false
+		for i := p.first; i < p.end; i++ {
+			failed = failed || a.results[i].Outcome != sinks.Applied
+		}
+		if failed { // what follows may depend on it
+			for i := p.end; i < len(a.results); i++ {
+				a.results[i] = sinks.Result{Outcome: sinks.Retry, Err: errNeighbour}
+			}
+			return false
+		}
+	}
+	return true
+}
+
+// plain does works of one key each: blindly where that is exact, else by reading.
+func (a *applier) plain(ctx context.Context, works []*work) {
+	var entries []as.BatchRecordIfc
+	var sent, careful []*work
+	now := time.Now()
+	for _, w := range works {
+		if entry := w.blind(a.guard, a.sink.owner.tombstone, now); entry != nil {
+			entries, sent = append(entries, entry), append(sent, w)
+		} else {
+			careful = append(careful, w)
+		}
+	}
+	for i, err := range a.send(ctx, entries, true) {
+		w := sent[i]
+		switch code := codeOf(err); {
+		case err == nil:
+			a.advance(w, len(w.steps))
+		case code == types.KEY_NOT_FOUND_ERROR: // deleted already, or nothing to touch
+			a.advance(w, len(w.steps))
+		case code == types.FILTERED_OUT, code == types.KEY_EXISTS_ERROR, sinks.OutcomeOf(err) == sinks.Rejected:
+			// It was not done as it is: the record says what of it is to do, and which
+			// step is to blame.
+			careful = append(careful, w)
+		default:
+			a.fail(w, err)
+		}
+	}
+	a.careful(ctx, careful)
+}
+
+// advance marks the first n of w's steps applied and takes them off.
+func (a *applier) advance(w *work, n int) {
+	for _, s := range w.steps[:n] {
+		a.results[s.record] = sinks.Result{Outcome: sinks.Applied}
+	}
+	w.steps = w.steps[n:]
+}
+
+// fail ends w: err is of its first record, and its later ones were not tried.
+func (a *applier) fail(w *work, err error) {
+	n := sameRecord(w.steps)
+	outcome := sinks.OutcomeOf(err)
+	for _, s := range w.steps[:n] {
+		a.results[s.record] = sinks.Result{Outcome: outcome, Err: err}
+	}
+	if outcome == sinks.Rejected {
+		outcome, err = sinks.Retry, errNeighbour
+	}
+	for _, s := range w.steps[n:] {
+		a.results[s.record] = sinks.Result{Outcome: outcome, Err: err}
+	}
+	w.steps = nil
+}
+
+// send sends entries in messages of bounded size and returns what became of each;
+// nil is done. sent says that they may change something. Once the context has
+// ended the entries may still be in use.
+func (a *applier) send(ctx context.Context, entries []as.BatchRecordIfc, sent bool) []error {
+	errs := make([]error, len(entries))
+	for at := 0; at < len(entries); {
+		n := min(a.sink.o.BatchKeys, len(entries)-at)
+		a.message(ctx, entries[at:at+n], errs[at:at+n], sent)
+		at += n
+	}
+	return errs
+}
+
+func (a *applier) message(ctx context.Context, entries []as.BatchRecordIfc, errs []error, sent bool) {
+	fill := func(err error) {
+		for i := range errs {
+			errs[i] = err
+		}
+	}
+	policy, err := a.sink.batchPolicy(ctx)
+	if err != nil {
+		fill(err) // not sent
+		return
+	}
+	whole, err := wait(ctx, a.sink, sent, func() (error, error) {
+		if err := a.client.BatchOperate(policy, entries); err != nil { // not the nil of its own type
+			return err, nil
+		}
+		return nil, nil
+	})
+	if err != nil {
+		fill(err)
+		return
+	}
+	for i, e := range entries {
+		errs[i] = judgeEntry(e.BatchRec(), whole, sent)
+	}
 }

@@ -2,6 +2,7 @@ package aerospike
 
 import (
 	"encoding/base32"
+	"strings"
 
 	as "github.com/aerospike/aerospike-client-go/v7"
 	"github.com/google/uuid"
@@ -38,3 +39,6 @@ func guarded(guard string, first sinks.LSN) *as.Expression {
 		as.ExpLess(as.ExpIntBin(guard), as.ExpIntVal(int64(first))),
 	)
 }
+
+// isOwn reports whether a bin is walproxy's and no field.
+func isOwn(bin string) bool { return strings.HasPrefix(bin, reserved) }

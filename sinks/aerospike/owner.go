@@ -33,6 +33,10 @@ func (o *owner) advance(ctx context.Context, b *sinks.Batch, t *turn) error { re
 // older write of the record can follow it.
 func (o *owner) tombstone() bool { return true }
 
+// guard is the bin that holds the versions of the set's records: of the stream that
+// owns it, claimed or not. "": nobody has claimed it yet.
+func (o *owner) guard(ctx context.Context) (string, error) { return "", errNotYet }
+
 // end tells what the owner runs to stop, join waits for it.
 func (o *owner) end()  {}
 func (o *owner) join() {}

@@ -14,10 +14,11 @@ import (
 // Sink is a store in the sets of an Aerospike cluster. All methods may be called
 // concurrently.
 type Sink struct {
-	o      Options
-	log    *zap.Logger
-	shared *shared
-	owner  *owner
+	o       Options
+	log     *zap.Logger
+	shared  *shared
+	owner   *owner
+	metrics *metrics
 
 	// Calls that Close waits for: those of the contract, and behind them the
 	// messages that were given up and whose answer is still to come.
@@ -48,7 +49,11 @@ func Open(o Options) (*Sink, error) {
 	s.closed.ch = make(chan struct{})
 	s.owner = newOwner(s)
 	var err error
+	if s.metrics, err = newMetrics(s); err != nil {
+		return nil, fmt.Errorf("sink aerospike: %w", err)
+	}
 	if s.shared, err = o.Clients.acquire(&s.o); err != nil {
+		s.metrics.close()
 		return nil, fmt.Errorf("sink aerospike: options: %w", err)
 	}
 	return s, nil
@@ -109,6 +114,7 @@ func (s *Sink) Close(ctx context.Context) error {
 			s.calls.Wait()
 			s.owner.join()
 			s.shared.release()
+			s.metrics.close()
 			s.cut(nil)
 			close(s.closed.ch)
 		}()

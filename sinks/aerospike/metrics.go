@@ -1,0 +1,95 @@
+package aerospike
+
+import (
+	"strconv"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/walproxy/walproxy/sinks"
+)
+
+// metrics of one sink. They cost nothing when nobody registered for them.
+type metrics struct {
+	registerer prometheus.Registerer
+	all        []prometheus.Collector
+
+	latency prometheus.Histogram
+	records prometheus.Histogram
+	bytes   prometheus.Counter
+	errors  *prometheus.CounterVec
+	careful prometheus.Counter
+}
+
+func newMetrics(s *Sink) (*metrics, error) {
+	m := &metrics{
+		registerer: s.o.Registerer,
+		latency: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name: "walproxy_aerospike_apply_seconds", Help: "Time of one batch, applied or not.",
+			Buckets: prometheus.ExponentialBuckets(0.0005, 2, 16),
+		}),
+		records: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name: "walproxy_aerospike_batch_records", Help: "Records of one applied batch.",
+			Buckets: prometheus.ExponentialBuckets(1, 4, 8),
+		}),
+		bytes: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "walproxy_aerospike_applied_bytes_total", Help: "Bytes in the log of the records applied.",
+		}),
+		errors: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "walproxy_aerospike_errors_total", Help: "Records that were not applied, by outcome and result code.",
+		}, []string{"outcome", "code"}),
+		careful: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "walproxy_aerospike_read_before_write_total", Help: "Keys that were read before they were written: preconditions, sums that are no integers, what a filter kept out.",
+		}),
+	}
+	m.all = []prometheus.Collector{m.latency, m.records, m.bytes, m.errors, m.careful}
+	if m.registerer == nil {
+		return m, nil
+	}
+	for i, c := range m.all {
+		if err := m.registerer.Register(c); err != nil {
+			m.all = m.all[:i]
+			m.close()
+			return nil, err
+		}
+	}
+	return m, nil
+}
+
+func (m *metrics) close() {
+	if m.registerer == nil {
+		return
+	}
+	for _, c := range m.all {
+		m.registerer.Unregister(c)
+	}
+}
+
+// applied counts one Apply, whatever became of it.
+func (m *metrics) applied(b *sinks.Batch, results []sinks.Result, err error, took time.Duration) {
+	m.latency.Observe(took.Seconds())
+	if err != nil {
+		m.failed(err, max(len(b.Records), 1))
+		return
+	}
+	done := true
+	for _, r := range results {
+		if r.Outcome != sinks.Applied {
+			m.failed(sinks.WithOutcome(r.Outcome, r.Err), 1)
+			done = false
+		}
+	}
+	if !done {
+		return
+	}
+	m.records.Observe(float64(len(b.Records)))
+	bytes := 0
+	for i := range b.Records {
+		bytes += b.Records[i].Bytes
+	}
+	m.bytes.Add(float64(bytes))
+}
+
+func (m *metrics) failed(err error, records int) {
+	m.errors.WithLabelValues(sinks.OutcomeOf(err).String(), strconv.Itoa(int(codeOf(err)))).Add(float64(records))
+}

@@ -1,0 +1,104 @@
+package aerospike
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	as "github.com/aerospike/aerospike-client-go/v7"
+	"github.com/aerospike/aerospike-client-go/v7/types"
+
+	walproxyv1 "github.com/walproxy/walproxy/api/proto/walproxy/v1"
+	"github.com/walproxy/walproxy/mutation"
+	"github.com/walproxy/walproxy/sinks"
+)
+
+// Read implements sinks.Reader: one keyed read, events included. A record that was
+// not written through walproxy has version 0.
+func (s *Sink) Read(ctx context.Context, collection string, key *walproxyv1.Key) (*mutation.Document, error) {
+	r, guard, err := s.record(ctx, collection, key)
+	if err != nil {
+		return nil, err
+	}
+	return documentOf(r, guard, time.Now())
+}
+
+// ReadEvents implements sinks.Reader.
+func (s *Sink) ReadEvents(ctx context.Context, collection string, key *walproxyv1.Key, from uint64, limit int) ([]mutation.StoredEvent, error) {
+	from = max(from, 1)
+	if limit < 1 {
+		return nil, nil
+	}
+	r, _, err := s.record(ctx, collection, key,
+		as.GetBinOp(binDead), as.ListGetRangeOp(binEvents, int(from-1), limit))
+	if err != nil {
+		return nil, err
+	}
+	if r.Bins[binDead] != nil {
+		return nil, mutation.ErrNotFound
+	}
+	items, _ := r.Bins[binEvents].([]any)
+	events := make([]mutation.StoredEvent, len(items))
+	for i, item := range items {
+		if events[i], err = fromEvent(item, from+uint64(i)); err != nil {
+			return nil, fmt.Errorf("sink aerospike: %w", err)
+		}
+	}
+	return events, nil
+}
+
+// record reads a record, whole or by ops that read, and says what its guard is
+// called.
+func (s *Sink) record(ctx context.Context, collection string, key *walproxyv1.Key, ops ...*as.Operation) (*as.Record, string, error) {
+	ctx, leave, err := s.enter(ctx)
+	if err != nil {
+		return nil, "", err
+	}
+	defer leave()
+	guard, err := s.owner.guard(ctx)
+	if err != nil {
+		return nil, "", err
+	}
+	k, _, err := s.o.keyOf(collection, key)
+	if err != nil { // nothing can ever have been written there
+		return nil, "", fmt.Errorf("%w: %w", mutation.ErrNotFound, err)
+	}
+	client, err := s.client(ctx)
+	if err != nil {
+		return nil, "", err
+	}
+	r, err := s.get(ctx, client, k, ops)
+	if codeOf(err) == types.KEY_NOT_FOUND_ERROR {
+		return nil, "", mutation.ErrNotFound
+	}
+	return r, guard, err
+}
+
+// get is one read of the cluster.
+func (s *Sink) get(ctx context.Context, client *as.Client, key *as.Key, ops []*as.Operation) (*as.Record, error) {
+	policy, err := s.readPolicy(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return wait(ctx, s, notSent, func() (*as.Record, error) {
+		var r *as.Record
+		var err as.Error
+		if len(ops) == 0 {
+			r, err = client.Get(policy, key)
+		} else {
+			p := as.NewWritePolicy(0, 0)
+			p.BasePolicy = *policy
+			r, err = client.Operate(p, key, ops...)
+		}
+		if err != nil {
+			return nil, judge(err, notSent)
+		}
+		if r == nil {
+			return nil, errors.New("sink aerospike: an answer without a record")
+		}
+		return r, nil
+	})
+}
+
+var _ sinks.Reader = (*Sink)(nil)

@@ -1,0 +1,130 @@
+package aerospike
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	as "github.com/aerospike/aerospike-client-go/v7"
+
+	walproxyv1 "github.com/walproxy/walproxy/api/proto/walproxy/v1"
+	"github.com/walproxy/walproxy/mutation"
+	"github.com/walproxy/walproxy/sinks"
+)
+
+// work is what a batch has left to do to one record.
+type work struct {
+	key   *as.Key
+	place place
+	steps []step // in LSN order
+	// singly: the server refused several steps sent as one write; which of them is
+	// to blame shows when each is sent alone.
+	singly bool
+	fault  error // of the key: nothing can be written there
+}
+
+// step is one mutation.
+type step struct {
+	record   int // its record's index in the batch; those of one go together
+	lsn      sinks.LSN
+	accepted time.Time
+	m        *walproxyv1.Mutation
+}
+
+// phase is a part of a batch that is done before the next one begins: any records
+// of one key each, or one group that spans keys.
+type phase struct {
+	works []*work
+	group bool
+	first int // index of its first record
+	end   int // of the next phase's
+}
+
+// phases takes a batch apart. A body that is no mutation or group of them halts.
+func (o *Options) phases(b *sinks.Batch) ([]*phase, error) {
+	var list []*phase
+	var current *phase
+	var byKey map[string]*work
+	for i := range b.Records {
+		r := &b.Records[i]
+		mutations, err := mutation.Mutations(r.Body)
+		if err != nil {
+			return nil, sinks.WithOutcome(sinks.Halt, fmt.Errorf("sink aerospike: LSN %v: %w", r.LSN, err))
+		}
+		spans := spansKeys(mutations)
+		if current == nil || spans || current.group {
+			current, byKey = &phase{group: spans, first: i}, map[string]*work{}
+			list = append(list, current)
+		}
+		current.end = i + 1
+		for _, m := range mutations {
+			name := string(mutation.AppendKey(nil, m.GetCollection(), m.GetKey()))
+			w := byKey[name]
+			if w == nil {
+				w = &work{}
+				w.key, w.place, w.fault = o.keyOf(m.GetCollection(), m.GetKey())
+				byKey[name] = w
+				current.works = append(current.works, w)
+			}
+			w.steps = append(w.steps, step{record: i, lsn: r.LSN, accepted: r.Accepted, m: m})
+		}
+	}
+	return list, nil
+}
+
+// spansKeys reports whether one record writes several keys.
+func spansKeys(mutations []*walproxyv1.Mutation) bool {
+	if len(mutations) < 2 {
+		return false
+	}
+	first := mutation.AppendKey(nil, mutations[0].GetCollection(), mutations[0].GetKey())
+	for _, m := range mutations[1:] {
+		if string(mutation.AppendKey(nil, m.GetCollection(), m.GetKey())) != string(first) {
+			return true
+		}
+	}
+	return false
+}
+
+// first and last LSN of the steps, of which there is one.
+func first(steps []step) sinks.LSN { return steps[0].lsn }
+func last(steps []step) sinks.LSN  { return steps[len(steps)-1].lsn }
+
+var (
+	// errNeighbour: a record was not tried, for one before it is not applied.
+	errNeighbour = errors.New("not applied: an earlier record that it has to follow is not applied")
+	// errContended: somebody else writes the record all the time.
+	errContended = errors.New("sink aerospike: the record changes faster than it can be read and written back: somebody else writes it")
+)
+
+// maxLife is the longest time to live that a server accepts (MAX_ALLOWED_TTL).
+const maxLife = 10 * 365 * 24 * time.Hour
+
+// lifeOf is a record's time to live, in whole seconds, at least one. ended: there
+// is none left.
+func lifeOf(expires, now time.Time) (seconds uint32, ended bool, err error) {
+	if expires.IsZero() {
+		return as.TTLDontExpire, false, nil
+	}
+	left := expires.Sub(now)
+	switch {
+	case left <= 0:
+		return 0, true, nil
+	case left > maxLife:
+		return 0, false, &mutation.RejectedError{Field: "expires_at", Reason: fmt.Sprintf("is %v away; Aerospike keeps a record that expires 10 years at most", left.Round(time.Hour))}
+	}
+	return uint32((left + time.Second - 1) / time.Second), false, nil
+}
+
+// removal is the entry that deletes a record, as of lsn, under a filter. Where the
+// guard must stay a record of nothing else takes its place.
+func removal(w *work, guard string, lsn sinks.LSN, keep bool, filter *as.Expression) as.BatchRecordIfc {
+	if keep {
+		p := as.NewBatchWritePolicy()
+		p.FilterExpression, p.RecordExistsAction, p.Expiration = filter, as.REPLACE, as.TTLDontExpire
+		return as.NewBatchWrite(p, w.key, as.PutOp(as.NewBin(binDead, 1)), as.PutOp(as.NewBin(guard, int64(lsn))))
+	}
+	p := as.NewBatchDeletePolicy()
+	p.FilterExpression = filter
+	return as.NewBatchDelete(p, w.key)
+}
