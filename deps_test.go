@@ -37,6 +37,7 @@ func TestImports(t *testing.T) {
 		// The codec and what computes with its values know no connection and no log.
 		{"./api/aerowire/codec", []string{"net", module + "wal"}},
 		{"./api/aerowire/expression", []string{"net", module + "wal", module + "mutation"}},
+		{"./api/pgwire", []string{module + "wal", module + "internal/config", "github.com/spf13/cobra"}},
 		{"./api/rpc", []string{module + "sinks/pebble", module + "internal/config", "github.com/spf13/cobra"}},
 	}
 	for _, rule := range rules {

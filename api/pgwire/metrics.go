@@ -1,0 +1,57 @@
+package pgwire
+
+import (
+	"fmt"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+type metrics struct {
+	connections    prometheus.Counter
+	ended          *prometheus.CounterVec
+	cancels        *prometheus.CounterVec
+	requests       prometheus.Counter
+	up, down       prometheus.Counter // bytes
+	connectSeconds prometheus.Histogram
+}
+
+func newMetrics(reg prometheus.Registerer, s *Server) (*metrics, error) {
+	bytes := prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "walproxy_pgwire_bytes_total", Help: "Bytes passed on in sessions; up: to PostgreSQL.",
+	}, []string{"direction"})
+	m := &metrics{
+		connections: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "walproxy_pgwire_connections_total", Help: "Connections taken, cancel requests among them.",
+		}),
+		ended: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "walproxy_pgwire_ended_total", Help: "Connections and sessions that ended, by reason; closed: one of the two sides wanted it.",
+		}, []string{"reason"}),
+		cancels: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "walproxy_pgwire_cancels_total", Help: "Cancel requests: passed, failed, or of an unknown key.",
+		}, []string{"result"}),
+		requests: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "walproxy_pgwire_requests_total", Help: "Requests that PostgreSQL has finished, by ReadyForQuery.",
+		}),
+		up: bytes.WithLabelValues("up"), down: bytes.WithLabelValues("down"),
+		connectSeconds: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name: "walproxy_pgwire_upstream_connect_seconds", Help: "Time to connect to PostgreSQL, TLS included, without the login.",
+			Buckets: prometheus.ExponentialBuckets(0.0001, 4, 9),
+		}),
+	}
+	sessions := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "walproxy_pgwire_sessions", Help: "Sessions that are logged in.",
+	}, func() float64 {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		return float64(len(s.mu.sessions))
+	})
+	if reg == nil {
+		return m, nil
+	}
+	for _, c := range []prometheus.Collector{m.connections, m.ended, m.cancels, m.requests, bytes, m.connectSeconds, sessions} {
+		if err := reg.Register(c); err != nil {
+			return nil, fmt.Errorf("pgwire: metrics: %w", err)
+		}
+	}
+	return m, nil
+}

@@ -1,0 +1,310 @@
+package pgwire
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"go.uber.org/zap"
+)
+
+// spare connections beyond MaxConnections are taken: for cancel requests, and to
+// tell a client that there are too many.
+const spare = 64
+
+// Server is a running endpoint.
+type Server struct {
+	o       Options
+	log     *zap.Logger
+	metrics *metrics
+	places  *places
+	keys    keys
+
+	stopping     atomic.Bool
+	slots        chan struct{} // one per connection
+	stop         chan struct{} // closed by Close
+	logins       context.Context
+	cancelLogins context.CancelCauseFunc
+	failed       chan error // capacity 1
+	joined       sync.WaitGroup
+
+	mu struct {
+		sync.Mutex
+		conns    map[net.Conn]struct{}
+		sessions map[*session]struct{}
+	}
+	once sync.Once
+	done chan struct{} // Close has finished
+	err  error         // of Close; read after done
+}
+
+// Start serves o.Listener, which it closes.
+func Start(o Options) (*Server, error) {
+	o, err := o.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	s := &Server{
+		o: o, log: o.Logger, places: newPlaces(o),
+		slots: make(chan struct{}, o.MaxConnections+spare), stop: make(chan struct{}),
+		failed: make(chan error, 1), done: make(chan struct{}),
+	}
+	s.mu.conns, s.mu.sessions = map[net.Conn]struct{}{}, map[*session]struct{}{}
+	s.keys.by = map[uint32][]*session{}
+	if s.metrics, err = newMetrics(o.Registerer, s); err != nil {
+		return nil, err
+	}
+	s.logins, s.cancelLogins = context.WithCancelCause(context.Background())
+	s.joined.Go(s.accept)
+	s.joined.Go(s.sweep)
+	return s, nil
+}
+
+// Failed delivers the error that ended the endpoint without a Close.
+func (s *Server) Failed() <-chan error { return s.failed }
+
+// accept takes no further connection while as many as allowed are open: those
+// beyond wait in the kernel's queue.
+func (s *Server) accept() {
+	for {
+		select {
+		case s.slots <- struct{}{}:
+		case <-s.stop:
+			return
+		}
+		c, err := s.o.Listener.Accept()
+		if err == nil {
+			s.joined.Go(func() {
+				defer func() { <-s.slots }()
+				s.serve(c)
+			})
+			continue
+		}
+		<-s.slots
+		if s.stopping.Load() {
+			return
+		}
+		if !isTemporary(err) {
+			s.failed <- fmt.Errorf("pgwire listener: %w", err)
+			return
+		}
+		s.log.Warn("accept failed", zap.Error(err))
+		select {
+		case <-time.After(100 * time.Millisecond):
+		case <-s.stop:
+			return
+		}
+	}
+}
+
+// isTemporary: out of file descriptors and the like, which passes.
+func isTemporary(err error) bool {
+	t, ok := errors.AsType[interface {
+		error
+		Temporary() bool
+	}](err)
+	return ok && t.Temporary()
+}
+
+// serve returns when a connection is over.
+func (s *Server) serve(raw net.Conn) {
+	s.metrics.connections.Inc()
+	s.mu.Lock()
+	s.mu.conns[raw] = struct{}{}
+	s.mu.Unlock()
+	defer func() {
+		s.mu.Lock()
+		delete(s.mu.conns, raw)
+		s.mu.Unlock()
+		_ = raw.Close() // everything that was promised is sent
+	}()
+	late := refuseLate(s.o.LoginTimeout)
+	ctx, cancel := context.WithTimeoutCause(s.logins, s.o.LoginTimeout, late)
+	defer cancel()
+	interrupt := context.AfterFunc(ctx, func() { _ = raw.SetDeadline(past) })
+	defer interrupt()
+	c, st, err := s.greet(ctx, raw)
+	if err == nil && st.cancel != nil {
+		if err := s.cancel(ctx, st.cancel); err != nil {
+			s.log.Warn("a cancel request failed", zap.Error(err))
+		}
+		return
+	}
+	if err != nil {
+		s.refuse(ctx, c, err)
+		return
+	}
+	s.admit(ctx, c, st, interrupt)
+}
+
+// admit lets a client log in and serves it. interrupt ends what bounds the login;
+// it returns false if the bound was reached.
+func (s *Server) admit(ctx context.Context, c net.Conn, st *startup, interrupt func() bool) {
+	if st.replication && s.o.RefuseReplication {
+		s.refuse(ctx, c, refuseReplication())
+		return
+	}
+	wait, cancel := context.WithTimeout(ctx, s.o.QueryWait)
+	release, err := s.places.take(wait, st.user, st.database)
+	cancel()
+	if err != nil {
+		s.refuse(ctx, c, err)
+		return
+	}
+	defer release()
+	x := newSession(s, c, st)
+	defer x.leave()
+	fromClient, fromServer, err := x.login(ctx, st)
+	if err == nil && !interrupt() {
+		err = context.Cause(ctx)
+	}
+	if err == nil {
+		err = c.SetDeadline(time.Time{})
+	}
+	if err != nil {
+		s.refuse(ctx, c, err)
+		if x.upstream != nil {
+			_ = x.upstream.Close() // nobody is logged in
+		}
+		return
+	}
+	if !s.register(x) {
+		x.end(endStopping())
+		return
+	}
+	why := x.run(fromClient, fromServer)
+	s.mu.Lock()
+	delete(s.mu.sessions, x)
+	s.mu.Unlock()
+	s.ended(x, why)
+}
+
+func (s *Server) register(x *session) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.stopping.Load() {
+		return false
+	}
+	s.mu.sessions[x] = struct{}{}
+	return true
+}
+
+func (s *Server) ended(x *session, why error) {
+	r, ok := errors.AsType[*refusal](why)
+	if !ok {
+		s.metrics.ended.WithLabelValues("closed").Inc()
+		return
+	}
+	s.metrics.ended.WithLabelValues(r.reason).Inc()
+	if r.reason != "stopping" {
+		s.log.Info("a session was ended", append(x.fields(), zap.Error(r))...)
+	}
+}
+
+// refuse tells a client why there is no session.
+func (s *Server) refuse(ctx context.Context, c net.Conn, err error) {
+	if cause := context.Cause(ctx); cause != nil {
+		err = cause
+	}
+	r, ok := errors.AsType[*refusal](err)
+	if !ok {
+		s.metrics.ended.WithLabelValues("login").Inc()
+		if !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) && !errors.Is(err, errToldAlready) && !errors.Is(err, os.ErrDeadlineExceeded) {
+			s.log.Debug("no login", zap.Stringer("client", c.RemoteAddr()), zap.Error(err))
+		}
+		return
+	}
+	s.metrics.ended.WithLabelValues(r.reason).Inc()
+	if r.reason == "upstream_away" {
+		s.log.Warn("no login", zap.Stringer("client", c.RemoteAddr()), zap.Error(r))
+	}
+	_ = c.SetDeadline(time.Now().Add(lastWord))
+	if _, err := c.Write(r.appendTo(nil)); err == nil { // else it is gone
+		linger(c)
+	}
+}
+
+// sweep ends sessions whose time is up. Sessions are looked at instead of having
+// timers: what they do every microsecond costs nothing that way.
+func (s *Server) sweep() {
+	tick := time.NewTicker(s.o.sweepInterval())
+	defer tick.Stop()
+	for {
+		select {
+		case now := <-tick.C:
+			for _, x := range s.list() {
+				if r := x.overdue(now); r != nil {
+					s.joined.Go(func() { x.end(r) })
+				}
+			}
+		case <-s.stop:
+			return
+		}
+	}
+}
+
+func (o *Options) sweepInterval() time.Duration {
+	shortest := min(o.IdleInTransactionTimeout, o.StallTimeout)
+	if o.IdleTimeout > 0 {
+		shortest = min(shortest, o.IdleTimeout)
+	}
+	return min(max(shortest/8, 10*time.Millisecond), time.Second)
+}
+
+func (s *Server) list() []*session {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	list := make([]*session, 0, len(s.mu.sessions))
+	for x := range s.mu.sessions {
+		list = append(list, x)
+	}
+	return list
+}
+
+// Close stops listening, ends logins and every session that is in no transaction,
+// waits until ctx ends for the others to come to that point, cuts off those that do
+// not and joins every goroutine. It may be called twice; the second call waits for
+// the first.
+func (s *Server) Close(ctx context.Context) error {
+	s.once.Do(func() {
+		defer close(s.done)
+		s.mu.Lock()
+		s.stopping.Store(true)
+		s.mu.Unlock()
+		close(s.stop)
+		s.err = s.o.Listener.Close()
+		s.cancelLogins(endStopping())
+		for _, x := range s.list() {
+			if x.idle() {
+				s.joined.Go(func() { x.end(endStopping()) })
+			}
+		}
+		stop := context.AfterFunc(ctx, func() {
+			if left := s.list(); len(left) > 0 {
+				s.log.Warn("sessions were cut off", zap.Int("sessions", len(left)), zap.NamedError("cause", context.Cause(ctx)))
+				for _, x := range left {
+					x.cut(endStopping())
+				}
+			}
+			s.closeAll()
+		})
+		s.joined.Wait()
+		stop()
+	})
+	<-s.done
+	return s.err
+}
+
+func (s *Server) closeAll() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for c := range s.mu.conns {
+		_ = c.Close()
+	}
+}

@@ -1,0 +1,295 @@
+package pgwire
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/walproxy/walproxy/internal/pgtest"
+)
+
+// TestQueries: simple, extended and pipelined queries, errors in their middle,
+// notices, ParameterStatus, a Bind with 65,535 parameters, a function call.
+func TestQueries(t *testing.T) {
+	t.Parallel()
+	s, through, _ := shared(t)
+	conn := pgtest.Connect(t, through)
+	do(t, conn, "CREATE TABLE t (id int PRIMARY KEY, v text)", "INSERT INTO t VALUES (1, 'a'); INSERT INTO t VALUES (2, 'b')")
+	if n := one[int](t, conn, "SELECT count(*) FROM t WHERE id > $1", 0); n != 2 {
+		t.Errorf("%d rows", n)
+	}
+	batch := &pgx.Batch{}
+	for i := 10; i < 500; i++ {
+		batch.Queue("INSERT INTO t VALUES ($1, $2)", i, strings.Repeat("x", i))
+	}
+	batch.Queue("INSERT INTO t VALUES (1, 'again')")
+	batch.Queue("SELECT 1")
+	if err := conn.SendBatch(bounded(t), batch).Close(); code(err) != "23505" {
+		t.Errorf("a batch with a bad row: %v", err)
+	}
+	if n := one[int](t, conn, "SELECT count(*) FROM t"); n != 2 {
+		t.Errorf("%d rows after a batch that failed", n)
+	}
+	do(t, conn, "SET application_name = 'changed'")
+	if name := conn.PgConn().ParameterStatus("application_name"); name != "changed" {
+		t.Errorf("application_name is %q", name)
+	}
+	args := make([]any, 65_535)
+	values := make([]string, len(args))
+	for i := range args {
+		args[i], values[i] = i, fmt.Sprintf("($%d::int)", i+1)
+	}
+	if n := one[int](t, conn, "SELECT count(*) FROM (VALUES "+strings.Join(values, ",")+") v", args...); n != len(args) {
+		t.Errorf("%d parameters", n)
+	}
+	if s.sessionCount() != 1 {
+		t.Errorf("%d sessions", s.sessionCount())
+	}
+	if pid := one[uint32](t, conn, "SELECT pg_backend_pid()"); pid != conn.PgConn().PID() {
+		t.Errorf("the key names process %d, PostgreSQL %d", conn.PgConn().PID(), pid)
+	}
+}
+
+// TestPipeline has Syncs under way, an error between them, and answers in order.
+func TestPipeline(t *testing.T) {
+	t.Parallel()
+	_, through, _ := shared(t)
+	conn := pgtest.Connect(t, through).PgConn()
+	p := conn.StartPipeline(bounded(t))
+	for i := range 100 {
+		query := "SELECT $1::int"
+		if i%10 == 5 {
+			query = "SELECT $1::int / 0"
+		}
+		p.SendQueryParams(query, [][]byte{fmt.Append(nil, i)}, nil, nil, nil)
+		if err := p.Sync(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i := range 100 {
+		results, err := p.GetResults()
+		if err == nil {
+			reader := results.(*pgconn.ResultReader)
+			for reader.NextRow() {
+				if got := string(reader.Values()[0]); got != fmt.Sprint(i) {
+					t.Errorf("answer %d is %s", i, got)
+				}
+			}
+			_, err = reader.Close()
+		}
+		if want := i%10 == 5; want != (code(err) == "22012") {
+			t.Fatalf("%d: %v", i, err)
+		}
+		if i%10 != 5 {
+			if _, err := p.GetResults(); err != nil {
+				t.Fatal(err)
+			}
+		} else if sync, err := p.GetResults(); err != nil {
+			t.Fatalf("%d: %v, %v", i, sync, err)
+		}
+	}
+	if err := p.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestNotify(t *testing.T) {
+	t.Parallel()
+	_, through, direct := shared(t)
+	listener, speaker := pgtest.Connect(t, through), pgtest.Connect(t, direct)
+	do(t, listener, "LISTEN channel")
+	do(t, speaker, "NOTIFY channel, 'hello'")
+	n, err := listener.WaitForNotification(bounded(t))
+	if err != nil || n.Payload != "hello" || n.PID != speaker.PgConn().PID() {
+		t.Errorf("got %+v, %v", n, err)
+	}
+}
+
+// zeros are n bytes of COPY's text rows.
+func copyRows(n int) io.Reader {
+	row := []byte(strings.Repeat("r", 1023) + "\n")
+	return io.LimitReader(readerFunc(func(b []byte) (int, error) {
+		filled := 0
+		for filled+len(row) <= len(b) {
+			filled += copy(b[filled:], row)
+		}
+		return filled, nil
+	}), int64(n))
+}
+
+type readerFunc func([]byte) (int, error)
+
+func (f readerFunc) Read(b []byte) (int, error) { return f(b) }
+
+// TestCopy moves 100 MB each way through the endpoint, whose memory is bounded.
+func TestCopy(t *testing.T) {
+	const size = 100 << 20
+	_, through, _ := shared(t)
+	conn := pgtest.Connect(t, through)
+	do(t, conn, "CREATE UNLOGGED TABLE t (v text)")
+	var before, after runtime.MemStats
+	runtime.GC()
+	runtime.ReadMemStats(&before)
+	tag, err := conn.PgConn().CopyFrom(bounded(t), copyRows(size), "COPY t FROM STDIN")
+	if err != nil || tag.RowsAffected() != size/1024 {
+		t.Fatalf("%v, %v", tag, err)
+	}
+	var counted counter
+	if _, err := conn.PgConn().CopyTo(bounded(t), &counted, "COPY t TO STDOUT"); err != nil || counted != size {
+		t.Fatalf("%d bytes, %v", counted, err)
+	}
+	runtime.GC()
+	runtime.ReadMemStats(&after)
+	if grown := int64(after.HeapInuse) - int64(before.HeapInuse); grown > 16<<20 {
+		t.Errorf("%d bytes are held after the copy", grown)
+	}
+	if got := after.TotalAlloc - before.TotalAlloc; got > 2*size { // pgx takes its share
+		t.Errorf("%d bytes were allocated for %d", got, 2*size)
+	}
+	do(t, conn, "SELECT 1")
+}
+
+type counter int64
+
+func (c *counter) Write(b []byte) (int, error) { *c += counter(len(b)); return len(b), nil }
+
+// TestCopyFails: an error in mid-copy, and a client that gives up.
+func TestCopyFails(t *testing.T) {
+	t.Parallel()
+	s, through, _ := shared(t)
+	conn := pgtest.Connect(t, through)
+	do(t, conn, "CREATE TABLE t (v int)")
+	if _, err := conn.PgConn().CopyFrom(bounded(t), strings.NewReader("1\nx\n3\n"), "COPY t FROM STDIN"); code(err) != "22P02" {
+		t.Errorf("a bad row: %v", err)
+	}
+	gaveUp := errors.New("gave up")
+	broken := io.MultiReader(bytes.NewReader([]byte("1\n")), readerFunc(func([]byte) (int, error) { return 0, gaveUp }))
+	if _, err := conn.PgConn().CopyFrom(bounded(t), broken, "COPY t FROM STDIN"); err == nil {
+		t.Error("a copy that was given up succeeds")
+	}
+	if n := one[int](t, conn, "SELECT count(*) FROM t"); n != 0 {
+		t.Errorf("%d rows", n)
+	}
+	x := s.list()[0]
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if !x.mu.turn.exact || x.mu.turn.pending() {
+		t.Errorf("lost count: %+v", x.mu.turn)
+	}
+}
+
+// TestCancel: a statement under way is cancelled by its key, and only by it.
+func TestCancel(t *testing.T) {
+	t.Parallel()
+	s, through, direct := shared(t)
+	conn, other := pgtest.Connect(t, through), pgtest.Connect(t, direct)
+	ctx, cancel := context.WithCancel(bounded(t))
+	defer cancel()
+	done := make(chan error, 1)
+	go func() {
+		_, err := conn.Exec(ctx, "SELECT pg_sleep(600)")
+		done <- err
+	}()
+	eventually(t, "the query runs", func() bool {
+		return one[int](t, other, "SELECT count(*) FROM pg_stat_activity WHERE pid = $1 AND state = 'active'", conn.PgConn().PID()) == 1
+	})
+	// A wrong secret is taken for nobody's.
+	key := bytes.Clone(s.list()[0].key)
+	key[7] ^= 1
+	if err := s.cancel(bounded(t), key); err != nil {
+		t.Error(err)
+	}
+	select {
+	case err := <-done:
+		t.Fatalf("cancelled by a wrong key: %v", err)
+	case <-time.After(100 * time.Millisecond):
+	}
+	if err := conn.PgConn().CancelRequest(bounded(t)); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-done; code(err) != "57014" {
+		t.Errorf("got %v", err)
+	}
+	do(t, conn, "SELECT 1")
+}
+
+// TestBackendTerminated: what PostgreSQL says when it ends a session arrives, and
+// a death without a word is said by the endpoint, at once.
+func TestBackendTerminated(t *testing.T) {
+	t.Parallel()
+	c := pgtest.New(t, pgtest.Options{})
+	s := start(t, c.Addr())
+	dsn := s.through(t, c.DSN("postgres"))
+	conn := pgtest.Connect(t, dsn)
+	if !c.TerminateBackend(t, conn.PgConn().PID()) {
+		t.Fatal("no such backend")
+	}
+	if _, err := conn.Exec(bounded(t), "SELECT 1"); code(err) != "57P01" {
+		t.Errorf("after pg_terminate_backend: %v", err)
+	}
+	conn = pgtest.Connect(t, dsn)
+	ended := make(chan error, 1)
+	go func() {
+		_, err := conn.Exec(bounded(t), "SELECT pg_sleep(600)")
+		ended <- err
+	}()
+	eventually(t, "the query runs", func() bool {
+		return one[int](t, pgtest.Connect(t, c.DSN("postgres")), "SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%sleep(600)' AND pid <> pg_backend_pid()") == 1
+	})
+	c.KillAll(t)
+	if err := <-ended; code(err) != "08006" {
+		t.Errorf("after kill -9: %v", err)
+	}
+	began := time.Now()
+	_, err := pgx.Connect(bounded(t), dsn)
+	if code(err) != "57P03" || time.Since(began) > patience/2 {
+		t.Errorf("a login while PostgreSQL is away: %v after %v", err, time.Since(began))
+	}
+	eventually(t, "no session is left", func() bool { return s.sessionCount() == 0 })
+	c.Start(t)
+	do(t, pgtest.Connect(t, dsn), "SELECT 1")
+}
+
+// TestSlowReader: a client that does not read holds up PostgreSQL, not memory.
+func TestSlowReader(t *testing.T) {
+	t.Parallel()
+	_, through, direct := shared(t)
+	conn := pgtest.Connect(t, through)
+	other := pgtest.Connect(t, direct)
+	reader := conn.PgConn().Exec(bounded(t), "SELECT repeat('x', 1000000) FROM generate_series(1, 100)")
+	eventually(t, "PostgreSQL waits for the client", func() bool {
+		return one[int](t, other, "SELECT count(*) FROM pg_stat_activity WHERE pid = $1 AND wait_event = 'ClientWrite'", conn.PgConn().PID()) == 1
+	})
+	rows := 0
+	for reader.NextResult() {
+		for reader.ResultReader().NextRow() {
+			rows += len(reader.ResultReader().Values()[0])
+		}
+	}
+	if err := reader.Close(); err != nil || rows != 100_000_000 {
+		t.Errorf("%d bytes, %v", rows, err)
+	}
+}
+
+// TestClientGone: a client that goes away takes its session along.
+func TestClientGone(t *testing.T) {
+	t.Parallel()
+	s, through, direct := shared(t)
+	conn, other := pgtest.Connect(t, through), pgtest.Connect(t, direct)
+	do(t, conn, "CREATE TABLE t (v int)", "BEGIN", "LOCK t")
+	if err := conn.PgConn().Conn().Close(); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the session and its lock are gone", func() bool {
+		return s.sessionCount() == 0 && one[int](t, other, "SELECT count(*) FROM pg_locks WHERE relation = 't'::regclass") == 0
+	})
+}
