@@ -38,6 +38,7 @@ func TestImports(t *testing.T) {
 		{"./api/aerowire/codec", []string{"net", module + "wal"}},
 		{"./api/aerowire/expression", []string{"net", module + "wal", module + "mutation"}},
 		{"./api/pgwire", []string{module + "wal", module + "internal/config", "github.com/spf13/cobra"}},
+		{"./api/pgwire/statement", []string{"net", module + "wal", module + "mutation"}},
 		{"./api/rpc", []string{module + "sinks/pebble", module + "internal/config", "github.com/spf13/cobra"}},
 	}
 	for _, rule := range rules {
