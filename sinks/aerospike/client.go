@@ -210,7 +210,7 @@ func (s *Sink) timeouts(ctx context.Context, p *as.BasePolicy) error {
 func (s *Sink) readPolicy(ctx context.Context) (*as.BasePolicy, error) {
 	p := as.NewPolicy()
 	err := s.timeouts(ctx, p)
-	p.ReplicaPolicy, p.ReadModeSC = as.MASTER, as.ReadModeSCLinearize
+	p.ReplicaPolicy = as.MASTER
 	p.ReadTouchTTLPercent = -1
 	return p, err
 }
@@ -228,7 +228,7 @@ func (s *Sink) batchPolicy(ctx context.Context) (*as.BatchPolicy, error) {
 	p := as.NewWriteBatchPolicy()
 	err := s.timeouts(ctx, &p.BasePolicy)
 	p.RespondAllKeys, p.ConcurrentNodes = true, 0
-	p.ReplicaPolicy, p.ReadModeSC = as.MASTER, as.ReadModeSCLinearize
+	p.ReplicaPolicy = as.MASTER
 	p.ReadTouchTTLPercent = -1
 	return p, err
 }

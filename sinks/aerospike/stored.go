@@ -61,7 +61,7 @@ func (w *work) need() []string {
 // unless all bins are read.
 func (w *work) read(guard string) *as.BatchRead {
 	p := as.NewBatchReadPolicy()
-	p.ReadModeSC, p.ReadTouchTTLPercent = as.ReadModeSCLinearize, -1
+	p.ReadTouchTTLPercent = -1
 	names := w.need()
 	if names == nil {
 		return as.NewBatchRead(p, w.key, nil)

@@ -277,6 +277,9 @@ func big(r *rig) {
 	}
 	r.mustApply(r.batch(0, records...))
 	megabyte := strings.Repeat("x", 1<<20)
+	if r.h.RecordBytes > 0 { // it is written and doubled
+		megabyte = megabyte[:min(len(megabyte), r.h.RecordBytes/3)]
+	}
 	r.mustApply(r.batch(0, r.record(set("big", map[string]any{"v": megabyte})), r.record(write("big", megabyte))))
 	r.crash()
 	r.mustStay()

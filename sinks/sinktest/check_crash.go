@@ -172,12 +172,28 @@ func (r *rig) agree(run *running, at sinks.Point, acked int64) {
 	if int64(done) < acked {
 		r.t.Fatalf("after the crash lane %d has %d batches, but %d were reported applied: Applied means durable", run.lane, done, acked)
 	}
+	if r.h.NotTransactional && done < len(run.points) {
+		r.goOn(run, at, done)
+		done++
+	}
 	for i := range done {
 		rec := run.record(r, i)
 		if err := r.model.apply(&rec); err != nil {
 			r.t.Fatalf("sinktest: the model rejects LSN %v: %v", rec.LSN, err)
 		}
 	}
+}
+
+// goOn sends the batch after the checkpoint again, as the loop does: all, some or
+// nothing of it was applied before the crash.
+func (r *rig) goOn(run *running, at sinks.Point, i int) {
+	r.t.Helper()
+	b := &sinks.Batch{
+		Epoch: r.cp.Epoch, Records: []sinks.Record{run.record(r, i)},
+		Moves: []sinks.Move{{Lane: run.lane, From: at, To: run.points[i]}},
+	}
+	r.mustReport(b)
+	r.cp.Lanes[run.lane] = run.points[i]
 }
 
 func unknownNot(r *rig) {

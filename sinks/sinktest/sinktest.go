@@ -25,8 +25,15 @@ type Harness struct {
 
 	// NotTransactional: a batch with a rejected record may apply the others
 	// (each then reports Applied), and so may a batch that reports an error.
-	// Without it a batch is all or nothing.
+	// Without it a batch is all or nothing. After a crash the data may be ahead of
+	// the checkpoint by the batches that were under way; sent again they must not
+	// be applied twice.
 	NotTransactional bool
+	// NullIsAbsent: the store has no null at the top of a record; a field that is
+	// null is not there.
+	NullIsAbsent bool
+	// RecordBytes is the largest record that the store takes; 0: several megabytes.
+	RecordBytes int
 	// Statements: the sink applies Statement bodies. Without it they must halt it.
 	Statements bool
 	// NoEvents, NoExpiry, NoGroups: the sink has no such feature. What the sink
