@@ -1,0 +1,109 @@
+package catalogue
+
+import (
+	"context"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"go.uber.org/zap"
+)
+
+// Watch holds the current snapshot. Run keeps it; its other methods may be called
+// concurrently.
+type Watch struct {
+	query    Query
+	tables   []Declared
+	interval time.Duration
+	log      *zap.Logger
+
+	refreshing sync.Mutex // one at a time
+	current    atomic.Pointer[known]
+	kicked     chan struct{}
+}
+
+// known is a snapshot, nil: none, since some call of Changed.
+type known struct{ *Snapshot }
+
+// NewWatch returns a Watch that has nothing yet. query opens a session of its own
+// as needed; interval is how long a change made past the proxy may go unnoticed.
+func NewWatch(query Query, tables []Declared, interval time.Duration, log *zap.Logger) *Watch {
+	if log == nil {
+		log = zap.NewNop()
+	}
+	w := &Watch{query: query, tables: tables, interval: interval, log: log, kicked: make(chan struct{}, 1)}
+	w.current.Store(&known{})
+	return w
+}
+
+// Current returns the snapshot that was read last; nil: none yet. It stays while
+// the server is away.
+func (w *Watch) Current() *Snapshot { return w.current.Load().Snapshot }
+
+// Changed says that the schema may have changed: what was read is not used until it
+// has been looked at again.
+func (w *Watch) Changed() {
+	w.current.Store(&known{})
+	select {
+	case w.kicked <- struct{}{}:
+	default:
+	}
+}
+
+// Refresh reads the catalogue if it changed, and returns the snapshot.
+func (w *Watch) Refresh(ctx context.Context) (*Snapshot, error) {
+	w.refreshing.Lock()
+	defer w.refreshing.Unlock()
+	for range attempts {
+		old := w.current.Load()
+		if old.Snapshot != nil {
+			now, err := signature(ctx, w.query, w.tables)
+			if err != nil {
+				return nil, err
+			}
+			if now == old.Signature {
+				return old.Snapshot, nil
+			}
+		}
+		s, err := Load(ctx, w.query, w.tables)
+		if err != nil {
+			return nil, err
+		}
+		if w.current.CompareAndSwap(old, &known{s}) { // else Changed was called meanwhile
+			w.report(s)
+			return s, nil
+		}
+	}
+	return nil, errChanged
+}
+
+func (w *Watch) report(s *Snapshot) {
+	w.log.Info("read the catalogue", zap.Int("tables", len(s.Tables)))
+	for _, t := range s.Tables {
+		if t.Refused != Accepted {
+			w.log.Warn("table cannot be written behind", zap.String("table", t.String()), zap.String("reason", t.Refused.Explain()), zap.String("detail", t.Detail))
+		}
+	}
+}
+
+// Run refreshes until ctx ends.
+func (w *Watch) Run(ctx context.Context) {
+	ticker := time.NewTicker(w.interval)
+	defer ticker.Stop()
+	for failing := false; ; {
+		_, err := w.Refresh(ctx)
+		if ctx.Err() != nil {
+			return
+		}
+		if err != nil && !failing {
+			w.log.Warn("the catalogue cannot be read; what is known of it is used", zap.Error(err))
+		}
+		failing = err != nil
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		case <-w.kicked:
+		}
+	}
+}
