@@ -78,6 +78,8 @@ var drivers = []driver{
 func TestLogins(t *testing.T) {
 	t.Parallel()
 	c, cert := secured(t)
+	t.Run("wrong password", func(t *testing.T) { wrongPassword(t, c) })
+	t.Run("channel binding required", func(t *testing.T) { bindingRequired(t, c, cert) })
 	foreign := newCertificate(t)
 	upstream := Address{"tcp", c.Addr()}
 	socket := Address{"unix", fmt.Sprintf("%s/.s.PGSQL.%d", c.Socket(), c.Port())}
@@ -130,10 +132,8 @@ func TestLogins(t *testing.T) {
 	}
 }
 
-// TestWrongPassword: what PostgreSQL answers is what the client is told.
-func TestWrongPassword(t *testing.T) {
-	t.Parallel()
-	c, _ := secured(t)
+// wrongPassword: what PostgreSQL answers is what the client is told.
+func wrongPassword(t *testing.T, c *pgtest.Cluster) {
 	s := start(t, c.Addr())
 	for _, user := range []string{"scram", "hashed", "plain", "nobody"} {
 		dsn := fmt.Sprintf("postgres://%s:wrong@%%s/postgres?sslmode=disable", user)
@@ -146,13 +146,11 @@ func TestWrongPassword(t *testing.T) {
 	eventually(t, "no connection is left", func() bool { s.mu.Lock(); defer s.mu.Unlock(); return len(s.mu.conns) == 0 })
 }
 
-// TestChannelBindingRequired passes where clients see PostgreSQL's certificate.
-func TestChannelBindingRequired(t *testing.T) {
-	t.Parallel()
+// bindingRequired passes where clients see PostgreSQL's certificate.
+func bindingRequired(t *testing.T, c *pgtest.Cluster, cert *certificate) {
 	if _, err := exec.LookPath("psql"); err != nil {
 		t.Skip("NOT TESTED: needs psql")
 	}
-	c, cert := secured(t)
 	s := start(t, c.Addr(), func(o *Options) { o.Upstream.TLS, o.TLS = &tls.Config{RootCAs: cert.pool()}, cert.server() })
 	dsn := fmt.Sprintf("postgres://scram:s3cret@%s/postgres?sslmode=verify-full&sslrootcert=%s&channel_binding=require", s.addr(), cert.path)
 	if who, err := drivers[2].who(t, dsn); err != nil || who != "scram" {

@@ -140,18 +140,24 @@ func (t *turn) ready() {
 // startCopy: PostgreSQL ignores the Syncs that it reads before the data ends.
 func (t *turn) startCopy() {
 	t.copies++
-	first := t.asked.first()
-	sync := first == askSync || first == askData
-	if first == askData || !sync && t.asked.many() {
-		t.exact = false
-	}
-	if sync {
+	more := t.copies > t.ended // data is to come
+	switch t.asked.first() {
+	case askSync, askData:
+		t.exact = t.exact && t.asked.first() != askData
 		for t.asked.first() == askSync || t.asked.first() == askData {
 			t.asked.pop()
 		}
-		t.open, t.owed = true, 1
+		if t.asked.empty() { // its end and a Sync are to come
+			t.open, t.owed = true, 1
+		} else {
+			more = false // they were sent already
+		}
+	default:
+		if t.asked.many() {
+			t.exact, more = false, false
+		}
 	}
-	t.copyIn = t.copies > t.ended
+	t.copyIn = more
 }
 
 // pending reports that PostgreSQL owes the client a ReadyForQuery, or will.
