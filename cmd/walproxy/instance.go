@@ -18,6 +18,7 @@ import (
 	"github.com/walproxy/walproxy/api"
 	"github.com/walproxy/walproxy/api/admin"
 	"github.com/walproxy/walproxy/api/aerowire"
+	"github.com/walproxy/walproxy/api/pgwire"
 	"github.com/walproxy/walproxy/api/rpc"
 	"github.com/walproxy/walproxy/internal/audit"
 	"github.com/walproxy/walproxy/internal/config"
@@ -48,6 +49,8 @@ type instance struct {
 	apiServer, adminServer     *httpserve.Server
 	aerowireListener           net.Listener     // nil: there is no such endpoint
 	aerowire                   *aerowire.Server // once it serves
+	pgwireListener             net.Listener     // nil: there is no such endpoint
+	pgwire                     *pgwire.Server   // once it serves
 	noted                      bool             // the data directory says how to reach this one
 }
 
@@ -58,6 +61,9 @@ func start(ctx context.Context, c *config.Config, logger *zap.Logger) (*instance
 	err := i.open(ctx)
 	if err == nil {
 		err = i.startAerowire()
+	}
+	if err == nil {
+		err = i.startPGWire()
 	}
 	if err != nil {
 		return nil, errors.Join(err, i.close())
@@ -99,6 +105,11 @@ func (i *instance) open(ctx context.Context) error {
 	if c := i.config.AeroWire; c != nil {
 		if i.aerowireListener, err = net.Listen("tcp", c.Listen); err != nil {
 			return fmt.Errorf("aerowire.listen: %w", err)
+		}
+	}
+	if c := i.config.PGWire; c != nil {
+		if i.pgwireListener, err = net.Listen("tcp", c.Listen); err != nil {
+			return fmt.Errorf("pgwire.listen: %w", err)
 		}
 	}
 	i.registry.MustRegister(collectors.NewGoCollector(),
@@ -238,6 +249,8 @@ func (i *instance) failed(ctx context.Context) error {
 		return err
 	case err := <-i.aerowireFailed():
 		return err
+	case err := <-i.pgwireFailed():
+		return err
 	case <-i.proxy.Done():
 		return i.proxy.Err()
 	}
@@ -277,6 +290,11 @@ func (i *instance) closeFronts() error {
 		errs = append(errs, i.aerowire.Close(ctx))
 	} else if i.aerowireListener != nil {
 		errs = append(errs, i.aerowireListener.Close())
+	}
+	if i.pgwire != nil {
+		errs = append(errs, i.pgwire.Close(ctx))
+	} else if i.pgwireListener != nil {
+		errs = append(errs, i.pgwireListener.Close())
 	}
 	if i.apiServer == nil { // never served
 		for _, l := range []net.Listener{i.apiListener, i.adminListener} {

@@ -116,6 +116,9 @@ func announce(i *instance, out, errOut io.Writer) {
 	if i.aerowireListener != nil {
 		fmt.Fprintf(errOut, " aerowire=%s", i.aerowireListener.Addr())
 	}
+	if i.pgwireListener != nil {
+		fmt.Fprintf(errOut, " pgwire=%s", i.pgwireListener.Addr())
+	}
 	fmt.Fprintln(errOut)
 }
 

@@ -54,7 +54,7 @@ type API struct {
 	MaxInFlightBytes Size  `yaml:"max_inflight_bytes"` // all requests being read
 }
 
-// TLS of an endpoint. Only aerowire has it in this version.
+// TLS of an endpoint. Only aerowire and pgwire have it in this version.
 type TLS struct {
 	Cert     string `yaml:"cert"`
 	Key      string `yaml:"key"`
@@ -66,15 +66,6 @@ type Admin struct {
 	Listen        string `yaml:"listen"`
 	AllowInsecure bool   `yaml:"allow_insecure"`
 	Tokens        []any  `yaml:"tokens"`
-}
-
-// PGWire is recognised and not in this version yet.
-type PGWire struct {
-	Listen      string         `yaml:"listen"`
-	Upstream    string         `yaml:"upstream"`
-	Sink        string         `yaml:"sink"`
-	TLS         TLS            `yaml:"tls"`
-	WriteBehind map[string]any `yaml:"write_behind"`
 }
 
 // Sink is one store.
@@ -193,6 +184,9 @@ func (c *Config) withDefaults() {
 	or(&c.Shutdown.DrainTimeout, Duration(20*time.Second))
 	if len(c.Sinks) == 0 {
 		c.Sinks = map[string]Sink{MainSink: {}}
+	}
+	if c.PGWire != nil {
+		c.PGWire.withDefaults()
 	}
 	if c.AeroWire != nil {
 		c.AeroWire.withDefaults(c.Sinks)

@@ -84,7 +84,7 @@ func TestDefaultSample(t *testing.T) {
 
 // TestShowLoads: what `config show` prints is the same configuration again.
 func TestShowLoads(t *testing.T) {
-	for _, file := range []string{"walproxy.yaml", "keys.yaml", "container.yaml", "two-stores.yaml", "paused.yaml"} {
+	for _, file := range []string{"walproxy.yaml", "keys.yaml", "container.yaml", "two-stores.yaml", "paused.yaml", "pgwire.yaml"} {
 		c, err := Load("../../configs/"+file, nil)
 		if err != nil {
 			t.Fatal(err)

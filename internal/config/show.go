@@ -23,7 +23,9 @@ func (c *Config) Show() ([]byte, error) {
 	}
 	if c.PGWire != nil {
 		wire := *c.PGWire
-		wire.Upstream = redactDSN(wire.Upstream)
+		if _, err := ParseUpstream(wire.Upstream); err != nil { // else it holds no secret
+			wire.Upstream = redactDSN(wire.Upstream)
+		}
 		shown.PGWire = &wire
 	}
 	out, err := yaml.MarshalWithOptions(shown, yaml.OmitEmpty(), yaml.IndentSequence(true))

@@ -44,7 +44,6 @@ func (c *Config) faults() []Fault {
 	k.log(c.Log)
 	k.api(c.API)
 	k.admin(c.Admin)
-	k.later(c)
 	for _, name := range slices.Sorted(maps.Keys(c.Sinks)) {
 		k.sink("sinks."+name, name, c.Sinks[name])
 	}
@@ -52,6 +51,7 @@ func (c *Config) faults() []Fault {
 	k.keyTypes(c)
 	k.routes(c)
 	k.aerowire(c)
+	k.pgwire(c.PGWire)
 	k.want(c.Requests.Age > 0, "request_ids.age", "must be positive")
 	k.want(c.Requests.Count > 0, "request_ids.count", "must be positive")
 	k.want(c.Shutdown.DrainTimeout > 0, "shutdown.drain_timeout", "must be positive")
@@ -113,11 +113,6 @@ func (c *checker) listen(key, insecureKey, address string, insecure bool) {
 func loopback(host string) bool {
 	ip := net.ParseIP(host)
 	return host == "localhost" || ip != nil && ip.IsLoopback()
-}
-
-// later refuses the front ends that are not there yet.
-func (c *checker) later(cfg *Config) {
-	c.want(cfg.PGWire == nil, "pgwire", notYet)
 }
 
 func (c *checker) sink(key, name string, s Sink) {
