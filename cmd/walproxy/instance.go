@@ -27,6 +27,7 @@ import (
 	"github.com/walproxy/walproxy/internal/vfs"
 	"github.com/walproxy/walproxy/replay"
 	"github.com/walproxy/walproxy/sinks"
+	"github.com/walproxy/walproxy/sinks/aerospike"
 	"github.com/walproxy/walproxy/sinks/pebble"
 	"github.com/walproxy/walproxy/sinks/postgres"
 	"github.com/walproxy/walproxy/wal"
@@ -43,6 +44,7 @@ type instance struct {
 
 	apiListener, adminListener net.Listener
 	sinks                      map[string]sinks.Sink
+	clusters                   *aerospike.Clients // shared by the sinks of that type
 	proxy                      *walproxy.Proxy
 	rest                       *rpc.Server
 	adminHandler               *admin.Server
@@ -159,8 +161,11 @@ func (i *instance) openSinks() error {
 }
 
 func (i *instance) openSink(name string, c config.Sink) (sinks.Sink, error) {
-	if c.Type == config.TypePostgres {
+	switch c.Type {
+	case config.TypePostgres:
 		return postgres.Open(postgresOptions(name, c, i.logger, i.registry))
+	case config.TypeAerospike:
+		return i.openAerospike(name, c)
 	}
 	return pebble.Open(i.config.SinkPath(name), pebble.Options{Logger: i.logger.Named("sink." + name)})
 }

@@ -20,7 +20,6 @@ import (
 	"github.com/walproxy/walproxy/replay"
 	"github.com/walproxy/walproxy/sinks"
 	"github.com/walproxy/walproxy/sinks/pebble"
-	"github.com/walproxy/walproxy/sinks/postgres"
 	"github.com/walproxy/walproxy/wal"
 )
 
@@ -133,8 +132,8 @@ func survey(ctx context.Context, c *config.Config, f *replayFlags, r walproxy.Su
 // look opens a store so that it is not changed. One that cannot be opened says why
 // when it is asked.
 func (i *instance) look(name string, c config.Sink) sinks.Sink {
-	if c.Type == config.TypePostgres {
-		s, err := postgres.Open(postgresOptions(name, c, i.logger, i.registry))
+	if c.Type != config.TypePebble { // to open one is not to change it
+		s, err := i.openSink(name, c)
 		if err != nil {
 			return unopened{err: err}
 		}

@@ -70,7 +70,7 @@ type Admin struct {
 
 // Sink is one store.
 type Sink struct {
-	Type string `yaml:"type"` // pebble, postgres
+	Type string `yaml:"type"` // pebble, postgres, aerospike
 	// Paused accepts writes for the sink without applying them.
 	Paused bool   `yaml:"paused"`
 	Path   string `yaml:"path"` // pebble: its directory
@@ -82,9 +82,11 @@ type Sink struct {
 	Pools      Pools    `yaml:"pools"`
 	Timeouts   Timeouts `yaml:"timeouts"`
 	Expiry     Expiry   `yaml:"expiry"`
-	// Hosts and Namespace are aerospike's.
+	// Hosts, Namespace and Cluster are aerospike's, and so are Timeouts' connect,
+	// socket and total.
 	Hosts        []string `yaml:"hosts"`
 	Namespace    string   `yaml:"namespace"`
+	Cluster      Cluster  `yaml:"cluster"`
 	Lanes        int      `yaml:"lanes"`
 	Batch        Batch    `yaml:"batch"`
 	ApplyTimeout Duration `yaml:"apply_timeout"`
@@ -134,6 +136,12 @@ type Collection struct {
 	// Events, with a table, is where the events go instead of to a table of
 	// walproxy's; postgres.
 	Events Events `yaml:"events"`
+	// Namespace and Set are where the records go, instead of the sink's namespace and
+	// the set of the collection's name; aerospike, as what follows.
+	Namespace string `yaml:"namespace"`
+	Set       string `yaml:"set"`
+	Digest    bool   `yaml:"digest"`   // keys are digests of 20 bytes
+	SendKey   bool   `yaml:"send_key"` // the key is stored with the record
 }
 
 // Route sends collections to sinks; the first match wins, the first sink of a
@@ -200,8 +208,11 @@ func (c *Config) withDefaults() {
 		or(&s.ApplyTimeout, Duration(30*time.Second))
 		or(&s.Batch.Latency, min(Duration(200*time.Millisecond), s.ApplyTimeout))
 		or(&s.DeadLetters.Bytes, 1*gib)
-		if s.Type == TypePostgres {
+		switch s.Type {
+		case TypePostgres:
 			s.postgresDefaults()
+		case TypeAerospike:
+			s.aerospikeDefaults()
 		}
 		c.Sinks[name] = s
 	}

@@ -9,7 +9,7 @@ type Pools struct {
 	Read  int `yaml:"read"`
 }
 
-// Timeouts of a PostgreSQL sink's single steps; all are finite.
+// Timeouts of a PostgreSQL or Aerospike sink's single steps; all are finite.
 type Timeouts struct {
 	Connect           Duration `yaml:"connect"`
 	Acquire           Duration `yaml:"acquire"`             // of a connection from its pool
@@ -17,6 +17,9 @@ type Timeouts struct {
 	Lock              Duration `yaml:"lock"`                // by the server
 	IdleInTransaction Duration `yaml:"idle_in_transaction"` // by the server
 	Lease             Duration `yaml:"lease"`               // silence after which an owner is replaced
+
+	Socket Duration `yaml:"socket"` // aerospike: silence on a connection
+	Total  Duration `yaml:"total"`  // aerospike: of one message
 }
 
 // Expiry is how expired rows are deleted: at most Batch of a collection per Every.
@@ -62,8 +65,7 @@ func (s *Sink) postgresDefaults() {
 func (c *checker) postgres(key string, s Sink) {
 	c.want(s.DSN != "", key+".dsn", "is needed for type %s", TypePostgres)
 	c.want(s.Path == "", key+".path", "is for type %s", TypePebble)
-	c.want(len(s.Hosts) == 0, key+".hosts", "is for type %s", TypeAerospike)
-	c.want(s.Namespace == "", key+".namespace", "is for type %s", TypeAerospike)
+	c.noAerospike(key, s)
 	c.want(len(s.Schema) <= 63, key+".schema", "is longer than PostgreSQL's 63 bytes")
 	for _, p := range []struct {
 		key  string
@@ -97,13 +99,12 @@ func (c *checker) postgres(key string, s Sink) {
 	}
 }
 
-// noPostgres refuses a PostgreSQL sink's keys on another.
-func (c *checker) noPostgres(key string, s Sink) {
+// noTables refuses a PostgreSQL sink's keys on another, but for time-outs.
+func (c *checker) noTables(key string, s Sink) {
 	c.want(s.DSN == "", key+".dsn", "is for type %s", TypePostgres)
 	c.want(s.Schema == "", key+".schema", "is for type %s", TypePostgres)
 	c.want(!s.AutoCreate, key+".auto_create", "is for type %s", TypePostgres)
 	c.want(s.Pools == Pools{}, key+".pools", "is for type %s", TypePostgres)
-	c.want(s.Timeouts == Timeouts{}, key+".timeouts", "is for type %s", TypePostgres)
 	c.want(s.Expiry == Expiry{}, key+".expiry", "is for type %s", TypePostgres)
 }
 

@@ -19,6 +19,9 @@ func (c *Config) Show() ([]byte, error) {
 	shown.Sinks = maps.Clone(c.Sinks)
 	for name, s := range shown.Sinks {
 		s.DSN = redactDSN(s.DSN)
+		if s.Cluster.Password != "" {
+			s.Cluster.Password = redacted
+		}
 		shown.Sinks[name] = s
 	}
 	if c.PGWire != nil {

@@ -119,16 +119,16 @@ func (c *checker) sink(key, name string, s Sink) {
 	c.want(validName(name), key, "%q is no name for a sink: want letters, digits, - and _, at most 64", name)
 	switch s.Type {
 	case TypePebble:
-		c.noPostgres(key, s)
-		c.want(len(s.Hosts) == 0, key+".hosts", "is for type %s", TypeAerospike)
-		c.want(s.Namespace == "", key+".namespace", "is for type %s", TypeAerospike)
+		c.noTables(key, s)
+		c.want(s.Timeouts == Timeouts{}, key+".timeouts", "is for types %s and %s", TypePostgres, TypeAerospike)
+		s.Timeouts = Timeouts{}
+		c.noAerospike(key, s)
 	case TypePostgres:
 		c.postgres(key, s)
 	case TypeAerospike:
-		c.fault(key+".type", "%s is %s; there are %s and %s", s.Type, notYet, TypePebble, TypePostgres)
-		return
+		c.aerospike(key, s)
 	default:
-		c.fault(key+".type", "no type %q: want %s or %s", s.Type, TypePebble, TypePostgres)
+		c.fault(key+".type", "no type %q: want %s, %s or %s", s.Type, TypePebble, TypePostgres, TypeAerospike)
 		return
 	}
 	c.want(s.Lanes >= 1 && s.Lanes <= 256, key+".lanes", "%d is out of range: 1 to 256", s.Lanes)
@@ -155,6 +155,9 @@ func (c *checker) sink(key, name string, s Sink) {
 		c.collection(key+".collections."+pattern, pattern, s.Collections[pattern])
 		if s.Type != TypePostgres {
 			c.noTable(key+".collections."+pattern, s.Collections[pattern])
+		}
+		if s.Type != TypeAerospike {
+			c.noSet(key+".collections."+pattern, s.Collections[pattern])
 		}
 	}
 }
