@@ -4,9 +4,12 @@ import (
 	"io"
 	"net"
 	"sync"
+	"testing"
+	"time"
 )
 
-// link is a connection to the store that a test can cut.
+// link is a connection to the store that a test can cut, make lose answers, and
+// have requests wait.
 type link struct {
 	listener net.Listener
 	to       string
@@ -16,6 +19,9 @@ type link struct {
 		sync.Mutex
 		cut   bool
 		conns map[net.Conn]bool
+		deaf  bool          // answers are thrown away
+		held  chan struct{} // not nil: requests wait until it is closed
+		late  int           // connections whose request waited and is not answered yet
 	}
 }
 
@@ -31,6 +37,44 @@ func newLink(to string) (*link, error) {
 }
 
 func (l *link) addr() string { return l.listener.Addr().String() }
+
+// lose throws every answer away from now on.
+func (l *link) lose() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.mu.deaf = true
+}
+
+// hold keeps what the client sends from now on back until release is called, also
+// if the client has gone by then.
+func (l *link) hold() (release func()) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	held := make(chan struct{})
+	l.mu.held = held
+	return sync.OnceFunc(func() {
+		l.mu.Lock()
+		l.mu.held = nil
+		l.mu.Unlock()
+		close(held)
+	})
+}
+
+// drained waits until everything that was held back is answered.
+func (l *link) drained(t *testing.T) {
+	t.Helper()
+	for end := time.Now().Add(time.Minute); ; time.Sleep(5 * time.Millisecond) {
+		l.mu.Lock()
+		late := l.mu.late
+		l.mu.Unlock()
+		if late == 0 {
+			return
+		}
+		if time.Now().After(end) {
+			t.Fatalf("%d connections still carry what was held back", late)
+		}
+	}
+}
 
 func (l *link) accept() {
 	for {
@@ -53,15 +97,61 @@ func (l *link) carry(near net.Conn) {
 		return
 	}
 	defer l.drop(near, far)
-	var wg sync.WaitGroup
-	for _, way := range [][2]net.Conn{{near, far}, {far, near}} {
-		wg.Go(func() {
-			io.Copy(way[0], way[1])
-			near.Close()
-			far.Close()
-		})
+	waited := false // guarded by l.mu
+	answered := func() {
+		if waited {
+			waited = false
+			l.mu.late--
+		}
 	}
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		relay(far, near, func() bool {
+			l.mu.Lock()
+			held := l.mu.held
+			if held != nil && !waited {
+				waited = true
+				l.mu.late++
+			}
+			l.mu.Unlock()
+			if held != nil {
+				<-held
+			}
+			return true
+		})
+		// What was held back has arrived; its answer may still be on its way.
+		far.(*net.TCPConn).CloseWrite()
+	})
+	wg.Go(func() {
+		relay(near, far, func() bool {
+			l.mu.Lock()
+			defer l.mu.Unlock()
+			answered()
+			return !l.mu.deaf
+		})
+		near.Close()
+	})
 	wg.Wait()
+	l.mu.Lock()
+	answered()
+	l.mu.Unlock()
+}
+
+// relay copies what pass lets through. Where the receiver has gone the rest is read
+// and thrown away.
+func relay(to io.Writer, from io.Reader, pass func() bool) {
+	buf := make([]byte, 64<<10)
+	gone := false
+	for {
+		n, err := from.Read(buf)
+		if n > 0 && pass() && !gone {
+			_, failed := to.Write(buf[:n])
+			gone = failed != nil
+		}
+		if err != nil {
+			return
+		}
+	}
 }
 
 func (l *link) keep(conns ...net.Conn) bool {

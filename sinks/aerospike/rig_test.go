@@ -136,35 +136,6 @@ func options(t testing.TB) Options {
 	}
 }
 
-// store is a sinktest.Store: a set of the cluster behind a link that can be cut.
-type store struct {
-	t    *testing.T
-	o    Options
-	link *link
-}
-
-func (s *store) Open() (sinks.Sink, error) {
-	var err error
-	if s.link, err = newLink(common.at(s.t)); err != nil {
-		return nil, err
-	}
-	o := s.o
-	o.Hosts = []string{s.link.addr()}
-	return Open(o)
-}
-
-// Crash cuts every connection, at any point of what is under way: the sink has no
-// way left to make anything durable.
-func (s *store) Crash(sink sinks.Sink) error {
-	s.link.cut()
-	return closeSink(sink)
-}
-
-func (s *store) Remove() error {
-	s.link.cut()
-	return nil
-}
-
 func closeSink(sink sinks.Sink) error {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
