@@ -85,8 +85,24 @@ func (c *checker) aerospike(key string, s Sink) {
 	for pattern, col := range s.Collections {
 		at := key + ".collections." + pattern
 		c.place(at, col.Namespace, col.Set)
+		c.setOf(at, pattern, col.Set)
 		c.want(!col.Digest || col.KeyType == "bytes", at+".digest", "needs key_type: bytes")
 		c.want(!col.Digest || !col.SendKey, at+".send_key", "a digest has no key to send")
+	}
+}
+
+// setOf judges a set that collections are mapped to: two of them in one would have
+// the same records.
+func (c *checker) setOf(key, pattern, set string) {
+	const wild = `*?[\`
+	prefix, star := strings.CutSuffix(pattern, "*")
+	switch {
+	case set == "*":
+		c.want(star && !strings.ContainsAny(prefix, wild), key+".set",
+			"* is what the * at the end of a pattern stands for, and %q has none or more than that", pattern)
+	case set != "":
+		c.want(!strings.ContainsAny(pattern, wild), key+".set",
+			"%q would be the set of several collections, whose records would be the same", set)
 	}
 }
 

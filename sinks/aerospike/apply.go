@@ -29,7 +29,7 @@ func (s *Sink) Apply(ctx context.Context, b *sinks.Batch) ([]sinks.Result, error
 }
 
 func (s *Sink) apply(ctx context.Context, b *sinks.Batch) ([]sinks.Result, error) {
-	phases, err := s.o.phases(b)
+	phases, err := s.phases(b)
 	if err != nil {
 		return nil, err
 	}
@@ -101,7 +101,7 @@ func (a *applier) plain(ctx context.Context, works []*work) {
 			careful = append(careful, w)
 		}
 	}
-	for i, err := range a.send(ctx, entries, true) {
+	for i, err := range a.send(ctx, entries, sent, true) {
 		w := sent[i]
 		switch code := codeOf(err); {
 		case err == nil:
@@ -143,13 +143,20 @@ func (a *applier) fail(w *work, err error) {
 	w.steps = nil
 }
 
-// send sends entries in messages of bounded size and returns what became of each;
-// nil is done. sent says that they may change something. Once the context has
-// ended the entries may still be in use.
-func (a *applier) send(ctx context.Context, entries []as.BatchRecordIfc, sent bool) []error {
+// messageBytes is about how large a message may become; a server takes 128 MiB.
+const messageBytes = 8 << 20
+
+// send sends entries, one of each work, in messages of bounded size and returns
+// what became of each; nil is done. sent says that they may change something. Once
+// the context has ended the entries may still be in use.
+func (a *applier) send(ctx context.Context, entries []as.BatchRecordIfc, works []*work, sent bool) []error {
 	errs := make([]error, len(entries))
 	for at := 0; at < len(entries); {
-		n := min(a.sink.o.BatchKeys, len(entries)-at)
+		n, bytes := 0, 0
+		for at+n < len(entries) && n < a.sink.o.BatchKeys && (n == 0 || bytes+works[at+n].bytes <= messageBytes) {
+			bytes += works[at+n].bytes
+			n++
+		}
 		a.message(ctx, entries[at:at+n], errs[at:at+n], sent)
 		at += n
 	}

@@ -61,7 +61,7 @@ func (d *direct) applyCtx(ctx context.Context, b *sinks.Batch) []sinks.Result {
 		d.Fatal(err)
 	}
 	defer leave()
-	phases, err := d.s.o.phases(b)
+	phases, err := d.s.phases(b)
 	if err != nil {
 		d.Fatal(err)
 	}

@@ -103,7 +103,7 @@ func applyBatch(b *testing.B, s *Sink, client *as.Client, guard string, from, to
 		batch.Records = append(batch.Records, sinks.Record{LSN: sinks.LSN(i + 1), Accepted: time.Now(),
 			Body: &walproxyv1.Record{Body: &walproxyv1.Record_Mutation{Mutation: write(i)}}})
 	}
-	phases, err := s.o.phases(batch)
+	phases, err := s.phases(batch)
 	if err != nil {
 		b.Error(err)
 		return

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	as "github.com/aerospike/aerospike-client-go/v7"
@@ -15,9 +16,19 @@ import (
 // contended is how many rounds in a row may lose against somebody else's write.
 const contended = 5
 
+// carefulKeys is how many records are in memory at once, each as large as the
+// namespace allows.
+const carefulKeys = 64
+
 // careful reads the records of works, computes what becomes of them and writes
 // that, if they are still as they were read.
 func (a *applier) careful(ctx context.Context, works []*work) {
+	for part := range slices.Chunk(works, carefulKeys) {
+		a.carefully(ctx, part)
+	}
+}
+
+func (a *applier) carefully(ctx context.Context, works []*work) {
 	lost := map[*work]int{} // rounds in a row
 	for len(works) > 0 {
 		a.sink.metrics.careful.Add(float64(len(works)))
@@ -57,7 +68,7 @@ func (a *applier) round(ctx context.Context, works []*work) map[*work]bool {
 		}
 		plans, entries, writers = append(plans, p), append(entries, p.write), append(writers, w)
 	}
-	for i, err := range a.send(ctx, entries, true) {
+	for i, err := range a.send(ctx, entries, writers, true) {
 		w, p := writers[i], plans[i]
 		switch code := codeOf(err); {
 		case err == nil:
@@ -97,7 +108,7 @@ func (a *applier) read(ctx context.Context, works []*work) map[*work]*stored {
 		}
 		entries, readers = append(entries, w.read(a.guard)), append(readers, w)
 	}
-	for i, err := range a.send(ctx, entries, false) {
+	for i, err := range a.send(ctx, entries, readers, false) {
 		switch {
 		case codeOf(err) == types.KEY_NOT_FOUND_ERROR:
 			found[readers[i]] = &stored{}
@@ -155,6 +166,7 @@ func (a *applier) tryGroup(ctx context.Context, works []*work) error {
 	}
 	begun := false
 	var entries []as.BatchRecordIfc
+	var writers []*work
 	var refused error
 	for _, w := range todo {
 		plan := w.plan(found[w], a.guard, a.sink.owner.tombstone, time.Now())
@@ -163,19 +175,19 @@ func (a *applier) tryGroup(ctx context.Context, works []*work) error {
 			refused = plan.fault
 		}
 		if plan.write != nil {
-			entries = append(entries, plan.write)
+			entries, writers = append(entries, plan.write), append(writers, w)
 		}
 	}
 	if refused != nil {
 		return unless(begun, sinks.WithOutcome(sinks.Halt, fmt.Errorf("%w: %w", errHalf, refused)), rejected(refused))
 	}
-	return a.writeGroup(ctx, entries, begun)
+	return a.writeGroup(ctx, entries, writers, begun)
 }
 
-func (a *applier) writeGroup(ctx context.Context, entries []as.BatchRecordIfc, begun bool) error {
+func (a *applier) writeGroup(ctx context.Context, entries []as.BatchRecordIfc, writers []*work, begun bool) error {
 	var worst, refused error
 	contends, done := false, begun
-	for _, err := range a.send(ctx, entries, true) {
+	for _, err := range a.send(ctx, entries, writers, true) {
 		code := codeOf(err)
 		switch {
 		case err == nil:

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"path"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -29,8 +30,7 @@ type Options struct {
 	// Namespace of the collections that name none.
 	Namespace string
 	// Collections says how they map to sets; the first match counts. What matches
-	// none is the set of its name in Namespace, and a collection "namespace.set"
-	// or "namespace" of that namespace is that set.
+	// none is the set of its name in Namespace. No two collections share a set.
 	Collections []Collection
 
 	// State is where ownership and checkpoints are kept: one set per stream.
@@ -67,7 +67,9 @@ type Place struct {
 type Collection struct {
 	Pattern   string // of path.Match
 	Namespace string // "": Options.Namespace
-	Set       string // "": the collection's name
+	// Set is the set's name, "" the collection's. Where Pattern ends in a *, which
+	// many collections match, "*" is what that stands for and nothing else will do.
+	Set string
 	// Digest: keys are digests of 20 bytes, not user keys.
 	Digest bool
 	// SendKey stores the user key with the record, so that scans show it.
@@ -150,6 +152,14 @@ func (o Options) validate() error {
 			bad(field+".pattern", "%q is no pattern", c.Pattern)
 		}
 		Place{c.Namespace, c.Set}.validate(bad, field)
+		if reason := c.setFault(); reason != "" {
+			bad(field+".set", "%q %s", c.Set, reason)
+		}
+		if j := slices.IndexFunc(o.Collections[:i], func(other Collection) bool {
+			return c.Set != "" && c.Set != anySet && other.Set == c.Set && other.Namespace == c.Namespace
+		}); j >= 0 {
+			bad(field+".set", "%q is the set of %s too: their records would be the same", c.Set, o.Collections[j].Pattern)
+		}
 		if c.Digest && c.SendKey {
 			bad(field+".send_key", "a digest has no key to send")
 		}
@@ -175,6 +185,22 @@ func (o Options) validate() error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// anySet is the set of the name that a pattern's * stands for.
+const anySet = "*"
+
+// setFault is why the pattern's collections cannot have that set.
+func (c *Collection) setFault() string {
+	many := strings.ContainsAny(c.Pattern, `*?[\`)
+	prefix, tail := strings.CutSuffix(c.Pattern, "*")
+	switch {
+	case c.Set == anySet && (!tail || strings.ContainsAny(prefix, `*?[\`)):
+		return "is what the * at a pattern's end stands for, and there is none or more than that"
+	case c.Set != "" && c.Set != anySet && many:
+		return "would be the set of several collections, whose records would be the same"
+	}
+	return ""
 }
 
 // Limits of the server (AS_ID_NAMESPACE_SZ, AS_SET_NAME_MAX_SIZE, BIN_NAME_MAX_SZ).

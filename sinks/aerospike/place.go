@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"path"
 	"strings"
+	"sync"
 
 	as "github.com/aerospike/aerospike-client-go/v7"
 
@@ -31,31 +32,48 @@ func (o *Options) placeOf(collection string) (place, error) {
 }
 
 func (o *Options) mapped(collection string) place {
+	p := place{Place: Place{Namespace: o.Namespace, Set: collection}}
 	for _, c := range o.Collections {
 		if ok, err := path.Match(c.Pattern, collection); !ok || err != nil {
 			continue
 		}
-		p := place{Place: o.named(collection), digest: c.Digest, sendKey: c.SendKey}
+		p.digest, p.sendKey = c.Digest, c.SendKey
 		if c.Namespace != "" {
 			p.Namespace = c.Namespace
 		}
-		if c.Set != "" {
+		switch c.Set {
+		case "":
+		case anySet:
+			p.Set = strings.TrimPrefix(collection, strings.TrimSuffix(c.Pattern, "*"))
+		default:
 			p.Set = c.Set
 		}
-		return p
-	}
-	return place{Place: o.named(collection)}
-}
-
-// named is the set that a collection's own name says.
-func (o *Options) named(collection string) Place {
-	p := Place{Namespace: o.Namespace, Set: collection}
-	if collection == o.Namespace {
-		p.Set = ""
-	} else if set, ok := strings.CutPrefix(collection, o.Namespace+"."); ok && set != "" {
-		p.Set = set
+		break
 	}
 	return p
+}
+
+// places are the sets that were written to, each by one collection: two of them
+// would have the same records, and one would take the other's writes for its own.
+type places struct {
+	mu    sync.Mutex
+	taken map[Place]string
+}
+
+// take notes that a collection is in a place. Errors are *mutation.RejectedError:
+// another one is.
+func (t *places) take(p Place, collection string) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.taken == nil {
+		t.taken = map[Place]string{}
+	}
+	other, ok := t.taken[p]
+	if ok && other != collection {
+		return &mutation.RejectedError{Field: "collection", Reason: fmt.Sprintf("its set %q is that of collection %q: map them to different ones", p.Set, other)}
+	}
+	t.taken[p] = collection
+	return nil
 }
 
 // keyOf returns a record's key there. Errors are *mutation.RejectedError.

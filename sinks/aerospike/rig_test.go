@@ -129,7 +129,7 @@ func options(t testing.TB) Options {
 	return Options{
 		Hosts: []string{common.at(t)}, Namespace: namespace,
 		State:       Place{namespace, "state-" + name},
-		Collections: []Collection{{Pattern: "*", Set: "set-" + name}},
+		Collections: []Collection{{Pattern: "sinktest", Set: "set-" + name}, {Pattern: collection, Set: "things-" + name}},
 		Services:    Services{SeedOnly: true},
 		// A loaded machine is slow, not wrong.
 		Timeouts: Timeouts{Connect: 30 * time.Second, Socket: 30 * time.Second, Total: 30 * time.Second},

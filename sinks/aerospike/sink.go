@@ -18,6 +18,7 @@ type Sink struct {
 	log     *zap.Logger
 	shared  *shared
 	owner   *owner
+	places  places
 	metrics *metrics
 
 	// Calls that Close waits for: those of the contract, and behind them the

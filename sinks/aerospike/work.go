@@ -17,6 +17,7 @@ type work struct {
 	key   *as.Key
 	place place
 	steps []step // in LSN order
+	bytes int    // of their records in the log
 	// singly: the server refused several steps sent as one write; which of them is
 	// to blame shows when each is sent alone.
 	singly bool
@@ -41,7 +42,7 @@ type phase struct {
 }
 
 // phases takes a batch apart. A body that is no mutation or group of them halts.
-func (o *Options) phases(b *sinks.Batch) ([]*phase, error) {
+func (s *Sink) phases(b *sinks.Batch) ([]*phase, error) {
 	var list []*phase
 	var current *phase
 	var byKey map[string]*work
@@ -62,10 +63,14 @@ func (o *Options) phases(b *sinks.Batch) ([]*phase, error) {
 			w := byKey[name]
 			if w == nil {
 				w = &work{}
-				w.key, w.place, w.fault = o.keyOf(m.GetCollection(), m.GetKey())
+				w.key, w.place, w.fault = s.o.keyOf(m.GetCollection(), m.GetKey())
+				if w.fault == nil {
+					w.fault = s.places.take(w.place.Place, m.GetCollection())
+				}
 				byKey[name] = w
 				current.works = append(current.works, w)
 			}
+			w.bytes += r.Bytes
 			w.steps = append(w.steps, step{record: i, lsn: r.LSN, accepted: r.Accepted, m: m})
 		}
 	}
