@@ -143,8 +143,8 @@ func readFloat(t *catalogue.Type, text string) (Datum, Verdict, *Error) {
 	}
 	f, err := strconv.ParseFloat(rest[:length], bits)
 	if err != nil || f == 0 && strings.Trim(mantissa, "0.") != "" {
-		if rest[length:] != "" {
-			return Datum{}, Unknown, nil // versions quote more or less of it
+		if rest[:length] != text {
+			return Datum{}, Unknown, nil // what of it is quoted differs
 		}
 		return Datum{}, Bad, refuse(codeRange, `"%s" is out of range for type %s`, rest[:length], t.Display)
 	}
