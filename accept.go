@@ -13,6 +13,10 @@ import (
 // ErrPlanChanged: what accepting a sink means is not what was shown any more.
 var ErrPlanChanged = errors.New("walproxy: what is to be accepted has changed since it was shown")
 
+// ErrAcceptFinished: an earlier Accept was interrupted behind its decision, which is
+// carried out now; nothing else was decided.
+var ErrAcceptFinished = errors.New("walproxy: what was accepted before an interruption is carried out now")
+
 // PlanAccept says what it means to go on with a sink that is refused because its
 // checkpoint and the log do not fit; see replay.Loop.PlanAccept. It changes nothing.
 func (p *Proxy) PlanAccept(ctx context.Context, sink string, after *LSN) (*replay.Plan, error) {
@@ -52,7 +56,8 @@ func (p *Proxy) AcceptSink(ctx context.Context, sink string, after *LSN, token s
 // Accept is PlanAccept and AcceptSink for a data directory that no proxy has open:
 // decide is shown the plan and returns nil to have it done, or why not, which is
 // returned. It is done when Accept returns nil; after an error, or a crash, behind
-// decide it may be done by the next Open, or a repeated call does it. Of o Dir, Log,
+// decide it may be done by the next Open, or a repeated call does it:
+// ErrAcceptFinished. Of o Dir, Log,
 // Logger and the sink's options are read; what decide says no to has begun an
 // incarnation of the log and changed nothing else.
 func Accept(ctx context.Context, o Options, sink string, after *LSN, decide func(*replay.Plan) error) (err error) {
@@ -67,6 +72,12 @@ func Accept(ctx context.Context, o Options, sink string, after *LSN, decide func
 	loop, err := p.loopOf(sink)
 	if err != nil {
 		return err
+	}
+	switch done, err := loop.Finish(ctx); {
+	case err != nil:
+		return err
+	case done:
+		return ErrAcceptFinished
 	}
 	plan, err := loop.PlanAccept(ctx, after)
 	if err != nil && !errors.Is(err, replay.ErrAfterNeeded) {

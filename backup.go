@@ -51,7 +51,7 @@ func (p *Proxy) Backup(ctx context.Context, dir string) (s Snapshot, err error) 
 	}
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, os.RemoveAll(dir))
+			err = errors.Join(err, vfs.OS().RemoveAll(dir))
 		}
 	}()
 	if err := vfs.MkdirAllSync(vfs.OS(), filepath.Join(dir, "sinks"), 0o755); err != nil {

@@ -12,6 +12,7 @@ import (
 
 	"github.com/walproxy/walproxy/internal/accept"
 	"github.com/walproxy/walproxy/internal/state"
+	"github.com/walproxy/walproxy/internal/unfinished"
 	"github.com/walproxy/walproxy/sinks"
 	"github.com/walproxy/walproxy/wal"
 )
@@ -145,6 +146,9 @@ func (p *Proxy) openSinks(ctx context.Context) error {
 
 // openLog opens the log, and the state store with it.
 func (p *Proxy) openLog() (err error) {
+	if err := unfinished.Check(p.options.Dir); err != nil {
+		return fmt.Errorf("walproxy: %w", err)
+	}
 	o := p.options.Log
 	o.Logger = p.logger.Named("wal")
 	o.Attach = p.attach

@@ -26,6 +26,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/walproxy/walproxy/internal/accept"
+	"github.com/walproxy/walproxy/internal/unfinished"
 	"github.com/walproxy/walproxy/mutation"
 	"github.com/walproxy/walproxy/replay"
 	"github.com/walproxy/walproxy/sinks"
@@ -39,6 +40,8 @@ type LSN = wal.LSN
 var (
 	// ErrClosed is returned by every call after Close began.
 	ErrClosed = errors.New("walproxy: closed")
+	// ErrUnfinished: Options.Dir holds what an interrupted restore or import left, and no log.
+	ErrUnfinished = unfinished.Err
 	// ErrUnknownLSN is returned for an LSN that was not given out yet.
 	ErrUnknownLSN = errors.New("walproxy: no such LSN yet")
 	// ErrHalted is returned when a call needs a sink that has halted; it wraps why.

@@ -237,6 +237,20 @@ func (l *Loop) CarryOut(ctx context.Context) error {
 	return err
 }
 
+// Finish carries out what was accepted by somebody who was interrupted then; done
+// is false if nothing was, or if the store has changed since, so that it cannot be.
+func (l *Loop) Finish(ctx context.Context) (done bool, err error) {
+	value, err := l.state.Acceptance(l.o.Name)
+	if err != nil || value == nil {
+		return false, err
+	}
+	err = l.CarryOut(ctx)
+	if errors.Is(err, ErrAccepted) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
 // carryOut returns the claim as it is then.
 func (l *Loop) carryOut(ctx context.Context) (claim state.Claim, err error) {
 	if claim, _, err = l.state.Claim(l.o.Name); err != nil {

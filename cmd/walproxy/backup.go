@@ -19,11 +19,9 @@ import (
 	"github.com/walproxy/walproxy/internal/audit"
 	"github.com/walproxy/walproxy/internal/backup"
 	"github.com/walproxy/walproxy/internal/config"
+	"github.com/walproxy/walproxy/internal/vfs"
 	"github.com/walproxy/walproxy/wal"
 )
-
-// stagePath is where a copy lies until it was sent.
-func stagePath(dataDir string) string { return filepath.Join(dataDir, "backup.new") }
 
 // backupAnswer is what --json prints.
 type backupAnswer struct {
@@ -151,9 +149,13 @@ func (b *backuper) fromServer(ctx context.Context) (m backup.Manifest, err error
 // fromFiles makes the copy itself, and sends it to itself.
 func (b *backuper) fromFiles(ctx context.Context) (m backup.Manifest, err error) {
 	i := &instance{config: b.place.config, logger: zap.NewNop(), registry: prometheus.NewRegistry()}
-	stage := stagePath(b.place.dir)
-	if err := os.RemoveAll(stage); err != nil {
-		return m, err
+	stage := stoppedStagePath(b.place.dir)
+	if lock, err := lockStage(stage); err == nil { // a crash left it
+		if err := errors.Join(vfs.OS().RemoveAll(stage), lock.Close()); err != nil {
+			return m, err
+		}
+	} else if !errors.Is(err, os.ErrNotExist) {
+		return m, exitWith(exitStart, fmt.Errorf("another backup is under way: %w", err))
 	}
 	o := i.options()
 	for at := range o.Sinks {
@@ -176,7 +178,12 @@ func (b *backuper) fromFiles(ctx context.Context) (m backup.Manifest, err error)
 	if err != nil {
 		return m, exitWith(exitStart, err)
 	}
-	defer func() { err = errors.Join(err, os.RemoveAll(stage)) }()
+	defer func() { err = errors.Join(err, vfs.OS().RemoveAll(stage)) }()
+	lock, err := lockStage(stage)
+	if err != nil {
+		return m, err
+	}
+	defer func() { err = errors.Join(err, lock.Close()) }()
 	return b.pipe(ctx, stage, backup.Manifest{Made: time.Now().UTC(), By: versionName(), Stream: copied.Log.Stream,
 		Incarnation: copied.Log.Incarnation, First: copied.Log.First, Last: copied.Log.Last, Stores: copied.Stores})
 }

@@ -24,6 +24,7 @@ import (
 	"github.com/walproxy/walproxy/internal/config"
 	"github.com/walproxy/walproxy/internal/httpserve"
 	"github.com/walproxy/walproxy/internal/state"
+	"github.com/walproxy/walproxy/internal/unfinished"
 	"github.com/walproxy/walproxy/internal/vfs"
 	"github.com/walproxy/walproxy/replay"
 	"github.com/walproxy/walproxy/sinks"
@@ -119,12 +120,18 @@ func (i *instance) open(ctx context.Context) error {
 	if err := vfs.MkdirAllSync(vfs.OS(), i.config.DataDir, 0o755); err != nil {
 		return fmt.Errorf("data_dir: %w", err)
 	}
+	if err := unfinished.Check(i.config.DataDir); err != nil { // before there is anything else in it
+		return err
+	}
 	if err := i.openSinks(); err != nil {
 		return err
 	}
 	options := i.options()
 	if i.proxy, err = walproxy.Open(ctx, options); err != nil {
 		return err
+	}
+	if err := dropStages(i.config.DataDir); err != nil {
+		i.logger.Warn("what an interrupted backup left stays: remove it", zap.String("dir", i.config.DataDir), zap.Error(err))
 	}
 	core := api.New(i.proxy)
 	i.adminHandler = admin.New(core, i.registry, admin.Limits{

@@ -18,6 +18,7 @@ import (
 
 	"github.com/walproxy/walproxy/internal/portable"
 	"github.com/walproxy/walproxy/internal/state"
+	"github.com/walproxy/walproxy/internal/vfs"
 	"github.com/walproxy/walproxy/wal"
 )
 
@@ -155,13 +156,7 @@ func (e *logExport) toFile(name string) (err error) {
 	return errors.Join(file.Close(), syncDir(filepath.Dir(name)))
 }
 
-func syncDir(name string) error {
-	d, err := os.Open(name)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
-}
+func syncDir(name string) error { return vfs.OS().SyncDir(name) }
 
 // write writes log and state store. The state store is open all the while, so that
 // no server can start and change either.

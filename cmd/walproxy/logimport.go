@@ -17,6 +17,7 @@ import (
 
 	"github.com/walproxy/walproxy/internal/portable"
 	"github.com/walproxy/walproxy/internal/state"
+	"github.com/walproxy/walproxy/internal/unfinished"
 	"github.com/walproxy/walproxy/internal/vfs"
 	"github.com/walproxy/walproxy/wal"
 )
@@ -56,9 +57,6 @@ func newLogImport() *cobra.Command {
 	return cmd
 }
 
-// importName is where an import is made, in the data directory.
-const importName = "import.tmp"
-
 type logImport struct {
 	withoutState, json bool
 
@@ -70,7 +68,9 @@ type logImport struct {
 	state  *state.Loader
 }
 
-func (i *logImport) temporary(name string) string { return filepath.Join(i.dir, importName, name) }
+func (i *logImport) temporary(name string) string {
+	return filepath.Join(i.dir, unfinished.Import, name)
+}
 
 func (i *logImport) run(cmd *cobra.Command, name string) (err error) {
 	i.report = exportReport{File: name, Dir: i.dir, Lost: []rangeJSON{}, Damage: []damageJSON{}}
@@ -145,6 +145,11 @@ func (r *barReader) Read(b []byte) (int, error) {
 // is left alone, but for what an interrupted import left.
 func (i *logImport) prepare() (lock io.Closer, err error) {
 	begun := exists(i.temporary(""))
+	if begun && exists(filepath.Join(i.dir, "log")) {
+		err := errors.Join(vfs.OS().RemoveAll(i.temporary("")), syncDir(i.dir))
+		return nil, exitWith(exitUsage, errors.Join(fmt.Errorf("%s holds a log already: an import that was interrupted had come to its end; "+
+			"next: `walproxy log verify`, then `walproxy serve`", i.dir), err))
+	}
 	if exists(filepath.Join(i.dir, "log")) || exists(filepath.Join(i.dir, "state")) && !begun {
 		return nil, exitWith(exitUsage, fmt.Errorf("%s holds a log or a state store already: import into a directory that holds neither", i.dir))
 	}
@@ -157,7 +162,7 @@ func (i *logImport) prepare() (lock io.Closer, err error) {
 	if begun {
 		fmt.Fprintln(i.errOut, "an earlier import was interrupted: it is begun again")
 	}
-	err = errors.Join(i.clear(), os.RemoveAll(filepath.Join(i.dir, "state")))
+	err = errors.Join(i.clear(), vfs.OS().RemoveAll(filepath.Join(i.dir, "state")))
 	if err != nil {
 		return nil, exitWith(exitFailed, errors.Join(err, lock.Close()))
 	}
@@ -170,7 +175,7 @@ func exists(name string) bool {
 }
 
 func (i *logImport) clear() error {
-	return errors.Join(os.RemoveAll(i.temporary("log")), os.RemoveAll(i.temporary("state")))
+	return errors.Join(vfs.OS().RemoveAll(i.temporary("log")), vfs.OS().RemoveAll(i.temporary("state")))
 }
 
 func (i *logImport) abandon() error {
@@ -181,7 +186,7 @@ func (i *logImport) abandon() error {
 	if i.state != nil {
 		_ = i.state.Close() // of what is removed
 	}
-	return errors.Join(append(errs, i.clear(), os.RemoveAll(i.temporary("")))...)
+	return errors.Join(append(errs, i.clear(), vfs.OS().RemoveAll(i.temporary("")))...)
 }
 
 // read makes log and state store of all that is in the file.
@@ -242,20 +247,20 @@ func (i *logImport) item(item portable.Item) error {
 // directory is one.
 func (i *logImport) publish() error {
 	if i.report.Head.State {
-		if err := os.Rename(i.temporary("state"), filepath.Join(i.dir, "state")); err != nil {
+		if err := vfs.OS().Rename(i.temporary("state"), filepath.Join(i.dir, "state")); err != nil {
 			return err
 		}
 		if err := syncDir(i.dir); err != nil {
 			return err
 		}
 	}
-	if err := os.Rename(i.temporary("log"), filepath.Join(i.dir, "log")); err != nil {
+	if err := vfs.OS().Rename(i.temporary("log"), filepath.Join(i.dir, "log")); err != nil {
 		return err
 	}
 	if err := syncDir(i.dir); err != nil {
 		return err
 	}
-	return errors.Join(os.RemoveAll(i.temporary("")), syncDir(i.dir))
+	return errors.Join(vfs.OS().RemoveAll(i.temporary("")), syncDir(i.dir))
 }
 
 func (i *logImport) text(out io.Writer) error {

@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/walproxy/walproxy/internal/config"
+	"github.com/walproxy/walproxy/internal/unfinished"
 	"github.com/walproxy/walproxy/wal"
 )
 
@@ -88,6 +89,9 @@ func (f *placeFlags) stopped(cmd *cobra.Command) (*place, error) {
 
 // isDataDir tells a directory that walproxy keeps its data in from any other.
 func isDataDir(dir string) error {
+	if err := unfinished.Check(dir); err != nil {
+		return err
+	}
 	_, err := os.Stat(filepath.Join(dir, "log"))
 	if errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("%s is no data directory of walproxy: name it with --data-dir or data_dir in --config: %w", dir, err)

@@ -189,6 +189,8 @@ func (a *accepter) stopped(ctx context.Context) error {
 	switch {
 	case errors.Is(err, replay.ErrNothingToAccept):
 		return a.nothing(answer, err)
+	case errors.Is(err, walproxy.ErrAcceptFinished):
+		return a.finished(answer)
 	case errors.As(err, &coded):
 		return exitWith(coded.code, err)
 	case errors.Is(err, replay.ErrNotAcceptable), errors.Is(err, replay.ErrAfterUnfit):
@@ -222,6 +224,17 @@ func (a *accepter) nothing(answer acceptAnswer, why error) error {
 		return printJSON(a.cmd, answer)
 	}
 	_, err := fmt.Fprintf(a.cmd.OutOrStdout(), "%v; nothing was changed\n", why)
+	return err
+}
+
+// finished says that an earlier call's decision was carried out.
+func (a *accepter) finished(answer acceptAnswer) error {
+	answer.Sink, answer.Accepted = a.name, true
+	if a.json {
+		return printJSON(a.cmd, answer)
+	}
+	_, err := fmt.Fprintf(a.cmd.OutOrStdout(), "an earlier `sink accept` was interrupted when it had been agreed to: it is carried out now\n"+
+		"sink %s is accepted; next: walproxy serve\n", a.name)
 	return err
 }
 

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 
+	"github.com/walproxy/walproxy/internal/unfinished"
 	"github.com/walproxy/walproxy/internal/vfs"
 )
 
@@ -18,7 +19,7 @@ import (
 // mount point, under a name of its own.
 const (
 	partial    = ".partial"
-	partialDir = "partial.new"
+	partialDir = unfinished.Restore
 )
 
 // SaveFile writes a stream to the file name, which does not exist yet, and
@@ -28,13 +29,13 @@ func SaveFile(ctx context.Context, r io.Reader, name string) (m Manifest, err er
 	if err := vacant(name); err != nil {
 		return m, err
 	}
-	f, err := os.OpenFile(name+partial, os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o640)
+	f, err := vfs.OS().OpenFile(name+partial, os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o640)
 	if err != nil {
 		return m, err
 	}
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, os.Remove(name+partial))
+			err = errors.Join(err, vfs.OS().Remove(name+partial))
 		}
 	}()
 	in := io.TeeReader(r, f)
@@ -45,7 +46,7 @@ func SaveFile(ctx context.Context, r io.Reader, name string) (m Manifest, err er
 	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
 		return m, err
 	}
-	if err := os.Rename(name+partial, name); err != nil {
+	if err := vfs.OS().Rename(name+partial, name); err != nil {
 		return m, err
 	}
 	return m, vfs.OS().SyncDir(filepath.Dir(name))
@@ -108,16 +109,16 @@ func fill(ctx context.Context, a archive, dir string, manifest bool) (m Manifest
 	if err := vfs.MkdirAllSync(vfs.OS(), dir, 0o755); err != nil {
 		return m, err
 	}
-	if err := os.RemoveAll(temporary); err != nil { // of a crash
+	if err := removeInterrupted(dir, manifest); err != nil {
 		return m, err
 	}
 	if err := vacant(dir); err != nil {
 		return m, err
 	}
-	if err := os.Mkdir(temporary, 0o755); err != nil {
+	if err := vfs.OS().MkdirAll(temporary, 0o755); err != nil {
 		return m, err
 	}
-	defer func() { err = errors.Join(err, os.RemoveAll(temporary)) }()
+	defer func() { err = errors.Join(err, vfs.OS().RemoveAll(temporary)) }()
 	m, err = receive(ctx, a, func(name string, r io.Reader) error {
 		return writeFile(filepath.Join(temporary, filepath.FromSlash(name)), r)
 	})
@@ -151,12 +152,42 @@ func reveal(temporary, dir string) error {
 	}
 	slices.SortStableFunc(entries, func(a, b fs.DirEntry) int { return last(a) - last(b) })
 	for _, e := range entries {
-		err := os.Rename(filepath.Join(temporary, e.Name()), filepath.Join(dir, e.Name()))
+		err := vfs.OS().Rename(filepath.Join(temporary, e.Name()), filepath.Join(dir, e.Name()))
 		if err = errors.Join(err, vfs.OS().SyncDir(dir)); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// removeInterrupted removes what a crash left in dir, partialDir last: as long as that is there
+// the rest is no data directory. A log says that it is one, or may become it.
+func removeInterrupted(dir string, manifest bool) error {
+	temporary := filepath.Join(dir, partialDir)
+	if _, err := os.Lstat(temporary); errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	revealed := []string{"sinks", "state"}
+	switch _, err := os.Lstat(filepath.Join(dir, "log")); {
+	case errors.Is(err, fs.ErrNotExist):
+	case err != nil:
+		return err
+	case !manifest || exists(filepath.Join(dir, ManifestName)) || exists(filepath.Join(dir, "log", "LOCK")):
+		revealed = nil // it was complete, or somebody has opened it since
+	default:
+		revealed = append(revealed, "log")
+	}
+	for _, name := range append(revealed, partialDir) {
+		if err := vfs.OS().RemoveAll(filepath.Join(dir, name)); err != nil {
+			return err
+		}
+	}
+	return vfs.OS().SyncDir(dir)
+}
+
+func exists(name string) bool {
+	_, err := os.Lstat(name)
+	return !errors.Is(err, fs.ErrNotExist)
 }
 
 // vacant is nil if nothing, or an empty directory, is there.
@@ -178,10 +209,10 @@ func vacant(path string) error {
 }
 
 func writeFile(path string, r io.Reader) (err error) {
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+	if err := vfs.OS().MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return err
 	}
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
+	f, err := vfs.OS().OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
 	if err != nil {
 		return err
 	}
@@ -197,7 +228,7 @@ func writeManifest(path string, m Manifest) error {
 	if err != nil {
 		return err
 	}
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
+	f, err := vfs.OS().OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
 	if err != nil {
 		return err
 	}

@@ -2,6 +2,7 @@ package pebblekit_test
 
 import (
 	"errors"
+	"os"
 	"path/filepath"
 	"strings"
 	"sync/atomic"
@@ -39,7 +40,7 @@ func TestCheckpoint(t *testing.T) {
 	failures := 0
 	for n := int64(1); ; n++ {
 		left.Store(n)
-		err := pebblekit.Checkpoint(db, fs, dir)
+		err := pebblekit.Checkpoint(db, fs, filepath.Join(root, "db"), dir)
 		if err == nil {
 			break
 		}
@@ -75,6 +76,50 @@ func TestCheckpoint(t *testing.T) {
 		}
 	}
 	if err := copied.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestCheckpointUnchanged: a copy of a database in which nothing has changed since it
+// was opened, and that had no WAL, is one: so it is after a crash of an open.
+func TestCheckpointUnchanged(t *testing.T) {
+	root := t.TempDir()
+	from, dir := filepath.Join(root, "db"), filepath.Join(root, "copy")
+	fs := pebblekit.NewFS(vfs.Default, func(err error) { t.Errorf("told of %v", err) })
+	options := func() *pebble.Options {
+		return &pebble.Options{FS: fs, Logger: pebblekit.NewLogger(nil), FormatMajorVersion: pebble.FormatNewest}
+	}
+	db, err := pebble.Open(from, options())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(db.Set([]byte("key"), []byte("1"), pebble.Sync), db.Flush(), db.Close()); err != nil {
+		t.Fatal(err)
+	}
+	wals, err := filepath.Glob(filepath.Join(from, "*.log"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range wals { // nothing is in them
+		if err := os.Remove(name); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if db, err = pebble.Open(from, options()); err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(pebblekit.Checkpoint(db, fs, from, dir), db.Close()); err != nil {
+		t.Fatal(err)
+	}
+	copied, err := pebble.Open(dir, options())
+	if err != nil {
+		t.Fatal(err)
+	}
+	value, closer, err := copied.Get([]byte("key"))
+	if err != nil || string(value) != "1" {
+		t.Fatalf("key is %q, %v", value, err)
+	}
+	if err := errors.Join(closer.Close(), copied.Close()); err != nil {
 		t.Fatal(err)
 	}
 }

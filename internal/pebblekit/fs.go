@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
+
+	"github.com/walproxy/walproxy/internal/failpoint"
 )
 
 // FS is a file system that keeps Pebble from meeting a failure that would end
@@ -117,6 +119,7 @@ func (f *FS) change(what, name string, vital bool, op func() error) (ok bool, er
 	if f.Err() != nil {
 		return false, nil
 	}
+	failpoint.Hit("disk-change")
 	if err = op(); err == nil {
 		return true, nil
 	}
@@ -158,6 +161,7 @@ func (f *FS) Create(name string, category vfs.DiskWriteCategory) (vfs.File, erro
 		return f.FS.Create(name, category)
 	}
 	if !f.vital(name) {
+		failpoint.Hit("disk-change")
 		inner, err := f.FS.Create(name, category)
 		if err != nil {
 			return nil, pause(err)
@@ -280,6 +284,7 @@ func pause(err error) error {
 }
 
 func (t *table) Write(p []byte) (int, error) {
+	failpoint.Hit("disk-change")
 	n, err := t.File.Write(p)
 	return n, pause(err)
 }

@@ -78,6 +78,7 @@ const bytesInterval = 200 * time.Millisecond
 // Store is a Pebble database. All methods may be called concurrently.
 type Store struct {
 	log *zap.Logger
+	dir string
 
 	// life is held for reading during every use of db, for writing by Close.
 	life   sync.RWMutex
@@ -160,7 +161,7 @@ func open(dir string, o Options, fs vfs.FS) (s *Store, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("state: open %s: %w", dir, err)
 	}
-	s = &Store{log: o.Logger, db: db, fs: frozen, readOnly: o.ReadOnly}
+	s = &Store{log: o.Logger, dir: dir, db: db, fs: frozen, readOnly: o.ReadOnly}
 	if err := s.use(s.load); err != nil {
 		return nil, errors.Join(fmt.Errorf("%s: %w", dir, err), db.Close())
 	}

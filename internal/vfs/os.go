@@ -6,9 +6,12 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/walproxy/walproxy/internal/failpoint"
 )
 
 const readOnly = os.O_RDONLY
@@ -18,9 +21,13 @@ func OS() FS { return osFS{} }
 
 type osFS struct{}
 
+// change is the failpoint in front of everything that changes a disk.
+const change = "disk-change"
+
 type osFile struct{ *os.File }
 
 func (f osFile) Datasync() error {
+	failpoint.Hit(change)
 	for {
 		err := unix.Fdatasync(int(f.Fd()))
 		if !errors.Is(err, unix.EINTR) {
@@ -44,7 +51,25 @@ func wrap(op, name string, err error) error {
 	return &fs.PathError{Op: op, Path: name, Err: err}
 }
 
+func (f osFile) Write(b []byte) (int, error) {
+	failpoint.Hit(change)
+	return f.File.Write(b)
+}
+
+func (f osFile) WriteAt(b []byte, at int64) (int, error) {
+	failpoint.Hit(change)
+	return f.File.WriteAt(b, at)
+}
+
+func (f osFile) Sync() error {
+	failpoint.Hit(change)
+	return f.File.Sync()
+}
+
 func (osFS) OpenFile(name string, flag int, perm fs.FileMode) (File, error) {
+	if flag&os.O_CREATE != 0 {
+		failpoint.Hit(change)
+	}
 	f, err := os.OpenFile(name, flag, perm)
 	if err != nil {
 		return nil, err
@@ -52,15 +77,44 @@ func (osFS) OpenFile(name string, flag int, perm fs.FileMode) (File, error) {
 	return osFile{f}, nil
 }
 
-func (osFS) MkdirAll(name string, perm fs.FileMode) error { return os.MkdirAll(name, perm) }
-func (osFS) ReadDir(name string) ([]fs.DirEntry, error)   { return os.ReadDir(name) }
-func (osFS) Stat(name string) (fs.FileInfo, error)        { return os.Stat(name) }
-func (osFS) Rename(from, to string) error                 { return os.Rename(from, to) }
-func (osFS) Link(from, to string) error                   { return os.Link(from, to) }
-func (osFS) Remove(name string) error                     { return os.Remove(name) }
-func (osFS) RemoveAll(name string) error                  { return os.RemoveAll(name) }
+func (osFS) MkdirAll(name string, perm fs.FileMode) error {
+	failpoint.Hit(change)
+	return os.MkdirAll(name, perm)
+}
+
+func (osFS) ReadDir(name string) ([]fs.DirEntry, error) { return os.ReadDir(name) }
+func (osFS) Stat(name string) (fs.FileInfo, error)      { return os.Stat(name) }
+
+func (osFS) Rename(from, to string) error {
+	failpoint.Hit(change)
+	return os.Rename(from, to)
+}
+
+func (osFS) Link(from, to string) error {
+	failpoint.Hit(change)
+	return os.Link(from, to)
+}
+
+func (osFS) Remove(name string) error {
+	failpoint.Hit(change)
+	return os.Remove(name)
+}
+
+func (f osFS) RemoveAll(name string) error {
+	if failpoint.On { // a crash may come between any two
+		entries, _ := os.ReadDir(name)
+		for _, e := range entries {
+			if err := f.RemoveAll(filepath.Join(name, e.Name())); err != nil {
+				return err
+			}
+		}
+		failpoint.Hit(change)
+	}
+	return os.RemoveAll(name)
+}
 
 func (osFS) SyncDir(name string) error {
+	failpoint.Hit(change)
 	d, err := os.Open(name)
 	if err != nil {
 		return err

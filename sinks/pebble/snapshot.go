@@ -15,7 +15,7 @@ func (s *Sink) Snapshot(ctx context.Context, dir string) error {
 	}
 	_, err = run(ctx, s, func() (none struct{}, err error) {
 		defer leave()
-		return none, pebblekit.Checkpoint(s.db, s.fs, dir)
+		return none, pebblekit.Checkpoint(s.db, s.fs, s.dir, dir)
 	})
 	return err
 }
