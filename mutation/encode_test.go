@@ -26,7 +26,7 @@ func everything() []*walproxyv1.Record {
 		DeleteOp(), SetOp(values), MergeOp(values), UnsetOp("x"), IncrementOp(numbers), AppendOp(texts), PrependOp(texts),
 		AppendEventOp(&walproxyv1.Event{Fields: values}),
 	}, IfVersion(7), ExpiresAt(time.Unix(100, 0)), WithRequestID("r"))
-	statement := &walproxyv1.Statement{TextId: 1, Collection: "t", Key: Int64(1)}
+	statement := &walproxyv1.Statement{TextId: 1, Collection: "t", Key: Int64(1), Settings: map[string]string{"TimeZone": "UTC", "DateStyle": "ISO"}}
 	command := &walproxyv1.Command{Message: []byte{1}, Collection: "t", Key: Int64(1)}
 	group := &walproxyv1.Group{Members: []*walproxyv1.Group_Member{
 		{Kind: &walproxyv1.Group_Member_Mutation{Mutation: Touch("c", String("k"))}},

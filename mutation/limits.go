@@ -27,6 +27,8 @@ const (
 	MaxRequestIDBytes = 255
 	// MaxPrincipalBytes is the longest principal.
 	MaxPrincipalBytes = 255
+	// MaxSettings is how many settings a statement has at most.
+	MaxSettings = 16
 	// MaxDecimalBytes is the longest text of a decimal.
 	MaxDecimalBytes = 1024
 	// MaxDecimalExponent bounds a decimal's exponent, so that exact arithmetic

@@ -85,6 +85,14 @@ func ValidateStatement(s *walproxyv1.Statement) error {
 	if reason := checkText("search_path", s.GetSearchPath()); reason != "" {
 		return &InvalidError{"search_path", reason}
 	}
+	if n := len(s.GetSettings()); n > MaxSettings {
+		return &InvalidError{"settings", fmt.Sprintf("are %d; at most %d", n, MaxSettings)}
+	}
+	for name, value := range s.GetSettings() {
+		if reason := checkText("setting", name+value); reason != "" {
+			return &InvalidError{"settings", reason}
+		}
+	}
 	return validateTarget(s.GetCollection(), s.GetKey(), s.GetRequestId())
 }
 

@@ -163,6 +163,8 @@ func TestValidateGroup(t *testing.T) {
 		{"empty member", []*walproxyv1.Group_Member{set("a"), {}}, "members[1].kind"},
 		{"nil member", []*walproxyv1.Group_Member{nil}, "members[0].kind"},
 		{"bad mutation", []*walproxyv1.Group_Member{set("a"), member(New("c", String("b"), nil))}, "members[1].mutation.ops"},
+		{"settings of a statement", []*walproxyv1.Group_Member{{Kind: &walproxyv1.Group_Member_Statement{Statement: &walproxyv1.Statement{TextId: 1, Collection: "c", Key: Int64(1),
+			Settings: map[string]string{"TimeZone": "\x00"}}}}}, "members[0].statement.settings"},
 		{"bad statement", []*walproxyv1.Group_Member{{Kind: &walproxyv1.Group_Member_Statement{Statement: &walproxyv1.Statement{TextId: 1, Collection: "c"}}}}, "members[0].statement.key"},
 		{"bad command", []*walproxyv1.Group_Member{{Kind: &walproxyv1.Group_Member_Command{Command: &walproxyv1.Command{}}}}, "members[0].command.message"},
 	} {

@@ -2,6 +2,8 @@ package jsonform
 
 import (
 	"encoding/base64"
+	"maps"
+	"slices"
 	"strconv"
 	"time"
 
@@ -116,6 +118,16 @@ func appendStatement(dst []byte, s *walproxyv1.Statement) []byte {
 	dst = strconv.AppendUint(append(dst, `"text_id":`...), s.GetTextId(), 10)
 	dst = appendString(append(dst, `,"role":`...), s.GetRole())
 	dst = appendString(append(dst, `,"search_path":`...), s.GetSearchPath())
+	if settings := s.GetSettings(); len(settings) > 0 {
+		dst = append(dst, `,"settings":{`...)
+		for i, name := range slices.Sorted(maps.Keys(settings)) {
+			if i > 0 {
+				dst = append(dst, ',')
+			}
+			dst = appendString(append(appendString(dst, name), ':'), settings[name])
+		}
+		dst = append(dst, '}')
+	}
 	return append(appendBytes(append(dst, `,"parameters":`...), s.GetParameters()), '}')
 }
 

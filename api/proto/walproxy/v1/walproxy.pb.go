@@ -1073,19 +1073,24 @@ func (x *Group) GetRequestId() string {
 	return ""
 }
 
-// Statement is a write that came over the Postgres wire, undecoded.
+// Statement is a write of one row that came over the Postgres wire, its values
+// undecoded.
 type Statement struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Id of a StatementText that the log holds before this record.
 	TextId uint64 `protobuf:"varint,1,opt,name=text_id,json=textId,proto3" json:"text_id,omitempty"`
-	// Formats and values of the Bind message, as they came.
+	// Formats and values as they came, for the text's parameters; encoded by
+	// api/pgwire/behind.
 	Parameters []byte `protobuf:"bytes,2,opt,name=parameters,proto3" json:"parameters,omitempty"`
 	Role       string `protobuf:"bytes,3,opt,name=role,proto3" json:"role,omitempty"`
 	SearchPath string `protobuf:"bytes,4,opt,name=search_path,json=searchPath,proto3" json:"search_path,omitempty"`
 	// The table it writes and the key, for lanes, locks and order.
-	Collection    string `protobuf:"bytes,5,opt,name=collection,proto3" json:"collection,omitempty"`
-	Key           *Key   `protobuf:"bytes,6,opt,name=key,proto3" json:"key,omitempty"`
-	RequestId     string `protobuf:"bytes,7,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	Collection string `protobuf:"bytes,5,opt,name=collection,proto3" json:"collection,omitempty"`
+	Key        *Key   `protobuf:"bytes,6,opt,name=key,proto3" json:"key,omitempty"`
+	RequestId  string `protobuf:"bytes,7,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// What else of the session the values depend on, by the names of PostgreSQL's
+	// settings: TimeZone.
+	Settings      map[string]string `protobuf:"bytes,8,rep,name=settings,proto3" json:"settings,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1167,6 +1172,13 @@ func (x *Statement) GetRequestId() string {
 		return x.RequestId
 	}
 	return ""
+}
+
+func (x *Statement) GetSettings() map[string]string {
+	if x != nil {
+		return x.Settings
+	}
+	return nil
 }
 
 // StatementText is the text of a statement, logged before its first use and
@@ -2119,7 +2131,7 @@ const file_walproxy_v1_walproxy_proto_rawDesc = "" +
 	"\bmutation\x18\x01 \x01(\v2\x15.walproxy.v1.MutationH\x00R\bmutation\x126\n" +
 	"\tstatement\x18\x02 \x01(\v2\x16.walproxy.v1.StatementH\x00R\tstatement\x120\n" +
 	"\acommand\x18\x03 \x01(\v2\x14.walproxy.v1.CommandH\x00R\acommandB\x06\n" +
-	"\x04kind\"\xdc\x01\n" +
+	"\x04kind\"\xdb\x02\n" +
 	"\tStatement\x12\x17\n" +
 	"\atext_id\x18\x01 \x01(\x04R\x06textId\x12\x1e\n" +
 	"\n" +
@@ -2133,7 +2145,11 @@ const file_walproxy_v1_walproxy_proto_rawDesc = "" +
 	"collection\x12\"\n" +
 	"\x03key\x18\x06 \x01(\v2\x10.walproxy.v1.KeyR\x03key\x12\x1d\n" +
 	"\n" +
-	"request_id\x18\a \x01(\tR\trequestId\"c\n" +
+	"request_id\x18\a \x01(\tR\trequestId\x12@\n" +
+	"\bsettings\x18\b \x03(\v2$.walproxy.v1.Statement.SettingsEntryR\bsettings\x1a;\n" +
+	"\rSettingsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"c\n" +
 	"\rStatementText\x12\x17\n" +
 	"\atext_id\x18\x01 \x01(\x04R\x06textId\x12\x12\n" +
 	"\x04text\x18\x02 \x01(\tR\x04text\x12%\n" +
@@ -2169,7 +2185,7 @@ func file_walproxy_v1_walproxy_proto_rawDescGZIP() []byte {
 	return file_walproxy_v1_walproxy_proto_rawDescData
 }
 
-var file_walproxy_v1_walproxy_proto_msgTypes = make([]protoimpl.MessageInfo, 34)
+var file_walproxy_v1_walproxy_proto_msgTypes = make([]protoimpl.MessageInfo, 35)
 var file_walproxy_v1_walproxy_proto_goTypes = []any{
 	(*Record)(nil),                // 0: walproxy.v1.Record
 	(*Origin)(nil),                // 1: walproxy.v1.Origin
@@ -2204,9 +2220,10 @@ var file_walproxy_v1_walproxy_proto_goTypes = []any{
 	(*Value_Map)(nil),             // 30: walproxy.v1.Value.Map
 	nil,                           // 31: walproxy.v1.Value.Map.FieldsEntry
 	(*Group_Member)(nil),          // 32: walproxy.v1.Group.Member
-	nil,                           // 33: walproxy.v1.Document.FieldsEntry
-	(*timestamppb.Timestamp)(nil), // 34: google.protobuf.Timestamp
-	(structpb.NullValue)(0),       // 35: google.protobuf.NullValue
+	nil,                           // 33: walproxy.v1.Statement.SettingsEntry
+	nil,                           // 34: walproxy.v1.Document.FieldsEntry
+	(*timestamppb.Timestamp)(nil), // 35: google.protobuf.Timestamp
+	(structpb.NullValue)(0),       // 36: google.protobuf.NullValue
 }
 var file_walproxy_v1_walproxy_proto_depIdxs = []int32{
 	1,  // 0: walproxy.v1.Record.origin:type_name -> walproxy.v1.Origin
@@ -2218,7 +2235,7 @@ var file_walproxy_v1_walproxy_proto_depIdxs = []int32{
 	3,  // 6: walproxy.v1.Mutation.key:type_name -> walproxy.v1.Key
 	4,  // 7: walproxy.v1.Mutation.ops:type_name -> walproxy.v1.Op
 	6,  // 8: walproxy.v1.Mutation.precondition:type_name -> walproxy.v1.Precondition
-	34, // 9: walproxy.v1.Mutation.expires_at:type_name -> google.protobuf.Timestamp
+	35, // 9: walproxy.v1.Mutation.expires_at:type_name -> google.protobuf.Timestamp
 	13, // 10: walproxy.v1.Key.composite:type_name -> walproxy.v1.Key.Composite
 	14, // 11: walproxy.v1.Op.set:type_name -> walproxy.v1.Op.Set
 	15, // 12: walproxy.v1.Op.merge:type_name -> walproxy.v1.Op.Merge
@@ -2230,40 +2247,41 @@ var file_walproxy_v1_walproxy_proto_depIdxs = []int32{
 	21, // 18: walproxy.v1.Op.delete:type_name -> walproxy.v1.Op.Delete
 	22, // 19: walproxy.v1.Op.append_event:type_name -> walproxy.v1.Op.AppendEvent
 	28, // 20: walproxy.v1.Event.fields:type_name -> walproxy.v1.Event.FieldsEntry
-	35, // 21: walproxy.v1.Value.null:type_name -> google.protobuf.NullValue
-	34, // 22: walproxy.v1.Value.timestamp:type_name -> google.protobuf.Timestamp
+	36, // 21: walproxy.v1.Value.null:type_name -> google.protobuf.NullValue
+	35, // 22: walproxy.v1.Value.timestamp:type_name -> google.protobuf.Timestamp
 	29, // 23: walproxy.v1.Value.list:type_name -> walproxy.v1.Value.List
 	30, // 24: walproxy.v1.Value.map:type_name -> walproxy.v1.Value.Map
 	32, // 25: walproxy.v1.Group.members:type_name -> walproxy.v1.Group.Member
 	3,  // 26: walproxy.v1.Statement.key:type_name -> walproxy.v1.Key
-	3,  // 27: walproxy.v1.Command.key:type_name -> walproxy.v1.Key
-	33, // 28: walproxy.v1.Document.fields:type_name -> walproxy.v1.Document.FieldsEntry
-	34, // 29: walproxy.v1.Document.expires_at:type_name -> google.protobuf.Timestamp
-	3,  // 30: walproxy.v1.Key.Composite.parts:type_name -> walproxy.v1.Key
-	23, // 31: walproxy.v1.Op.Set.fields:type_name -> walproxy.v1.Op.Set.FieldsEntry
-	24, // 32: walproxy.v1.Op.Merge.fields:type_name -> walproxy.v1.Op.Merge.FieldsEntry
-	25, // 33: walproxy.v1.Op.Increment.fields:type_name -> walproxy.v1.Op.Increment.FieldsEntry
-	26, // 34: walproxy.v1.Op.Append.fields:type_name -> walproxy.v1.Op.Append.FieldsEntry
-	27, // 35: walproxy.v1.Op.Prepend.fields:type_name -> walproxy.v1.Op.Prepend.FieldsEntry
-	5,  // 36: walproxy.v1.Op.AppendEvent.events:type_name -> walproxy.v1.Event
-	7,  // 37: walproxy.v1.Op.Set.FieldsEntry.value:type_name -> walproxy.v1.Value
-	7,  // 38: walproxy.v1.Op.Merge.FieldsEntry.value:type_name -> walproxy.v1.Value
-	7,  // 39: walproxy.v1.Op.Increment.FieldsEntry.value:type_name -> walproxy.v1.Value
-	7,  // 40: walproxy.v1.Op.Append.FieldsEntry.value:type_name -> walproxy.v1.Value
-	7,  // 41: walproxy.v1.Op.Prepend.FieldsEntry.value:type_name -> walproxy.v1.Value
-	7,  // 42: walproxy.v1.Event.FieldsEntry.value:type_name -> walproxy.v1.Value
-	7,  // 43: walproxy.v1.Value.List.values:type_name -> walproxy.v1.Value
-	31, // 44: walproxy.v1.Value.Map.fields:type_name -> walproxy.v1.Value.Map.FieldsEntry
-	7,  // 45: walproxy.v1.Value.Map.FieldsEntry.value:type_name -> walproxy.v1.Value
-	2,  // 46: walproxy.v1.Group.Member.mutation:type_name -> walproxy.v1.Mutation
-	9,  // 47: walproxy.v1.Group.Member.statement:type_name -> walproxy.v1.Statement
-	11, // 48: walproxy.v1.Group.Member.command:type_name -> walproxy.v1.Command
-	7,  // 49: walproxy.v1.Document.FieldsEntry.value:type_name -> walproxy.v1.Value
-	50, // [50:50] is the sub-list for method output_type
-	50, // [50:50] is the sub-list for method input_type
-	50, // [50:50] is the sub-list for extension type_name
-	50, // [50:50] is the sub-list for extension extendee
-	0,  // [0:50] is the sub-list for field type_name
+	33, // 27: walproxy.v1.Statement.settings:type_name -> walproxy.v1.Statement.SettingsEntry
+	3,  // 28: walproxy.v1.Command.key:type_name -> walproxy.v1.Key
+	34, // 29: walproxy.v1.Document.fields:type_name -> walproxy.v1.Document.FieldsEntry
+	35, // 30: walproxy.v1.Document.expires_at:type_name -> google.protobuf.Timestamp
+	3,  // 31: walproxy.v1.Key.Composite.parts:type_name -> walproxy.v1.Key
+	23, // 32: walproxy.v1.Op.Set.fields:type_name -> walproxy.v1.Op.Set.FieldsEntry
+	24, // 33: walproxy.v1.Op.Merge.fields:type_name -> walproxy.v1.Op.Merge.FieldsEntry
+	25, // 34: walproxy.v1.Op.Increment.fields:type_name -> walproxy.v1.Op.Increment.FieldsEntry
+	26, // 35: walproxy.v1.Op.Append.fields:type_name -> walproxy.v1.Op.Append.FieldsEntry
+	27, // 36: walproxy.v1.Op.Prepend.fields:type_name -> walproxy.v1.Op.Prepend.FieldsEntry
+	5,  // 37: walproxy.v1.Op.AppendEvent.events:type_name -> walproxy.v1.Event
+	7,  // 38: walproxy.v1.Op.Set.FieldsEntry.value:type_name -> walproxy.v1.Value
+	7,  // 39: walproxy.v1.Op.Merge.FieldsEntry.value:type_name -> walproxy.v1.Value
+	7,  // 40: walproxy.v1.Op.Increment.FieldsEntry.value:type_name -> walproxy.v1.Value
+	7,  // 41: walproxy.v1.Op.Append.FieldsEntry.value:type_name -> walproxy.v1.Value
+	7,  // 42: walproxy.v1.Op.Prepend.FieldsEntry.value:type_name -> walproxy.v1.Value
+	7,  // 43: walproxy.v1.Event.FieldsEntry.value:type_name -> walproxy.v1.Value
+	7,  // 44: walproxy.v1.Value.List.values:type_name -> walproxy.v1.Value
+	31, // 45: walproxy.v1.Value.Map.fields:type_name -> walproxy.v1.Value.Map.FieldsEntry
+	7,  // 46: walproxy.v1.Value.Map.FieldsEntry.value:type_name -> walproxy.v1.Value
+	2,  // 47: walproxy.v1.Group.Member.mutation:type_name -> walproxy.v1.Mutation
+	9,  // 48: walproxy.v1.Group.Member.statement:type_name -> walproxy.v1.Statement
+	11, // 49: walproxy.v1.Group.Member.command:type_name -> walproxy.v1.Command
+	7,  // 50: walproxy.v1.Document.FieldsEntry.value:type_name -> walproxy.v1.Value
+	51, // [51:51] is the sub-list for method output_type
+	51, // [51:51] is the sub-list for method input_type
+	51, // [51:51] is the sub-list for extension type_name
+	51, // [51:51] is the sub-list for extension extendee
+	0,  // [0:51] is the sub-list for field type_name
 }
 
 func init() { file_walproxy_v1_walproxy_proto_init() }
@@ -2323,7 +2341,7 @@ func file_walproxy_v1_walproxy_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_walproxy_v1_walproxy_proto_rawDesc), len(file_walproxy_v1_walproxy_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   34,
+			NumMessages:   35,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
