@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -153,5 +154,34 @@ func TestAway(t *testing.T) {
 	}
 	if _, err := s.client(ctx); !errors.Is(err, sinks.ErrClosed) {
 		t.Fatalf("after Close: %v, want sinks.ErrClosed", err)
+	}
+}
+
+// TestWrongCluster: what no retry mends halts, and says what to do.
+func TestWrongCluster(t *testing.T) {
+	t.Parallel()
+	for what, change := range map[string]func(*Options){
+		"correct hosts or cluster_name": func(o *Options) { o.ClusterName = "another" },
+		"leave user and password out":   func(o *Options) { o.Login = Login{User: "u", Password: "p"} },
+	} {
+		o := options(t)
+		change(&o)
+		s := open(t, o)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		if _, err := s.client(ctx); sinks.OutcomeOf(err) != sinks.Halt || !strings.Contains(err.Error(), what) {
+			t.Errorf("%v, outcome %v; want halt, and %q", err, sinks.OutcomeOf(err), what)
+		}
+	}
+	o := options(t)
+	o.Namespace, o.Collections = "elsewhere", nil
+	d := newDirect(t, o)
+	r := d.want(d.batch(add("k", 1)), sinks.Halt)
+	if !strings.Contains(r[0].Err.Error(), "create the namespace") {
+		t.Errorf("%v does not say what to do", r[0].Err)
+	}
+	r = d.want(d.batch(add("k", 1), add("l", 1)), sinks.Halt)
+	if !strings.Contains(r[1].Err.Error(), "create the namespace") {
+		t.Errorf("%v does not say what to do", r[1].Err)
 	}
 }

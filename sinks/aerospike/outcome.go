@@ -2,8 +2,11 @@ package aerospike
 
 import (
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
+	"net"
 	"strconv"
 
 	as "github.com/aerospike/aerospike-client-go/v7"
@@ -168,7 +171,27 @@ func judge(err error, sent bool) error {
 	if r.outcome == sinks.Unknown && !sent {
 		r.outcome = sinks.Retry
 	}
+	if remedy := untrusted(err); remedy != "" && !sent {
+		r = rule{sinks.Halt, remedy}
+	}
 	return sinks.WithOutcome(r.outcome, &ServerError{Code: code, Remedy: r.remedy, Err: said})
+}
+
+// untrusted says what to do about a connection that ended because one side does
+// not trust the other's certificate; "": it ended otherwise.
+func untrusted(err error) string {
+	_, verification := errors.AsType[*tls.CertificateVerificationError](err)
+	_, name := errors.AsType[x509.HostnameError](err)
+	switch {
+	case name:
+		return "the node's certificate is for another name: correct cluster.tls.name"
+	case verification:
+		return "the node's certificate is not trusted: name the authority that signed it (cluster.tls.ca), or this is not the cluster you mean"
+	}
+	if op, ok := errors.AsType[*net.OpError](err); ok && op.Op == "remote error" { // crypto/tls: an alert of the server
+		return "the node does not accept the client's certificate: name one that it knows (cluster.tls.cert and key)"
+	}
+	return ""
 }
 
 // judgeEntry is judge for one entry of a batch; nil: it was done.

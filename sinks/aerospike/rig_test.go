@@ -2,6 +2,7 @@ package aerospike
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"flag"
 	"fmt"
@@ -59,6 +60,7 @@ type cluster struct {
 	once sync.Once
 	err  error
 	addr string
+	tls  *tls.Config
 
 	dir    string
 	store  *pebble.Sink
@@ -102,7 +104,7 @@ func (c *cluster) open() (err error) {
 		return err
 	}
 	c.addr = listener.Addr().String()
-	c.server, err = aerowire.Start(aerowire.Options{Core: api.New(c.proxy), Listener: listener, Namespaces: []string{namespace}})
+	c.server, err = aerowire.Start(aerowire.Options{Core: api.New(c.proxy), Listener: listener, Namespaces: []string{namespace}, TLS: c.tls})
 	return err
 }
 
