@@ -12,7 +12,7 @@ LDFLAGS  := -X main.version=$(VERSION)
 DATA_DIR ?= ./walproxy-data
 FUZZTIME ?= 1000x
 
-.PHONY: run build test race short lint fuzz aerospike aerospike-short crash backlog soak bench demo generate check-generate vuln install-deps clean
+.PHONY: run build test race short lint fuzz aerospike aerospike-short pgsuites crash backlog soak bench demo generate check-generate vuln install-deps clean
 
 ## run: the proxy on the embedded store, in the foreground; data in DATA_DIR
 run: build
@@ -59,6 +59,10 @@ aerospike:
 ## aerospike-short: those of its specs that take a few seconds
 aerospike-short:
 	$(GO) run ./internal/aerosuite -short
+
+## pgsuites: the test suites of pgx and lib/pq through the PostgreSQL endpoint and directly (minutes)
+pgsuites: install-deps
+	WALPROXY_LONG=1 $(GO) test -timeout 1h -count 1 -v ./internal/pgsuite
 
 ## crash: the long form of every crash, power-cut and fault test (root, /dev/fuse)
 crash: install-deps

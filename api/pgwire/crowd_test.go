@@ -17,14 +17,16 @@ import (
 
 // TestCrowd: many sessions at once, small and large answers, some given up in
 // mid-answer. Every answer bears its session's tag: no byte is another's.
-func TestCrowd(t *testing.T) {
+func TestCrowd(t *testing.T) { bothWays(t, testCrowd) }
+
+func testCrowd(t *testing.T, way func(*Options)) {
 	t.Parallel()
-	sessions, rounds := 50, 10
+	sessions, rounds := 30, 10
 	if os.Getenv("WALPROXY_LONG") != "" {
 		sessions, rounds = 1000, 40
 	}
 	c := pgtest.New(t, pgtest.Options{Settings: map[string]string{"max_connections": fmt.Sprint(sessions + 20)}})
-	s := start(t, c.Addr(), func(o *Options) { o.MaxConnections = sessions })
+	s := start(t, c.Addr(), way, func(o *Options) { o.MaxConnections = sessions })
 	dsn := s.through(t, c.DSN("postgres"))
 	var failed atomic.Int64
 	var wg sync.WaitGroup

@@ -19,9 +19,11 @@ import (
 
 // TestIdleInTransaction: a client that goes silent while it holds locks is ended,
 // in each of the states in which PostgreSQL waits for it; others are not.
-func TestIdleInTransaction(t *testing.T) {
+func TestIdleInTransaction(t *testing.T) { bothWays(t, testIdleInTransaction) }
+
+func testIdleInTransaction(t *testing.T, way func(*Options)) {
 	t.Parallel()
-	s, through, direct := shared(t, func(o *Options) { o.IdleInTransactionTimeout = 500 * time.Millisecond })
+	s, through, direct := shared(t, way, func(o *Options) { o.IdleInTransactionTimeout = 500 * time.Millisecond })
 	other := pgtest.Connect(t, direct)
 	do(t, other, "CREATE TABLE t (v int)", "INSERT INTO t VALUES (1)")
 	idle := pgtest.Connect(t, through)
@@ -84,9 +86,11 @@ func lastWordOf(conn *pgconn.PgConn) error {
 }
 
 // TestIdle ends a session in no transaction only if asked to.
-func TestIdle(t *testing.T) {
+func TestIdle(t *testing.T) { bothWays(t, testIdle) }
+
+func testIdle(t *testing.T, way func(*Options)) {
 	t.Parallel()
-	_, through, _ := shared(t, func(o *Options) { o.IdleTimeout = 300 * time.Millisecond })
+	_, through, _ := shared(t, way, func(o *Options) { o.IdleTimeout = 300 * time.Millisecond })
 	conn := pgtest.Connect(t, through)
 	do(t, conn, "SELECT pg_sleep(1)", "BEGIN", "SELECT 1")
 	time.Sleep(600 * time.Millisecond) // in a transaction it is not idle
@@ -97,9 +101,11 @@ func TestIdle(t *testing.T) {
 }
 
 // TestStalled ends a session whose client takes nothing.
-func TestStalled(t *testing.T) {
+func TestStalled(t *testing.T) { bothWays(t, testStalled) }
+
+func testStalled(t *testing.T, way func(*Options)) {
 	t.Parallel()
-	s, through, _ := shared(t, func(o *Options) { o.StallTimeout = 500 * time.Millisecond })
+	s, through, _ := shared(t, way, func(o *Options) { o.StallTimeout = 500 * time.Millisecond })
 	conn := pgtest.Connect(t, through).PgConn()
 	conn.Frontend().Send(&pgproto3.Query{String: "SELECT repeat('x', 1000000) FROM generate_series(1, 100)"})
 	if err := conn.Frontend().Flush(); err != nil {
@@ -180,9 +186,11 @@ func TestTooMany(t *testing.T) {
 }
 
 // TestMessageTooLarge is refused by its head, before any of it is taken.
-func TestMessageTooLarge(t *testing.T) {
+func TestMessageTooLarge(t *testing.T) { bothWays(t, testMessageTooLarge) }
+
+func testMessageTooLarge(t *testing.T, way func(*Options)) {
 	t.Parallel()
-	_, through, _ := shared(t, func(o *Options) { o.MaxMessageBytes = 1 << 20 })
+	_, through, _ := shared(t, way, func(o *Options) { o.MaxMessageBytes = 1 << 20 })
 	conn := pgtest.Connect(t, through)
 	do(t, conn, "SELECT '"+strings.Repeat("x", 1<<20-100)+"'")
 	if _, err := conn.Exec(bounded(t), "SELECT '"+strings.Repeat("x", 1<<20)+"'"); code(err) != "54000" {
@@ -199,9 +207,11 @@ func TestMessageTooLarge(t *testing.T) {
 
 // TestClose ends who is idle at once, waits for transactions and cuts off those
 // that do not end; logins are told.
-func TestClose(t *testing.T) {
+func TestClose(t *testing.T) { bothWays(t, testClose) }
+
+func testClose(t *testing.T, way func(*Options)) {
 	t.Parallel()
-	s, through, _ := shared(t)
+	s, through, _ := shared(t, way)
 	idle, busy, stuck := pgtest.Connect(t, through), pgtest.Connect(t, through), pgtest.Connect(t, through)
 	do(t, busy, "CREATE TABLE t (v int)", "BEGIN", "INSERT INTO t VALUES (1)")
 	do(t, stuck, "BEGIN")

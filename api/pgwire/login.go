@@ -48,7 +48,8 @@ func (x *session) login(ctx context.Context, st *startup) (fromClient, fromServe
 	if x.upstream, x.address, err = x.s.dial(ctx); err != nil {
 		return nil, nil, refuseAway(err)
 	}
-	defer context.AfterFunc(ctx, func() { _ = x.upstream.SetDeadline(past) })()
+	interrupt := context.AfterFunc(ctx, func() { _ = x.upstream.SetDeadline(past) })
+	defer interrupt()
 	if _, err := x.upstream.Write(st.packet); err != nil {
 		return nil, nil, refuseAway(err)
 	}
@@ -64,6 +65,13 @@ func (x *session) login(ctx context.Context, st *startup) (fromClient, fromServe
 		if r := l.refused.Load(); r != nil {
 			return nil, nil, r
 		}
+		return nil, nil, err
+	}
+	if !interrupt() {
+		return nil, nil, context.Cause(ctx)
+	}
+	// A client that left at once interrupted its login, which was over.
+	if err := x.upstream.SetDeadline(time.Time{}); err != nil {
 		return nil, nil, err
 	}
 	return l.client.rest(), l.server.rest(), nil

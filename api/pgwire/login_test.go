@@ -296,9 +296,11 @@ func elsewhere(t *testing.T) string {
 }
 
 // TestReplication: a physical replication connection passes.
-func TestReplication(t *testing.T) {
+func TestReplication(t *testing.T) { bothWays(t, testReplication) }
+
+func testReplication(t *testing.T, way func(*Options)) {
 	t.Parallel()
-	_, through, _ := shared(t)
+	_, through, _ := shared(t, way)
 	conn := pgtest.Connect(t, through+"&replication=database&default_query_exec_mode=simple_protocol")
 	rows, err := conn.Query(bounded(t), "IDENTIFY_SYSTEM")
 	if err != nil {

@@ -60,6 +60,8 @@ type Options struct {
 	// for so long. 10 min.
 	StallTimeout time.Duration
 
+	loops int // that carry sessions without encryption; 0: by the processors, negative: none
+
 	Logger     *zap.Logger           // nil: nothing is logged
 	Registerer prometheus.Registerer // nil: no metrics
 }

@@ -127,6 +127,38 @@ func eventually(t testing.TB, what string, ok func() bool) {
 // sessions that the endpoint has.
 func (s *Server) sessionCount() int { return len(s.list()) }
 
+// turnOf a session, whoever carries it.
+func turnOf(t testing.TB, x *session) turn {
+	t.Helper()
+	switch c := x.carrier.(type) {
+	case *relay:
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		return c.mu.turn
+	case *looped:
+		told := make(chan turn)
+		if !c.l.post(func() { told <- c.turn }) {
+			t.Fatal("the loop has ended")
+		}
+		return <-told
+	}
+	t.Fatalf("carried by %T", x.carrier)
+	return turn{}
+}
+
+// bothWays runs a test with sessions in a loop and with sessions in goroutines.
+func bothWays(t *testing.T, test func(*testing.T, func(*Options))) {
+	t.Parallel()
+	t.Run("loop", func(t *testing.T) { test(t, looping) })
+	t.Run("relay", func(t *testing.T) { test(t, relayed) })
+}
+
+// looping has them carried by loops, as plain ones are.
+func looping(o *Options) { o.loops = 2 }
+
+// relayed has sessions carried by goroutines, as those with TLS are.
+func relayed(o *Options) { o.loops = -1 }
+
 // certificate is self-signed, for 127.0.0.1, and also in files.
 type certificate struct {
 	tls      tls.Certificate

@@ -34,6 +34,9 @@ type Server struct {
 	failed       chan error // capacity 1
 	joined       sync.WaitGroup
 
+	loops []*loop // of sessions without encryption
+	turns atomic.Uint64
+
 	mu struct {
 		sync.Mutex
 		conns    map[net.Conn]struct{}
@@ -61,6 +64,9 @@ func Start(o Options) (*Server, error) {
 		return nil, err
 	}
 	s.logins, s.cancelLogins = context.WithCancelCause(context.Background())
+	if s.loops, err = startLoops(s); err != nil {
+		return nil, err
+	}
 	s.joined.Go(s.accept)
 	s.joined.Go(s.sweep)
 	return s, nil
@@ -174,10 +180,10 @@ func (s *Server) admit(ctx context.Context, c net.Conn, st *startup, interrupt f
 		}
 		return
 	}
-	if !s.register(x) {
-		x.end(endStopping())
-		return
+	if x.carrier = x.carry(); x.carrier == nil {
+		x.carrier = newRelay(x)
 	}
+	s.register(x)
 	why := x.run(fromClient, fromServer)
 	s.mu.Lock()
 	delete(s.mu.sessions, x)
@@ -185,15 +191,14 @@ func (s *Server) admit(ctx context.Context, c net.Conn, st *startup, interrupt f
 	s.ended(x, why)
 }
 
-func (s *Server) register(x *session) bool {
+func (s *Server) register(x *session) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.stopping.Load() {
-		return false
-	}
 	s.mu.sessions[x] = struct{}{}
-	return true
 }
+
+// nextLoop deals sessions out.
+func (s *Server) nextLoop() *loop { return s.loops[s.turns.Add(1)%uint64(len(s.loops))] }
 
 func (s *Server) ended(x *session, why error) {
 	r, ok := errors.AsType[*refusal](why)
@@ -281,9 +286,7 @@ func (s *Server) Close(ctx context.Context) error {
 		s.err = s.o.Listener.Close()
 		s.cancelLogins(endStopping())
 		for _, x := range s.list() {
-			if x.idle() {
-				s.joined.Go(func() { x.end(endStopping()) })
-			}
+			x.stop()
 		}
 		stop := context.AfterFunc(ctx, func() {
 			if left := s.list(); len(left) > 0 {
@@ -296,6 +299,9 @@ func (s *Server) Close(ctx context.Context) error {
 		})
 		s.joined.Wait()
 		stop()
+		for _, l := range s.loops {
+			l.close()
+		}
 	})
 	<-s.done
 	return s.err

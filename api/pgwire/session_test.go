@@ -19,9 +19,11 @@ import (
 
 // TestQueries: simple, extended and pipelined queries, errors in their middle,
 // notices, ParameterStatus, a Bind with 65,535 parameters, a function call.
-func TestQueries(t *testing.T) {
+func TestQueries(t *testing.T) { bothWays(t, testQueries) }
+
+func testQueries(t *testing.T, way func(*Options)) {
 	t.Parallel()
-	s, through, _ := shared(t)
+	s, through, _ := shared(t, way)
 	conn := pgtest.Connect(t, through)
 	do(t, conn, "CREATE TABLE t (id int PRIMARY KEY, v text)", "INSERT INTO t VALUES (1, 'a'); INSERT INTO t VALUES (2, 'b')")
 	if n := one[int](t, conn, "SELECT count(*) FROM t WHERE id > $1", 0); n != 2 {
@@ -60,9 +62,11 @@ func TestQueries(t *testing.T) {
 }
 
 // TestPipeline has Syncs under way, an error between them, and answers in order.
-func TestPipeline(t *testing.T) {
+func TestPipeline(t *testing.T) { bothWays(t, testPipeline) }
+
+func testPipeline(t *testing.T, way func(*Options)) {
 	t.Parallel()
-	_, through, _ := shared(t)
+	_, through, _ := shared(t, way)
 	conn := pgtest.Connect(t, through).PgConn()
 	p := conn.StartPipeline(bounded(t))
 	for i := range 100 {
@@ -102,9 +106,11 @@ func TestPipeline(t *testing.T) {
 	}
 }
 
-func TestNotify(t *testing.T) {
+func TestNotify(t *testing.T) { bothWays(t, testNotify) }
+
+func testNotify(t *testing.T, way func(*Options)) {
 	t.Parallel()
-	_, through, direct := shared(t)
+	_, through, direct := shared(t, way)
 	listener, speaker := pgtest.Connect(t, through), pgtest.Connect(t, direct)
 	do(t, listener, "LISTEN channel")
 	do(t, speaker, "NOTIFY channel, 'hello'")
@@ -131,20 +137,24 @@ type readerFunc func([]byte) (int, error)
 func (f readerFunc) Read(b []byte) (int, error) { return f(b) }
 
 // TestCopy moves 100 MB each way through the endpoint, whose memory is bounded.
-func TestCopy(t *testing.T) {
-	const size = 100 << 20
-	_, through, _ := shared(t)
+func TestCopy(t *testing.T) { // not in parallel: it looks at the process's memory
+	t.Run("loop", func(t *testing.T) { testCopy(t, looping, 100<<20) })
+	t.Run("relay", func(t *testing.T) { testCopy(t, relayed, 20<<20) })
+}
+
+func testCopy(t *testing.T, way func(*Options), size int) {
+	_, through, _ := shared(t, way)
 	conn := pgtest.Connect(t, through)
 	do(t, conn, "CREATE UNLOGGED TABLE t (v text)")
 	var before, after runtime.MemStats
 	runtime.GC()
 	runtime.ReadMemStats(&before)
 	tag, err := conn.PgConn().CopyFrom(bounded(t), copyRows(size), "COPY t FROM STDIN")
-	if err != nil || tag.RowsAffected() != size/1024 {
+	if err != nil || tag.RowsAffected() != int64(size)/1024 {
 		t.Fatalf("%v, %v", tag, err)
 	}
 	var counted counter
-	if _, err := conn.PgConn().CopyTo(bounded(t), &counted, "COPY t TO STDOUT"); err != nil || counted != size {
+	if _, err := conn.PgConn().CopyTo(bounded(t), &counted, "COPY t TO STDOUT"); err != nil || int(counted) != size {
 		t.Fatalf("%d bytes, %v", counted, err)
 	}
 	runtime.GC()
@@ -152,7 +162,7 @@ func TestCopy(t *testing.T) {
 	if grown := int64(after.HeapInuse) - int64(before.HeapInuse); grown > 16<<20 {
 		t.Errorf("%d bytes are held after the copy", grown)
 	}
-	if got := after.TotalAlloc - before.TotalAlloc; got > 2*size { // pgx takes its share
+	if got := after.TotalAlloc - before.TotalAlloc; got > uint64(2*size) { // pgx takes its share
 		t.Errorf("%d bytes were allocated for %d", got, 2*size)
 	}
 	do(t, conn, "SELECT 1")
@@ -163,9 +173,11 @@ type counter int64
 func (c *counter) Write(b []byte) (int, error) { *c += counter(len(b)); return len(b), nil }
 
 // TestCopyFails: an error in mid-copy, and a client that gives up.
-func TestCopyFails(t *testing.T) {
+func TestCopyFails(t *testing.T) { bothWays(t, testCopyFails) }
+
+func testCopyFails(t *testing.T, way func(*Options)) {
 	t.Parallel()
-	s, through, _ := shared(t)
+	s, through, _ := shared(t, way)
 	conn := pgtest.Connect(t, through)
 	do(t, conn, "CREATE TABLE t (v int)")
 	if _, err := conn.PgConn().CopyFrom(bounded(t), strings.NewReader("1\nx\n3\n"), "COPY t FROM STDIN"); code(err) != "22P02" {
@@ -179,18 +191,17 @@ func TestCopyFails(t *testing.T) {
 	if n := one[int](t, conn, "SELECT count(*) FROM t"); n != 0 {
 		t.Errorf("%d rows", n)
 	}
-	x := s.list()[0]
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	if !x.mu.turn.exact || x.mu.turn.pending() {
-		t.Errorf("lost count: %+v", x.mu.turn)
+	if turn := turnOf(t, s.list()[0]); !turn.exact || turn.pending() {
+		t.Errorf("lost count: %+v", turn)
 	}
 }
 
 // TestCancel: a statement under way is cancelled by its key, and only by it.
-func TestCancel(t *testing.T) {
+func TestCancel(t *testing.T) { bothWays(t, testCancel) }
+
+func testCancel(t *testing.T, way func(*Options)) {
 	t.Parallel()
-	s, through, direct := shared(t)
+	s, through, direct := shared(t, way)
 	conn, other := pgtest.Connect(t, through), pgtest.Connect(t, direct)
 	ctx, cancel := context.WithCancel(bounded(t))
 	defer cancel()
@@ -224,10 +235,12 @@ func TestCancel(t *testing.T) {
 
 // TestBackendTerminated: what PostgreSQL says when it ends a session arrives, and
 // a death without a word is said by the endpoint, at once.
-func TestBackendTerminated(t *testing.T) {
+func TestBackendTerminated(t *testing.T) { bothWays(t, testBackendTerminated) }
+
+func testBackendTerminated(t *testing.T, way func(*Options)) {
 	t.Parallel()
 	c := pgtest.New(t, pgtest.Options{})
-	s := start(t, c.Addr())
+	s := start(t, c.Addr(), way)
 	dsn := s.through(t, c.DSN("postgres"))
 	conn := pgtest.Connect(t, dsn)
 	if !c.TerminateBackend(t, conn.PgConn().PID()) {
@@ -260,9 +273,11 @@ func TestBackendTerminated(t *testing.T) {
 }
 
 // TestSlowReader: a client that does not read holds up PostgreSQL, not memory.
-func TestSlowReader(t *testing.T) {
+func TestSlowReader(t *testing.T) { bothWays(t, testSlowReader) }
+
+func testSlowReader(t *testing.T, way func(*Options)) {
 	t.Parallel()
-	_, through, direct := shared(t)
+	_, through, direct := shared(t, way)
 	conn := pgtest.Connect(t, through)
 	other := pgtest.Connect(t, direct)
 	reader := conn.PgConn().Exec(bounded(t), "SELECT repeat('x', 1000000) FROM generate_series(1, 100)")
@@ -281,9 +296,11 @@ func TestSlowReader(t *testing.T) {
 }
 
 // TestClientGone: a client that goes away takes its session along.
-func TestClientGone(t *testing.T) {
+func TestClientGone(t *testing.T) { bothWays(t, testClientGone) }
+
+func testClientGone(t *testing.T, way func(*Options)) {
 	t.Parallel()
-	s, through, direct := shared(t)
+	s, through, direct := shared(t, way)
 	conn, other := pgtest.Connect(t, through), pgtest.Connect(t, direct)
 	do(t, conn, "CREATE TABLE t (v int)", "BEGIN", "LOCK t")
 	if err := conn.PgConn().Conn().Close(); err != nil {
