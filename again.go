@@ -9,19 +9,22 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/walproxy/walproxy/replay"
+	"github.com/walproxy/walproxy/sinks"
 	"github.com/walproxy/walproxy/wal"
 )
 
 // run is one sink's loop. When it halts, another takes its place: by itself if
-// what ails the store may pass, else when somebody asks for it. A halt is logged
+// what ails the store may pass, or it has lost what it had applied, else when
+// somebody asks for it. A halt is logged
 // here, once; Status keeps showing it until the sink has got further.
 func (p *Proxy) run(ctx context.Context, s *sink) {
 	err := s.loop().Run(ctx)
 	for err != nil {
-		again := s.halted(err)
 		after, byItself := s.loop().RetryAfter(err)
 		log := p.logger.Error
-		if again && byItself {
+		if errors.Is(err, sinks.ErrRewound) {
+			log = p.logger.Warn // no halt: it goes on from the settled point
+		} else if again := s.halted(err); again && byItself {
 			log = p.logger.Info
 		}
 		log("sink halted: writes to it are acknowledged and stay in the log", zap.String("sink", s.name),

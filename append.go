@@ -3,9 +3,11 @@ package walproxy
 import (
 	"context"
 	"errors"
+	"fmt"
 
 	walproxyv1 "github.com/walproxy/walproxy/api/proto/walproxy/v1"
 	"github.com/walproxy/walproxy/internal/accept"
+	"github.com/walproxy/walproxy/sinks"
 	"github.com/walproxy/walproxy/wal"
 )
 
@@ -112,6 +114,9 @@ func (p *Pending) Wait(ctx context.Context) (Result, error) {
 func closedError(err error) error {
 	if errors.Is(err, wal.ErrClosed) {
 		return ErrClosed
+	}
+	if errors.Is(err, sinks.ErrRewound) && !errors.Is(err, ErrHalted) { // a read that met it
+		return fmt.Errorf("%w: %w", ErrHalted, err)
 	}
 	return err
 }

@@ -120,6 +120,8 @@ type standing struct {
 	// repeat: it retries what is no dead letter any more, because another retry
 	// came first or it was given up: applying it would be once too often.
 	repeat bool
+	// again: it has set aside what it retries, and comes again.
+	again bool
 	// given: it was given up, and comes again.
 	given  bool
 	behind wal.LSN // dead letter that parks it; 0: none
@@ -132,12 +134,13 @@ func (p *pipeline) standing(r *sinks.Record) (s standing, ok bool) {
 		if !p.orHalt(err) {
 			return s, false
 		}
-		if !found {
+		if found {
+			s.position, s.attempts = named.Position, named.Attempts
+			s.retry = []state.Retry{{LSN: named.LSN, By: r.LSN}}
+		} else if again, ok := p.retriedBefore(r, wal.LSN(r.Body.GetOrigin().GetLsn()), &s); !again {
 			s.repeat = true
-			return s, true
+			return s, ok
 		}
-		s.position, s.attempts = named.Position, named.Attempts
-		s.retry = []state.Retry{{LSN: named.LSN, By: r.LSN}}
 	}
 	if s.given, ok = p.givenUp(r.LSN); s.given || !ok {
 		return s, ok
@@ -150,7 +153,7 @@ func (p *pipeline) standing(r *sinks.Record) (s standing, ok bool) {
 }
 
 func (p *pipeline) boundsOf(s *standing) state.Bounds {
-	if s.retry != nil {
+	if s.retry != nil || s.again {
 		return noBounds
 	}
 	return p.loop.o.DeadLetters

@@ -87,11 +87,16 @@ func (l *Loop) resumeLetters(c sinks.Checkpoint, by laneMap) error {
 		return dead.LSN > c.Lanes[by.of(collection, key)].LSN
 	}
 	first, err := l.firstAgain()
-	if err == nil {
-		err = l.letters.Resume(c.Low().LSN, first, above)
-	}
-	if err == nil {
-		l.lastTrace, err = l.letters.LastTrace()
+	switch {
+	case err != nil:
+	case l.settler != nil: // what was decided stands
+		if err = l.letters.Settle(first); err == nil {
+			l.lastTrace, err = l.letters.LastDecided()
+		}
+	default:
+		if err = l.letters.Resume(c.Low().LSN, first, above); err == nil {
+			l.lastTrace, err = l.letters.LastTrace()
+		}
 	}
 	if err != nil {
 		return &HaltError{Sink: l.o.Name, Err: err}

@@ -182,10 +182,13 @@ func (p *pipeline) parked(items []item) (parked []letter, gone []wal.LSN, ok boo
 }
 
 // givenUp reports whether a record was a dead letter, was given up, and has come
-// again because the checkpoint did not cover it.
+// again because the checkpoint did not cover it; see decided for a Settler.
 func (p *pipeline) givenUp(lsn wal.LSN) (given, ok bool) {
 	if lsn > p.loop.lastTrace {
 		return false, true
+	}
+	if p.loop.settler != nil {
+		return p.decided(lsn)
 	}
 	given, err := p.loop.letters.GivenUp(lsn)
 	return given, p.orHalt(err)

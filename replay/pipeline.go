@@ -112,7 +112,7 @@ func (p *pipeline) publishLocked() {
 	for _, ln := range p.lanes {
 		ln.serve()
 	}
-	p.loop.marks.raise(applied, checkpoint)
+	p.loop.raise(applied, checkpoint)
 }
 
 // hurry cuts the lingering of batches that somebody waits for.

@@ -247,7 +247,8 @@ type Loop struct {
 	letters *state.DeadLetters
 	held    *state.Held
 	sink    sinks.Sink
-	linker  sinks.Linker // the sink, if it is one
+	linker  sinks.Linker  // the sink, if it is one
+	settler sinks.Settler // the sink, if it is one
 	logger  *zap.Logger
 	pace    *pace
 	// throttle is Options.Rate.
@@ -310,6 +311,7 @@ func New(log *wal.Log, st *state.Store, sink sinks.Sink, o Options) (*Loop, erro
 		return nil, err
 	}
 	l.linker, _ = sink.(sinks.Linker)
+	l.settler, _ = sink.(sinks.Settler)
 	l.CountPassed(0, log.Durable())
 	l.serving = make(chan struct{})
 	l.marks.rose = make(chan struct{}, 1)
@@ -321,7 +323,8 @@ func New(log *wal.Log, st *state.Store, sink sinks.Sink, o Options) (*Loop, erro
 // dead letters. 0 until the sink was reached.
 func (l *Loop) Applied() wal.LSN { return l.marks.appliedNow() }
 
-// Checkpoint is the lowest durable lane checkpoint. 0 until the sink was reached.
+// Checkpoint is the lowest durable lane checkpoint; of a sinks.Settler, what of it
+// is settled. 0 until the sink was reached.
 func (l *Loop) Checkpoint() wal.LSN { return l.marks.checkpointNow() }
 
 // Wait returns nil once Applied() >= lsn. It cuts lingering batches short. It

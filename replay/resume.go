@@ -191,6 +191,8 @@ func (l *Loop) resumeError(err error) error {
 		refused.Err = ErrFenced
 		refused.Found = "somebody claimed the stream with a higher epoch, or moved its checkpoint"
 		refused.Next = fmt.Sprintf("one process may own a stream, and nothing can be accepted here: stop the other one, then `walproxy sink resume %s`", l.o.Name)
+	case errors.Is(err, sinks.ErrRewound):
+		return &HaltError{Sink: l.o.Name, Err: err, Passing: true}
 	default:
 		_, panicked := errors.AsType[*PanicError](err)
 		return &HaltError{Sink: l.o.Name, Err: err, Passing: !panicked}
@@ -202,6 +204,9 @@ func (l *Loop) resumeError(err error) error {
 // while, when Run returned err; false: not before somebody has acted. A fenced or
 // diverged sink never goes on by itself. Delays are spread.
 func (l *Loop) RetryAfter(err error) (time.Duration, bool) {
+	if errors.Is(err, sinks.ErrRewound) {
+		return max(l.backoff(0), 1), true
+	}
 	halt, ok := errors.AsType[*HaltError](err)
 	if !ok || !halt.Passing || l.o.HaltRetry < 0 {
 		return 0, false

@@ -45,6 +45,9 @@ func (l *Loop) Run(ctx context.Context) error {
 	notifier.Wait()
 	if err != nil {
 		l.setState(Halted, err)
+		if errors.Is(err, sinks.ErrRewound) {
+			l.marks.retract()
+		}
 		l.marks.end(err)
 		return err
 	}
@@ -129,6 +132,7 @@ func (p *pipeline) run(ctx context.Context) error {
 	helpers.Go(func() { p.cutOff(stop, joined, abandon) })
 	helpers.Go(func() { p.keep(joined) })
 	helpers.Go(func() { p.tend(joined) })
+	helpers.Go(func() { p.listen(joined) })
 	for _, ln := range p.lanes {
 		lanes.Go(func() {
 			pprof.Do(stop, pprof.Labels("walproxy", "replay-lane"), func(stop context.Context) { p.runLane(stop, work, ln) })
@@ -169,7 +173,7 @@ func (p *pipeline) switchLanes(stop, work context.Context) bool {
 		return false
 	}
 	p.loop.batches.Add(1)
-	p.loop.marks.raise(p.until.LSN, p.until.LSN)
+	p.loop.raise(p.until.LSN, p.until.LSN)
 	return true
 }
 

@@ -37,11 +37,15 @@ func (l *Loop) AppliedKey(collection string, key *walproxyv1.Key) wal.LSN {
 	applied := l.Applied()
 	ln := l.laneOf(collection, key)
 	if ln == nil {
-		return applied
+		return l.Applied()
 	}
 	ln.feed.mu.Lock()
-	defer ln.feed.mu.Unlock()
-	return max(applied, ln.applied())
+	reached := ln.applied()
+	ln.feed.mu.Unlock()
+	if l.marks.isRetracted() {
+		return 0
+	}
+	return max(applied, reached)
 }
 
 // WaitKey returns nil once AppliedKey >= lsn, errors as Wait. It does not wait
@@ -114,6 +118,9 @@ func (l *Loop) laneOf(collection string, key *walproxyv1.Key) *lane {
 		return nil
 	}
 	p := l.pipe.Load()
+	if l.marks.isRetracted() {
+		return nil // what the lanes have reached means nothing any more
+	}
 	l.lanes.Lock()
 	at, known := l.lanes.stored.Places[collection]
 	if !known {

@@ -11,7 +11,7 @@ import (
 )
 
 // watermarks are what the loop has reached, and who waits for it. Both only
-// rise.
+// rise, until the store has lost what was applied, with which the loop ends.
 type watermarks struct {
 	// wanted is the highest LSN that anybody waits for, 0 if nobody does: lanes
 	// look at it to decide whether to linger.
@@ -24,6 +24,7 @@ type watermarks struct {
 	checkpoint wal.LSN
 	waiters    waiterHeap // lowest LSN first: an advance wakes only those it serves
 	ended      bool
+	retracted  bool  // applied was taken back
 	err        error // what waiters get once ended
 	blocked    error // what callers of Wait get meanwhile; nil: they wait
 }
@@ -120,6 +121,19 @@ func (m *watermarks) block(err error) {
 			close(w.done)
 		}
 	}
+}
+
+// retract takes back what was applied: nobody may rely on it any more.
+func (m *watermarks) retract() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.applied, m.retracted = 0, true
+}
+
+func (m *watermarks) isRetracted() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.retracted
 }
 
 // end gives err to everybody who still waits or comes later.

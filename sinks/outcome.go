@@ -54,6 +54,9 @@ var (
 	ErrFenced = errors.New("sink: fenced by another owner")
 	// ErrMoved: the checkpoint is not what it was when it was looked at.
 	ErrMoved = errors.New("sink: the checkpoint is not what it was when it was looked at")
+	// ErrRewound: the store has lost some of what it had applied. The loop resumes at
+	// the settled point; see Settler.
+	ErrRewound = errors.New("sink: the store has lost what it acknowledged")
 	// ErrClosed: the sink was closed.
 	ErrClosed = errors.New("sink: closed")
 )
@@ -86,7 +89,7 @@ func OutcomeOf(err error) Outcome {
 	if errors.As(err, &marked) {
 		return marked.Outcome
 	}
-	for _, final := range []error{ErrNoCheckpoint, ErrForeignStream, ErrFenced, ErrMoved, ErrClosed} {
+	for _, final := range []error{ErrNoCheckpoint, ErrForeignStream, ErrFenced, ErrMoved, ErrRewound, ErrClosed} {
 		if errors.Is(err, final) {
 			return Halt
 		}

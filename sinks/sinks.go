@@ -238,12 +238,29 @@ type Description struct {
 	Warnings []string
 }
 
-// Settler is a Sink for which applied is not yet settled: a restart of the
-// store may lose what it acknowledged. The log is kept above the settled point
-// and the loop rewinds to it when the sink asks.
+// Settler is a Sink for which applied is not yet settled: a restart of the store
+// may lose the last of what it acknowledged, and bring back what was deleted. So the
+// log is kept for a while after records were applied, and applied again from there
+// when such a restart was seen.
+//
+// It keeps this contract:
+//
+//   - Resume returns the settled checkpoint, at or below what was applied, with all
+//     lanes at one point. What comes again is told by a version at each record, not by the checkpoint:
+//     records that the store has are not applied twice, records that it lost are
+//     applied in their order.
+//   - Once a restart was seen Apply applies nothing and returns ErrRewound until the
+//     next Resume.
+//   - What became a dead letter is not offered again: such a decision stands.
 type Settler interface {
-	// Settled returns the highest LSN that the store can no longer lose.
+	Sink
+	// Settled returns the LSN up to which the store can lose nothing any more, the
+	// checkpoint that says so included: no Resume returns a lower one. It only rises.
 	Settled() LSN
-	// Rewound delivers the LSN to apply from again, after a restart was seen.
-	Rewound() <-chan LSN
+	// Rewound is nil, or an error that is ErrRewound and says what was seen: the loop
+	// is to resume. It stays until Resume.
+	Rewound() error
+	// News holds a token when what Settled or Rewound return has changed since it was
+	// last taken. There is one taker.
+	News() <-chan struct{}
 }

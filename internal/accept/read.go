@@ -44,10 +44,13 @@ func (a *Acceptor) ReadEvents(ctx context.Context, collection string, key *walpr
 	}
 	ctx, done := a.bound(ctx)
 	defer done()
-	if err := a.awaitKey(ctx, r, collection, key, a.buckets.get(mutation.Hash(collection, key))); err != nil {
-		return nil, err
-	}
-	return r.target.Reader.ReadEvents(ctx, collection, key, from, limit)
+	lsn := a.buckets.get(mutation.Hash(collection, key))
+	var events []mutation.StoredEvent
+	err = a.whileApplied(ctx, r, collection, key, lsn, func() (err error) {
+		events, err = r.target.Reader.ReadEvents(ctx, collection, key, from, limit)
+		return err
+	})
+	return events, err
 }
 
 func (a *Acceptor) findRead(collection string, key *walproxyv1.Key) (*route, *walproxyv1.Key, error) {
@@ -66,15 +69,34 @@ func (a *Acceptor) findRead(collection string, key *walproxyv1.Key) (*route, *wa
 }
 
 // readApplied reads a canonical key once lsn, its bucket's, is applied.
-func (a *Acceptor) readApplied(ctx context.Context, r *route, collection string, key *walproxyv1.Key, lsn wal.LSN) (*mutation.Document, error) {
-	if err := a.awaitKey(ctx, r, collection, key, lsn); err != nil {
-		return nil, err
-	}
-	doc, err := r.target.Reader.Read(ctx, collection, key)
-	if err == nil && doc == nil {
-		return nil, fmt.Errorf("sink %s: the read returned neither a record nor an error", r.reads)
-	}
+func (a *Acceptor) readApplied(ctx context.Context, r *route, collection string, key *walproxyv1.Key, lsn wal.LSN) (doc *mutation.Document, err error) {
+	err = a.whileApplied(ctx, r, collection, key, lsn, func() (err error) {
+		doc, err = r.target.Reader.Read(ctx, collection, key)
+		if err == nil && doc == nil {
+			return fmt.Errorf("sink %s: the read returned neither a record nor an error", r.reads)
+		}
+		return err
+	})
 	return doc, err
+}
+
+// whileApplied reads once lsn, of the key's bucket, is applied: again if a store
+// that has lost what it had applied (sinks.Settler) was resumed meanwhile.
+func (a *Acceptor) whileApplied(ctx context.Context, r *route, collection string, key *walproxyv1.Key, lsn wal.LSN, read func() error) error {
+	for {
+		turn := r.target.turn()
+		if err := a.awaitKey(ctx, r, collection, key, lsn); err != nil {
+			return err
+		}
+		readErr := read()
+		// Its loop has taken back what was applied before the store was resumed.
+		if err := a.waitApplied(ctx, r, collection, key, lsn); err != nil {
+			return err
+		}
+		if r.target.turn() == turn {
+			return readErr
+		}
+	}
 }
 
 // awaitKey waits until lsn, of the key's bucket, is passed, and makes sure that

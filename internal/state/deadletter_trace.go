@@ -53,6 +53,37 @@ func (d *DeadLetters) LastTrace() (last position.LSN, err error) {
 	return last, err
 }
 
+// LastDecided is the highest LSN of a record that is a dead letter, or was one and
+// has a trace; 0: there is none.
+func (d *DeadLetters) LastDecided() (last position.LSN, err error) {
+	err = d.use(func() error {
+		for _, kind := range []byte{'d', 'f', 'v'} {
+			lsn, err := d.last(kind)
+			if err != nil {
+				return err
+			}
+			last = max(last, lsn)
+		}
+		return nil
+	})
+	return last, err
+}
+
+// Aside returns the dead letter lsn that the record by retried, as it was before.
+// found is false if by did not, or that cannot come again.
+func (d *DeadLetters) Aside(by, lsn position.LSN) (letter DeadLetter, found bool, err error) {
+	err = d.use(func() error {
+		value, ok, err := d.store.get(d.asideKey(by, lsn))
+		if err != nil || !ok {
+			return err
+		}
+		found = true
+		letter, err = d.decode(lsn, value)
+		return err
+	})
+	return letter, found, err
+}
+
 // keepTrace notes for good what became of a dead letter.
 func (c *change) keepTrace(lsn, by position.LSN) error {
 	key := c.lsnKey('v', lsn)

@@ -240,6 +240,7 @@ func (d *driver) start(t *target, mortal bool, checked func()) *running {
 		d.addFaults(run.faulty, &o)
 		seen = run.faulty
 	}
+	seen = settling(seen, sink)
 	run.Loop, err = replay.New(d.log, d.state, seen, o)
 	d.must(err)
 	ctx, cancel := context.WithCancel(context.Background())
@@ -342,7 +343,7 @@ func (d *driver) await(run *running) error {
 // expected reports whether a loop may end so, or keep its callers waiting so,
 // because of what was drawn.
 func expected(err error) bool {
-	return errors.Is(err, errDead) || errors.Is(err, errHalted) || errors.Is(err, replay.ErrDeadLettersFull)
+	return errors.Is(err, sinks.ErrRewound) || errors.Is(err, errDead) || errors.Is(err, errHalted) || errors.Is(err, replay.ErrDeadLettersFull)
 }
 
 // live is one life of the process: writes before and beside the loops, and its
@@ -364,7 +365,12 @@ func (d *driver) live() {
 		d.pauseAndResume(pick(d, runs...))
 	}
 	d.giveUp(pick(d, runs...))
-	if run := pick(d, runs...); d.chance(2) {
+	var restarted *running
+	if run := pick(d, runs...); d.chance(2) && d.restart(run) {
+		restarted = run
+		d.writeSome()
+	}
+	if run := pick(d, runs...); d.chance(2) && run != restarted {
 		if err := d.readOne(run); err != nil && !expected(err) {
 			d.t.Fatalf("%s: WaitKey: %v; %+v", run.name, err, run.Status())
 		}

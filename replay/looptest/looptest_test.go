@@ -2,6 +2,7 @@ package looptest
 
 import (
 	"context"
+	"math/rand/v2"
 	"os"
 	"testing"
 
@@ -44,4 +45,25 @@ func TestPebble(t *testing.T) {
 		dir, err := os.MkdirTemp("", "looptest")
 		return &pebbleStore{dir}, err
 	}})
+}
+
+// forgetfulStore acknowledges what it has not made durable. A crash takes that.
+type forgetfulStore struct{ sink *sinktest.Forgetful }
+
+func (s *forgetfulStore) Open() (sinks.Sink, error) {
+	s.sink = s.sink.Reopen()
+	return s.sink, nil
+}
+
+func (s *forgetfulStore) Restart(random *rand.Rand) { s.sink.Restart(random) }
+
+func (s *forgetfulStore) Crash(sink sinks.Sink) error {
+	s.Restart(rand.New(rand.NewPCG(rand.Uint64(), 0)))
+	return sink.Close(context.Background())
+}
+
+func (s *forgetfulStore) Remove() error { return nil }
+
+func TestForgetful(t *testing.T) {
+	Run(t, sinktest.Harness{New: func() (sinktest.Store, error) { return &forgetfulStore{sinktest.NewForgetful()}, nil }})
 }

@@ -200,25 +200,36 @@ func (s *memoryStore) stage(staged map[string]row, r *sinks.Record) error {
 		if !ok {
 			old = s.rows[key]
 		}
-		effect, err := mutation.Apply(old.document, m, r.LSN, r.Accepted)
+		next, changed, err := old.after(m, r)
 		if err != nil {
-			return fmt.Errorf("LSN %v: %w", r.LSN, err)
+			return err
 		}
-		if effect.Unchanged {
-			continue
+		if changed {
+			staged[key] = next
 		}
-		if effect.Document != nil { // one that is too large rejects its record
-			if _, err := mutation.EncodeDocument(nil, effect.Document); err != nil {
-				return fmt.Errorf("LSN %v: %w", r.LSN, err)
-			}
-		}
-		staged[key] = old.after(effect, r.LSN)
 	}
 	return nil
 }
 
-// after returns the row that effect makes of r.
-func (r row) after(effect *mutation.Effect, lsn sinks.LSN) row {
+// after returns the row that m, of rec, makes of r.
+func (r row) after(m *walproxyv1.Mutation, rec *sinks.Record) (next row, changed bool, err error) {
+	effect, err := mutation.Apply(r.document, m, rec.LSN, rec.Accepted)
+	if err != nil {
+		return r, false, fmt.Errorf("LSN %v: %w", rec.LSN, err)
+	}
+	if effect.Unchanged {
+		return r, false, nil
+	}
+	if effect.Document != nil { // one that is too large rejects its record
+		if _, err := mutation.EncodeDocument(nil, effect.Document); err != nil {
+			return r, false, fmt.Errorf("LSN %v: %w", rec.LSN, err)
+		}
+	}
+	return r.with(effect, rec.LSN), true, nil
+}
+
+// with returns the row that effect makes of r.
+func (r row) with(effect *mutation.Effect, lsn sinks.LSN) row {
 	if effect.Document == nil {
 		return row{}
 	}
@@ -262,8 +273,12 @@ func (m *Memory) ReadEvents(_ context.Context, collection string, key *walproxyv
 	if err != nil {
 		return nil, err
 	}
+	return r.page(from, limit), nil
+}
+
+func (r row) page(from uint64, limit int) []mutation.StoredEvent {
 	events := slices.DeleteFunc(slices.Clone(r.events), func(e mutation.StoredEvent) bool { return e.Number < from })
-	return events[:min(len(events), max(limit, 0))], nil
+	return events[:min(len(events), max(limit, 0))]
 }
 
 // Identity implements sinks.Identifier.

@@ -290,7 +290,7 @@ func (s *script) skip(b *sinks.Batch, i int) *sinks.Batch {
 
 // deliver applies b, which can apply, through the fault.
 func (s *script) deliver(b *sinks.Batch, fault string) {
-	again := func() *sinks.Batch { c := *b; c.Epoch = s.cp.Epoch; return &c }
+	again := func() *sinks.Batch { return s.renewed(b) }
 	switch fault {
 	case "repeat":
 		s.mustReport(b)
@@ -314,7 +314,11 @@ func (s *script) deliver(b *sinks.Batch, fault string) {
 	case "crash before retry":
 		s.fault(b, LoseAnswer(ErrAway))
 		s.crash()
-		s.claims() // at the batch's end, which mustApply's answer confirms
+		if s.settles() {
+			s.resume()
+		} else {
+			s.claims() // at the batch's end, which mustApply's answer confirms
+		}
 	}
 	s.mustApply(again())
 }

@@ -1,6 +1,7 @@
 package sinktest
 
 import (
+	"math/rand/v2"
 	"testing"
 
 	"go.uber.org/goleak"
@@ -23,4 +24,23 @@ func (s *memoryHarness) Remove() error          { return nil }
 
 func TestMemory(t *testing.T) {
 	Run(t, Harness{New: func() (Store, error) { return &memoryHarness{NewMemory()}, nil }})
+}
+
+// forgetfulHarness runs the suite on Forgetful. A crash takes the store with it.
+type forgetfulHarness struct{ sink *Forgetful }
+
+func (s *forgetfulHarness) Open() (sinks.Sink, error) {
+	s.sink = s.sink.Reopen()
+	return s.sink, nil
+}
+
+func (s *forgetfulHarness) Crash(sinks.Sink) error {
+	s.sink.Restart(rand.New(rand.NewPCG(rand.Uint64(), 0)))
+	return nil
+}
+
+func (s *forgetfulHarness) Remove() error { return nil }
+
+func TestForgetful(t *testing.T) {
+	Run(t, Harness{New: func() (Store, error) { return &forgetfulHarness{NewForgetful()}, nil }})
 }
