@@ -46,9 +46,9 @@ func (s *Sink) apply(ctx context.Context, b *sinks.Batch) ([]sinks.Result, error
 		if err != nil {
 			return nil, err
 		}
-		a := &applier{sink: s, client: client, guard: t.guard, results: make([]sinks.Result, len(b.Records))}
+		a := &applier{sink: s, client: client, guard: t.guard, window: t, results: make([]sinks.Result, len(b.Records))}
 		if !a.run(ctx, phases) {
-			return a.results, nil
+			return unless(a.rewound == nil, a.results, nil), a.rewound
 		}
 	}
 	failpoint.Hit("sink-before-commit")
@@ -64,7 +64,40 @@ type applier struct {
 	sink    *Sink
 	client  *as.Client
 	guard   string
+	window  window
 	results []sinks.Result
+	rewound error // why the whole batch ends
+}
+
+// window is what the owner knows of what was applied and may still be lost by a
+// restart of the store. It is safe for concurrent use.
+type window interface {
+	// floor is what the record surely has; 0: nothing is known of it.
+	floor(digest [20]byte) sinks.LSN
+	// note says what the record has now, and until when it lives.
+	note(p Place, digest [20]byte, last sinks.LSN, dead bool, expires time.Time)
+	// lost is asked when a record has less than its floor. nil: no node was
+	// restarted, so somebody else took it away; else the batch ends with the error.
+	lost(ctx context.Context) error
+}
+
+// note tells the window that w's record is written up to last.
+func (a *applier) note(w *work, last sinks.LSN, left written) {
+	a.window.note(w.place.Place, w.digest(), last, left.dead, left.expires)
+}
+
+// missing is asked when w's record has less than its floor, and reports whether w
+// may go on without one.
+func (a *applier) missing(ctx context.Context, w *work) bool {
+	if a.rewound == nil {
+		a.rewound = a.window.lost(ctx)
+	}
+	if a.rewound != nil {
+		a.fail(w, a.rewound)
+		return false
+	}
+	w.floor = 0
+	return true
 }
 
 // run does the phases and reports whether all records are applied.
@@ -92,11 +125,15 @@ func (a *applier) run(ctx context.Context, phases []*phase) bool {
 // plain does works of one key each: blindly where that is exact, else by reading.
 func (a *applier) plain(ctx context.Context, works []*work) {
 	var entries []as.BatchRecordIfc
+	var left []written
 	var sent, careful []*work
 	now := time.Now()
 	for _, w := range works {
-		if entry := w.blind(a.guard, a.sink.owner.tombstone, now); entry != nil {
-			entries, sent = append(entries, entry), append(sent, w)
+		if w.fault == nil {
+			w.floor = a.window.floor(w.digest())
+		}
+		if entry, leaves := w.blind(a.guard, now); entry != nil {
+			entries, left, sent = append(entries, entry), append(left, leaves), append(sent, w)
 		} else {
 			careful = append(careful, w)
 		}
@@ -105,10 +142,15 @@ func (a *applier) plain(ctx context.Context, works []*work) {
 		w := sent[i]
 		switch code := codeOf(err); {
 		case err == nil:
+			a.note(w, last(w.steps), left[i])
 			a.advance(w, len(w.steps))
-		case code == types.KEY_NOT_FOUND_ERROR: // deleted already, or nothing to touch
+		case code == types.KEY_NOT_FOUND_ERROR && w.floor == 0: // there was nothing to change
 			a.advance(w, len(w.steps))
-		case code == types.FILTERED_OUT, code == types.KEY_EXISTS_ERROR, sinks.OutcomeOf(err) == sinks.Rejected:
+		case code == types.KEY_NOT_FOUND_ERROR:
+			if a.missing(ctx, w) {
+				careful = append(careful, w)
+			}
+		case code == types.FILTERED_OUT, sinks.OutcomeOf(err) == sinks.Rejected:
 			// It was not done as it is: the record says what of it is to do, and which
 			// step is to blame.
 			careful = append(careful, w)

@@ -20,17 +20,25 @@ import (
 
 const collection = "things"
 
+// noWindow knows nothing of what was applied.
+type noWindow struct{}
+
+func (noWindow) floor([20]byte) sinks.LSN                         { return 0 }
+func (noWindow) note(Place, [20]byte, sinks.LSN, bool, time.Time) {}
+func (noWindow) lost(context.Context) error                       { return nil }
+
 // direct applies records to a store as Apply does, without owner and checkpoints.
 type direct struct {
 	*testing.T
-	s     *Sink
-	guard string
-	lsn   sinks.LSN
+	s      *Sink
+	guard  string
+	window window
+	lsn    sinks.LSN
 }
 
 func newDirect(t *testing.T, o Options) *direct {
 	t.Helper()
-	return &direct{T: t, s: open(t, o), guard: guardName(uuid.New())}
+	return &direct{T: t, s: open(t, o), guard: guardName(uuid.New()), window: noWindow{}}
 }
 
 // batch makes a record of each mutation.
@@ -69,7 +77,7 @@ func (d *direct) applyCtx(ctx context.Context, b *sinks.Batch) []sinks.Result {
 	if err != nil {
 		return sinks.Results(len(b.Records), sinks.OutcomeOf(err), err)
 	}
-	a := &applier{sink: d.s, client: client, guard: d.guard, results: make([]sinks.Result, len(b.Records))}
+	a := &applier{sink: d.s, client: client, guard: d.guard, window: d.window, results: make([]sinks.Result, len(b.Records))}
 	a.run(ctx, phases)
 	return a.results
 }
@@ -317,7 +325,7 @@ func TestLostAnswers(t *testing.T) {
 			t.Errorf("LSN %v without an answer is %v (%v), want %v", b.Records[i].LSN, r.Outcome, r.Err, want)
 		}
 	}
-	again := &direct{T: t, s: open(t, o), guard: d.guard, lsn: d.lsn}
+	again := &direct{T: t, s: open(t, o), guard: d.guard, window: noWindow{}, lsn: d.lsn}
 	for range 2 {
 		again.want(b, sinks.Applied)
 		again.fields("a", fields{"n": int64(2), "text": "x"})
@@ -344,7 +352,7 @@ func TestLateWrite(t *testing.T) {
 	b := late.batch(add("a", 1), add("b", 1))
 	late.want(b, sinks.Unknown)
 
-	now := &direct{T: t, s: open(t, o), guard: late.guard, lsn: late.lsn}
+	now := &direct{T: t, s: open(t, o), guard: late.guard, window: noWindow{}, lsn: late.lsn}
 	now.want(b, sinks.Applied)
 	now.want(now.batch(remove("a")), sinks.Applied)
 	release()
@@ -434,4 +442,69 @@ func TestForeignBins(t *testing.T) {
 	}
 	d.want(d.batch(set("k", fields{"a": int64(1)})), sinks.Applied)
 	d.fields("k", fields{"a": int64(1)})
+}
+
+// keeps is a window that remembers everything, as for a store that never settles.
+type keeps struct {
+	has  map[[20]byte]sinks.LSN
+	gone error // what lost says
+}
+
+func (k *keeps) floor(d [20]byte) sinks.LSN { return k.has[d] }
+func (k *keeps) note(_ Place, d [20]byte, last sinks.LSN, _ bool, _ time.Time) {
+	k.has[d] = max(k.has[d], last)
+}
+func (k *keeps) lost(context.Context) error { return k.gone }
+
+// TestFloor: a record that has less than it is known to have is not written: what
+// it lost comes first. If no node was restarted somebody else took it away, and the
+// write goes on.
+func TestFloor(t *testing.T) {
+	t.Parallel()
+	restarted := errors.New("restarted")
+	for what, again := range map[string]func(d *direct) *walproxyv1.Mutation{
+		"blindly":    func(*direct) *walproxyv1.Mutation { return add("k", 1) },
+		"replaced":   func(*direct) *walproxyv1.Mutation { return set("k", fields{"n": int64(1)}) },
+		"deleted":    func(*direct) *walproxyv1.Mutation { return remove("k") },
+		"touched":    func(*direct) *walproxyv1.Mutation { return mutation.Touch(collection, key("k")) },
+		"read first": func(*direct) *walproxyv1.Mutation { return add("k", 1, mutation.IfEventCount(0)) },
+	} {
+		t.Run(what, func(t *testing.T) {
+			t.Parallel()
+			for _, lose := range []string{"all of it", "its last write"} {
+				d := newDirect(t, options(t))
+				w := &keeps{has: map[[20]byte]sinks.LSN{}, gone: restarted}
+				d.window = w
+				d.want(d.batch(add("k", 1)), sinks.Applied)
+				d.want(d.batch(again(d)), sinks.Applied) // with a floor that holds
+				d.want(d.batch(set("k", fields{"n": int64(1)})), sinks.Applied)
+				k, _, err := d.s.o.keyOf(collection, key("k"))
+				if err != nil {
+					t.Fatal(err)
+				}
+				ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+				defer cancel()
+				client, err := d.s.client(ctx)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if lose == "all of it" {
+					_, aerr := client.Delete(nil, k)
+					if aerr != nil {
+						t.Fatal(aerr)
+					}
+				} else if aerr := client.Put(nil, k, as.BinMap{d.guard: int(d.lsn) - 1}); aerr != nil {
+					t.Fatal(aerr)
+				}
+				b := d.batch(again(d))
+				for _, r := range d.apply(b) {
+					if !errors.Is(r.Err, restarted) {
+						t.Fatalf("a record that lost %s: %v (%v), want the error that a node was restarted", lose, r.Outcome, r.Err)
+					}
+				}
+				w.gone = nil
+				d.want(b, sinks.Applied)
+			}
+		})
+	}
 }

@@ -114,7 +114,7 @@ func applyBatch(b *testing.B, s *Sink, client *as.Client, guard string, from, to
 		return
 	}
 	defer leave()
-	a := &applier{sink: s, client: client, guard: guard, results: make([]sinks.Result, len(batch.Records))}
+	a := &applier{sink: s, client: client, guard: guard, window: noWindow{}, results: make([]sinks.Result, len(batch.Records))}
 	if !a.run(ctx, phases) {
 		b.Error(a.results[0])
 	}

@@ -14,48 +14,48 @@ import (
 // blind returns one guarded write that does exactly what w's steps do, whatever
 // the record is, or is kept out by its filter or refused by the server. nil: there
 // is none, or it is not worth it; the record is read then.
-func (w *work) blind(guard string, keep func() bool, now time.Time) as.BatchRecordIfc {
+func (w *work) blind(guard string, now time.Time) (*as.BatchWrite, written) {
 	if w.fault != nil || w.singly || slices.ContainsFunc(w.steps, func(s step) bool { return s.m.GetPrecondition() != nil }) {
-		return nil
+		return nil, written{}
 	}
 	ops := w.steps[0].m.GetOps()
 	if len(ops) == 0 {
-		return nil
+		return nil, written{}
 	}
 	switch ops[0].GetKind().(type) {
 	case *walproxyv1.Op_Set_, *walproxyv1.Op_Delete_:
-		return w.replacement(guard, keep, now)
+		return w.replacement(guard, now)
 	}
 	return w.alteration(guard, now)
 }
 
 // replacement is blind for steps that begin with a whole record, or without one:
 // what they lead to is computed here.
-func (w *work) replacement(guard string, keep func() bool, now time.Time) as.BatchRecordIfc {
+func (w *work) replacement(guard string, now time.Time) (*as.BatchWrite, written) {
 	var d *mutation.Document
 	cleared := false // the events there were are gone
 	for _, s := range w.steps {
 		if fieldsFault(s.m) != nil {
-			return nil
+			return nil, written{}
 		}
 		effect, err := mutation.Apply(d, s.m, s.lsn, s.accepted)
 		if err != nil || len(effect.Events) > 0 {
-			return nil
+			return nil, written{}
 		}
 		cleared = cleared || effect.DropEvents || effect.Document == nil || hasDelete(s.m)
 		d = effect.Document
 	}
-	filter := guarded(guard, first(w.steps))
+	filter := guarded(guard, w.floor, first(w.steps))
 	var life uint32
 	ended := d == nil
 	if d != nil {
 		var err error
 		if life, ended, err = lifeOf(d.ExpiresAt, now); err != nil {
-			return nil
+			return nil, written{}
 		}
 	}
 	if ended {
-		return removal(w, guard, last(w.steps), keep(), filter)
+		return w.removal(guard, w.steps), written{dead: true}
 	}
 	if !cleared { // a replaced record keeps its events, which are not known here
 		filter = as.ExpAnd(filter, as.ExpNot(as.ExpBinExists(binEvents)))
@@ -64,16 +64,16 @@ func (w *work) replacement(guard string, keep func() bool, now time.Time) as.Bat
 	for name, v := range d.Fields {
 		bin, reason := toBin(v)
 		if reason != "" {
-			return nil
+			return nil, written{}
 		}
 		if bin != nil {
 			list = append(list, as.PutOp(as.NewBin(name, bin)))
 		}
 	}
 	p := as.NewBatchWritePolicy()
-	p.FilterExpression, p.RecordExistsAction = filter, as.REPLACE
+	p.FilterExpression, p.RecordExistsAction = filter, unless(w.floor > 0, as.REPLACE_ONLY, as.REPLACE)
 	p.Expiration, p.SendKey = life, w.place.sendKey
-	return as.NewBatchWrite(p, w.key, append(list, as.PutOp(as.NewBin(guard, int64(last(w.steps)))))...)
+	return as.NewBatchWrite(p, w.key, append(list, as.PutOp(as.NewBin(guard, int64(last(w.steps)))))...), written{expires: ends(life, now)}
 }
 
 func hasDelete(m *walproxyv1.Mutation) bool {
@@ -84,31 +84,31 @@ func hasDelete(m *walproxyv1.Mutation) bool {
 }
 
 // alteration is blind for steps that change what is there.
-func (w *work) alteration(guard string, now time.Time) as.BatchRecordIfc {
+func (w *work) alteration(guard string, now time.Time) (*as.BatchWrite, written) {
 	a := &alteration{bins: map[string]*slot{}}
 	p := as.NewBatchWritePolicy()
 	p.Expiration, p.SendKey = as.TTLDontUpdate, w.place.sendKey
 	for _, s := range w.steps {
 		for _, op := range s.m.GetOps() {
 			if !a.add(op, s) {
-				return nil
+				return nil, written{}
 			}
 		}
 		if at := s.m.GetExpiresAt(); at != nil {
 			life, ended, err := lifeOf(at.AsTime(), now)
 			if err != nil || ended {
-				return nil
+				return nil, written{}
 			}
 			p.Expiration = life
 		}
 	}
 	// What was deleted is not altered but made anew.
-	filters := []*as.Expression{guarded(guard, first(w.steps)), as.ExpNot(as.ExpBinExists(binDead))}
+	filters := []*as.Expression{guarded(guard, w.floor, first(w.steps)), as.ExpNot(as.ExpBinExists(binDead))}
 	p.FilterExpression = as.ExpAnd(append(filters, a.bounds()...)...)
-	if !a.creates {
+	if !a.creates || w.floor > 0 {
 		p.RecordExistsAction = as.UPDATE_ONLY // absent: there is nothing to do
 	}
-	return as.NewBatchWrite(p, w.key, append(a.ops, as.PutOp(as.NewBin(guard, int64(last(w.steps)))))...)
+	return as.NewBatchWrite(p, w.key, append(a.ops, as.PutOp(as.NewBin(guard, int64(last(w.steps)))))...), written{expires: ends(p.Expiration, now)}
 }
 
 // alteration collects the operations of one write.

@@ -58,11 +58,16 @@ func (a *applier) round(ctx context.Context, works []*work) map[*work]bool {
 	var entries []as.BatchRecordIfc
 	var writers []*work
 	for w, st := range a.read(ctx, works) {
+		if st.guard < w.floor && !a.missing(ctx, w) {
+			continue
+		}
 		lost[w] = false
-		p := w.plan(st, a.guard, a.sink.owner.tombstone, time.Now())
+		p := w.plan(st, a.guard, time.Now())
+		if p.covered > 0 && w.steps[0].lsn <= st.guard {
+			a.note(w, st.guard, written{dead: st.dead})
+		}
 		a.advance(w, p.covered)
 		if p.write == nil {
-			a.advance(w, p.writes)
 			a.reject(w, p)
 			continue
 		}
@@ -72,10 +77,10 @@ func (a *applier) round(ctx context.Context, works []*work) map[*work]bool {
 		w, p := writers[i], plans[i]
 		switch code := codeOf(err); {
 		case err == nil:
+			a.note(w, w.steps[p.writes-1].lsn, p.leaves)
 			a.advance(w, p.writes)
 			a.reject(w, p)
-		case code == types.GENERATION_ERROR, code == types.KEY_EXISTS_ERROR,
-			code == types.KEY_NOT_FOUND_ERROR, code == types.FILTERED_OUT:
+		case overtaken(code):
 			lost[w] = true
 		case sinks.OutcomeOf(err) == sinks.Rejected && !w.singly && sameRecord(w.steps) < p.writes:
 			w.singly = true
@@ -84,6 +89,15 @@ func (a *applier) round(ctx context.Context, works []*work) map[*work]bool {
 		}
 	}
 	return lost
+}
+
+// overtaken reports that the record is not as it was read any more.
+func overtaken(code types.ResultCode) bool {
+	switch code {
+	case types.GENERATION_ERROR, types.KEY_EXISTS_ERROR, types.KEY_NOT_FOUND_ERROR, types.FILTERED_OUT:
+		return true
+	}
+	return false
 }
 
 // reject fails w for the record that its plan says can never apply, if any.
@@ -158,6 +172,9 @@ func (a *applier) tryGroup(ctx context.Context, works []*work) error {
 	todo := make([]*work, len(works)) // a.read takes steps off those that fail
 	for i, w := range works {
 		c := *w
+		if c.fault == nil {
+			c.floor = a.window.floor(c.digest())
+		}
 		todo[i] = &c
 	}
 	found := a.read(ctx, todo)
@@ -168,31 +185,37 @@ func (a *applier) tryGroup(ctx context.Context, works []*work) error {
 	var entries []as.BatchRecordIfc
 	var writers []*work
 	var refused error
+	var plans []*plan
 	for _, w := range todo {
-		plan := w.plan(found[w], a.guard, a.sink.owner.tombstone, time.Now())
+		if found[w].guard < w.floor && !a.missing(ctx, w) {
+			return a.rewound
+		}
+		plan := w.plan(found[w], a.guard, time.Now())
 		begun = begun || found[w].guard >= w.steps[0].lsn
 		if plan.fault != nil && refused == nil {
 			refused = plan.fault
 		}
 		if plan.write != nil {
-			entries, writers = append(entries, plan.write), append(writers, w)
+			entries, writers, plans = append(entries, plan.write), append(writers, w), append(plans, plan)
+		} else if found[w].guard >= w.steps[0].lsn {
+			a.note(w, found[w].guard, written{dead: found[w].dead})
 		}
 	}
 	if refused != nil {
 		return unless(begun, sinks.WithOutcome(sinks.Halt, fmt.Errorf("%w: %w", errHalf, refused)), rejected(refused))
 	}
-	return a.writeGroup(ctx, entries, writers, begun)
+	return a.writeGroup(ctx, entries, writers, plans, begun)
 }
 
-func (a *applier) writeGroup(ctx context.Context, entries []as.BatchRecordIfc, writers []*work, begun bool) error {
+func (a *applier) writeGroup(ctx context.Context, entries []as.BatchRecordIfc, writers []*work, plans []*plan, begun bool) error {
 	var worst, refused error
 	contends, done := false, begun
-	for _, err := range a.send(ctx, entries, writers, true) {
-		code := codeOf(err)
+	for i, err := range a.send(ctx, entries, writers, true) {
 		switch {
 		case err == nil:
+			a.note(writers[i], last(writers[i].steps), plans[i].leaves)
 			done = true
-		case code == types.GENERATION_ERROR, code == types.KEY_EXISTS_ERROR, code == types.KEY_NOT_FOUND_ERROR, code == types.FILTERED_OUT:
+		case overtaken(codeOf(err)):
 			contends = true
 		case sinks.OutcomeOf(err) == sinks.Rejected:
 			refused = err

@@ -33,11 +33,16 @@ func guardName(stream uuid.UUID) string {
 // guarded is the filter under which a write whose first LSN is first may be done:
 // the record has no guard, or one below it. A server evaluates it under the
 // record's lock; an absent record passes every filter.
-func guarded(guard string, first sinks.LSN) *as.Expression {
-	return as.ExpOr(
-		as.ExpNot(as.ExpBinExists(guard)),
-		as.ExpLess(as.ExpIntBin(guard), as.ExpIntVal(int64(first))),
-	)
+//
+// With a floor, what the record is known to have, it must have a guard that is not
+// below it (and the write must not create): a server that has lost it was
+// restarted, and what it lost comes first.
+func guarded(guard string, floor, first sinks.LSN) *as.Expression {
+	below := as.ExpLess(as.ExpIntBin(guard), as.ExpIntVal(int64(first)))
+	if floor > 0 {
+		return as.ExpAnd(as.ExpGreaterEq(as.ExpIntBin(guard), as.ExpIntVal(int64(floor))), below)
+	}
+	return as.ExpOr(as.ExpNot(as.ExpBinExists(guard)), below)
 }
 
 // isOwn reports whether a bin is walproxy's and no field.

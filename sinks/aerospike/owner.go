@@ -3,6 +3,7 @@ package aerospike
 import (
 	"context"
 	"errors"
+	"time"
 
 	"github.com/walproxy/walproxy/sinks"
 )
@@ -29,9 +30,14 @@ func (o *owner) begin(ctx context.Context, b *sinks.Batch) (*turn, error) { retu
 // advance moves the checkpoints to where b goes, after its records are applied.
 func (o *owner) advance(ctx context.Context, b *sinks.Batch, t *turn) error { return errNotYet }
 
-// tombstone reports whether a delete has to leave its guard behind, so that no
-// older write of the record can follow it.
-func (o *owner) tombstone() bool { return true }
+// floor, note and lost are the window of the turn.
+func (t *turn) floor(digest [20]byte) sinks.LSN { return 0 }
+func (t *turn) note(p Place, digest [20]byte, last sinks.LSN, dead bool, expires time.Time) {
+}
+func (t *turn) lost(ctx context.Context) error { return nil }
+
+// readFloor is floor for readers.
+func (s *Sink) readFloor(digest [20]byte) sinks.LSN { return 0 }
 
 // guard is the bin that holds the versions of the set's records: of the stream that
 // owns it, claimed or not. "": nobody has claimed it yet.

@@ -13,12 +13,12 @@ import (
 
 // plan is what is to be done to a record that was read.
 type plan struct {
-	covered int                // so many steps need no write: the guard has them, or they do nothing
-	write   as.BatchRecordIfc  // nil: nothing
-	writes  int                // so many steps after those are in it
-	fault   error              // of the record after those, which can never apply; *mutation.RejectedError
-	faulty  int                // so many steps are of that record
-	after   *mutation.Document // what the steps lead to
+	covered int            // so many steps need no write: the guard has them, or they do nothing
+	write   *as.BatchWrite // nil: nothing
+	leaves  written        // by the write
+	writes  int            // so many steps after those are in it
+	fault   error          // of the record after those, which can never apply; *mutation.RejectedError
+	faulty  int            // so many steps are of that record
 }
 
 // draft is a record in the middle of a plan.
@@ -26,12 +26,11 @@ type draft struct {
 	document *mutation.Document
 	events   []any // appended
 	cleared  bool  // the events there were are gone
-	removed  bool  // it was deleted on the way
 }
 
 // plan computes what w's steps do to st. A record's steps are done together or not
 // at all. With w.singly the write is of one record.
-func (w *work) plan(st *stored, guard string, keep func() bool, now time.Time) *plan {
+func (w *work) plan(st *stored, guard string, now time.Time) *plan {
 	p := &plan{}
 	steps := w.steps
 	for len(steps) > 0 && steps[0].lsn <= st.guard {
@@ -54,16 +53,15 @@ func (w *work) plan(st *stored, guard string, keep func() bool, now time.Time) *
 		}
 		steps = steps[n:]
 	}
-	p.after = d.document
 	if !changed {
 		return p
 	}
 	done := w.steps[p.covered : p.covered+p.writes]
 	var err error
-	if p.write, err = w.write(st, d, done, guard, keep, now); err != nil {
+	if p.write, p.leaves, err = w.write(st, d, done, guard, now); err != nil {
 		if sameRecord(done) < len(done) {
 			w.singly = true // which of them is it
-			return w.plan(st, guard, keep, now)
+			return w.plan(st, guard, now)
 		}
 		p.fault, p.faulty, p.writes = err, len(done), 0
 	}
@@ -81,7 +79,7 @@ func sameRecord(steps []step) int {
 
 // apply does the steps of one record, or with an error nothing.
 func (d *draft) apply(steps []step) (next *draft, changed bool, err error) {
-	next = &draft{d.document, slices.Clip(d.events), d.cleared, d.removed}
+	next = &draft{d.document, slices.Clip(d.events), d.cleared}
 	for _, s := range steps {
 		if err := fieldsFault(s.m); err != nil {
 			return nil, false, err
@@ -92,9 +90,6 @@ func (d *draft) apply(steps []step) (next *draft, changed bool, err error) {
 		effect, err := mutation.Apply(next.document, s.m, s.lsn, s.accepted)
 		if err != nil {
 			return nil, false, err
-		}
-		if hasDelete(s.m) {
-			next.removed = true
 		}
 		if effect.Unchanged {
 			changed = changed || hasDelete(s.m) // its guard may have to stay
@@ -127,53 +122,39 @@ func versionless(d *mutation.Document, m *walproxyv1.Mutation) error {
 }
 
 // write is the entry that makes st what d is, if nobody has written in between.
-// nil: there is nothing to write.
-func (w *work) write(st *stored, d *draft, done []step, guard string, keep func() bool, now time.Time) (as.BatchRecordIfc, error) {
-	filter := guarded(guard, first(done))
+func (w *work) write(st *stored, d *draft, done []step, guard string, now time.Time) (*as.BatchWrite, written, error) {
 	var life uint32
+	var err error
 	ended := d.document == nil
 	if !ended && d.document.ExpiresAt.Equal(untouched) {
 		life = as.TTLDontUpdate
 	} else if !ended {
-		var err error
 		if life, ended, err = lifeOf(d.document.ExpiresAt, now); err != nil {
-			return nil, err
+			return nil, written{}, err
 		}
 	}
 	if ended {
-		return w.remove(st, done, guard, keep, filter), nil
+		entry := w.removal(guard, done)
+		unchanged(entry.Policy, st, as.REPLACE)
+		return entry, written{dead: true}, nil
 	}
 	ops, err := d.operations(st)
 	if err != nil {
-		return nil, err
+		return nil, written{}, err
 	}
 	p := as.NewBatchWritePolicy()
-	p.FilterExpression, p.Expiration, p.SendKey = filter, life, w.place.sendKey
-	p.RecordExistsAction = as.CREATE_ONLY
-	if st.generation != 0 {
-		p.RecordExistsAction, p.GenerationPolicy, p.Generation = as.UPDATE, as.EXPECT_GEN_EQUAL, st.generation
-	}
-	return as.NewBatchWrite(p, w.key, append(ops, as.PutOp(as.NewBin(guard, int64(last(done)))))...), nil
+	p.FilterExpression, p.Expiration, p.SendKey = guarded(guard, w.floor, first(done)), life, w.place.sendKey
+	unchanged(p, st, as.UPDATE)
+	entry := as.NewBatchWrite(p, w.key, append(ops, as.PutOp(as.NewBin(guard, int64(last(done)))))...)
+	return entry, written{expires: ends(life, now)}, nil
 }
 
-// remove is write for a record that is to be absent.
-func (w *work) remove(st *stored, done []step, guard string, keep func() bool, filter *as.Expression) as.BatchRecordIfc {
-	stay := keep()
-	if st.generation == 0 && !stay {
-		return nil
+// unchanged has a write done only if the record is as it was read.
+func unchanged(p *as.BatchWritePolicy, st *stored, action as.RecordExistsAction) {
+	p.RecordExistsAction = as.CREATE_ONLY
+	if st.generation != 0 {
+		p.RecordExistsAction, p.GenerationPolicy, p.Generation = action, as.EXPECT_GEN_EQUAL, st.generation
 	}
-	entry := removal(w, guard, last(done), stay, filter)
-	switch e := entry.(type) {
-	case *as.BatchWrite:
-		if st.generation == 0 {
-			e.Policy.RecordExistsAction = as.CREATE_ONLY
-		} else {
-			e.Policy.GenerationPolicy, e.Policy.Generation = as.EXPECT_GEN_EQUAL, st.generation
-		}
-	case *as.BatchDelete:
-		e.Policy.GenerationPolicy, e.Policy.Generation = as.EXPECT_GEN_EQUAL, st.generation
-	}
-	return entry
 }
 
 // operations make st's bins those of d. What is the same is not sent, so that what

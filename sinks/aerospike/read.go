@@ -30,7 +30,7 @@ func (s *Sink) ReadEvents(ctx context.Context, collection string, key *walproxyv
 	if limit < 1 {
 		return nil, nil
 	}
-	r, _, err := s.record(ctx, collection, key,
+	r, _, err := s.record(ctx, collection, key, // and its guard
 		as.GetBinOp(binDead), as.ListGetRangeOp(binEvents, int(from-1), limit))
 	if err != nil {
 		return nil, err
@@ -68,11 +68,35 @@ func (s *Sink) record(ctx context.Context, collection string, key *walproxyv1.Ke
 	if err != nil {
 		return nil, "", err
 	}
+	if len(ops) > 0 && guard != "" {
+		ops = append(ops, as.GetBinOp(guard))
+	}
 	r, err := s.get(ctx, client, k, ops)
-	if codeOf(err) == types.KEY_NOT_FOUND_ERROR {
+	absent := codeOf(err) == types.KEY_NOT_FOUND_ERROR
+	if err != nil && !absent {
+		return nil, "", err
+	}
+	// The floor is asked for after the read: a write that was noted since is in the
+	// record, or its record is stale and this is no answer.
+	if floor := s.readFloor([20]byte(k.Digest())); floor > 0 && (absent || guardOf(r, guard) < floor) {
+		return nil, "", sinks.WithOutcome(sinks.Retry, fmt.Errorf("%w: it has version %v, and had %v", errRolledBack, guardOf(r, guard), floor))
+	}
+	if absent {
 		return nil, "", mutation.ErrNotFound
 	}
-	return r, guard, err
+	return r, guard, nil
+}
+
+// errRolledBack: a node was restarted and has lost what it acknowledged.
+var errRolledBack = errors.New("sink aerospike: the record is older than it was: a node has lost what it acknowledged, and it is being applied again")
+
+// guardOf is the LSN of a record's last write, 0 without one.
+func guardOf(r *as.Record, guard string) sinks.LSN {
+	if r == nil {
+		return 0
+	}
+	lsn, _ := r.Bins[guard].(int)
+	return sinks.LSN(lsn)
 }
 
 // get is one read of the cluster.

@@ -75,10 +75,7 @@ func (w *work) read(guard string) *as.BatchRead {
 
 // parse is the record as a document. Bins that cannot be values are unreadable.
 func parse(r *as.Record, guard string) *stored {
-	st := &stored{generation: r.Generation}
-	if g, ok := r.Bins[guard].(int); ok {
-		st.guard = sinks.LSN(g)
-	}
+	st := &stored{generation: r.Generation, guard: guardOf(r, guard)}
 	if st.dead = r.Bins[binDead] != nil; st.dead {
 		return st
 	}

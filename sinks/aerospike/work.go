@@ -22,6 +22,26 @@ type work struct {
 	// to blame shows when each is sent alone.
 	singly bool
 	fault  error // of the key: nothing can be written there
+	// floor is what the record surely has, 0: nothing is known; see guarded.
+	floor sinks.LSN
+}
+
+// digest is what the server knows the record by.
+func (w *work) digest() [20]byte { return [20]byte(w.key.Digest()) }
+
+// written is what a write leaves behind: a record that ends or not, or only the
+// guard of one that was deleted.
+type written struct {
+	dead    bool
+	expires time.Time // zero: it does not end, or as it did before
+}
+
+// ends is a time to live as a time.
+func ends(life uint32, now time.Time) time.Time {
+	if life == as.TTLDontExpire || life == as.TTLDontUpdate {
+		return time.Time{}
+	}
+	return now.Add(time.Duration(life) * time.Second)
 }
 
 // step is one mutation.
@@ -121,15 +141,11 @@ func lifeOf(expires, now time.Time) (seconds uint32, ended bool, err error) {
 	return uint32((left + time.Second - 1) / time.Second), false, nil
 }
 
-// removal is the entry that deletes a record, as of lsn, under a filter. Where the
-// guard must stay a record of nothing else takes its place.
-func removal(w *work, guard string, lsn sinks.LSN, keep bool, filter *as.Expression) as.BatchRecordIfc {
-	if keep {
-		p := as.NewBatchWritePolicy()
-		p.FilterExpression, p.RecordExistsAction, p.Expiration = filter, as.REPLACE, as.TTLDontExpire
-		return as.NewBatchWrite(p, w.key, as.PutOp(as.NewBin(binDead, 1)), as.PutOp(as.NewBin(guard, int64(lsn))))
-	}
-	p := as.NewBatchDeletePolicy()
-	p.FilterExpression = filter
-	return as.NewBatchDelete(p, w.key)
+// removal is the entry that deletes a record, as of the last of the steps. Its
+// guard stays, for a late write of before: the owner removes it when none can come.
+func (w *work) removal(guard string, steps []step) *as.BatchWrite {
+	p := as.NewBatchWritePolicy()
+	p.FilterExpression = guarded(guard, w.floor, first(steps))
+	p.RecordExistsAction, p.Expiration = unless(w.floor > 0, as.REPLACE_ONLY, as.REPLACE), as.TTLDontExpire
+	return as.NewBatchWrite(p, w.key, as.PutOp(as.NewBin(binDead, 1)), as.PutOp(as.NewBin(guard, int64(last(steps)))))
 }
