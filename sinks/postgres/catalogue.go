@@ -31,6 +31,8 @@ type table struct {
 	references []uint32
 	defers     bool // a constraint that waits for the commit
 
+	merges bool // MERGE can be used: PostgreSQL 15, and no partitions
+
 	checked  bool // CHECK constraints or domains
 	triggers bool // what is stored may differ from what was written
 }
@@ -71,7 +73,8 @@ const signatureSQL = `(SELECT string_agg(s::text, ',') FROM (
 ) x)`
 
 const tableSQL = `SELECT n.nspname, c.relname, c.relkind::text,
- pg_catalog.row_security_active(c.oid)::text, c.relhasrules::text, ` + signatureSQL + `
+ pg_catalog.row_security_active(c.oid)::text, c.relhasrules::text, ` + signatureSQL + `,
+ (c.relkind = 'r' AND current_setting('server_version_num')::int >= 150000)::text
 FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = ANY ($1)`
 
 const columnsSQL = `SELECT a.attnum::text, a.attname, a.atttypid::text, a.atttypmod::text, a.attnotnull::text,
@@ -129,7 +132,7 @@ func loadTable(ctx context.Context, conn *pgconn.PgConn, oid uint32) (*table, er
 		return nil, errStale // dropped since its name was resolved
 	}
 	row := texted(answers[0].rows[0])
-	t := &table{oid: oid, schema: row[0], name: row[1], signature: row[5], byName: map[string]*column{}}
+	t := &table{oid: oid, schema: row[0], name: row[1], signature: row[5], merges: row[6] == "true", byName: map[string]*column{}}
 	switch {
 	case row[2] != "r" && row[2] != "p":
 		t.refused = "is no table"

@@ -17,7 +17,8 @@ type statements struct {
 	owners  []int          // of what was sent in this round trip; see exchange
 	now     bool           // constraints have been set immediate
 
-	hoped, hopeless []*mapping // whose sets are, or are not, taken for new rows
+	inserts, merges hopes // for new rows; for rows that nobody else inserts
+	byKey           bool  // the server has been told so
 	used, spare     []*group
 }
 
@@ -142,6 +143,11 @@ func (w *work) commands() (commands []command, owners []int) {
 		sqls := g.shape.sqls
 		if w.hopes(g) {
 			sqls = []string{g.shape.insert}
+		} else if w.merging(g) {
+			if sqls = []string{g.shape.merge}; !w.byKey {
+				commands, owners = append(commands, command{sql: byKey}), append(owners, -1)
+				w.byKey = true
+			}
 		}
 		for _, sql := range sqls {
 			commands = append(commands, command{sql: sql, types: g.shape.types, params: params, formats: binaryParams})
@@ -173,19 +179,16 @@ func (w *work) recycle() {
 // hopes reports whether a statement may take its rows for new ones.
 func (w *work) hopes(g *group) bool {
 	m := g.shape.mapping
-	if g.shape.insert == "" || g.again || m.table.ordered || g.count < minHope || slices.Contains(w.hopeless, m) {
-		return false
-	}
-	if slices.Contains(w.hoped, m) {
-		return true
-	}
-	hopes := m.flags.hope.tries()
-	if hopes {
-		w.hoped = append(w.hoped, m)
-	} else {
-		w.hopeless = append(w.hopeless, m)
-	}
-	return hopes
+	return g.shape.insert != "" && !g.again && !m.table.ordered && g.count >= minHope && w.inserts.try(&m.flags.hope)
+}
+
+// merging reports whether a statement may be a MERGE: not in a transaction with
+// triggers, whose own statements byKey would slow down, for good where their
+// plans are kept.
+func (w *work) merging(g *group) bool {
+	m := g.shape.mapping
+	return g.shape.merge != "" && !m.table.ordered && g.count >= minHope && !w.planner.upserts &&
+		!slices.ContainsFunc(w.mappings, func(m *mapping) bool { return m.table.ordered }) && w.merges.try(&m.flags.alone)
 }
 
 // minHope is how many rows a statement needs for its second try to be worth it.

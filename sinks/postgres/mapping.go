@@ -47,26 +47,9 @@ type flags struct {
 	expiring  atomic.Bool
 	streaming atomic.Bool
 	noted     atomic.Bool // in table expiring, by this process
-	hope      hope
+	hope      hope        // that sets make new rows
+	alone     hope        // that nobody else inserts the rows of a MERGE
 }
-
-// hope that sets make new rows: an INSERT that need not look for a row costs the
-// server a third less than an upsert. A row that exists ends the transaction,
-// which is then made of upserts, and so are the next batches: 8, and twice as
-// many after each disappointment in a row.
-type hope struct {
-	missed atomic.Int32 // disappointments in a row
-	rest   atomic.Int32 // batches until the next try
-}
-
-const maxRest = 1024
-
-// tries reports whether this batch may hope.
-func (h *hope) tries() bool { return h.rest.Load() <= 0 || h.rest.Add(-1) < 0 }
-
-func (h *hope) disappoint() { h.rest.Store(min(maxRest, int32(4)<<min(h.missed.Add(1), 8))) }
-
-func (h *hope) fulfil() { h.missed.Store(0) }
 
 // documentColumns are a document table's, by which one is recognised.
 var documentColumns = []string{"key", "doc", "version", "updated_at", "expires_at", "event_count"}

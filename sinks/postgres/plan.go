@@ -23,6 +23,8 @@ type tablePlanner struct {
 	o   Options
 	log *zap.Logger
 
+	upserts bool // tests: never MERGE
+
 	// lanes is the catalogue as Resume found it, which lane groups follow.
 	lanes atomic.Pointer[relations]
 

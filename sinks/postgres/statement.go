@@ -2,6 +2,7 @@ package postgres
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -17,6 +18,7 @@ type shape struct {
 	inputs   []input
 	sqls     []string // run one after the other with the same parameters
 	insert   string   // the same for rows that do not exist yet; "": none
+	merge    string   // the same, cheaper, while nobody else inserts these rows; "": none
 	types    []uint32
 }
 
@@ -115,12 +117,16 @@ func (s *shape) buildDocument() {
 			target, s.keyValues(), source(s.inputs))
 		s.sqls = []string{fmt.Sprintf("%s ON CONFLICT (%s) DO UPDATE SET doc = excluded.doc, version = excluded.version, "+
 			"updated_at = excluded.updated_at, expires_at = excluded.expires_at, event_count = excluded.event_count", s.insert, m.keyNames())}
+		s.merge = s.merging("doc = s.doc, version = s.version, updated_at = now(), expires_at = s.expires_at, event_count = s.event_count",
+			m.keyNames()+", doc, version, updated_at, expires_at, event_count", s.keyValues()+", s.doc, s.version, now(), s.expires_at, s.event_count")
 	case patch:
 		s.inputs = append(s.inputs, inputDoc, inputVersion)
 		if !s.joins {
 			s.sqls = []string{fmt.Sprintf("%s) SELECT %s, s.doc, s.version, now() FROM %s "+
 				"ON CONFLICT (%s) DO UPDATE SET doc = t.doc || excluded.doc, version = excluded.version, updated_at = excluded.updated_at",
 				target, s.keyValues(), source(s.inputs), m.keyNames())}
+			s.merge = s.merging("doc = t.doc || s.doc, version = s.version, updated_at = now()",
+				m.keyNames()+", doc, version, updated_at", s.keyValues()+", s.doc, s.version, now()")
 			return
 		}
 		s.inputs = append(s.inputs, inputRemoved)
@@ -200,10 +206,30 @@ func (s *shape) buildRow() {
 	case s.wholeRow():
 		s.insert = insert
 		s.sqls = []string{fmt.Sprintf("%s ON CONFLICT (%s) DO UPDATE SET %s", insert, m.keyNames(), strings.Join(excluded, ", "))}
+		s.merge = s.merging(strings.Join(sets, ", "), names, values)
 	default:
 		s.sqls = []string{update, fmt.Sprintf("%s WHERE NOT EXISTS (SELECT FROM %s AS t WHERE %s)", insert, table, m.sameKey())}
 	}
 }
+
+// merging is the MERGE that does what an INSERT .. ON CONFLICT does; "": there is
+// none. It neither makes a row that it then gives up, nor locks before it updates.
+// A row that somebody else inserts meanwhile it does not find: that is a
+// duplicate key. Columns that keep what a sequence gave them are left to ON
+// CONFLICT, which draws from the sequence whether the row exists or not.
+func (s *shape) merging(sets, names, values string) string {
+	t := s.mapping.table
+	if !t.merges || slices.ContainsFunc(t.columns, func(c *column) bool { return c.kept && !s.gives(c) }) {
+		return ""
+	}
+	return fmt.Sprintf("MERGE INTO ONLY %s AS t USING %s ON %s WHEN MATCHED THEN UPDATE SET %s WHEN NOT MATCHED THEN INSERT (%s) VALUES (%s)",
+		t.quoted(), source(s.inputs), s.mapping.sameKey(), sets, names, values)
+}
+
+// byKey makes the server follow the key's index in a MERGE, which is a join: a
+// plan made while a table was small would read all of it when it has grown.
+const byKey = "SELECT pg_catalog.set_config('enable_seqscan', 'off', true), " +
+	"pg_catalog.set_config('enable_hashjoin', 'off', true), pg_catalog.set_config('enable_mergejoin', 'off', true)"
 
 // wholeRow reports whether the row that would be inserted is judged as the one
 // that an update would leave.

@@ -248,9 +248,8 @@ func (w *work) apply(ctx context.Context) error {
 	if _, err := w.exchange(ctx, commands, owners, true); err != nil {
 		return err
 	}
-	for _, m := range w.hoped {
-		m.flags.hope.fulfil()
-	}
+	w.inserts.fulfil()
+	w.merges.fulfil()
 	return nil
 }
 
@@ -311,10 +310,7 @@ func (w *work) explain(ctx context.Context, err error, owners []int) error {
 	case codeChanged, "0A000": // cached plan must not change result type
 		return fmt.Errorf("%w: %w", errStale, err)
 	}
-	if codeOf(err) == "23505" && len(w.hoped) > 0 {
-		for _, m := range w.hoped {
-			m.flags.hope.disappoint()
-		}
+	if codeOf(err) == "23505" && (w.inserts.disappoint() || w.merges.disappoint()) {
 		return fmt.Errorf("%w: %w", errExists, err)
 	}
 	outcome, said := judge(err, false)
