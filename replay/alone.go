@@ -90,6 +90,15 @@ func (p *pipeline) part(m *meeting) {
 // gather waits until every lane has applied all it has and none moves, keeps
 // them so until part, and returns their moves to lsn.
 func (p *pipeline) gather(stop context.Context, lsn wal.LSN) (moves []sinks.Move, ok bool) {
+	if !p.still(stop) {
+		return nil, false
+	}
+	return p.takeOff(lsn), true
+}
+
+// still waits until every lane has applied all it has and none moves, and keeps them
+// so until part; false: stop.
+func (p *pipeline) still(stop context.Context) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.alone = true
@@ -101,14 +110,28 @@ func (p *pipeline) gather(stop context.Context, lsn wal.LSN) (moves []sinks.Move
 		}
 		p.mu.Lock()
 		if stop.Err() != nil {
-			return nil, false
+			return false
 		}
 	}
-	p.flying++ // the batch that is now made
+	return true
+}
+
+// takeOff counts a batch that is now made, and returns its moves: all lanes to lsn.
+func (p *pipeline) takeOff(lsn wal.LSN) (moves []sinks.Move) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.flying++
 	for _, ln := range p.lanes {
 		moves = append(moves, sinks.Move{Lane: ln.index, From: ln.stored, To: sinks.Point{LSN: lsn}})
 	}
-	return moves, true
+	return moves
+}
+
+// giveBack uncounts a batch of takeOff of which nothing is applied.
+func (p *pipeline) giveBack() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.flying--
 }
 
 // standing is what is known of a record that is applied alone.

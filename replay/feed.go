@@ -37,6 +37,7 @@ type feed struct {
 	// The dispatching goroutine's alone.
 	chunk   chunk
 	outline mutation.Outline
+	unread  *read            // the next one, which was read and given back
 	places  map[string]place // of collections seen
 
 	// Covered by the pipeline's mu.
@@ -96,7 +97,7 @@ func (p *pipeline) end() wal.LSN {
 func (f *feed) dispatch(stop, work context.Context) (complete bool) {
 	end := f.end()
 	for f.chunk.last < end {
-		record, ok := f.source.atHand()
+		record, ok := f.atHand()
 		var err error
 		if !ok {
 			if !f.deliver(stop) {
@@ -125,6 +126,15 @@ func (f *feed) dispatch(stop, work context.Context) (complete bool) {
 		}
 	}
 	return f.deliver(stop)
+}
+
+// atHand is the source's, with what was given back to it.
+func (f *feed) atHand() (read, bool) {
+	if r := f.unread; r != nil {
+		f.unread = nil
+		return *r, true
+	}
+	return f.source.atHand()
 }
 
 // accept does with one record what is to be done; false: stop.
@@ -166,14 +176,16 @@ func (f *feed) acceptDecoded(stop, work context.Context, record read) bool {
 		return false
 	}
 	r := recordOf(record.LSN, len(record.Payload), body)
-	if !slices.Contains(body.GetRoutes(), f.loop.o.Name) {
+	if !f.routed(body) {
 		return f.pass(stop, r.LSN)
 	}
 	ln, single, ok := f.laneOf(body)
 	switch {
 	case !ok:
 		return false
-	case !single || f.retries(&r):
+	case f.retries(&r):
+		return f.slow(stop) && f.deliver(stop) && f.acceptRetries(stop, work, r)
+	case !single:
 		return f.slow(stop) && f.deliver(stop) && f.acceptAlone(stop, work, r)
 	case ln.feed != f:
 		return f.pass(stop, r.LSN)
@@ -181,6 +193,10 @@ func (f *feed) acceptDecoded(stop, work context.Context, record read) bool {
 		return f.passOwn(stop, &r)
 	}
 	return f.add(stop, ln, item{Record: r})
+}
+
+func (f *feed) routed(body *walproxyv1.Record) bool {
+	return slices.Contains(body.GetRoutes(), f.loop.o.Name)
 }
 
 func recordOf(lsn wal.LSN, bytes int, body *walproxyv1.Record) sinks.Record {

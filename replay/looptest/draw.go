@@ -99,6 +99,26 @@ func (d *driver) retrySome(t *target) {
 	}
 }
 
+// retryMany logs dead letters of many keys again, one behind the other or with other
+// writes between, in LSN order or in none.
+func (d *driver) retryMany(t *target) {
+	letters := t.model.letters()
+	if d.chance(3) {
+		d.random.Shuffle(len(letters), func(i, j int) { letters[i], letters[j] = letters[j], letters[i] })
+	}
+	between := pick(d, 1<<30, 1<<30, 2, 5)
+	for _, l := range letters {
+		ms := l.mutations
+		if len(l.keys) == 1 && d.chance(2) {
+			ms = []*walproxyv1.Mutation{mend(ms[0].GetCollection(), ms[0].GetKey())}
+		}
+		d.write([]string{t.name}, t, l.lsn, ms)
+		if d.chance(between) {
+			d.write([]string{pick(d, t.name, t.name, "nobody")}, nil, 0, d.drawRecord())
+		}
+	}
+}
+
 // drawOptions draws how the loop of a sink runs.
 func (d *driver) drawOptions(sink string) replay.Options {
 	o := replay.Options{Name: sink, Owner: "looptest", OnReject: policy, Lanes: 1 + d.draw(6)}

@@ -165,6 +165,9 @@ func (d *driver) writeSome() {
 		if d.chance(5) {
 			d.retrySome(pick(d, d.targets...))
 		}
+		if d.chance(15) {
+			d.retryMany(pick(d, d.targets...))
+		}
 	}
 	d.must(d.log.WaitDurable(context.Background(), d.log.Appended()))
 }
