@@ -77,6 +77,9 @@ func (s *stream) add(a *answer) error {
 	return s.full()
 }
 
+// drop forgets the answers that are not sent yet; their writes are waited for.
+func (s *stream) drop() { s.frame = s.frame[:codec.ProtoBytes] }
+
 // full sends the message if it is large enough.
 func (s *stream) full() error {
 	if len(s.frame) < streamBytes {
@@ -99,6 +102,12 @@ func (s *stream) flush() error {
 	err := s.write(s.frame)
 	s.frame = s.frame[:codec.ProtoBytes]
 	return err
+}
+
+// refuse sends what is left and an error, which is the end of a scan.
+func (s *stream) refuse(r codec.Result) error {
+	s.frame = codec.AppendHeader(s.frame, &codec.Header{Result: r}, 0, 0)
+	return s.flush()
 }
 
 // last sends what is left and the end.

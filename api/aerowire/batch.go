@@ -8,7 +8,8 @@ import (
 )
 
 // batch answers a message with many rows, each on its own: rows are done in their
-// order, so that two writes to one key are too, and share fsyncs.
+// order, so that two writes to one key are too, and share fsyncs. If not every
+// row is to be answered, a failure is the answer to all: they are done all the same.
 func (s *Server) batch(ctx context.Context, m *codec.Message, field []byte, out *stream) error {
 	b, err := codec.ParseBatch(field, m, s.o.MaxBatchRows)
 	if err != nil {
@@ -23,23 +24,32 @@ func (s *Server) batch(ctx context.Context, m *codec.Message, field []byte, out 
 			return out.last(resultOf(err))
 		}
 	}
-	respondAll := b.Flags&codec.BatchRespondAll != 0
 	result := codec.OK
 	for i := range b.Rows {
 		a := s.row(ctx, &b.Rows[i], filter)
 		a.Timeout = b.Rows[i].Index
-		for j := range a.ops {
-			a.ops[j].Type = codec.OpRead
+		if a.Result == codec.NamespaceNotFound { // which ends the batch
+			result = codec.Parameter
+			out.drop()
+			break
+		}
+		if b.Rows[i].Message.Info2&codec.Info2Write == 0 {
+			for j := range a.ops {
+				a.ops[j].Type = codec.OpRead
+			}
 		}
 		switch a.Result {
 		case codec.OK, codec.NotFound, codec.FilteredOut:
 		default:
-			if !respondAll {
+			if b.Flags&codec.BatchRespondAll == 0 {
 				result = a.Result
 			}
 		}
 		if err := out.add(a); err != nil {
 			return err
+		}
+		if result != codec.OK { // the answer to all rows
+			out.drop()
 		}
 	}
 	return out.last(result)

@@ -2,6 +2,7 @@ package aerowire
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/base64"
 	"fmt"
@@ -75,8 +76,6 @@ func (c *conn) infoOf(ctx context.Context, name string) (string, error) {
 			return "null", nil
 		}
 		return s.o.ClusterName, nil
-	case "cluster-stable":
-		return "1", nil
 	case "replicas", "replicas-all", "replicas-master":
 		return s.replicas(name), nil
 	case "rack-ids":
@@ -160,13 +159,21 @@ func (c *conn) command(ctx context.Context, name string) (string, error) {
 	}
 	switch what {
 	case "truncate", "truncate-namespace":
-		return c.s.truncate(ctx, args)
+		return c.s.truncate(ctx, what, args)
+	case "cluster-stable":
+		return c.s.o.Node, nil // the cluster's key, as statistics have it
+	case "sindex-exists":
+		return "false", nil
+	case "sindex-stat":
+		return infoFail(codec.IndexNotFound, "no index"), nil
+	case "roster", "quiesce", "quiesce-undo":
+		return infoFail(codec.EnterpriseOnly, "not of this edition"), nil
 	case "racks", "sindex", "sindex-list", "query-show", "scan-show", "health-outliers", "udf-list":
 		return "", nil
 	case "get-config":
 		return c.s.config(args), nil
 	case "sindex-create", "sindex-delete", "udf-put", "udf-remove", "udf-get", "truncate-undo", "truncate-namespace-undo",
-		"query-abort", "scan-abort", "query-abort-all", "scan-abort-all", "jobs", "set-config", "quiesce", "recluster":
+		"query-abort", "scan-abort", "query-abort-all", "scan-abort-all", "jobs", "set-config", "recluster":
 		return infoFail(codec.Unsupported, "unsupported"), nil
 	}
 	switch prefix, _, _ := strings.Cut(name, "/"); prefix {
@@ -190,7 +197,7 @@ func (s *Server) namespaceInfo(ns string) string {
 func (s *Server) config(args map[string]string) string {
 	switch args["context"] {
 	case "namespace":
-		return s.namespaceInfo(args["id"])
+		return s.namespaceInfo(cmp.Or(args["namespace"], args["id"]))
 	case "service", "":
 		return "batch-max-requests=" + strconv.Itoa(s.o.MaxBatchRows)
 	}

@@ -110,10 +110,15 @@ func (w *work) particle(op *codec.Op) (value.Particle, error) {
 		return value.Particle{}, codec.RecordTooBig
 	}
 	p, err := value.Particle{Type: op.Particle, Data: op.Value}.Canonical()
-	if err != nil {
-		return p, codec.Parameter
+	switch {
+	case err == nil:
+		return p, nil
+	case op.Particle == value.ParticleList || op.Particle == value.ParticleMap:
+		return p, codec.Unknown // which is what servers say
+	case op.Particle == value.ParticleGeoJSON:
+		return p, codec.InvalidGeoJSON
 	}
-	return p, nil
+	return p, codec.Parameter
 }
 
 func (w *work) writeBin(op *codec.Op) error {
@@ -132,6 +137,9 @@ func (w *work) writeBin(op *codec.Op) error {
 // combine is increment, append and prepend. Without the bin they write it.
 func (w *work) combine(op *codec.Op) error {
 	name := string(op.Name)
+	if op.Particle == value.ParticleNull {
+		return codec.Parameter
+	}
 	p, err := w.particle(op)
 	if err != nil {
 		return err
@@ -153,7 +161,7 @@ func (w *work) combine(op *codec.Op) error {
 	return w.done(op)
 }
 
-// add: an integer only takes an integer, and wraps; a float takes both.
+// add: an integer takes an integer, and wraps; a float takes a float.
 func add(old, p value.Particle) (value.Particle, error) {
 	a, err := old.Value()
 	if err != nil {
@@ -167,8 +175,6 @@ func add(old, p value.Particle) (value.Particle, error) {
 		return value.OfInt(a.Int64() + b.Int64()).Particle(), nil
 	case a.Kind() == value.Double && b.Kind() == value.Double:
 		return value.OfDouble(a.Double() + b.Double()).Particle(), nil
-	case a.Kind() == value.Double && b.IsInt():
-		return value.OfDouble(a.Double() + float64(b.Int64())).Particle(), nil
 	}
 	return p, codec.IncompatibleType
 }
@@ -204,7 +210,7 @@ func (w *work) readCDT(op *codec.Op) error {
 	if err != nil {
 		return err
 	}
-	if ok {
+	if ok && v.Kind() != value.Nil {
 		w.result(op, v.Particle())
 		return nil
 	}
@@ -237,7 +243,7 @@ func (w *work) modifyCDT(op *codec.Op) error {
 		}
 		w.r.set(name, p)
 	}
-	if after.HasResult {
+	if after.HasResult && after.Result.Kind() != value.Nil {
 		w.result(op, after.Result.Particle())
 		return nil
 	}
@@ -245,16 +251,16 @@ func (w *work) modifyCDT(op *codec.Op) error {
 }
 
 func (w *work) readBits(op *codec.Op) error {
-	operation, err := bits.Parse(op.Value)
-	if err != nil {
-		return err
-	}
 	p, ok := w.r.get(string(op.Name))
 	switch {
 	case !ok:
 		return w.done(op)
 	case p.Type != value.ParticleBlob:
 		return codec.IncompatibleType
+	}
+	operation, err := bits.Parse(op.Value)
+	if err != nil {
+		return err
 	}
 	if err := w.spend(len(p.Data)); err != nil {
 		return err
@@ -268,14 +274,14 @@ func (w *work) readBits(op *codec.Op) error {
 }
 
 func (w *work) modifyBits(op *codec.Op) error {
-	operation, err := bits.Parse(op.Value)
-	if err != nil {
-		return err
-	}
 	name := string(op.Name)
 	p, exists := w.r.get(name)
 	if exists && p.Type != value.ParticleBlob {
 		return codec.IncompatibleType
+	}
+	operation, err := bits.Parse(op.Value)
+	if err != nil {
+		return err
 	}
 	if err := w.spend(len(p.Data)); err != nil {
 		return err

@@ -27,8 +27,7 @@ func (s *Server) read(ctx context.Context, o *operation) *answer {
 	if err := o.pass(r, s.now()); err != nil {
 		return failed(resultOf(err)).of(r)
 	}
-	a := &answer{}
-	a.of(r)
+	a := (&answer{}).of(r)
 	switch {
 	case o.Info1&codec.Info1NoBins != 0:
 		return a
@@ -36,18 +35,18 @@ func (s *Server) read(ctx context.Context, o *operation) *answer {
 		a.ops = allBins(r)
 		return a
 	case len(o.Ops) == 0:
-		return failed(codec.Parameter)
+		return failed(codec.Parameter).of(r)
 	}
 	w := &work{o: o, r: r, existed: true, now: s.now(), limit: s.o.MaxRecordBytes}
 	for i := range o.Ops {
 		if badBinName(o.Ops[i].Name) && (len(o.Ops[i].Name) > 0 || o.Ops[i].Type != codec.OpRead) {
-			return failed(codec.BinName)
+			return failed(codec.BinName).of(r)
 		}
 		if !isRead(o.Ops[i].Type) {
-			return failed(codec.Parameter)
+			return failed(codec.Parameter).of(r)
 		}
 		if err := w.op(&o.Ops[i]); err != nil {
-			return failed(resultOf(err))
+			return failed(resultOf(err)).of(r)
 		}
 	}
 	a.ops = w.results
@@ -64,6 +63,9 @@ func isRead(kind byte) bool {
 
 // pass holds a record against the filter and the key that were sent.
 func (o *operation) pass(r *record, now time.Time) error {
+	if o.filterError != nil {
+		return o.filterError
+	}
 	if o.filter != nil {
 		ok, err := o.filter.Filter(o.subject(r, now))
 		if err != nil {

@@ -26,6 +26,7 @@ type operation struct {
 	digest         [codec.DigestBytes]byte
 	key            value.Particle // sent along to be stored
 	filter         *expression.Expression
+	filterError    error // of a filter that makes no sense, which counts for records that are there
 }
 
 // collectionOf names what holds the records of a set.
@@ -50,14 +51,14 @@ func (o *operation) documentKey() *walproxyv1.Key { return mutation.Bytes(slices
 func (s *Server) names(m *codec.Message) (namespace, set string, err error) {
 	field, ok := m.Field(codec.FieldNamespace)
 	if !ok {
-		return "", "", codec.Parameter
+		return "", "", codec.NamespaceNotFound
 	}
 	namespace = string(field)
 	if !slices.Contains(s.o.Namespaces, namespace) {
 		return "", "", codec.NamespaceNotFound
 	}
 	field, _ = m.Field(codec.FieldSet)
-	if len(field) > setNameMax || bytes.ContainsAny(field, ":;\x00") {
+	if m.Info2&codec.Info2Write != 0 && len(field) > setNameMax || bytes.ContainsAny(field, ":;\x00") {
 		return "", "", codec.Parameter
 	}
 	return namespace, string(field), nil
@@ -95,9 +96,7 @@ func (s *Server) operation(m *codec.Message, digest *[codec.DigestBytes]byte) (*
 		return nil, codec.Unsupported
 	}
 	if filter, ok := m.Field(codec.FieldFilter); ok {
-		if o.filter, err = expression.Parse(filter); err != nil {
-			return nil, err
-		}
+		o.filter, o.filterError = expression.Parse(filter)
 	}
 	return o, nil
 }

@@ -41,7 +41,7 @@ func (s *Server) scan(ctx context.Context, m *codec.Message, out *stream) error 
 		}
 	}
 	if err != nil {
-		return out.last(s.told(err))
+		return out.refuse(s.told(err))
 	}
 	return out.last(codec.OK)
 }
@@ -103,7 +103,7 @@ func (s *Server) newScan(m *codec.Message) (*scan, error) {
 		if m.Ops[i].Type != codec.OpRead {
 			return nil, codec.Unsupported
 		}
-		if badBinName(m.Ops[i].Name) {
+		if len(m.Ops[i].Name) == 0 {
 			return nil, codec.BinName
 		}
 		sc.bins = append(sc.bins, string(m.Ops[i].Name))

@@ -21,10 +21,13 @@ const truncateWindow = 1024
 // before a time, or before the call if there is none, one by one; it returns when
 // all deletes are durable. Cut short, it may be repeated. An error means that the
 // outcome of a delete is unknown.
-func (s *Server) truncate(ctx context.Context, args map[string]string) (string, error) {
+func (s *Server) truncate(ctx context.Context, what string, args map[string]string) (string, error) {
 	namespace, set := args["namespace"], args["set"]
 	if !slices.Contains(s.o.Namespaces, namespace) {
 		return infoFail(codec.NamespaceNotFound, "namespace not found"), nil
+	}
+	if what == "truncate" && set == "" {
+		return infoFail(codec.Parameter, "missing set"), nil
 	}
 	if len(set) > setNameMax {
 		return infoFail(codec.Parameter, "set name too long"), nil
@@ -34,6 +37,9 @@ func (s *Server) truncate(ctx context.Context, args map[string]string) (string, 
 		nanos, err := strconv.ParseInt(text, 10, 64)
 		if err != nil || nanos < 0 {
 			return infoFail(codec.Parameter, "bad lut"), nil
+		}
+		if nanos > 0 && nanos < epoch.UnixNano() {
+			return infoFail(codec.Parameter, "lut is before 2010"), nil
 		}
 		if nanos > 0 {
 			// Records know their last write by the millisecond.

@@ -71,10 +71,6 @@ func policyOf(o *operation) (p policy, err error) {
 	if reads && o.Info1&codec.Info1Read == 0 || p.readAll && results || o.Info1&codec.Info1GetAll != 0 && !p.readAll {
 		return p, codec.Parameter
 	}
-	switch ttl := o.TTL; {
-	case ttl > ttlMax && ttl != ttlNever && ttl != ttlDontUpdate:
-		return p, codec.Parameter
-	}
 	return p, nil
 }
 
@@ -175,6 +171,9 @@ func (w *work) write(p policy) (*walproxyv1.Mutation, error) {
 		if err := o.pass(w.old, w.now); err != nil {
 			return nil, err
 		}
+	}
+	if ttl := o.TTL; ttl > ttlMax && ttl != ttlNever && ttl != ttlDontUpdate {
+		return nil, codec.Parameter
 	}
 	if o.key.Type != 0 && !w.r.hasKey() {
 		w.r.key = o.key

@@ -6,6 +6,9 @@
 //	go run ./internal/aerosuite -short     those of a few seconds
 //	go run ./internal/aerosuite -update    all specs, and write the list
 //	go run ./internal/aerosuite -server 127.0.0.1:3000   another server's outcome
+//	go run ./internal/aerosuite -server 127.0.0.1:3000 -record api/aerowire/testdata
+//	                                       what that server answers, as transcripts;
+//	                                       its namespace test is emptied
 //
 // The suite is the client's module, at the version that go.mod names, copied into
 // a temporary directory.
@@ -20,6 +23,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
 
@@ -49,6 +53,7 @@ func main() {
 	flag.BoolVar(&o.update, "update", false, "write the list")
 	flag.StringVar(&o.list, "list", "internal/aerosuite/passing.txt", "the list")
 	flag.StringVar(&o.server, "server", "", "host:port of a server to run against instead of the endpoint")
+	flag.StringVar(&o.record, "record", "", "directory to write transcripts of -server to")
 	flag.DurationVar(&o.timeout, "timeout", 20*time.Minute, "bound of the whole run")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
@@ -62,12 +67,16 @@ func main() {
 type options struct {
 	short, update bool
 	list, server  string
+	record        string
 	timeout       time.Duration
 }
 
 func (o *options) run(ctx context.Context) (err error) {
 	ctx, cancel := context.WithTimeout(ctx, o.timeout)
 	defer cancel()
+	if o.record != "" {
+		return o.transcribe(ctx)
+	}
 	dir, err := os.MkdirTemp("", "aerosuite")
 	if err != nil {
 		return err
@@ -164,15 +173,29 @@ func endpoint(ctx context.Context, dir string) (addr string, closeAll func() err
 	}, nil
 }
 
+func splitAddress(addr string) (host string, port int, err error) {
+	host, text, err := net.SplitHostPort(addr)
+	if err == nil {
+		port, err = strconv.Atoi(text)
+	}
+	if err != nil {
+		return "", 0, fmt.Errorf("server: %w", err)
+	}
+	return host, port, nil
+}
+
 // specs runs the suite; that specs fail is no error here.
 func (o *options) specs(ctx context.Context, binary, addr, report string) error {
-	host, port, err := net.SplitHostPort(addr)
+	host, port, err := splitAddress(addr)
 	if err != nil {
-		return fmt.Errorf("server: %w", err)
+		return err
 	}
-	args := []string{"-h", host, "-p", port, "-n", namespace, "-ginkgo.no-color", "-ginkgo.succinct",
+	args := []string{"-h", host, "-p", strconv.Itoa(port), "-n", namespace, "-ginkgo.no-color", "-ginkgo.succinct",
 		"-ginkgo.seed=1", "-ginkgo.json-report=" + report, "-ginkgo.timeout=" + o.timeout.String()}
-	if o.short {
+	switch {
+	case o.record != "":
+		args = append(args, "-ginkgo.focus="+recordedSpecs, "-ginkgo.skip="+slowSpecs+"|"+unrecordedSpecs)
+	case o.short:
 		args = append(args, "-ginkgo.focus="+shortSpecs, "-ginkgo.skip="+slowSpecs)
 	}
 	cmd := exec.CommandContext(ctx, binary, args...)

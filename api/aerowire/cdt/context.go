@@ -123,7 +123,7 @@ func (s *Step) findItem(v value.Value, n int) (at int, found bool, err error) {
 		return at, found, nil
 	case byRank:
 		if at, found = position(s.at.Int64(), n); found {
-			at = ranked(items)[at]
+			at = rankedRange(items, at, 1)[0]
 		}
 		return at, found, nil
 	case byValue:
@@ -141,7 +141,7 @@ func (s *Step) findPair(v value.Value, n int) (at int, found bool, err error) {
 		return at, found, nil
 	case byRank:
 		if at, found = position(s.at.Int64(), n); found {
-			at = ranked(valuesOf(pairs))[at]
+			at = rankedRange(valuesOf(pairs), at, 1)[0]
 		}
 		return at, found, nil
 	case byKey:
@@ -172,7 +172,7 @@ func (w *work) descend(v value.Value, exists bool, path []Step) (value.Value, bo
 	}
 	s := &path[0]
 	if !exists {
-		if s.create == 0 {
+		if s.create == 0 || !creatable(path) {
 			return v, false, codec.NotApplicable
 		}
 		return w.create(s, path)
@@ -202,20 +202,33 @@ func (w *work) below(path []Step) (value.Value, bool, error) {
 	if len(path) > 1 {
 		return w.create(&path[1], path[1:])
 	}
-	return w.apply(value.Value{}, false)
+	v, exists, err := w.apply(value.Value{}, false)
+	return v, exists && !w.nothing, err
 }
 
-// create makes the list or map that s steps into, and what follows.
+// creatable reports whether what path leads through can be made: once its first
+// step is, the others need not ask for it.
+func creatable(path []Step) bool {
+	return !slices.ContainsFunc(path, func(s Step) bool {
+		switch {
+		case s.dict && s.by == byKey:
+			return !isKey(s.at)
+		case s.list && s.by == byIndex:
+			index := s.at.Int64()
+			return index < -1 || index > 0 && s.create < createPadded || index > paddingMax
+		}
+		return true
+	})
+}
+
+// create makes the list or map that s steps into, and what follows; it is creatable.
 func (w *work) create(s *Step, path []Step) (value.Value, bool, error) {
 	after, exists, err := w.below(path)
 	if err != nil || !exists {
 		return value.Value{}, false, err
 	}
 	switch {
-	case s.dict && s.by == byKey:
-		if !isKey(s.at) {
-			return value.Value{}, false, codec.NotApplicable
-		}
+	case s.dict:
 		flags := byte(value.Unordered)
 		switch s.create {
 		case createPadded:
@@ -224,17 +237,10 @@ func (w *work) create(s *Step, path []Step) (value.Value, bool, error) {
 			flags = value.Ordered | value.ByValue
 		}
 		return value.OfMap([]value.Pair{{Key: s.at, Value: after}}, flags), true, nil
-	case s.list && s.by == byIndex:
-		index := max(s.at.Int64(), 0)
-		if s.at.Int64() < -1 || index > 0 && s.create < createPadded || index > paddingMax {
-			return value.Value{}, false, codec.NotApplicable
-		}
-		if s.create == createOrdered {
-			return value.OfList([]value.Value{after}, value.Ordered), true, nil
-		}
-		return value.OfList(append(make([]value.Value, index), after), value.Unordered), true, nil
+	case s.create == createOrdered:
+		return value.OfList([]value.Value{after}, value.Ordered), true, nil
 	}
-	return value.Value{}, false, codec.NotApplicable
+	return value.OfList(append(make([]value.Value, max(s.at.Int64(), 0)), after), value.Unordered), true, nil
 }
 
 // paddingMax bounds what one index can make a list grow to: a nil is a byte, and
@@ -243,7 +249,7 @@ const paddingMax = 8 << 20
 
 // insert makes an entry of v that is not there.
 func (w *work) insert(v value.Value, s *Step, path []Step) (value.Value, bool, error) {
-	if s.create == 0 {
+	if s.create == 0 || !creatable(path[1:]) {
 		return v, true, codec.NotApplicable
 	}
 	if v.Kind() == value.Map {

@@ -89,9 +89,9 @@ func (w *work) listSelect() (kind int64, s selection, err error) {
 	case listGetByIndexRange, listRemoveByIndexRange:
 		s, err = indexRange(o.int(1, 0), o.count(2), len(items), true)
 	case listGetByRank, listRemoveByRank:
-		s, err = rankRange(items, o.int(1, 0), 1, false)
+		s, err = w.listRanks(o.int(1, 0), 1, false)
 	case listGetByRankRange, listRemoveByRankRange:
-		s, err = rankRange(items, o.int(1, 0), o.count(2), true)
+		s, err = w.listRanks(o.int(1, 0), o.count(2), true)
 	case listGetByValue, listRemoveByValue:
 		s = interval(items, o.Args[1], o.Args[1], true, false)
 	case listGetAllByValue, listRemoveAllByValue:
@@ -102,14 +102,31 @@ func (w *work) listSelect() (kind int64, s selection, err error) {
 		if o.Args[1].Kind() != value.List {
 			return 0, s, codec.Parameter
 		}
-		s = members(items, o.Args[1].Items())
+		if w.v.IsOrdered() && kind&returnInverted == 0 {
+			s = membersInOrder(items, o.Args[1].Items())
+		} else {
+			s = members(items, o.Args[1].Items())
+		}
 	case listGetByRelRank, listRemoveByRelRank:
 		index, count := relative(o.int(2, 0), o.count(3), below(items, o.Args[1]))
-		s, err = rankRange(items, index, count, true)
+		s, err = w.listRanks(index, count, true)
 	default:
 		return 0, s, codec.Parameter
 	}
+	if w.v.IsOrdered() && s.by != asMask {
+		s.by = asBoth
+	}
 	return kind, s, err
+}
+
+// listRanks is rankRange of w.v. An unordered list answers with the entries of a
+// range from the highest on, if the range is nearer to the lowest end.
+func (w *work) listRanks(index, count int64, multi bool) (selection, error) {
+	s, err := rankRange(w.v.Items(), index, count, multi)
+	if !w.v.IsOrdered() && s.start <= w.v.Len()-s.start-s.len {
+		slices.Reverse(s.at)
+	}
+	return s, err
 }
 
 // without returns items but for those at positions.
@@ -173,7 +190,8 @@ func (w *work) listInsert(index int64, items []value.Value, flags int64, ordered
 	}
 	if flags&listUnique != 0 {
 		var err error
-		if items, err = unique(list, items, flags); err != nil || len(items) == 0 {
+		if items, err = unique(list, items, flags, ordered); err != nil || len(items) == 0 {
+			w.nothing = true
 			return err
 		}
 	}
@@ -199,10 +217,14 @@ func unless(forgiven bool, err error) error {
 }
 
 // unique returns those of items that are to be added to list, which takes each
-// value once: all, or under the flags those that fit, or none.
-func unique(list, items []value.Value, flags int64) ([]value.Value, error) {
+// value once: all, or under the flags those that fit, or none. An ordered list
+// looks first whether items hold one twice.
+func unique(list, items []value.Value, flags int64, ordered bool) ([]value.Value, error) {
 	noFail, partial := flags&listNoFail != 0, flags&listPartial != 0
 	held, added := encodings(list), map[string]bool{}
+	if ordered && !noFail && len(encodings(items)) < len(items) {
+		return nil, codec.NotApplicable
+	}
 	var kept []value.Value
 	for _, item := range items {
 		enc := string(value.Append(nil, item))
@@ -283,6 +305,9 @@ func (w *work) listIncrement() error {
 		w.set(sum)
 		return err
 	}
+	if at > len(list) {
+		return codec.NotApplicable
+	}
 	if flags&listUnique != 0 && slices.ContainsFunc(list, func(v value.Value) bool { return value.Equal(v, sum) }) {
 		w.set(sum)
 		return unless(flags&listNoFail != 0, codec.ElementExists)
@@ -311,7 +336,7 @@ func increment(old value.Value, exists bool, args []value.Value, negate bool) (v
 		if delta.IsInt() {
 			delta = value.OfInt(-delta.Int64())
 		} else {
-			delta = value.OfDouble(-delta.Double())
+			delta = value.OfDouble(0 - delta.Double())
 		}
 	}
 	switch {

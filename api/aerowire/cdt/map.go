@@ -64,16 +64,24 @@ func (w *work) mapSelect(pairs []value.Pair, values []value.Value) (s selection,
 	case mapGetByKey, mapRemoveByKey:
 		s = selection{by: asIndexes, missing: -1}
 		if at, ok := findKey(pairs, o.Args[1]); ok {
-			s.at, s.start = []int{at}, at
+			s.at, s.start, s.len = []int{at}, at, 1
 		}
 	case mapGetByKeyList, mapRemoveByKeyList:
 		if o.Args[1].Kind() != value.List {
 			return s, codec.Parameter
 		}
 		s = members(keysOf(pairs), o.Args[1].Items())
+		switch o.int(0, 0) {
+		case returnIndex, returnRevIndex:
+			if w.v.IsOrdered() {
+				s = membersInOrder(keysOf(pairs), o.Args[1].Items())
+			}
+		case returnRank, returnRevRank, returnRank | returnInverted, returnRevRank | returnInverted:
+			return s, codec.NotApplicable
+		}
 	case mapGetByKeys, mapRemoveByKeys:
 		s = interval(keysOf(pairs), o.Args[1], o.end(2), false, true)
-		s.by = asIndexes
+		s.by, s.each = asIndexes, !w.v.IsOrdered()
 	case mapGetByRelIndex, mapRemoveByRelIndex:
 		index, count := relative(o.int(2, 0), o.count(3), below(keysOf(pairs), o.Args[1]))
 		s, err = indexRange(index, count, n, true)
@@ -82,9 +90,9 @@ func (w *work) mapSelect(pairs []value.Pair, values []value.Value) (s selection,
 	case mapGetByIndexRange, mapRemoveByIndexRange:
 		s, err = indexRange(o.int(1, 0), o.count(2), n, true)
 	case mapGetByRank, mapRemoveByRank:
-		s, err = rankRange(values, o.int(1, 0), 1, false)
+		s, err = w.mapRanks(values, o.int(1, 0), 1, false)
 	case mapGetByRankRange, mapRemoveByRankRange:
-		s, err = rankRange(values, o.int(1, 0), o.count(2), true)
+		s, err = w.mapRanks(values, o.int(1, 0), o.count(2), true)
 	case mapGetByValue, mapRemoveByValue:
 		s = interval(values, o.Args[1], o.Args[1], true, false)
 	case mapGetAllByValue, mapRemoveAllByValue:
@@ -98,9 +106,19 @@ func (w *work) mapSelect(pairs []value.Pair, values []value.Value) (s selection,
 		s = members(values, o.Args[1].Items())
 	case mapGetByRelRank, mapRemoveByRelRank:
 		index, count := relative(o.int(2, 0), o.count(3), below(values, o.Args[1]))
-		s, err = rankRange(values, index, count, true)
+		s, err = w.mapRanks(values, index, count, true)
 	default:
 		return s, codec.Parameter
+	}
+	return s, err
+}
+
+// mapRanks is rankRange; where values are equal, those of an ordered map go by key.
+func (w *work) mapRanks(values []value.Value, index, count int64, multi bool) (selection, error) {
+	s, err := rankRange(values, index, count, multi)
+	s.order = true
+	if err == nil && w.v.IsOrdered() {
+		s.at = slices.Clone(ranked(values)[s.start : s.start+s.len])
 	}
 	return s, err
 }

@@ -82,6 +82,10 @@ func TestMapLikeGos(t *testing.T) {
 			}
 			before := maps.Clone(model)
 			after := modify(t, o, m)
+			if got := mapOf(after.Bin); flags == value.Unordered && o.Code == mapRemoveByRankRange &&
+				slices.Equal(slices.Sorted(maps.Values(got)), slices.Sorted(maps.Values(want))) {
+				want = got // which of equal values goes is open
+			}
 			if got := mapOf(after.Bin); !maps.Equal(got, want) || after.Bin.Flags() != flags {
 				rt.Fatalf("operation %d %v on %v: %v, want %v; order %d", o.Code, o.Args, before, got, want, after.Bin.Flags())
 			}

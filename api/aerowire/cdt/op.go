@@ -17,6 +17,8 @@ type Op struct {
 	Code    int
 	Context []Step // from the bin to the list or map meant
 	Args    []value.Value
+
+	bad bool // the arguments make no sense, which counts once there is something to work on
 }
 
 // codeContext marks an operation behind a context; codeSelect is of newer clients.
@@ -172,22 +174,31 @@ func (o *Op) check() error {
 		return codec.Unsupported
 	}
 	s, ok := specs[o.Code]
-	if !ok || len(o.Args) < len(s.args)-s.optional || len(o.Args) > len(s.args) {
+	if !ok {
 		return codec.Parameter
 	}
+	o.bad = len(o.Args) < len(s.args)-s.optional || len(o.Args) > len(s.args)
 	for i, arg := range o.Args {
+		if o.bad {
+			break
+		}
 		switch s.args[i] {
 		case argIndex, argNumber: // a negative count is one without bound
-			if !arg.IsInt() {
-				return codec.Parameter
-			}
+			o.bad = !arg.IsInt()
 		case argStorage:
-			if !arg.Storable() {
-				return codec.Parameter
-			}
+			o.bad = !arg.Storable()
 		}
 	}
 	return nil
+}
+
+// onlyRemoves: the operation makes no list or map where there is none.
+func (o *Op) onlyRemoves() bool {
+	switch o.Code {
+	case listPop, listPopRange, listRemove, listRemoveRange, listTrim, listClear, mapClear:
+		return true
+	}
+	return o.Code >= listRemoveByIndex && o.Code <= listRemoveByRelRank || o.Code >= mapRemoveByKey && o.Code <= mapRemoveByRelRank
 }
 
 // IsModify reports whether o writes.
@@ -228,6 +239,9 @@ func (o *Op) Read(bin value.Value) (result value.Value, ok bool, err error) {
 	if bin.Kind() != specs[o.Code].kind {
 		return value.Value{}, false, codec.IncompatibleType
 	}
+	if o.bad {
+		return value.Value{}, false, codec.Parameter
+	}
 	w := work{op: o, v: bin, exists: true}
 	if bin.Kind() == value.List {
 		err = w.list()
@@ -260,6 +274,9 @@ type work struct {
 	op     *Op
 	v      value.Value
 	exists bool
+	// nothing: there was nothing to do, for which no context is created.
+	nothing bool
+	values  []value.Value // of v
 
 	result value.Value
 	has    bool
@@ -275,6 +292,15 @@ func (w *work) apply(v value.Value, exists bool) (value.Value, bool, error) {
 	kind := specs[w.op.Code].kind
 	if exists && v.Kind() != kind {
 		return v, exists, codec.IncompatibleType
+	}
+	if w.op.Code == listSort && !exists && len(w.op.Context) > 0 {
+		return v, false, nil
+	}
+	if !exists && w.op.onlyRemoves() {
+		return v, false, nil
+	}
+	if w.op.bad {
+		return v, exists, codec.Parameter
 	}
 	var err error
 	if kind == value.List {

@@ -16,14 +16,21 @@ type selection struct {
 	// by is how they were found: a range of positions, a range of ranks, or
 	// neither.
 	by         int
-	start, len int // of the range
-	missing    int // what a range that found nothing answers as its start
+	start, len int  // of the range
+	missing    int  // what a range that found nothing answers as its start
+	inverted   bool // the others are meant
+	found      int  // how many were found before that
+	order      bool // of ranks, also of all entries together
+	each       bool // their ranks are looked up one by one, also of all
+	stable     bool // equal values have ranks of their own
+	groups     bool // at may hold a position twice
 }
 
 const (
 	asMask    = 0
 	asIndexes = 1
 	asRanks   = 2
+	asBoth    = 3 // of an ordered list, where they are the same
 )
 
 // clip makes a range that may lie partly outside one within n entries. Single
@@ -81,9 +88,20 @@ func rankRange(values []value.Value, index, count int64, multi bool) (selection,
 	start, length, err := clip(index, count, len(values), multi)
 	s := selection{multi: multi, by: asRanks, start: start, len: length, missing: start}
 	if err == nil && length > 0 {
-		s.at = slices.Clone(ranked(values)[start : start+length])
+		s.at = rankedRange(values, start, length)
 	}
 	return s, err
+}
+
+// membersInOrder is members of an ordered list, which answers with the entries of
+// one wanted value after the other, and with those that are wanted twice twice.
+func membersInOrder(values, wanted []value.Value) selection {
+	s := selection{multi: true, groups: true}
+	for _, w := range wanted {
+		found := interval(values, w, w, true, true)
+		s.at = append(s.at, found.at...)
+	}
+	return s
 }
 
 // interval selects the values of [begin, end), or those equal to begin. What it
@@ -137,8 +155,21 @@ func below(values []value.Value, v value.Value) int {
 	return n
 }
 
+// distinct is how many entries are selected.
+func (s *selection) distinct() int {
+	if !s.groups {
+		return len(s.at)
+	}
+	seen := map[int]bool{}
+	for _, i := range s.at {
+		seen[i] = true
+	}
+	return len(seen)
+}
+
 // invert selects the others.
 func (s *selection) invert(n int) {
+	s.inverted, s.found = true, len(s.at)
 	chosen := make([]bool, n)
 	for _, i := range s.at {
 		chosen[i] = true
@@ -149,26 +180,51 @@ func (s *selection) invert(n int) {
 			s.at = append(s.at, i)
 		}
 	}
-	s.by = asMask
 }
 
-// ranks returns the rank of each selected entry: how many values are less. A
-// range of ranks counts through equal values.
+// counted returns the numbers of a range from start on, or all others of n, from
+// the front or as counted from the end.
+func (s *selection) counted(n int, reverse bool) []int {
+	var out []int
+	add := func(from, to int) {
+		if reverse {
+			from, to = n-to, n-from
+		}
+		for i := from; i < to; i++ {
+			out = append(out, i)
+		}
+	}
+	if s.inverted {
+		if s.found == 0 {
+			add(0, n)
+			return out
+		}
+		add(0, s.start)
+		add(s.start+s.len, n)
+	} else {
+		add(s.start, s.start+s.len)
+	}
+	return out
+}
+
+// ranks returns the rank of each selected entry: how many values are less.
 func (s *selection) ranks(values []value.Value) []int {
 	ranks := make([]int, len(s.at))
-	if s.by == asRanks {
-		for i := range ranks {
-			ranks[i] = s.start + i
+	order := ranked(values)
+	if s.stable {
+		for rank, at := range order {
+			if i := slices.Index(s.at, at); i >= 0 {
+				ranks[i] = rank
+			}
 		}
 		return ranks
 	}
-	order := ranked(values)
 	for i, at := range s.at {
 		ranks[i], _ = slices.BinarySearchFunc(order, values[at], func(j int, v value.Value) int {
 			return value.Compare(values[j], v)
 		})
 	}
-	if s.by == asMask {
+	if s.inverted {
 		slices.SortFunc(ranks, cmp.Compare)
 	}
 	return ranks
@@ -177,6 +233,7 @@ func (s *selection) ranks(values []value.Value) []int {
 // answer sets the result that the operation asks for, of n entries.
 func (w *work) answer(kind int64, s *selection, values []value.Value, pairs []value.Pair) error {
 	n := len(values)
+	w.values = values
 	if kind&returnInverted != 0 {
 		switch kind & returnMask {
 		case returnIndexRange, returnRevIndexes, returnRankRange, returnRevRanks:
@@ -186,21 +243,25 @@ func (w *work) answer(kind int64, s *selection, values []value.Value, pairs []va
 			return codec.NotApplicable
 		}
 		s.invert(n)
+		if s.order && s.found == 0 {
+			s.at = ranked(values)
+		}
 	}
 	switch kind & returnMask {
 	case returnNone:
 	case returnCount:
-		w.setInt(len(s.at))
+		w.setInt(s.distinct())
 	case returnExists:
-		w.set(value.OfBool(len(s.at) > 0))
-	case returnIndex:
-		w.numbers(s, s.at)
-	case returnRevIndex:
-		w.numbers(s, reversed(s.at, n))
-	case returnRank:
-		w.numbers(s, s.ranks(values))
-	case returnRevRank:
-		w.numbers(s, reversed(s.ranks(values), n))
+		if s.inverted && s.by == asRanks && len(s.at) > 0 { // whether the range is empty
+			w.set(value.OfBool(s.found == 0))
+		} else {
+			w.set(value.OfBool(len(s.at) > 0))
+		}
+	case returnIndex, returnRevIndex:
+		w.positions(s, kind&returnMask == returnRevIndex, asIndexes, s.at, n)
+	case returnRank, returnRevRank:
+		s.stable = w.v.Flags()&value.ByValue != 0
+		w.positions(s, kind&returnMask == returnRevRank, asRanks, nil, n)
 	case returnValue:
 		w.entries(s, func(i int) value.Value { return values[i] })
 	case returnIndexRange, returnRevIndexes, returnRankRange, returnRevRanks:
@@ -209,6 +270,28 @@ func (w *work) answer(kind int64, s *selection, values []value.Value, pairs []va
 		return w.pairsOf(kind&returnMask, s, pairs)
 	}
 	return nil
+}
+
+// positions answers with indexes or ranks. Those of a range are counted through,
+// also where values are equal; the positions at are nil for ranks.
+func (w *work) positions(s *selection, reverse bool, by int, at []int, n int) {
+	switch {
+	case by == asRanks && s.by == asIndexes && len(s.at) == n && !s.each: // all of them
+		s.start, s.len, s.inverted = 0, n, false
+		w.numbers(s, s.counted(n, reverse))
+		return
+	case s.by == by, s.by == asBoth, s.inverted && s.found == 0 && s.by != asMask && !s.each && (w.v.Kind() == value.Map || by == asRanks):
+		w.numbers(s, s.counted(n, reverse))
+		return
+	case by == asRanks:
+		at = s.ranks(w.values)
+	case w.v.Kind() == value.List && !s.groups:
+		at = slices.Sorted(slices.Values(at))
+	}
+	if reverse {
+		at = reversed(at, n)
+	}
+	w.numbers(s, at)
 }
 
 func reversed(positions []int, n int) []int {
@@ -253,7 +336,7 @@ func (w *work) rangeOf(kind int64, s *selection, n int) error {
 	if kind == returnRankRange || kind == returnRevRanks {
 		wanted = asRanks
 	}
-	if s.by != wanted && len(s.at) > 0 {
+	if s.by != wanted && s.by != asBoth && len(s.at) > 0 {
 		return codec.NotApplicable
 	}
 	start := s.start

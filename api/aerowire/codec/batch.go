@@ -11,7 +11,7 @@ const (
 
 // Flags of a batch.
 const (
-	// BatchRespondAll answers every row; without it the first that fails ends the batch.
+	// BatchRespondAll answers every row; without it a failure is the answer to all.
 	BatchRespondAll = 0x04
 )
 

@@ -32,6 +32,17 @@ func TestMessageRoundTrip(t *testing.T) {
 	}
 }
 
+func TestManyMessages(t *testing.T) {
+	enc := AppendMessage(AppendMessage(nil, example), &Message{Header: Header{Info3: Info3Last}})
+	all, err := ParseMessages(enc)
+	if err != nil || len(all) != 2 || !reflect.DeepEqual(all[0], example) || all[1].Info3 != Info3Last {
+		t.Fatalf("came back as %+v, %v", all, err)
+	}
+	if _, err := ParseMessages(enc[:len(enc)-1]); !errors.Is(err, ErrMalformed) {
+		t.Fatalf("a byte short: %v", err)
+	}
+}
+
 func TestCountsThatLie(t *testing.T) {
 	enc := AppendHeader(nil, &Header{}, 0xffff, 0xffff)
 	allocated := testing.AllocsPerRun(10, func() {
@@ -177,6 +188,9 @@ func FuzzMessage(f *testing.F) {
 		again, err := ParseMessage(AppendMessage(nil, m))
 		if err != nil || len(again.Fields) != len(m.Fields) || len(again.Ops) != len(m.Ops) {
 			t.Fatalf("%x: came back as %+v, %v", body, again, err)
+		}
+		if all, err := ParseMessages(body); err != nil || len(all) != 1 {
+			t.Fatalf("%x: %d messages, %v", body, len(all), err)
 		}
 	})
 }

@@ -128,22 +128,8 @@ func (m *Message) Field(kind byte) (data []byte, ok bool) {
 
 // ParseMessage parses the body of a message of TypeMessage.
 func ParseMessage(body []byte) (*Message, error) {
-	if len(body) < HeaderBytes {
-		return nil, malformed("AS_MSG of %d bytes", len(body))
-	}
-	if body[0] != HeaderBytes {
-		return nil, malformed("AS_MSG header of %d bytes", body[0])
-	}
-	m := &Message{Header: Header{
-		Info1: body[1], Info2: body[2], Info3: body[3], Info4: body[4], Result: Result(body[5]),
-		Generation: binary.BigEndian.Uint32(body[6:]),
-		TTL:        binary.BigEndian.Uint32(body[10:]),
-		Timeout:    binary.BigEndian.Uint32(body[14:]),
-	}}
-	fields, ops := binary.BigEndian.Uint16(body[18:]), binary.BigEndian.Uint16(body[20:])
-	r := reader{rest: body[HeaderBytes:]}
-	m.Fields = r.fields(int(fields))
-	m.Ops = r.ops(int(ops))
+	r := reader{rest: body}
+	m := r.message()
 	if r.err != nil {
 		return nil, r.err
 	}
@@ -151,6 +137,41 @@ func ParseMessage(body []byte) (*Message, error) {
 		return nil, malformed("%d bytes behind the last op", len(r.rest))
 	}
 	return m, nil
+}
+
+// ParseMessages parses the body of an answer with many records, as batches and
+// scans get them: one AS_MSG behind the other.
+func ParseMessages(body []byte) ([]*Message, error) {
+	var all []*Message
+	for r := (reader{rest: body}); len(r.rest) > 0; {
+		m := r.message()
+		if r.err != nil {
+			return nil, r.err
+		}
+		all = append(all, m)
+	}
+	return all, nil
+}
+
+// message reads an AS_MSG; nil if there is none.
+func (r *reader) message() *Message {
+	head := r.take(HeaderBytes, "AS_MSG header")
+	if r.err == nil && head[0] != HeaderBytes {
+		r.err = malformed("AS_MSG header of %d bytes", head[0])
+	}
+	if r.err != nil {
+		return nil
+	}
+	m := &Message{Header: Header{
+		Info1: head[1], Info2: head[2], Info3: head[3], Info4: head[4], Result: Result(head[5]),
+		Generation: binary.BigEndian.Uint32(head[6:]),
+		TTL:        binary.BigEndian.Uint32(head[10:]),
+		Timeout:    binary.BigEndian.Uint32(head[14:]),
+	}}
+	fields, ops := binary.BigEndian.Uint16(head[18:]), binary.BigEndian.Uint16(head[20:])
+	m.Fields = r.fields(int(fields))
+	m.Ops = r.ops(int(ops))
+	return m
 }
 
 // reader reads from the front of rest; the first error stays.

@@ -122,24 +122,18 @@ func divide(n []int64) (int64, error) {
 	if len(n) == 1 {
 		n = []int64{1, n[0]}
 	}
-	out := n[0]
-	for _, d := range n[1:] {
-		switch d {
-		case 0:
-			return 0, ErrUnknown
-		case -1:
-			out = -out // the least integer has no opposite, and wraps
-		default:
-			out /= d
-		}
+	switch by := fold(n[1:], func(a, b int64) int64 { return a * b }); by {
+	case 0:
+		return 0, ErrUnknown
+	case -1:
+		return -n[0], nil // the least integer has no opposite, and wraps
+	default:
+		return n[0] / by, nil
 	}
-	return out, nil
 }
 
 func shift(code, n, by int64) (int64, error) {
-	if by < 0 || by > 63 {
-		return 0, ErrUnknown
-	}
+	by &= 63 // as the server's processor has it
 	switch code {
 	case opShiftLeft:
 		return n << by, nil
@@ -174,7 +168,7 @@ func ofFloats(code int64, n []float64) (float64, error) {
 		return fold(n, func(a, b float64) float64 { return a + b }), nil
 	case opSub:
 		if len(n) == 1 {
-			return -n[0], nil
+			return 0 - n[0], nil
 		}
 		return fold(n, func(a, b float64) float64 { return a - b }), nil
 	case opMul:

@@ -11,6 +11,7 @@ import (
 const (
 	callCDT    = 0
 	callBits   = 1
+	callHLL    = 2
 	callModify = 0x40
 )
 

@@ -116,8 +116,8 @@ func (w *work) compare(code int64, args []value.Value) (value.Value, error) {
 	if !sameType(a, b) {
 		return a, codec.Parameter
 	}
-	if a.Kind() == value.Map && code != opEqual && code != opNotEqual {
-		return a, codec.Parameter // maps have no order here
+	if hasUnordered(a) || hasUnordered(b) {
+		return a, ErrUnknown // a server has them in no order
 	}
 	if err := w.step(max(a.Len(), len(a.Text()))); err != nil {
 		return a, err
@@ -139,6 +139,12 @@ func (w *work) compare(code int64, args []value.Value) (value.Value, error) {
 		return value.OfBool(c < 0), nil
 	}
 	return value.OfBool(c <= 0), nil
+}
+
+// hasUnordered reports whether v is or holds an unordered map.
+func hasUnordered(v value.Value) bool {
+	return v.Kind() == value.Map && !v.IsOrdered() || slices.ContainsFunc(v.Items(), hasUnordered) ||
+		slices.ContainsFunc(v.Pairs(), func(p value.Pair) bool { return hasUnordered(p.Value) })
 }
 
 func (w *work) regex(args []value.Value) (value.Value, error) {
@@ -197,6 +203,9 @@ func (w *work) exclusive(args []value.Value) (value.Value, error) {
 		}
 		if b {
 			n++
+		}
+		if n > 1 {
+			break // whatever the others are
 		}
 	}
 	return value.OfBool(n == 1), nil
@@ -341,8 +350,8 @@ func (w *work) meta(code int64, args []value.Value) (value.Value, error) {
 		if !args[0].IsInt() || mod == 0 || int64(int32(mod)) != mod {
 			return value.Value{}, codec.Parameter
 		}
-		n := int32(binary.LittleEndian.Uint32(r.Digest[codec.DigestBytes-4:]))
-		return value.OfInt(int64(n % int32(mod))), nil
+		n := binary.LittleEndian.Uint32(r.Digest[codec.DigestBytes-4:])
+		return value.OfInt(int64(n) % mod), nil
 	case opUpdated:
 		return value.OfInt(r.Updated.UnixNano()), nil
 	case opSince:

@@ -117,6 +117,7 @@ type Record struct {
 // Expression is a parsed expression.
 type Expression struct {
 	root value.Value
+	kind int64 // its type
 	// patterns are compiled once, by flags and text.
 	patterns map[pattern]*regexp.Regexp
 }
@@ -126,7 +127,7 @@ type pattern struct {
 	text  string
 }
 
-// Parse reads an expression.
+// Parse reads a filter: an expression that is true or false.
 func Parse(data []byte) (*Expression, error) {
 	if len(data) > BytesMax {
 		return nil, codec.Parameter
@@ -135,13 +136,21 @@ func Parse(data []byte) (*Expression, error) {
 	if err != nil {
 		return nil, codec.Parameter
 	}
-	return New(root)
+	e, err := New(root)
+	if err == nil && e.kind != typeBool {
+		err = codec.Parameter
+	}
+	return e, err
 }
 
-// New is Parse of a decoded expression.
+// New takes an expression of any type.
 func New(root value.Value) (*Expression, error) {
 	e := &Expression{root: root, patterns: map[pattern]*regexp.Regexp{}}
-	return e, e.prepare(root)
+	err := e.prepare(root)
+	if err == nil {
+		e.kind, err = new(typing).of(root)
+	}
+	return e, err
 }
 
 // prepare refuses codes that are not known and compiles patterns.
@@ -155,8 +164,10 @@ func (e *Expression) prepare(v value.Value) error {
 	}
 	s, ok := specs[code]
 	switch {
-	case !ok:
+	case code == opGeo:
 		return codec.Unsupported
+	case !ok:
+		return codec.Parameter
 	case len(args) < s.least || s.most >= 0 && len(args) > s.most:
 		return codec.Parameter
 	}

@@ -176,7 +176,10 @@ func TestRefused(t *testing.T) {
 		want error
 	}{
 		"geo":              {e(opGeo, "a", "b"), codec.Unsupported},
-		"unknown code":     {e(99), codec.Unsupported},
+		"unknown code":     {e(99), codec.Parameter},
+		"mixed types":      {e(opEqual, 1, "a"), codec.Parameter},
+		"types in a cond":  {e(opCond, true, 1, "a"), codec.Parameter},
+		"no such variable": {e(opVar, raw("x")), codec.Parameter},
 		"within":           {e(opAnd, true, e(opNot, e(opGeo, "a", "b"))), codec.Unsupported},
 		"too few":          {e(opEqual, 1), codec.Parameter},
 		"too many":         {e(opNot, true, true), codec.Parameter},

@@ -138,6 +138,9 @@ func (p Particle) Canonical() (Particle, error) {
 		return p, nil
 	}
 	v, err := p.Value()
+	if err == nil && p.Type == ParticleGeoJSON {
+		err = checkGeoJSON(v.text)
+	}
 	if err != nil {
 		return Particle{}, err
 	}
