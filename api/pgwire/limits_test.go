@@ -161,7 +161,11 @@ func TestTooMany(t *testing.T) {
 		eventually(t, "the place is free", func() bool { return s.sessionCount() == 1 })
 		do(t, pgtest.Connect(t, through), "SELECT 1")
 	}
-	// Who waits long enough gets in.
+	t.Run("waiting", testWaiting)
+}
+
+// testWaiting: who waits long enough gets in, and not too many wait.
+func testWaiting(t *testing.T) {
 	_, through, _ := shared(t, func(o *Options) { o.MaxConnections, o.QueryWait = 1, patience })
 	first := pgtest.Connect(t, through)
 	waited := make(chan error, 1)
@@ -177,11 +181,38 @@ func TestTooMany(t *testing.T) {
 		t.Fatalf("did not wait: %v", err)
 	case <-time.After(200 * time.Millisecond):
 	}
+	crowd := make(chan error, 2*waitersMax)
+	for range cap(crowd) {
+		go func() {
+			conn, err := pgx.Connect(context.Background(), through)
+			if err == nil {
+				err = conn.Close(context.Background())
+			}
+			crowd <- err
+		}()
+	}
+	for range waitersMax { // those who find no place even to wait
+		if err := <-crowd; code(err) != "53300" {
+			t.Errorf("in a crowd: %v", err)
+		}
+	}
+	if err := first.PgConn().CancelRequest(bounded(t)); err != nil {
+		t.Errorf("cancel: %v", err)
+	}
 	if err := first.Close(bounded(t)); err != nil {
 		t.Error(err)
 	}
 	if err := <-waited; err != nil {
 		t.Errorf("after a wait: %v", err)
+	}
+	refused := 0
+	for range waitersMax {
+		if err := <-crowd; err != nil {
+			refused++
+		}
+	}
+	if refused != 1 { // the first of those who wait is another
+		t.Errorf("%d of those who wait were refused", refused)
 	}
 }
 

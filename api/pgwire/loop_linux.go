@@ -28,10 +28,7 @@ type loop struct {
 	slots []*looped // by index; nil: free
 	free  []int32
 	live  int
-	// entered numbers sessions, so that an event for a session that ended while it
-	// was on its way is not taken for its successor's in the slot.
-	entered int32
-	buf     []byte // what is being moved
+	buf   []byte // what is being moved
 
 	up, down, requests int // not yet in the metrics
 	swept              time.Time
@@ -142,8 +139,8 @@ func (l *loop) run() {
 			e := &events[i]
 			if e.Fd == wakeSlot {
 				woken = true
-			} else if x := l.slots[e.Fd]; x != nil && x.generation == e.Pad>>1 {
-				x.ready(int(e.Pad&1), e.Events)
+			} else if x := l.slots[e.Fd]; x != nil { // else it ended just now
+				x.ready(int(e.Pad), e.Events)
 			}
 		}
 		if woken {
@@ -192,7 +189,8 @@ func (l *loop) control(op, fd int, events uint32, slot, pad int32) error {
 	return os.NewSyscallError("epoll_ctl", unix.EpollCtl(l.epoll, op, fd, &e))
 }
 
-// enter gives a session a slot.
+// enter gives a session a slot. It is called between two waits, so no event that is
+// on its way can be meant for the slot's session before.
 func (l *loop) enter(x *looped) {
 	if len(l.free) == 0 {
 		l.slots = append(l.slots, nil)
@@ -202,8 +200,6 @@ func (l *loop) enter(x *looped) {
 	l.free = l.free[:len(l.free)-1]
 	l.slots[x.slot] = x
 	l.live++
-	l.entered = (l.entered + 1) & (1<<30 - 1)
-	x.generation = l.entered
 }
 
 func (l *loop) leave(x *looped) {

@@ -20,19 +20,18 @@ const (
 
 // looped is a session that a loop carries. Its fields are the loop's.
 type looped struct {
-	l          *loop
-	x          *session
-	slot       int32
-	generation int32
-	ends       [2]end
-	turn       turn
-	last       byte // type of PostgreSQL's last message
-	gone       bool // the client said good-bye or closed its end
-	lingering  bool // the client was told why it ends; what it still sends is dropped
-	began      bool
-	early      *refusal // it is to end, as was said before it began
-	over       bool
-	done       chan error // why it ended; capacity 1
+	l         *loop
+	x         *session
+	slot      int32
+	ends      [2]end
+	turn      turn
+	last      byte // type of PostgreSQL's last message
+	gone      bool // the client said good-bye or closed its end
+	lingering bool // the client was told why it ends; what it still sends is dropped
+	began     bool
+	early     *refusal // it is to end, as was said before it began
+	over      bool
+	done      chan error // why it ended; capacity 1
 
 	moves, seen uint64
 	since       time.Time
@@ -116,7 +115,7 @@ func (c *looped) begin(fromClient, fromServer []byte) {
 	for i := range c.ends {
 		e := &c.ends[i]
 		e.waits = unix.EPOLLIN
-		if err := c.l.control(unix.EPOLL_CTL_ADD, e.fd, e.waits, c.slot, c.pad(i)); err != nil {
+		if err := c.l.control(unix.EPOLL_CTL_ADD, e.fd, e.waits, c.slot, int32(i)); err != nil {
 			c.finish(endLost(err))
 			return
 		}
@@ -129,8 +128,6 @@ func (c *looped) begin(fromClient, fromServer []byte) {
 		c.tell(endStopping())
 	}
 }
-
-func (c *looped) pad(i int) int32 { return c.generation<<1 | int32(i) }
 
 // ready: something happened at an end.
 func (c *looped) ready(i int, events uint32) {
@@ -339,7 +336,7 @@ func (c *looped) rearm() {
 			op, e.muted = unix.EPOLL_CTL_ADD, false
 		}
 		e.waits = waits
-		if err := c.l.control(op, e.fd, waits, c.slot, c.pad(i)); err != nil {
+		if err := c.l.control(op, e.fd, waits, c.slot, int32(i)); err != nil {
 			c.finish(endLost(err))
 			return
 		}

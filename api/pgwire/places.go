@@ -14,6 +14,7 @@ type places struct {
 		taken     int
 		users     map[string]int
 		databases map[string]int
+		waiting   int
 		freed     chan struct{} // closed when a place is freed; nil: nobody waits
 	}
 }
@@ -24,26 +25,40 @@ func newPlaces(o Options) *places {
 	return p
 }
 
+// waitersMax wait for a place; others are refused at once. Each keeps one of the
+// connections that are there for cancel requests, too.
+const waitersMax = spare / 2
+
 // take waits for a place until ctx ends; release gives it back, once.
 func (p *places) take(ctx context.Context, user, database string) (release func(), err error) {
-	for {
-		full, freed := p.try(user, database)
+	for waited := false; ; waited = true {
+		full, freed := p.try(user, database, waited)
 		if full == nil {
 			return func() { p.release(user, database) }, nil
+		}
+		if freed == nil {
+			return nil, full
 		}
 		select {
 		case <-freed:
 		case <-ctx.Done():
+			p.mu.Lock()
+			p.mu.waiting--
+			p.mu.Unlock()
 			full.cause = context.Cause(ctx)
 			return nil, full
 		}
 	}
 }
 
-// try takes a place, or says what is full and what to wait for.
-func (p *places) try(user, database string) (full *refusal, freed <-chan struct{}) {
+// try takes a place, or says what is full and what to wait for, if that may be.
+// waited: the caller is counted as waiting.
+func (p *places) try(user, database string, waited bool) (full *refusal, freed <-chan struct{}) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if waited {
+		p.mu.waiting--
+	}
 	switch {
 	case p.mu.taken >= p.total:
 		full = refuseFull("", p.total)
@@ -57,6 +72,10 @@ func (p *places) try(user, database string) (full *refusal, freed <-chan struct{
 		p.mu.databases[database]++
 		return nil, nil
 	}
+	if p.mu.waiting >= waitersMax {
+		return full, nil
+	}
+	p.mu.waiting++
 	if p.mu.freed == nil {
 		p.mu.freed = make(chan struct{})
 	}
