@@ -40,6 +40,7 @@ func TestImports(t *testing.T) {
 		{"./api/pgwire", []string{module + "wal", module + "internal/config", "github.com/spf13/cobra"}},
 		{"./api/pgwire/statement", []string{"net", module + "wal", module + "mutation"}},
 		{"./api/pgwire/catalogue", []string{module + "wal", module + "sinks"}},
+		{"./api/pgwire/behind", []string{module + "wal", module + "sinks"}},
 		{"./api/pgwire/value", []string{module + "wal", module + "sinks"}},
 		{"./api/rpc", []string{module + "sinks/pebble", module + "internal/config", "github.com/spf13/cobra"}},
 	}

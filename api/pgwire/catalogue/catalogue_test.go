@@ -75,7 +75,7 @@ func mustLoad(t *testing.T, query Query, tables []Declared) *Snapshot {
 
 func TestColumns(t *testing.T) {
 	query := session(t, pgtest.Shared(t).Database(t))
-	run(t, query, `CREATE TYPE mood AS ENUM ('sad', 'ok', 'it''s'); CREATE DOMAIN short AS varchar(3) NOT NULL;
+	run(t, query, `CREATE TYPE mood AS ENUM ('sad', 'ok', 'it''s'); CREATE DOMAIN short AS varchar(3) DEFAULT 'a' NOT NULL;
 		CREATE SCHEMA "My ""S"; CREATE SEQUENCE "My ""S".seq;
 		CREATE TABLE "My ""S"."T'\" (gone int, id serial, big bigint GENERATED ALWAYS AS IDENTITY, "Name" varchar(10) NOT NULL DEFAULT 'x',
 		 price numeric(6,2) DEFAULT 0, feeling mood, feelings mood[], s short, at timestamptz DEFAULT now(), day date DEFAULT CURRENT_DATE,
@@ -116,13 +116,18 @@ func TestColumns(t *testing.T) {
 	if !slices.Equal(said, want) {
 		t.Errorf("got\n%s\nwant\n%s", strings.Join(said, "\n"), strings.Join(want, "\n"))
 	}
+	for name, want := range map[string]string{"Name": "x", "price": "0", "tags": "{}", "flag": "true", "negative": "-5", "id": ""} {
+		if got := table.Column(name).Default.Text; got != want {
+			t.Errorf("the default of %s is %q, want %q", name, got, want)
+		}
+	}
 	if mood := table.Column("feeling").Type; mood.Kind != EnumType || !slices.Equal(mood.Labels, []string{"sad", "ok", "it's"}) {
 		t.Errorf("the enum is %+v", mood)
 	}
 	if list := table.Column("feelings").Type; list.Kind != ArrayType || list.Element.Kind != EnumType {
 		t.Errorf("the array is %+v", list)
 	}
-	if domain := table.Column("s").Type; domain.Kind != DomainType || domain.Plain().Name != "varchar" || domain.BaseModifier != 7 || !domain.NotNull {
+	if domain := table.Column("s").Type; domain.Kind != DomainType || domain.Plain().Name != "varchar" || domain.BaseModifier != 7 || !domain.NotNull || !domain.HasDefault {
 		t.Errorf("the domain is %+v", domain)
 	}
 	if key := table.KeyColumns; key[0].Name != "id" || key[1].Name != "Name" {

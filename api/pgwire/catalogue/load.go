@@ -92,7 +92,7 @@ func load(ctx context.Context, query Query, tables []Declared) (*Snapshot, error
 		row   func([]string)
 	}{
 		{tablesSQL, values, 12, l.table},
-		{typesSQL, oids, 11, nil}, // below
+		{typesSQL, oids, 12, nil}, // below
 		{labelsSQL, "", 2, l.label},
 		{columnsSQL, oids, 11, l.column},
 		{keysSQL, oids, 3, l.key},
@@ -111,6 +111,11 @@ func load(ctx context.Context, query Query, tables []Declared) (*Snapshot, error
 			return nil, err
 		}
 		if step.row == nil {
+			for _, row := range rows {
+				if len(row) != step.width {
+					return nil, fmt.Errorf("a row of %d columns, want %d", len(row), step.width)
+				}
+			}
 			l.readTypes(rows)
 			continue
 		}
@@ -182,7 +187,7 @@ func (l *loader) table(row []string) {
 func (l *loader) readTypes(rows [][]string) {
 	for _, row := range rows {
 		t := &Type{OID: l.oid(row[0]), Schema: row[1], Name: row[2], Display: row[3], BaseModifier: int32(l.int(row[7])),
-			NotNull: row[8] == "t", Checked: row[10] == "t", Kind: OtherType}
+			NotNull: row[8] == "t", Checked: row[10] == "t", HasDefault: row[11] == "t", Kind: OtherType}
 		switch {
 		case row[4] == "d":
 			t.Kind = DomainType
@@ -251,8 +256,13 @@ func readDefault(expression string) Default {
 	switch v := w.Rows[0][0]; v.Source {
 	case statement.Null:
 		d.Kind = NoDefault
-	case statement.Constant, statement.True, statement.False:
-		d.Kind = ConstantDefault
+	case statement.Constant:
+		d.Kind, d.Text = ConstantDefault, text.Literals[v.N].Value
+		if v.Minus {
+			d.Text = "-" + d.Text
+		}
+	case statement.True, statement.False:
+		d.Kind, d.Text = ConstantDefault, strings.ToLower(expression)
 	case statement.Function:
 		d.Kind, d.Func = FixableDefault, v.F
 		if v.F == statement.NextValue {

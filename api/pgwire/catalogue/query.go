@@ -71,7 +71,7 @@ const typesSQL = `WITH RECURSIVE ty AS (
  UNION SELECT t.* FROM pg_catalog.pg_type t JOIN ty ON t.oid = ty.typbasetype OR t.oid = ty.typelem AND ty.typcategory = 'A'
 ) SELECT ty.oid, n.nspname, ty.typname, pg_catalog.format_type(ty.oid, NULL), ty.typtype, ty.typcategory, ty.typbasetype, ty.typtypmod,
  ty.typnotnull, CASE WHEN ty.typcategory = 'A' AND ty.typdelim = ',' THEN ty.typelem ELSE 0 END,
- EXISTS (SELECT FROM pg_catalog.pg_constraint k WHERE k.contypid = ty.oid AND k.contype = 'c')
+ EXISTS (SELECT FROM pg_catalog.pg_constraint k WHERE k.contypid = ty.oid AND k.contype = 'c'), ty.typdefault IS NOT NULL
 FROM ty JOIN pg_catalog.pg_namespace n ON n.oid = ty.typnamespace`
 
 const labelsSQL = `SELECT enumtypid, enumlabel FROM pg_catalog.pg_enum ORDER BY enumtypid, enumsortorder`

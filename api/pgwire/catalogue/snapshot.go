@@ -74,12 +74,13 @@ type Column struct {
 type Type struct {
 	OID          uint32
 	Schema, Name string
-	Display      string   // as messages have it
-	Kind         TypeKind //
+	Display      string // as messages have it
+	Kind         TypeKind
 	Base         *Type    // of a domain
 	BaseModifier int32    // of a domain
 	NotNull      bool     // of a domain
 	Checked      bool     // of a domain: it has CHECK constraints
+	HasDefault   bool     // it gives one to columns that have none
 	Element      *Type    // of an array
 	Labels       []string // of an enum
 }
@@ -123,6 +124,7 @@ type Default struct {
 	Expression string // as pg_get_expr has it
 	Func       statement.Func
 	Sequence   string // of NextValue, as a regclass is written
+	Text       string // of a constant, what its type reads
 }
 
 // Privilege is what a role may do to a table.

@@ -137,8 +137,11 @@ const (
 // Value of a write.
 type Value struct {
 	Source Source
-	// N is a parameter's number, from 1, or the index of a literal.
+	// N is a parameter's number, from 1, or the index of a literal; of nextval, that
+	// of the sequence's name.
 	N int
+	// Literal is of which kind that literal is.
+	Literal LiteralKind
 	// Minus: a number with a minus before it.
 	Minus bool
 	// Cast is the type that the value was cast to, "": none.
@@ -146,7 +149,6 @@ type Value struct {
 	// Column of Excluded.
 	Column string
 	F      Func
-	// Sequence of nextval is Text.Literals[N].
 }
 
 // Func is a function that is evaluated once, at the ack, and logged as its value.

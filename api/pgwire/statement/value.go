@@ -70,13 +70,13 @@ func (c *cursor) primary(w *Write) (Value, bool) {
 		c.next++
 		return Value{Source: Parameter, N: n}, n > 0
 	case tokenString, tokenInteger, tokenDecimal:
-		v := Value{Source: Constant, N: c.literals}
+		v := Value{Source: Constant, N: c.literals, Literal: t.literalKind()}
 		c.advance()
 		return v, true
 	case tokenOperator:
-		if next := c.peek(1).kind; t.is(c.text, "-") && (next == tokenInteger || next == tokenDecimal) {
+		if next := c.peek(1); t.is(c.text, "-") && (next.kind == tokenInteger || next.kind == tokenDecimal) {
 			c.next++
-			v := Value{Source: Constant, N: c.literals, Minus: true}
+			v := Value{Source: Constant, N: c.literals, Literal: next.literalKind(), Minus: true}
 			c.advance()
 			return v, true
 		}
@@ -124,7 +124,7 @@ func (c *cursor) wordValue(w *Write) (Value, bool) {
 	if !ok || c.peek(0).kind != tokenString || cast[len(cast)-1] == ']' {
 		return Value{}, false
 	}
-	v := Value{Source: Constant, N: c.literals, Cast: cast}
+	v := Value{Source: Constant, N: c.literals, Literal: LiteralString, Cast: cast}
 	c.advance()
 	return v, true
 }

@@ -38,8 +38,36 @@ func TestEligible(t *testing.T) {
 			t.Errorf("%s: %v, want it to be eligible", text, got.Statements[0].Why)
 			continue
 		}
+		checkKinds(t, text, got)
 		if s := got.Statements[0]; !reflect.DeepEqual(*s.Write, want) || s.Why != Eligible || s.Target != want.Table || s.Writes != Target {
 			t.Errorf("%s:\n got %+v (%+v)\nwant %+v", text, *s.Write, s, want)
+		}
+	}
+}
+
+// checkKinds compares the kinds of a write's literals with the literals', and
+// takes them out.
+func checkKinds(t *testing.T, text string, got Text) {
+	t.Helper()
+	check := func(v *Value) {
+		if v.Source == Constant && v.Literal != got.Literals[v.N].Kind {
+			t.Errorf("%s: literal %d is of kind %d, the value says %d", text, v.N, got.Literals[v.N].Kind, v.Literal)
+		}
+		v.Literal = 0
+	}
+	w := got.Statements[0].Write
+	for _, row := range w.Rows {
+		for i := range row {
+			check(&row[i])
+		}
+	}
+	lists := [][]Assignment{w.Sets, w.Where}
+	if w.Conflict != nil {
+		lists = append(lists, w.Conflict.Sets)
+	}
+	for _, list := range lists {
+		for i := range list {
+			check(&list[i].Value)
 		}
 	}
 }

@@ -157,3 +157,14 @@ func fitText(d Datum, t *catalogue.Type, length int) (Datum, Verdict, *Error) {
 	d.Text = d.Text[:end]
 	return d, Good, nil
 }
+
+// Convertible reports whether Assign can say anything but Unknown: whether there is
+// an assignment cast that is known here.
+func Convertible(from, to *catalogue.Type) bool {
+	from, to = from.Plain(), to.Plain()
+	if from.OID == to.OID {
+		return true
+	}
+	_, verdict, _ := convert(Datum{Timed: true}, from, to)
+	return verdict == Good
+}

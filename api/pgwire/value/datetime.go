@@ -65,7 +65,11 @@ func refuseDay(text string, matched bool) (Datum, Verdict, *Error) {
 	if !matched {
 		return Datum{}, Unknown, nil
 	}
-	return Datum{}, Bad, refuse(codeDatetime, `date/time field value out of range: "%s"`, text)
+	e := refuse(codeDatetime, `date/time field value out of range: "%s"`, text)
+	if m := dateForm.FindStringSubmatch(text[:10]); digitsOf(m[1]) > 0 && (digitsOf(m[2]) > 12 || digitsOf(m[2]) == 0 || digitsOf(m[3]) > 31 || digitsOf(m[3]) == 0) {
+		e.Hint = `Perhaps you need a different "datestyle" setting.`
+	}
+	return Datum{}, Bad, e
 }
 
 func isInfinity(text string) (int64, bool) {

@@ -31,10 +31,7 @@ func readJSON(t *catalogue.Type, text string) (Datum, Verdict, *Error) {
 	if json.Valid([]byte(text)) {
 		return Datum{Text: text}, Good, nil
 	}
-	if strings.Contains(text, `\u`) {
-		return Datum{}, Unknown, nil
-	}
-	return Datum{}, Bad, refuse(codeSyntax, "invalid input syntax for type json")
+	return Datum{}, Unknown, nil // the answer says which token is wrong, and where
 }
 
 // jsonBinary: jsonb has a version before its text.

@@ -9,6 +9,9 @@ import (
 
 // readInet takes whole addresses; what PostgreSQL fills up (10.1) it may.
 func readInet(t *catalogue.Type, text string) (Datum, Verdict, *Error) {
+	if strings.ContainsAny(text, "xX") {
+		return Datum{}, Unknown, nil // cidr knows 0x0a
+	}
 	for i := range len(text) {
 		if b := text[i]; !isHex(b) && b != '.' && b != ':' && b != '/' {
 			return Datum{}, Bad, badSyntax(t.Display, text)

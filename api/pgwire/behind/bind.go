@@ -1,0 +1,305 @@
+package behind
+
+import (
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/walproxy/walproxy/api/pgwire/catalogue"
+	"github.com/walproxy/walproxy/api/pgwire/statement"
+	"github.com/walproxy/walproxy/api/pgwire/value"
+	walproxyv1 "github.com/walproxy/walproxy/api/proto/walproxy/v1"
+	"github.com/walproxy/walproxy/mutation"
+)
+
+// Execution is what one execution of a Plan gets.
+type Execution struct {
+	// Literals of the text; of any text of the plan's shape.
+	Text statement.Text
+	// SQL is the text itself, for the positions of errors in it.
+	SQL string
+	// Formats and Values of the Bind message; a nil value is null.
+	Formats []int16
+	Values  [][]byte
+	// Now is the time of now(), and Clock of clock_timestamp().
+	Now   time.Time
+	Clock func() time.Time
+	UUID  func() (uuid.UUID, error)
+	// Next draws from a sequence, named as a regclass is written; false: it cannot.
+	// nil: never.
+	Next func(sequence string) (int64, bool)
+}
+
+// Row is one row to log.
+type Row struct {
+	Text *Text
+	Key  *walproxyv1.Key
+	// Formats and Values of the text's parameters. They share memory with the
+	// Execution's.
+	Formats []int16
+	Values  [][]byte
+}
+
+// Refusal is what PostgreSQL would answer.
+type Refusal struct {
+	*value.Error
+	// Position of the literal in the text, in characters from 1; 0: none.
+	Position int
+	// Table is named in the answer; nil: it is not.
+	Table *catalogue.Table
+}
+
+// bound is a slot with its value.
+type bound struct {
+	slot
+	format  int16
+	raw     []byte // nil: null
+	datum   value.Datum
+	verdict value.Verdict
+	err     *value.Error
+	stage   stage
+}
+
+// stage is when PostgreSQL finds a fault: the earliest of a statement's is answered.
+type stage uint8
+
+const (
+	parsing   stage = iota // of literals
+	binding                // of parameters, in the order of their numbers
+	executing              // in the order of the columns
+)
+
+// Bind judges one execution. One of rows, refusal and why is returned.
+func (p *Plan) Bind(session *Session, e *Execution) (rows []Row, refusal *Refusal, why *Why) {
+	if len(e.Values) != len(p.types) || len(e.Formats) > 1 && len(e.Formats) != len(e.Values) {
+		return nil, nil, because(Value, "the number of parameters")
+	}
+	b := &binder{Plan: p, session: session, e: e}
+	rows = make([]Row, 0, len(p.rows))
+	for _, r := range p.rows {
+		if row, ok := b.row(r); ok {
+			rows = append(rows, row)
+		}
+		if b.why != nil {
+			return nil, nil, b.why
+		}
+	}
+	if b.literalFaults() > 1 {
+		return nil, nil, because(Value, "several literals") // in which order they are looked at is the parser's
+	}
+	if refusal = b.first(); refusal != nil {
+		return nil, refusal, nil
+	}
+	if b.repeats(rows) {
+		return nil, nil, because(Repeated, "")
+	}
+	return rows, nil, nil
+}
+
+// binder is one call of Bind.
+type binder struct {
+	*Plan
+	session *Session
+	e       *Execution
+	why     *Why
+	faults  []fault
+}
+
+type fault struct {
+	stage stage
+	order int
+	*Refusal
+}
+
+func (b *binder) unknown(detail string) {
+	if b.why == nil {
+		b.why = because(Value, detail)
+	}
+}
+
+func (b *binder) row(r *row) (Row, bool) {
+	out := Row{Text: r.text, Formats: make([]int16, len(r.slots)), Values: make([][]byte, len(r.slots))}
+	values := make([]bound, len(r.slots))
+	for i, s := range r.slots {
+		v := &values[i]
+		*v = b.read(s)
+		out.Formats[i], out.Values[i] = v.format, v.raw
+		switch {
+		case b.why != nil:
+			return out, false
+		case v.verdict == value.Unknown:
+			b.unknown(s.column.Name)
+			return out, false
+		case v.verdict == value.Bad:
+			b.fault(v, i)
+		}
+	}
+	if b.Kind == statement.Insert && len(b.faults) == 0 {
+		b.checkNulls(r, values)
+	}
+	if len(b.faults) > 0 || b.why != nil {
+		return out, false
+	}
+	var err error
+	if out.Key, err = b.key(values); err != nil {
+		b.unknown(err.Error())
+	}
+	return out, b.why == nil
+}
+
+// fault notes what PostgreSQL would refuse.
+func (b *binder) fault(v *bound, at int) {
+	f := fault{stage: v.stage, order: at, Refusal: &Refusal{Error: v.err}}
+	switch v.stage {
+	case parsing:
+		offset := b.e.Text.Literals[v.value.N].Offset
+		f.order, f.Position = offset, characters(b.e.SQL, offset)+1
+	case binding:
+		f.order, f.Error = v.value.N, v.err.At(v.value.N)
+	case executing:
+		// Whether and when a value that is not stored at once is looked at
+		// depends on the row and on how the statement was planned.
+		if v.part != inserted || len(b.rows) > 1 {
+			b.unknown(v.column.Name)
+		}
+	}
+	b.faults = append(b.faults, f)
+}
+
+func (b *binder) literalFaults() (n int) {
+	for _, f := range b.faults {
+		if f.stage == parsing {
+			n++
+		}
+	}
+	return n
+}
+
+func (b *binder) first() *Refusal {
+	var first *fault
+	for i := range b.faults {
+		if f := &b.faults[i]; first == nil || f.stage < first.stage || f.stage == first.stage && f.order < first.order {
+			first = f
+		}
+	}
+	if first == nil {
+		return nil
+	}
+	return first.Refusal
+}
+
+// characters counts those of sql before a byte.
+func characters(sql string, offset int) int {
+	n := 0
+	for i := range sql {
+		if i >= offset {
+			break
+		}
+		n++
+	}
+	return n
+}
+
+// repeats: PostgreSQL refuses to update a row twice in one statement, and of two
+// equal ones inserts none.
+func (b *binder) repeats(rows []Row) bool {
+	if len(rows) < 2 {
+		return false
+	}
+	seen := make(map[string]bool, len(rows))
+	for _, r := range rows {
+		id := string(mutation.AppendKey(nil, "", r.Key))
+		if seen[id] {
+			return true
+		}
+		seen[id] = true
+	}
+	return false
+}
+
+// read gets a slot's value and judges it for its column.
+func (b *binder) read(s slot) bound {
+	v := bound{slot: s, verdict: value.Good}
+	b.fetch(&v)
+	if v.raw == nil || v.verdict != value.Good || b.why != nil {
+		return v
+	}
+	if v.value.Source != statement.Function {
+		v.datum, v.verdict, v.err = value.Input(s.from, v.format, v.raw, b.session.SearchPath)
+	}
+	switch {
+	case v.verdict == value.Good:
+		b.assign(&v)
+	case isNumber(s.value):
+		b.number(&v)
+	}
+	return v
+}
+
+// assign is what happens to a value that could be read.
+func (b *binder) assign(v *bound) {
+	stored, verdict, err := value.Assign(v.datum, v.from, v.column.Type, v.column.Modifier)
+	if v.part == compared {
+		// A key that does not fit the column is in no row; one that is cut to fit
+		// is another.
+		if verdict != value.Good || stored.Text != v.datum.Text {
+			verdict = value.Unknown
+		}
+	}
+	v.datum, v.verdict, v.err = stored, verdict, err
+	if verdict == value.Bad {
+		v.stage = executing
+	}
+}
+
+// number: digits are of the smallest type that holds them, and what does not fit the
+// column's is found when they are assigned.
+func (b *binder) number(v *bound) {
+	if v.verdict != value.Bad || v.value.Cast != "" || v.value.Literal != statement.LiteralInteger {
+		v.verdict = value.Unknown
+		return
+	}
+	wide := value.ByName("int8")
+	d, verdict, _ := value.Input(wide, value.Text, v.raw, nil)
+	if verdict != value.Good {
+		v.verdict = value.Unknown
+		return
+	}
+	_, v.verdict, v.err = value.Assign(d, wide, v.column.Type, v.column.Modifier)
+	v.stage = executing
+	if v.verdict == value.Good || v.part == compared {
+		v.verdict = value.Unknown
+	}
+}
+
+// fetch gets a slot's format and bytes.
+func (b *binder) fetch(v *bound) {
+	switch v.value.Source {
+	case statement.Null:
+	case statement.Parameter:
+		v.raw = b.e.Values[v.value.N-1]
+		switch len(b.e.Formats) {
+		case 0:
+		case 1:
+			v.format = b.e.Formats[0]
+		default:
+			v.format = b.e.Formats[v.value.N-1]
+		}
+		v.stage = binding
+	case statement.Constant:
+		text := b.e.Text.Literals[v.value.N].Value
+		if v.value.Minus {
+			text = "-" + text
+		}
+		v.raw, v.stage = append([]byte{}, text...), parsing // '' is no null
+	case statement.True:
+		v.raw = []byte("t")
+	case statement.False:
+		v.raw = []byte("f")
+	case statement.Function:
+		b.evaluate(v)
+	}
+	if v.raw == nil && (!takesNull(v.column.Type) || !takesNull(v.from) || v.part == updated && v.column.NotNull) {
+		b.unknown(v.column.Name) // a domain may refuse null; so does a row, if it is there
+	}
+}

@@ -1,0 +1,99 @@
+package behind
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"math"
+	"strings"
+
+	walproxyv1 "github.com/walproxy/walproxy/api/proto/walproxy/v1"
+)
+
+// ErrParameters: bytes that AppendParameters did not write, or a newer version did.
+var ErrParameters = errors.New("behind: unreadable parameters")
+
+// parametersVersion is the first byte of the encoding.
+const parametersVersion = 1
+
+// AppendParameters appends the encoding of a row's parameters:
+//
+//	version   1
+//	count     uvarint
+//	formats   a bit each, from the lowest of the first byte: 1 is binary
+//	values    each uvarint(its length + 1), 0 for null, and its bytes
+func AppendParameters(dst []byte, formats []int16, values [][]byte) []byte {
+	dst = binary.AppendUvarint(append(dst, parametersVersion), uint64(len(values)))
+	start := len(dst)
+	dst = append(dst, make([]byte, (len(values)+7)/8)...)
+	for i := range values {
+		if formats[i] == 1 {
+			dst[start+i/8] |= 1 << (i % 8)
+		}
+	}
+	for _, v := range values {
+		if v == nil {
+			dst = append(dst, 0)
+			continue
+		}
+		dst = append(binary.AppendUvarint(dst, uint64(len(v))+1), v...)
+	}
+	return dst
+}
+
+// Parameters is the inverse of AppendParameters. The values share memory with
+// encoded. Errors are ErrParameters.
+func Parameters(encoded []byte) (formats []int16, values [][]byte, err error) {
+	if len(encoded) == 0 || encoded[0] != parametersVersion {
+		return nil, nil, fmt.Errorf("%w: unknown version", ErrParameters)
+	}
+	rest := encoded[1:]
+	count, n := binary.Uvarint(rest)
+	if n <= 0 || count > math.MaxUint16 || (count+7)/8+count > uint64(len(rest)-n) {
+		return nil, nil, fmt.Errorf("%w: %d parameters in %d bytes", ErrParameters, count, len(encoded))
+	}
+	bits := rest[n : n+int(count+7)/8]
+	rest = rest[n+len(bits):]
+	formats, values = make([]int16, count), make([][]byte, count)
+	for i := range values {
+		formats[i] = int16(bits[i/8] >> (i % 8) & 1)
+		size, n := binary.Uvarint(rest)
+		if n <= 0 || size > uint64(len(rest)-n)+1 {
+			return nil, nil, fmt.Errorf("%w: value %d of %d", ErrParameters, i+1, count)
+		}
+		if rest = rest[n:]; size > 0 {
+			values[i] = rest[: size-1 : size-1]
+			rest = rest[size-1:]
+		}
+	}
+	if len(rest) > 0 {
+		return nil, nil, fmt.Errorf("%w: %d bytes behind them", ErrParameters, len(rest))
+	}
+	return formats, values, nil
+}
+
+// Record is what is logged for one row, to be submitted as a record or, of several
+// rows, as the members of a group. path is the session's search_path as it reads.
+func (p *Plan) Record(r Row, session *Session) *walproxyv1.Statement {
+	s := &walproxyv1.Statement{
+		TextId:     r.Text.ID,
+		Parameters: AppendParameters(nil, r.Formats, r.Values),
+		Role:       session.Role,
+		SearchPath: joinPath(session.SearchPath),
+		Collection: p.Table.Collection,
+		Key:        r.Key,
+	}
+	if p.zoned {
+		s.Settings = map[string]string{"TimeZone": session.TimeZone}
+	}
+	return s
+}
+
+// joinPath writes a search path so that SET takes it.
+func joinPath(path []string) string {
+	quoted := make([]string, len(path))
+	for i, part := range path {
+		quoted[i] = quote(part)
+	}
+	return strings.Join(quoted, ", ")
+}
