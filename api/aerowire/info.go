@@ -132,13 +132,14 @@ func (s *Server) replicas(name string) string {
 	})
 }
 
-// statistics are about this endpoint; the log's are metrics.
+// statistics are about this endpoint; the log's are metrics. As of a cluster, the key
+// is a new one after every start: who writes here can tell a restart by it.
 func (s *Server) statistics() string {
 	s.mu.Lock()
 	open := len(s.conns)
 	s.mu.Unlock()
 	return strings.Join([]string{
-		"cluster_size=1", "cluster_key=" + s.o.Node, "cluster_integrity=true", "cluster_is_member=true",
+		"cluster_size=1", "cluster_key=" + strings.ToUpper(strconv.FormatUint(s.run, 16)), "cluster_integrity=true", "cluster_is_member=true",
 		"uptime=" + strconv.FormatInt(int64(time.Since(s.started).Seconds()), 10),
 		"client_connections=" + strconv.Itoa(open),
 		"client_connections_opened=" + strconv.FormatInt(s.stats.opened.Load(), 10),

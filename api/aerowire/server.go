@@ -12,6 +12,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"slices"
 	"strings"
@@ -113,6 +114,7 @@ type Server struct {
 	log      *zap.Logger
 	inFlight *semaphore.Weighted
 	started  time.Time
+	run      uint64 // random: tells this run of the endpoint from others
 
 	stopping atomic.Bool
 	slots    chan struct{} // one per connection
@@ -144,7 +146,7 @@ func Start(o Options) (*Server, error) {
 		return nil, err
 	}
 	s := &Server{
-		o: o, log: o.Logger, inFlight: semaphore.NewWeighted(o.MaxInFlightBytes), started: time.Now(),
+		o: o, log: o.Logger, inFlight: semaphore.NewWeighted(o.MaxInFlightBytes), started: time.Now(), run: rand.Uint64(),
 		slots: make(chan struct{}, o.MaxConnections), stop: make(chan struct{}),
 		failed: make(chan error, 1), conns: map[*conn]struct{}{}, done: make(chan struct{}),
 	}

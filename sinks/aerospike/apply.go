@@ -73,7 +73,7 @@ type applier struct {
 // restart of the store. It is safe for concurrent use.
 type window interface {
 	// floor is what the record surely has; 0: nothing is known of it.
-	floor(digest [20]byte) sinks.LSN
+	floor(p Place, digest [20]byte) sinks.LSN
 	// note says what the record has now, and until when it lives.
 	note(p Place, digest [20]byte, last sinks.LSN, dead bool, expires time.Time)
 	// lost is asked when a record has less than its floor. nil: no node was
@@ -130,7 +130,7 @@ func (a *applier) plain(ctx context.Context, works []*work) {
 	now := time.Now()
 	for _, w := range works {
 		if w.fault == nil {
-			w.floor = a.window.floor(w.digest())
+			w.floor = a.window.floor(w.place.Place, w.digest())
 		}
 		if entry, leaves := w.blind(a.guard, now); entry != nil {
 			entries, left, sent = append(entries, entry), append(left, leaves), append(sent, w)

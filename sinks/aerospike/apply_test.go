@@ -23,7 +23,7 @@ const collection = "things"
 // noWindow knows nothing of what was applied.
 type noWindow struct{}
 
-func (noWindow) floor([20]byte) sinks.LSN                         { return 0 }
+func (noWindow) floor(Place, [20]byte) sinks.LSN                  { return 0 }
 func (noWindow) note(Place, [20]byte, sinks.LSN, bool, time.Time) {}
 func (noWindow) lost(context.Context) error                       { return nil }
 
@@ -450,7 +450,7 @@ type keeps struct {
 	gone error // what lost says
 }
 
-func (k *keeps) floor(d [20]byte) sinks.LSN { return k.has[d] }
+func (k *keeps) floor(_ Place, d [20]byte) sinks.LSN { return k.has[d] }
 func (k *keeps) note(_ Place, d [20]byte, last sinks.LSN, _ bool, _ time.Time) {
 	k.has[d] = max(k.has[d], last)
 }

@@ -173,7 +173,7 @@ func (a *applier) tryGroup(ctx context.Context, works []*work) error {
 	for i, w := range works {
 		c := *w
 		if c.fault == nil {
-			c.floor = a.window.floor(c.digest())
+			c.floor = a.window.floor(c.place.Place, c.digest())
 		}
 		todo[i] = &c
 	}

@@ -60,7 +60,7 @@ func (s *Sink) record(ctx context.Context, collection string, key *walproxyv1.Ke
 	if err != nil {
 		return nil, "", err
 	}
-	k, _, err := s.o.keyOf(collection, key)
+	k, at, err := s.o.keyOf(collection, key)
 	if err != nil { // nothing can ever have been written there
 		return nil, "", fmt.Errorf("%w: %w", mutation.ErrNotFound, err)
 	}
@@ -71,14 +71,14 @@ func (s *Sink) record(ctx context.Context, collection string, key *walproxyv1.Ke
 	if len(ops) > 0 && guard != "" {
 		ops = append(ops, as.GetBinOp(guard))
 	}
+	// Asked for before the read: what was written until now it has to find.
+	floor := s.readFloor(at.Place, [20]byte(k.Digest()))
 	r, err := s.get(ctx, client, k, ops)
 	absent := codeOf(err) == types.KEY_NOT_FOUND_ERROR
 	if err != nil && !absent {
 		return nil, "", err
 	}
-	// The floor is asked for after the read: a write that was noted since is in the
-	// record, or its record is stale and this is no answer.
-	if floor := s.readFloor([20]byte(k.Digest())); floor > 0 && (absent || guardOf(r, guard) < floor) {
+	if floor > 0 && (absent || guardOf(r, guard) < floor) {
 		return nil, "", sinks.WithOutcome(sinks.Retry, fmt.Errorf("%w: it has version %v, and had %v", errRolledBack, guardOf(r, guard), floor))
 	}
 	if absent {

@@ -1,0 +1,268 @@
+package aerospike
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"time"
+
+	as "github.com/aerospike/aerospike-client-go/v7"
+	"github.com/aerospike/aerospike-client-go/v7/types"
+	"go.uber.org/zap"
+
+	"github.com/walproxy/walproxy/sinks"
+)
+
+// What a node has acknowledged is on its disk after its flush interval; if it runs
+// until Options.Settle has passed, that is settled. So a sample of where the lanes
+// are is taken every now and then, and once all nodes were seen to be as they were
+// Settle later, the sample is the settled point: what is below it is never applied
+// again, and what it covers leaves the ledger. The state record that says so is a
+// write like any other: only Settle after it was written is the log freed up to it.
+
+// sample is where the lanes were.
+type sample struct {
+	taken time.Time
+	low   sinks.Point
+}
+
+// settler is what one claim has to settle.
+type settler struct {
+	*owner
+	samples []sample // one for each age of the ledger but the last
+	low     sinks.Point
+	dead    map[spot]entry // tombstones that are settled and still there
+	written []sample       // state records that are not settled yet
+	failing bool
+}
+
+// interval is how often samples are taken, and nodes and owner looked at.
+func (o *owner) interval() time.Duration {
+	if o.sink.o.Settle < 0 {
+		return time.Second / 5
+	}
+	return min(max(o.sink.o.Settle/10, 10*time.Millisecond), time.Second)
+}
+
+// settle runs until ctx ends, or the store has lost something.
+func (o *owner) settle(ctx context.Context, st *state) {
+	s := &settler{owner: o, low: st.checkpoint().Low(), dead: map[spot]entry{}}
+	ticker := time.NewTicker(o.interval())
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+		step, cancel := context.WithTimeout(ctx, o.sink.o.Timeouts.Total)
+		err := s.step(step)
+		cancel()
+		switch {
+		case ctx.Err() != nil, errors.Is(err, sinks.ErrRewound), errors.Is(err, sinks.ErrFenced):
+			return // the loop has been told
+		case err != nil && !s.failing:
+			o.sink.log.Warn("nothing is settled, so the log is kept, until all nodes answer again", zap.Error(err))
+		}
+		s.failing = err != nil
+	}
+}
+
+// step takes a sample, and settles what can be.
+func (s *settler) step(ctx context.Context) error {
+	began := time.Now()
+	recent, before, err := s.sampled(began)
+	if err != nil {
+		return err
+	}
+	found, err := s.sink.look(ctx)
+	if err != nil {
+		return err
+	}
+	if why := found.changed(before); why != "" {
+		return s.refuse(&rewound{why})
+	}
+	if err := s.stillOwner(ctx, began); err != nil {
+		return err
+	}
+	since := began.Add(-max(s.sink.o.Settle, 0))
+	n := 0
+	for n < len(s.samples) && !s.samples[n].taken.After(since) {
+		s.low = s.samples[n].low
+		n++
+	}
+	s.samples = s.samples[n:]
+	for at, e := range recent.settle(n) {
+		s.dead[at] = e
+	}
+	if err := s.bury(ctx); err != nil {
+		return err
+	}
+	if err := s.store(ctx); err != nil {
+		return err
+	}
+	s.free(since)
+	return nil
+}
+
+// rewound says what was seen of a restart.
+type rewound struct{ why string }
+
+func (e *rewound) Error() string { return sinks.ErrRewound.Error() + ": " + e.why }
+
+func (e *rewound) Unwrap() error { return sinks.ErrRewound }
+
+// sampled takes a sample and begins a new age of the ledger.
+func (s *settler) sampled(now time.Time) (*ledger, nodes, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.mu.refused != nil {
+		return nil, nil, s.mu.refused
+	}
+	s.samples = append(s.samples, sample{now, s.mu.at.Low()})
+	s.mu.recent.turn()
+	return s.mu.recent, s.mu.state.Nodes, nil
+}
+
+func (s *settler) stillOwner(ctx context.Context, began time.Time) error {
+	s.mu.Lock()
+	mine := s.mu.state
+	s.mu.Unlock()
+	stored, err := s.load(ctx)
+	if err != nil {
+		return err
+	}
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	if err := s.judge(mine, stored); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.mu.state == mine {
+		s.mu.seen = began
+	}
+	return nil
+}
+
+// bury removes the settled tombstones that are still what they were.
+func (s *settler) bury(ctx context.Context) error {
+	if len(s.dead) == 0 {
+		return nil
+	}
+	client, err := s.sink.client(ctx)
+	if err != nil {
+		return err
+	}
+	guard, err := s.guard(ctx)
+	if err != nil {
+		return err
+	}
+	var spots []spot
+	for at := range s.dead {
+		spots = append(spots, at)
+	}
+	for part := range slices.Chunk(spots, s.sink.o.BatchKeys) {
+		policy, err := s.sink.batchPolicy(ctx)
+		if err != nil {
+			return err
+		}
+		entries := make([]as.BatchRecordIfc, len(part))
+		for i, at := range part {
+			e := s.dead[at]
+			key, err := as.NewKeyWithDigest(at.namespace, e.set, nil, at.digest[:])
+			if err != nil {
+				return sinks.WithOutcome(sinks.Halt, err)
+			}
+			p := as.NewBatchDeletePolicy()
+			p.FilterExpression = as.ExpAnd(as.ExpBinExists(binDead), as.ExpEq(as.ExpIntBin(guard), as.ExpIntVal(int64(e.lsn))))
+			entries[i] = as.NewBatchDelete(p, key)
+		}
+		var whole error
+		if failed := client.BatchOperate(policy, entries); failed != nil {
+			whole = failed
+		}
+		for i, e := range entries {
+			err := judgeEntry(e.BatchRec(), whole, sent)
+			switch codeOf(err) {
+			case types.KEY_NOT_FOUND_ERROR, types.FILTERED_OUT: // it was written over
+				err = nil
+			}
+			if err != nil {
+				return err
+			}
+			delete(s.dead, part[i])
+		}
+	}
+	return nil
+}
+
+// store writes the state record if something has settled since it was written.
+func (s *settler) store(ctx context.Context) error {
+	s.claims.Lock()
+	defer s.claims.Unlock()
+	if ctx.Err() != nil { // somebody claims it anew
+		return context.Cause(ctx)
+	}
+	wrote := false
+	err := s.change(ctx, func(st *state) bool {
+		wrote = false
+		lanes := slices.Clone(st.Lanes)
+		for i := range lanes {
+			if lanes[i].LSN < s.low.LSN {
+				lanes[i], wrote = s.low, true
+			}
+		}
+		s.mu.Lock()
+		st.Lanes, st.Settled = lanes, s.mu.settled
+		s.mu.Unlock()
+		return wrote
+	})
+	if err == nil && wrote {
+		s.written = append(s.written, sample{time.Now(), s.low})
+	}
+	return err
+}
+
+// free lets the log be freed up to where a state record says that is settled itself.
+func (s *settler) free(since time.Time) {
+	n := 0
+	for n < len(s.written) && !s.written[n].taken.After(since) {
+		n++
+	}
+	if n == 0 {
+		return
+	}
+	s.mu.Lock()
+	s.mu.settled = max(s.mu.settled, s.written[n-1].low.LSN)
+	s.mu.Unlock()
+	s.written = s.written[n:]
+	s.tell()
+}
+
+// Settled implements sinks.Settler.
+func (s *Sink) Settled() sinks.LSN {
+	s.owner.mu.Lock()
+	defer s.owner.mu.Unlock()
+	return s.owner.mu.settled
+}
+
+// Rewound implements sinks.Settler.
+func (s *Sink) Rewound() error {
+	s.owner.mu.Lock()
+	defer s.owner.mu.Unlock()
+	if errors.Is(s.owner.mu.refused, sinks.ErrRewound) {
+		return s.owner.mu.refused
+	}
+	return nil
+}
+
+// News implements sinks.Settler.
+func (s *Sink) News() <-chan struct{} { return s.owner.news }
+
+var (
+	_ sinks.Settler    = (*Sink)(nil)
+	_ sinks.Identifier = (*Sink)(nil)
+	_ sinks.Rebaser    = (*Sink)(nil)
+)
