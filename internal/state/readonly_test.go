@@ -1,9 +1,7 @@
 package state
 
 import (
-	"crypto/sha256"
 	"errors"
-	"io/fs"
 	"maps"
 	"os"
 	"path/filepath"
@@ -11,26 +9,9 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/walproxy/walproxy/internal/filetest"
 	"github.com/walproxy/walproxy/internal/position"
 )
-
-// files are the hashes of dir's files, but for the lock's.
-func files(t *testing.T, dir string) map[string][32]byte {
-	t.Helper()
-	found := map[string][32]byte{}
-	err := fs.WalkDir(os.DirFS(dir), ".", func(name string, e fs.DirEntry, err error) error {
-		if err != nil || e.IsDir() || name == "LOCK" {
-			return err
-		}
-		content, err := os.ReadFile(filepath.Join(dir, name))
-		found[name] = sha256.Sum256(content)
-		return err
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return found
-}
 
 // TestReadOnly looks at a store as a kill -9 left it: everything is there, and no
 // file changes.
@@ -59,7 +40,7 @@ func TestReadOnly(t *testing.T) {
 	if err := os.CopyFS(killed, os.DirFS(dir)); err != nil {
 		t.Fatal(err)
 	}
-	before := files(t, killed)
+	before := filetest.Hashes(t, killed)
 	look, err := Open(killed, Options{ReadOnly: true})
 	if err != nil {
 		t.Fatal(err)
@@ -82,7 +63,7 @@ func TestReadOnly(t *testing.T) {
 	if err := errors.Join(look.Close(), look.Close()); err != nil {
 		t.Error(err)
 	}
-	if after := files(t, killed); !maps.Equal(before, after) {
+	if after := filetest.Hashes(t, killed); !maps.Equal(before, after) {
 		t.Errorf("files changed: %v, were %v", after, before)
 	}
 	absent := filepath.Join(t.TempDir(), "absent")

@@ -1,9 +1,7 @@
 package pebble
 
 import (
-	"crypto/sha256"
 	"errors"
-	"io/fs"
 	"maps"
 	"os"
 	"path/filepath"
@@ -12,27 +10,10 @@ import (
 	"github.com/google/uuid"
 
 	walproxyv1 "github.com/walproxy/walproxy/api/proto/walproxy/v1"
+	"github.com/walproxy/walproxy/internal/filetest"
 	"github.com/walproxy/walproxy/mutation"
 	"github.com/walproxy/walproxy/sinks"
 )
-
-// files are the hashes of dir's files, but for the lock's.
-func files(t *testing.T, dir string) map[string][32]byte {
-	t.Helper()
-	found := map[string][32]byte{}
-	err := fs.WalkDir(os.DirFS(dir), ".", func(name string, e fs.DirEntry, err error) error {
-		if err != nil || e.IsDir() || name == "LOCK" {
-			return err
-		}
-		content, err := os.ReadFile(filepath.Join(dir, name))
-		found[name] = sha256.Sum256(content)
-		return err
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return found
-}
 
 // TestReadOnly looks at a store as a kill -9 left it: everything is there, and no
 // file changes.
@@ -51,7 +32,7 @@ func TestReadOnly(t *testing.T) {
 	if err := os.CopyFS(killed, os.DirFS(dir)); err != nil {
 		t.Fatal(err)
 	}
-	before := files(t, killed)
+	before := filetest.Hashes(t, killed)
 	look := open(t, killed, Options{ReadOnly: true})
 	got := must[sinks.Checkpoint](t)(look.Position(ctx))
 	if got.Stream != claim.Stream || got.Epoch != c.Epoch || len(got.Lanes) != 2 || got.Lanes[1] != point(1) {
@@ -67,7 +48,7 @@ func TestReadOnly(t *testing.T) {
 		t.Errorf("Apply: %v", err)
 	}
 	closeSink(t, look)
-	if after := files(t, killed); !maps.Equal(before, after) {
+	if after := filetest.Hashes(t, killed); !maps.Equal(before, after) {
 		t.Errorf("files changed: %v, were %v", after, before)
 	}
 
