@@ -18,7 +18,8 @@ import (
 // what did is in the store when the lag is 0; Undrain takes writes again.
 func TestDrain(t *testing.T) {
 	store := sinktest.NewMemory()
-	p := open(t, options(t.TempDir(), store))
+	dir := t.TempDir()
+	p := open(t, options(dir, store))
 	var acked atomic.Int64
 	var writers sync.WaitGroup
 	for i := range 32 {
@@ -53,6 +54,20 @@ func TestDrain(t *testing.T) {
 	if was, err := p.Undrain(); was || err != nil {
 		t.Errorf("second Undrain: %v, %v", was, err)
 	}
+	appendOne(t, p, increment("k0"))
+	if err := p.Drain(t.Context()); err != nil { // and over a restart
+		t.Fatal(err)
+	}
+	closeProxy(t, p)
+	p = open(t, options(dir, store))
+	if _, err := p.Append(t.Context(), increment("k0")); !errors.Is(err, walproxy.ErrDraining) || !p.Status().Draining {
+		t.Errorf("after a restart: %v, %+v", err, p.Status().Draining)
+	}
+	if was, err := p.Undrain(); !was || err != nil {
+		t.Errorf("Undrain: %v, %v", was, err)
+	}
+	closeProxy(t, p)
+	p = open(t, options(dir, store))
 	appendOne(t, p, increment("k0"))
 	closeProxy(t, p)
 	if err := p.Drain(context.Background()); !errors.Is(err, walproxy.ErrClosed) {

@@ -123,6 +123,9 @@ func (p *Proxy) openSinks(ctx context.Context) error {
 	if err := p.state.SetComplete(); err != nil {
 		return err
 	}
+	if err := p.resumeDrain(); err != nil {
+		return err
+	}
 	var err error
 	p.acceptor, err = accept.New(ctx, p.log, p.state, p.acceptOptions(targets))
 	if err != nil {

@@ -57,9 +57,10 @@ func newDrain() *cobra.Command {
 		Long: "drain takes a proxy out of service. A running server refuses new writes from then on (503 draining,\n" +
 			"which clients may retry elsewhere) and is not ready for balancers; reads go on, and so do retries of\n" +
 			"dead letters. With --wait it returns when every sink has everything that was acknowledged. The server\n" +
-			"keeps running and refuses writes until it ends, or until `walproxy drain --undo`; a restart takes writes\n" +
-			"again.\n\n" +
-			"If no server runs for the data directory, --wait applies what is left, as `walproxy replay` does.\n" +
+			"keeps running and refuses writes until `walproxy drain --undo`, over restarts too: what --wait has said\n" +
+			"stays true.\n\n" +
+			"If no server runs for the data directory, the next start refuses writes, and --wait applies what is left,\n" +
+			"as `walproxy replay` does.\n" +
 			"Dead letters are in no store: while there are any, the directory is not to be thrown away.",
 		Example: "  walproxy drain --wait --data-dir /var/lib/walproxy\n" +
 			"  walproxy drain --wait --timeout 10m --server http://127.0.0.1:7070 --json\n" +
@@ -98,12 +99,12 @@ func newDrain() *cobra.Command {
 
 // drainFiles applies what a stopped server left.
 func drainFiles(cmd *cobra.Command, p *place, f *drainFlags) error {
-	switch {
-	case f.undo:
-		return exitWith(exitUsage, fmt.Errorf("no server runs for %s: the next start takes writes", p.dir))
-	case !f.wait:
-		_, err := fmt.Fprintf(cmd.OutOrStdout(), "no server runs for %s: no writes are taken; --wait applies what is left\n", p.dir)
-		return err
+	before, err := walproxy.SetDraining(p.dir, !f.undo)
+	if err != nil {
+		return exitOffline(err)
+	}
+	if !f.wait {
+		return drainedFiles(cmd, p, f, before)
 	}
 	replay := &replayFlags{configFlags: f.configFlags, interval: f.interval, timeout: f.timeout, json: f.json, level: "error"}
 	if err := runReplay(cmd, p.config, replay, walproxy.ReplayOptions{}); err != nil {
@@ -119,6 +120,22 @@ func drainFiles(cmd *cobra.Command, p *place, f *drainFlags) error {
 		answer.Sinks = append(answer.Sinks, drainSink{Name: k.Name, State: "stopped", DeadLetters: k.DeadLetters})
 	}
 	return endDrain(cmd, f, answer)
+}
+
+// drainedFiles says what became of a directory that no server has open.
+func drainedFiles(cmd *cobra.Command, p *place, f *drainFlags, before bool) error {
+	if f.json {
+		return printJSON(cmd, drainAnswer{Draining: !f.undo, Sinks: []drainSink{}})
+	}
+	text := "no server runs for %s, and the next one takes no writes; --wait applies what is left\n"
+	switch {
+	case f.undo && !before:
+		text = "no server runs for %s, and it was not being drained: the next one takes writes\n"
+	case f.undo:
+		text = "no server runs for %s; the next one takes writes again\n"
+	}
+	_, err := fmt.Fprintf(cmd.OutOrStdout(), text, p.dir)
+	return err
 }
 
 func drainServer(cmd *cobra.Command, server *remote, f *drainFlags) error {
