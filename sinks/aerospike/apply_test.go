@@ -363,7 +363,8 @@ func TestLateWrite(t *testing.T) {
 	now.fields("b", fields{"n": int64(1)})
 }
 
-// TestContended: somebody else writes the record all the time.
+// TestContended: somebody else writes the record all the time, and neither's writes
+// are lost.
 func TestContended(t *testing.T) {
 	t.Parallel()
 	d := newDirect(t, options(t))
@@ -391,12 +392,12 @@ func TestContended(t *testing.T) {
 				return
 			default:
 			}
-			if err := client.Add(policy, k, as.BinMap{"theirs": 1}); err == nil {
+			if err := client.Add(policy, k, as.BinMap{"n": 1.0}); err == nil {
 				n++
 			}
 		}
 	}()
-	for range 20 {
+	for range 5 {
 		b := d.batch(must(mutation.Increment(collection, key("k"), fields{"n": 0.5})))
 		for {
 			r := d.apply(b)[0]
@@ -409,7 +410,7 @@ func TestContended(t *testing.T) {
 		}
 	}
 	close(stop)
-	d.fields("k", fields{"n": 10.0, "theirs": int64(<-done)})
+	d.fields("k", fields{"n": 2.5 + float64(<-done)})
 }
 
 // TestForeignBins: what others keep in a record, and walproxy has no value for,
@@ -507,4 +508,68 @@ func TestFloor(t *testing.T) {
 			}
 		})
 	}
+}
+
+// group makes one record of several mutations.
+func (d *direct) group(ms ...*walproxyv1.Mutation) *sinks.Batch {
+	g := &walproxyv1.Group{}
+	for _, m := range ms {
+		g.Members = append(g.Members, &walproxyv1.Group_Member{Kind: &walproxyv1.Group_Member_Mutation{Mutation: m}})
+	}
+	if err := mutation.ValidateGroup(g); err != nil {
+		d.Fatal(err)
+	}
+	d.lsn++
+	return &sinks.Batch{Records: []sinks.Record{{LSN: d.lsn, Accepted: time.Now(),
+		Body: &walproxyv1.Record{Format: 1, Body: &walproxyv1.Record_Group{Group: g}}}}}
+}
+
+// TestGroups: a group is done whole or not at all, once; what a crash left of one
+// is completed; and what stands behind a record that is not applied waits for it.
+func TestGroups(t *testing.T) {
+	t.Parallel()
+	d := newDirect(t, options(t))
+	b := d.group(add("a", 1), add("b", 1), add("a", 1))
+	for range 2 {
+		d.want(b, sinks.Applied)
+		d.fields("a", fields{"n": int64(2)})
+		d.fields("b", fields{"n": int64(1)})
+	}
+
+	d.want(d.batch(set("text", fields{"n": "text"})), sinks.Applied)
+	bad := d.group(add("a", 1), add("text", 1))
+	for range 2 {
+		d.want(bad, sinks.Rejected)
+		d.fields("a", fields{"n": int64(2)})
+	}
+
+	// Half of it was written when walproxy died.
+	b = d.group(add("a", 1), add("b", 1))
+	half := d.batch(add("a", 1))
+	half.Records[0].LSN--
+	d.want(half, sinks.Applied)
+	d.want(b, sinks.Applied)
+	d.fields("a", fields{"n": int64(3)})
+	d.fields("b", fields{"n": int64(2)})
+
+	// The same, and somebody else has made the rest impossible.
+	b = d.group(add("a", 1), add("text", 1))
+	half = d.batch(add("a", 1))
+	half.Records[0].LSN--
+	d.want(half, sinks.Applied)
+	if r := d.want(b, sinks.Halt); !errors.Is(r[0].Err, errHalf) {
+		t.Errorf("halted for %v, want errHalf", r[0].Err)
+	}
+
+	// In a batch with others.
+	all := d.batch(add("x", 1), add("text", 1))
+	all.Records = append(all.Records, d.group(add("x", 1), add("y", 1)).Records...)
+	all.Records = append(all.Records, d.batch(add("y", 1)).Records...)
+	d.want(all, sinks.Applied, sinks.Rejected, sinks.Retry, sinks.Retry)
+	d.fields("x", fields{"n": int64(1)})
+	d.fields("y", nil)
+	all.Records = append(all.Records[:1], all.Records[2:]...) // the rejected one is passed
+	d.want(all, sinks.Applied)
+	d.fields("x", fields{"n": int64(2)})
+	d.fields("y", fields{"n": int64(2)})
 }
