@@ -56,6 +56,7 @@ func TestWhy(t *testing.T) {
 		{"INSERT INTO t (id, name) VALUES (1, 'x'), (1, 'y')", nil, "repeated"},
 		{"INSERT INTO t (id, name) VALUES (1, 'x') ON CONFLICT (id) DO UPDATE SET name = 'toolong'", nil, "value"},
 		{"UPDATE t SET name = NULL WHERE id = 1", nil, "value"},
+		{"UPDATE t SET u = 'a0' WHERE id = '2147483648'", nil, "value"}, // PostgreSQL looks at WHERE first
 		{"INSERT INTO t (id, name, at) VALUES (1, 'x', 'now')", nil, "value"},
 	} {
 		a := attempt{sql: c.sql, types: c.types}

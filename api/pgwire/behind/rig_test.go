@@ -22,6 +22,7 @@ func TestMain(m *testing.M) { pgtest.Main(m) }
 // rig is a database with its catalogue and a session on it.
 type rig struct {
 	t       *testing.T
+	dsn     string
 	conn    *pgconn.PgConn
 	session *Session
 	known   *catalogue.Snapshot
@@ -29,13 +30,12 @@ type rig struct {
 	next    int64 // of sequences
 }
 
-const superuserTables = "public"
-
 func newRig(t *testing.T, ddl string, tables ...catalogue.Declared) *rig {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	conn, err := pgconn.Connect(ctx, pgtest.Shared(t).Database(t))
+	dsn := pgtest.Shared(t).Database(t)
+	conn, err := pgconn.Connect(ctx, dsn)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -46,11 +46,11 @@ func newRig(t *testing.T, ddl string, tables ...catalogue.Declared) *rig {
 			t.Error(err)
 		}
 	})
-	r := &rig{t: t, conn: conn, cache: statement.NewCache(1 << 20), next: 100,
+	r := &rig{t: t, dsn: dsn, conn: conn, cache: statement.NewCache(1 << 20), next: 100,
 		session: &Session{Role: pgtest.Superuser, SearchPath: []string{"public"}, TimeZone: "UTC", Location: time.UTC}}
 	r.must("SET TimeZone = 'UTC';" + ddl)
 	for i := range tables {
-		tables[i].Schema = superuserTables
+		tables[i].Schema = "public"
 		if tables[i].Collection == "" {
 			tables[i].Collection = tables[i].Name
 		}

@@ -4,7 +4,6 @@ import (
 	"encoding/binary"
 	"math"
 	"regexp"
-	"strconv"
 	"strings"
 	"time"
 
@@ -13,31 +12,34 @@ import (
 
 // Only ISO forms are judged: they mean the same with every DateStyle. All others,
 // and words such as 'now', are PostgreSQL's.
-var (
-	dateForm = regexp.MustCompile(`^(\d{4})-(\d\d)-(\d\d)$`)
-	timeForm = regexp.MustCompile(`^(\d\d):(\d\d)(?::(\d\d)(?:\.(\d{1,6}))?)?$`)
-	zoneForm = regexp.MustCompile(`^(.*?) ?(Z|[+-]\d\d(?::?\d\d)?)$`)
-)
+
+// twoDigits reads a number of two digits; -1: it is none.
+func twoDigits(text string) int {
+	if len(text) < 2 || !isDigit(text[0]) || !isDigit(text[1]) {
+		return -1
+	}
+	return int(text[0]-'0')*10 + int(text[1]-'0')
+}
 
 // epoch is what dates and timestamps count from.
 var epoch = time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC)
 
-// digitsOf reads the two to six digits that a form matched.
-func digitsOf(text string) int {
-	n, err := strconv.Atoi(text)
-	if err != nil {
-		return 0 // "": left out
+// dayParts reads YYYY-MM-DD.
+func dayParts(text string) (year, month, day int, ok bool) {
+	if len(text) != 10 || text[4] != '-' || text[7] != '-' {
+		return 0, 0, 0, false
 	}
-	return n
+	century, years := twoDigits(text), twoDigits(text[2:])
+	month, day = twoDigits(text[5:]), twoDigits(text[8:])
+	return century*100 + years, month, day, century >= 0 && years >= 0 && month >= 0 && day >= 0
 }
 
 // parseDay returns the days since 2000.
 func parseDay(text string) (days int64, matched, valid bool) {
-	m := dateForm.FindStringSubmatch(text)
-	if m == nil {
+	year, month, day, ok := dayParts(text)
+	if !ok {
 		return 0, false, false
 	}
-	year, month, day := digitsOf(m[1]), digitsOf(m[2]), digitsOf(m[3])
 	t := time.Date(year, time.Month(month), day, 0, 0, 0, 0, time.UTC)
 	if year == 0 || t.Year() != year || int(t.Month()) != month || t.Day() != day {
 		return 0, true, false
@@ -45,20 +47,71 @@ func parseDay(text string) (days int64, matched, valid bool) {
 	return (t.Unix() - epoch.Unix()) / 86400, true, true
 }
 
-// parseClock returns microseconds since midnight. A second of 60 and the hour 24
-// are left to PostgreSQL.
-func parseClock(text string) (micros int64, matched, valid bool) {
-	m := timeForm.FindStringSubmatch(text)
-	if m == nil {
-		return 0, false, false
+// parseClock returns microseconds since midnight of HH:MM[:SS[.up to six digits]]. A
+// second of 60 and the hour 24 are left to PostgreSQL.
+func parseClock(text string) (micros int64, ok bool) {
+	if len(text) < 5 || text[2] != ':' {
+		return 0, false
 	}
-	hour, minute, second := digitsOf(m[1]), digitsOf(m[2]), digitsOf(m[3])
-	if hour > 23 || minute > 59 || second > 59 {
-		return 0, true, false
+	hour, minute, second := twoDigits(text), twoDigits(text[3:]), 0
+	fraction := int64(0)
+	if rest := text[5:]; rest != "" {
+		if len(rest) < 3 || rest[0] != ':' {
+			return 0, false
+		}
+		second = twoDigits(rest[1:])
+		if rest = rest[3:]; rest != "" {
+			if rest[0] != '.' || len(rest) < 2 || len(rest) > 7 {
+				return 0, false
+			}
+			for i := range 6 {
+				fraction *= 10
+				if i+1 < len(rest) {
+					if !isDigit(rest[i+1]) {
+						return 0, false
+					}
+					fraction += int64(rest[i+1] - '0')
+				}
+			}
+		}
 	}
-	fraction := digitsOf((m[4] + "000000")[:6])
-	return int64(hour)*3600e6 + int64(minute)*60e6 + int64(second)*1e6 + int64(fraction), true, true
+	if hour < 0 || hour > 23 || minute < 0 || minute > 59 || second < 0 || second > 59 {
+		return 0, false
+	}
+	return int64(hour)*3600e6 + int64(minute)*60e6 + int64(second)*1e6 + fraction, true
 }
+
+// cutZone cuts Z, +HH, +HHMM or +HH:MM, and a space before it, from the end of a
+// time; offset in microseconds. false: there is none, or one beyond 15:59.
+func cutZone(text string) (clock string, offset int64, zoned, ok bool) {
+	if clock, zoned = strings.CutSuffix(text, "Z"); zoned {
+		return strings.TrimSuffix(clock, " "), 0, true, true
+	}
+	at := strings.LastIndexAny(text, "+-")
+	if at < 0 {
+		return text, 0, false, true
+	}
+	digits := text[at+1:]
+	hours, minutes := twoDigits(digits), 0
+	switch {
+	case len(digits) == 2:
+	case len(digits) == 4:
+		minutes = twoDigits(digits[2:])
+	case len(digits) == 5 && digits[2] == ':':
+		minutes = twoDigits(digits[3:])
+	default:
+		return "", 0, true, false
+	}
+	if hours < 0 || hours > 15 || minutes < 0 || minutes > 59 {
+		return "", 0, true, false
+	}
+	if offset = int64(hours*3600+minutes*60) * 1e6; text[at] == '-' {
+		offset = -offset
+	}
+	return strings.TrimSuffix(text[:at], " "), offset, true, true
+}
+
+func isInfinity(text string) bool { return text == "infinity" || text == "-infinity" }
 
 // refuseDay refuses what has the form of a day and is none.
 func refuseDay(text string, matched bool) (Datum, Verdict, *Error) {
@@ -66,24 +119,14 @@ func refuseDay(text string, matched bool) (Datum, Verdict, *Error) {
 		return Datum{}, Unknown, nil
 	}
 	e := refuse(codeDatetime, `date/time field value out of range: "%s"`, text)
-	if m := dateForm.FindStringSubmatch(text[:10]); digitsOf(m[1]) > 0 && (digitsOf(m[2]) > 12 || digitsOf(m[2]) == 0 || digitsOf(m[3]) > 31 || digitsOf(m[3]) == 0) {
+	if year, month, day, _ := dayParts(text); year > 0 && (month > 12 || month == 0 || day > 31 || day == 0) {
 		e.Hint = `Perhaps you need a different "datestyle" setting.`
 	}
 	return Datum{}, Bad, e
 }
 
-func isInfinity(text string) (int64, bool) {
-	switch text {
-	case "infinity":
-		return math.MaxInt64, true
-	case "-infinity":
-		return math.MinInt64, true
-	}
-	return 0, false
-}
-
 func readDate(_ *catalogue.Type, text string) (Datum, Verdict, *Error) {
-	if _, ok := isInfinity(text); ok {
+	if isInfinity(text) {
 		return Datum{}, Good, nil
 	}
 	days, matched, valid := parseDay(text)
@@ -94,14 +137,14 @@ func readDate(_ *catalogue.Type, text string) (Datum, Verdict, *Error) {
 }
 
 func readTime(_ *catalogue.Type, text string) (Datum, Verdict, *Error) {
-	if _, _, valid := parseClock(text); !valid {
+	if _, ok := parseClock(text); !ok {
 		return Datum{}, Unknown, nil
 	}
 	return Datum{}, Good, nil
 }
 
 func readTimestamp(t *catalogue.Type, text string) (Datum, Verdict, *Error) {
-	if _, ok := isInfinity(text); ok {
+	if isInfinity(text) {
 		return Datum{}, Good, nil
 	}
 	zoned := t.Name == "timestamptz"
@@ -123,25 +166,15 @@ func readTimestamp(t *catalogue.Type, text string) (Datum, Verdict, *Error) {
 		}
 		return d, Good, nil
 	}
-	offset := int64(0)
-	if m := zoneForm.FindStringSubmatch(rest); m != nil {
-		rest = m[1]
-		if m[2] != "Z" {
-			digits := strings.ReplaceAll(m[2][1:], ":", "") + "00"
-			hours, minutes := digitsOf(digits[:2]), digitsOf(digits[2:4])
-			if hours > 15 || minutes > 59 {
-				return Datum{}, Unknown, nil
-			}
-			if offset = int64(hours*3600+minutes*60) * 1e6; m[2][0] == '-' {
-				offset = -offset
-			}
-		}
-		d.Timed = true
-	}
-	clock, _, valid := parseClock(rest)
-	if !valid {
+	rest, offset, hasZone, ok := cutZone(rest)
+	if !ok {
 		return Datum{}, Unknown, nil
 	}
+	clock, ok := parseClock(rest)
+	if !ok {
+		return Datum{}, Unknown, nil
+	}
+	d.Timed = d.Timed || hasZone
 	if d.Int += clock; zoned {
 		d.Int -= offset
 	}
