@@ -27,8 +27,8 @@ type way struct {
 }
 
 // BenchmarkPGWire has pgbench -S run through the PostgreSQL endpoint, through
-// pgbouncer and directly, in turns, -benchtime rounds of two seconds each
-// (-benchtime=7x). walproxy and pgbouncer are processes of their own.
+// pgbouncer and directly, in turns, -benchtime rounds of one to three
+// seconds each (-benchtime=7x). walproxy and pgbouncer are processes of their own.
 //
 // Reported are the medians over the rounds: ratio, a way's transactions per second
 // to those through pgbouncer in session mode in the same round, over the same
@@ -40,7 +40,7 @@ func BenchmarkPGWire(b *testing.B) {
 			b.Skip("NOT MEASURED: needs " + program)
 		}
 	}
-	c := pgtest.New(b, pgtest.Options{Settings: map[string]string{"max_connections": "500", "shared_buffers": "'128MB'"}})
+	c := pgtest.New(b, pgtest.Options{Settings: map[string]string{"max_connections": "1000", "shared_buffers": "'128MB'"}})
 	initPGBench(b, c)
 	ways := pgwireWays(b, c)
 	for _, protocol := range []string{"simple", "extended", "prepared"} {
@@ -169,13 +169,13 @@ func middle(list []float64) float64 {
 
 var pgbenchSays = regexp.MustCompile(`(?s)number of transactions actually processed: (\d+).*tps = ([\d.]+)`)
 
-// pgbench runs for two seconds.
+// pgbench runs for a second; with many clients longer, as it takes them to connect.
 func pgbench(b *testing.B, addr, protocol string, clients int) (tps, transactions float64) {
 	b.Helper()
 	host, port, _ := net.SplitHostPort(addr)
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, "pgbench", "-n", "-S", "-M", protocol, "-c", strconv.Itoa(clients), "-j", "1", "-T", "2",
+	cmd := exec.CommandContext(ctx, "pgbench", "-n", "-S", "-M", protocol, "-c", strconv.Itoa(clients), "-j", "1", "-T", strconv.Itoa(1+min(clients/32, 2)),
 		"-h", host, "-p", port, "-U", pgtest.Superuser, "postgres")
 	out, err := cmd.CombinedOutput()
 	found := pgbenchSays.FindSubmatch(out)

@@ -129,8 +129,9 @@ func (l *loop) run() {
 	interval := l.s.o.sweepInterval()
 	events := make([]unix.EpollEvent, 256)
 	l.swept = time.Now()
-	for rounds := 0; ; rounds++ {
-		n, err := l.wait(events, interval)
+	for rounds, n := 0, 0; ; rounds++ {
+		var err error
+		n, err = l.wait(events, interval, n > 1)
 		if err != nil { // of a valid descriptor: cannot be
 			panic(fmt.Sprintf("pgwire: epoll_wait: %v", err))
 		}
@@ -164,12 +165,14 @@ func (l *loop) run() {
 	}
 }
 
-// wait returns at once if something is ready: only a wait that may be long is
-// worth telling Go's scheduler of.
-func (l *loop) wait(events []unix.EpollEvent, interval time.Duration) (int, error) {
-	n, _, errno := syscall.RawSyscall6(unix.SYS_EPOLL_PWAIT, uintptr(l.epoll), uintptr(unsafe.Pointer(&events[0])), uintptr(len(events)), 0, 0, 0)
-	if errno == 0 && n > 0 {
-		return int(n), nil
+// wait waits for events. busy: some are likely there, and looking for them without
+// telling Go's scheduler is the cheaper try.
+func (l *loop) wait(events []unix.EpollEvent, interval time.Duration, busy bool) (int, error) {
+	if busy {
+		n, _, errno := syscall.RawSyscall6(unix.SYS_EPOLL_PWAIT, uintptr(l.epoll), uintptr(unsafe.Pointer(&events[0])), uintptr(len(events)), 0, 0, 0)
+		if errno == 0 && n > 0 {
+			return int(n), nil
+		}
 	}
 	timeout := -1
 	if l.live > 0 {

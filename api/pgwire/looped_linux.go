@@ -50,7 +50,8 @@ type end struct {
 	muted   bool   // the loop does not wait here at all
 }
 
-// carry gives the session to a loop, if both of its connections are plain sockets.
+// carry finds a loop for the session, if both of its connections are plain sockets
+// and descriptors are to be had.
 func (x *session) carry() carrier {
 	if len(x.s.loops) == 0 {
 		return nil
@@ -62,33 +63,33 @@ func (x *session) carry() carrier {
 			return nil
 		}
 	}
+	client, err := duplicate(x.client)
+	if err != nil {
+		return nil
+	}
+	upstream, err := duplicate(x.upstream)
+	if err != nil {
+		_ = unix.Close(client) // the connection stays
+		return nil
+	}
 	c := &looped{l: x.s.nextLoop(), x: x, turn: newTurn(), done: make(chan error, 1)}
-	c.ends[atClient].flow.limit, c.ends[atUpstream].flow.limit = x.s.o.MaxMessageBytes, 1<<31-1
+	c.ends[atClient] = end{fd: client, flow: flow{limit: x.s.o.MaxMessageBytes}}
+	c.ends[atUpstream] = end{fd: upstream, flow: flow{limit: 1<<31 - 1}}
 	return c
 }
 
 // run hands the sockets over and waits for the session's end.
 func (c *looped) run(fromClient, fromServer []byte) error {
-	for i, conn := range []net.Conn{c.x.client, c.x.upstream} {
-		fd, err := detach(conn)
-		if err != nil {
-			if i == 1 {
-				_ = unix.Close(c.ends[0].fd) // nothing was sent
-			}
-			_ = c.x.client.Close()
-			_ = c.x.upstream.Close()
-			return err
-		}
-		c.ends[i].fd = fd
-	}
+	_ = c.x.client.Close() // takes them away from Go's poller; the duplicates stay
+	_ = c.x.upstream.Close()
 	if !c.l.post(func() { c.begin(fromClient, fromServer) }) {
 		c.close(endStopping())
 	}
 	return <-c.done
 }
 
-// detach takes a socket away from Go's poller.
-func detach(conn net.Conn) (fd int, err error) {
+// duplicate makes another descriptor for a connection's socket.
+func duplicate(conn net.Conn) (fd int, err error) {
 	raw, err := conn.(syscall.Conn).SyscallConn()
 	if err != nil {
 		return 0, err
@@ -96,11 +97,7 @@ func detach(conn net.Conn) (fd int, err error) {
 	control := raw.Control(func(from uintptr) {
 		fd, err = unix.FcntlInt(from, unix.F_DUPFD_CLOEXEC, 0)
 	})
-	if err := errors.Join(control, os.NewSyscallError("fcntl", err)); err != nil {
-		return 0, err
-	}
-	_ = conn.Close() // the other descriptor keeps the connection
-	return fd, nil
+	return fd, errors.Join(control, os.NewSyscallError("fcntl", err))
 }
 
 // begin moves what was read during the login, and waits for more.
