@@ -96,16 +96,17 @@ func (s *Sink) clusterName(ctx context.Context) (string, error) {
 		return "", err
 	}
 	const command = "cluster-name"
-	for _, n := range client.GetNodes() {
-		answers, failed := n.RequestInfo(&as.InfoPolicy{Timeout: policy.SocketTimeout}, command)
-		if failed != nil {
-			return "", judge(failed, notSent)
-		}
-		name := answers[command]
-		if name == "null" || strings.HasPrefix(strings.ToUpper(name), "ERROR") {
-			return "", nil
-		}
-		return name, nil
+	members := client.GetNodes()
+	if len(members) == 0 {
+		return "", sinks.WithOutcome(sinks.Retry, errNoNodes)
 	}
-	return "", sinks.WithOutcome(sinks.Retry, errNoNodes)
+	answers, failed := members[0].RequestInfo(&as.InfoPolicy{Timeout: policy.SocketTimeout}, command)
+	if failed != nil {
+		return "", judge(failed, notSent)
+	}
+	name := answers[command]
+	if name == "null" || strings.HasPrefix(strings.ToUpper(name), "ERROR") {
+		return "", nil
+	}
+	return name, nil
 }
