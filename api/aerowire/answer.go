@@ -13,6 +13,8 @@ type answer struct {
 	ops []codec.Op
 	// pending is what must be durable before the answer goes out; nil: nothing.
 	pending api.Pending
+	// needs is how much room the operation wants that is not done for lack of it.
+	needs int64
 }
 
 func failed(r codec.Result) *answer { return &answer{Header: codec.Header{Result: r}} }

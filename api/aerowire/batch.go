@@ -20,6 +20,11 @@ func (s *Server) batch(ctx context.Context, m *codec.Message, field []byte, out 
 	}
 	var filter *expression.Expression
 	if sent, ok := m.Field(codec.FieldFilter); ok {
+		release, err := s.reserve(ctx, sent)
+		if err != nil {
+			return out.last(resultOf(err))
+		}
+		defer release()
 		if filter, err = expression.Parse(sent); err != nil {
 			return out.last(resultOf(err))
 		}
@@ -61,14 +66,17 @@ func (s *Server) row(ctx context.Context, row *codec.Row, filter *expression.Exp
 	if err != nil {
 		return failed(resultOf(err))
 	}
-	if o.filter == nil {
+	if o.rawFilter == nil {
 		o.filter = filter
 	}
 	return s.one(ctx, o)
 }
 
-// one does a message for one record.
-func (s *Server) one(ctx context.Context, o *operation) *answer {
+// attempt does a message for one record, or says what room it needs for that.
+func (s *Server) attempt(ctx context.Context, o *operation) *answer {
+	if err := o.parseFilter(); err != nil {
+		return s.failure(err)
+	}
 	switch {
 	case o.Info2&codec.Info2Delete != 0 && o.Info2&codec.Info2Write != 0:
 		return s.remove(ctx, o)

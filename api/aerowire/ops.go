@@ -109,6 +109,9 @@ func (w *work) particle(op *codec.Op) (value.Particle, error) {
 	if len(op.Value) > w.limit {
 		return value.Particle{}, codec.RecordTooBig
 	}
+	if err := w.o.need(particleRoom(value.Particle{Type: op.Particle, Data: op.Value})); err != nil {
+		return value.Particle{}, err
+	}
 	p, err := value.Particle{Type: op.Particle, Data: op.Value}.Canonical()
 	switch {
 	case err == nil:
@@ -191,11 +194,14 @@ func concat(old, p value.Particle, front bool) (value.Particle, error) {
 }
 
 func (w *work) readCDT(op *codec.Op) error {
+	p, ok := w.r.get(string(op.Name))
+	if err := w.o.need(value.Room(op.Value) + particleRoom(p)); err != nil {
+		return err
+	}
 	operation, err := cdt.Parse(op.Value)
 	if err != nil {
 		return err
 	}
-	p, ok := w.r.get(string(op.Name))
 	if !ok {
 		return w.done(op)
 	}
@@ -219,12 +225,15 @@ func (w *work) readCDT(op *codec.Op) error {
 }
 
 func (w *work) modifyCDT(op *codec.Op) error {
+	name := string(op.Name)
+	p, exists := w.r.get(name)
+	if err := w.o.need(value.Room(op.Value) + particleRoom(p)); err != nil {
+		return err
+	}
 	operation, err := cdt.Parse(op.Value)
 	if err != nil {
 		return err
 	}
-	name := string(op.Name)
-	p, exists := w.r.get(name)
 	if err := w.spend(len(p.Data)); err != nil {
 		return err
 	}
@@ -258,11 +267,8 @@ func (w *work) readBits(op *codec.Op) error {
 	case p.Type != value.ParticleBlob:
 		return codec.IncompatibleType
 	}
-	operation, err := bits.Parse(op.Value)
+	operation, err := w.bits(op, p)
 	if err != nil {
-		return err
-	}
-	if err := w.spend(len(p.Data)); err != nil {
 		return err
 	}
 	v, err := operation.Read(p.Data)
@@ -273,17 +279,25 @@ func (w *work) readBits(op *codec.Op) error {
 	return nil
 }
 
+// bits parses an operation on the bits of p.
+func (w *work) bits(op *codec.Op, p value.Particle) (operation bits.Op, err error) {
+	if err := w.o.need(value.Room(op.Value) + 2*int64(len(p.Data))); err != nil {
+		return operation, err
+	}
+	if operation, err = bits.Parse(op.Value); err == nil {
+		err = w.spend(len(p.Data))
+	}
+	return operation, err
+}
+
 func (w *work) modifyBits(op *codec.Op) error {
 	name := string(op.Name)
 	p, exists := w.r.get(name)
 	if exists && p.Type != value.ParticleBlob {
 		return codec.IncompatibleType
 	}
-	operation, err := bits.Parse(op.Value)
+	operation, err := w.bits(op, p)
 	if err != nil {
-		return err
-	}
-	if err := w.spend(len(p.Data)); err != nil {
 		return err
 	}
 	after, exists, err := operation.Modify(p.Data, exists, w.limit)
@@ -306,7 +320,10 @@ const (
 )
 
 // parseExpression reads an op's value: the expression and its flags.
-func parseExpression(op *codec.Op) (*expression.Expression, int64, error) {
+func (w *work) parseExpression(op *codec.Op) (*expression.Expression, int64, error) {
+	if err := w.o.need(value.Room(op.Value) + w.r.room()); err != nil {
+		return nil, 0, err
+	}
 	v, err := value.Decode(op.Value)
 	if err != nil || v.Kind() != value.List || v.Len() != 2 || v.Items()[1].Kind() != value.Int {
 		return nil, 0, codec.Parameter
@@ -324,7 +341,7 @@ func (w *work) eval(e *expression.Expression) (value.Value, error) {
 }
 
 func (w *work) readExpression(op *codec.Op) error {
-	e, flags, err := parseExpression(op)
+	e, flags, err := w.parseExpression(op)
 	if err != nil {
 		return err
 	}
@@ -343,7 +360,7 @@ func (w *work) readExpression(op *codec.Op) error {
 }
 
 func (w *work) modifyExpression(op *codec.Op) error {
-	e, flags, err := parseExpression(op)
+	e, flags, err := w.parseExpression(op)
 	if err != nil {
 		return err
 	}

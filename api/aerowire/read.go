@@ -25,7 +25,7 @@ func (s *Server) read(ctx context.Context, o *operation) *answer {
 		return failed(s.told(err))
 	}
 	if err := o.pass(r, s.now()); err != nil {
-		return failed(resultOf(err)).of(r)
+		return s.failure(err).of(r)
 	}
 	a := (&answer{}).of(r)
 	switch {
@@ -46,7 +46,7 @@ func (s *Server) read(ctx context.Context, o *operation) *answer {
 			return failed(codec.Parameter).of(r)
 		}
 		if err := w.op(&o.Ops[i]); err != nil {
-			return failed(resultOf(err)).of(r)
+			return s.failure(err).of(r)
 		}
 	}
 	a.ops = w.results
@@ -67,6 +67,9 @@ func (o *operation) pass(r *record, now time.Time) error {
 		return o.filterError
 	}
 	if o.filter != nil {
+		if err := o.need(r.room()); err != nil {
+			return err
+		}
 		ok, err := o.filter.Filter(o.subject(r, now))
 		if err != nil {
 			return err

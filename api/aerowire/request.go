@@ -25,8 +25,11 @@ type operation struct {
 	namespace, set string
 	digest         [codec.DigestBytes]byte
 	key            value.Particle // sent along to be stored
+	rawFilter      []byte         // of its own, parsed when it is done
 	filter         *expression.Expression
 	filterError    error // of a filter that makes no sense, which counts for records that are there
+	filterRoom     int64
+	room           int64 // that is reserved
 }
 
 // collectionOf names what holds the records of a set.
@@ -96,9 +99,30 @@ func (s *Server) operation(m *codec.Message, digest *[codec.DigestBytes]byte) (*
 		return nil, codec.Unsupported
 	}
 	if filter, ok := m.Field(codec.FieldFilter); ok {
-		o.filter, o.filterError = expression.Parse(filter)
+		o.rawFilter = filter
 	}
 	return o, nil
+}
+
+// parseFilter parses o's own filter, if it has one.
+func (o *operation) parseFilter() error {
+	if o.rawFilter == nil || o.filter != nil || o.filterError != nil {
+		return nil
+	}
+	n := value.Room(o.rawFilter)
+	if err := o.need(n); err != nil {
+		return err
+	}
+	o.filterRoom = n
+	o.filter, o.filterError = expression.Parse(o.rawFilter)
+	return nil
+}
+
+// forgetFilter is before a wait for room.
+func (o *operation) forgetFilter() {
+	if o.rawFilter != nil {
+		o.filter, o.filterError, o.filterRoom = nil, nil, 0
+	}
 }
 
 // partitionOf is the number of the partition that a digest belongs to.

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/walproxy/walproxy/api/aerowire/codec"
+	"github.com/walproxy/walproxy/api/aerowire/expression"
 	walproxyv1 "github.com/walproxy/walproxy/api/proto/walproxy/v1"
 	"github.com/walproxy/walproxy/mutation"
 	"github.com/walproxy/walproxy/sinks"
@@ -34,6 +35,13 @@ type scan struct {
 // scan answers a message that names no record.
 func (s *Server) scan(ctx context.Context, m *codec.Message, out *stream) error {
 	sc, err := s.newScan(m)
+	if err == nil && sc.rawFilter != nil {
+		var release func()
+		if release, err = s.reserve(ctx, sc.rawFilter); err == nil {
+			defer release()
+			sc.filter, err = expression.Parse(sc.rawFilter)
+		}
+	}
 	if err == nil {
 		err = s.sendScan(ctx, sc, out)
 		if err != nil && !isCore(err) {
@@ -118,7 +126,7 @@ func (s *Server) sendScan(ctx context.Context, sc *scan, out *stream) error {
 			if sc.left == 0 {
 				return errStop
 			}
-			return s.sendEntry(sc, collection, e, out)
+			return s.sendEntry(ctx, sc, collection, e, out)
 		})
 	})
 	if errors.Is(err, errStop) {
@@ -253,7 +261,7 @@ func (s *Server) eachAsked(ctx context.Context, sc *scan, collection string, f f
 }
 
 // sendEntry sends one stored record if it is asked for.
-func (s *Server) sendEntry(sc *scan, collection string, e sinks.Entry, out *stream) error {
+func (s *Server) sendEntry(ctx context.Context, sc *scan, collection string, e sinks.Entry, out *stream) error {
 	digest := e.Key.GetBytes()
 	if len(digest) != codec.DigestBytes {
 		return nil // not written through here: it has no place among partitions
@@ -268,7 +276,7 @@ func (s *Server) sendEntry(sc *scan, collection string, e sinks.Entry, out *stre
 	}
 	_, set := splitCollection(collection)
 	if sc.filter != nil {
-		ok, err := sc.filter.Filter(subject(r, set, [codec.DigestBytes]byte(digest), s.now()))
+		ok, err := s.filtered(ctx, sc, r, set, digest)
 		if err != nil {
 			return coreError{err}
 		}
@@ -285,6 +293,18 @@ func (s *Server) sendEntry(sc *scan, collection string, e sinks.Entry, out *stre
 	}
 	out.frame = sc.appendRecord(out.frame, r, set, digest, ops)
 	return out.full()
+}
+
+// filtered reports whether a record passes the scan's filter.
+func (s *Server) filtered(ctx context.Context, sc *scan, r *record, set string, digest []byte) (bool, error) {
+	if n := r.room(); n > freeRoom {
+		n = min(n, s.decodedMax)
+		if err := s.decoded.Acquire(ctx, n); err != nil {
+			return false, err
+		}
+		defer s.decoded.Release(n)
+	}
+	return sc.filter.Filter(subject(r, set, [codec.DigestBytes]byte(digest), s.now()))
 }
 
 // project returns the bins that are asked for; a record with none is left out.

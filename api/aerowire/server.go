@@ -42,9 +42,12 @@ type Options struct {
 	Node        string
 	ClusterName string
 
-	MaxConnections   int           // 4096
-	MaxRequestBytes  int           // one message, inflated. 16 MiB
-	MaxInFlightBytes int64         // of all messages being read or done. 256 MiB
+	MaxConnections  int // 4096
+	MaxRequestBytes int // one message, inflated. 16 MiB
+	// MaxInFlightBytes of all messages being read or done, and as many again of the
+	// lists, maps and expressions that are worked on; at least 128 times
+	// MaxRecordBytes of these. 256 MiB.
+	MaxInFlightBytes int64
 	MaxRecordBytes   int           // 1 MiB
 	MaxBatchRows     int           // 5000
 	IdleTimeout      time.Duration // of a connection without requests. 10 min
@@ -113,8 +116,13 @@ type Server struct {
 	o        Options
 	log      *zap.Logger
 	inFlight *semaphore.Weighted
-	started  time.Time
-	run      uint64 // random: tells this run of the endpoint from others
+	// decoded bounds what lists, maps and expressions take while they are worked
+	// on, filters what those of many records take. Who holds of decoded never waits
+	// for filters, and for no more of decoded.
+	decoded, filters *semaphore.Weighted
+	decodedMax       int64
+	started          time.Time
+	run              uint64 // random: tells this run of the endpoint from others
 
 	stopping atomic.Bool
 	slots    chan struct{} // one per connection
@@ -150,6 +158,8 @@ func Start(o Options) (*Server, error) {
 		slots: make(chan struct{}, o.MaxConnections), stop: make(chan struct{}),
 		failed: make(chan error, 1), conns: map[*conn]struct{}{}, done: make(chan struct{}),
 	}
+	s.decodedMax = max(o.MaxInFlightBytes, roomPerByte*int64(o.MaxRecordBytes))
+	s.decoded, s.filters = semaphore.NewWeighted(s.decodedMax), semaphore.NewWeighted(s.decodedMax)
 	s.base, s.cancel = context.WithCancelCause(context.Background())
 	s.joined.Go(s.accept)
 	return s, nil
@@ -159,6 +169,14 @@ func Start(o Options) (*Server, error) {
 func (s *Server) Failed() <-chan error { return s.failed }
 
 func (s *Server) now() time.Time { return s.o.Now() }
+
+// failure answers an error, or says what room is missing.
+func (s *Server) failure(err error) *answer {
+	if n, ok := errors.AsType[noRoom](err); ok {
+		return &answer{needs: int64(n)}
+	}
+	return failed(s.told(err))
+}
 
 // told is resultOf, and logs what has no result of its own.
 func (s *Server) told(err error) codec.Result {

@@ -114,7 +114,7 @@ func (s *Server) remove(ctx context.Context, o *operation) *answer {
 		return mutation.New("", nil, []*walproxyv1.Op{mutation.DeleteOp()}), nil
 	})
 	if err != nil {
-		return failed(s.told(err))
+		return s.failure(err)
 	}
 	return &answer{pending: pending}
 }
@@ -141,7 +141,7 @@ func (s *Server) write(ctx context.Context, o *operation) *answer {
 	case w != nil && w.existed && isResult(err):
 		return failed(resultOf(err)).of(w.old)
 	default:
-		return failed(s.told(err))
+		return s.failure(err)
 	}
 	a := &answer{pending: pending, ops: w.results}
 	if !w.deleted {

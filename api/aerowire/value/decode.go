@@ -29,7 +29,7 @@ func Decode(b []byte) (Value, error) {
 
 // DecodeFirst reads the value at the start of b and returns what follows it.
 func DecodeFirst(b []byte) (v Value, rest []byte, err error) {
-	d := decoder{rest: b}
+	d := decoder{rest: b, left: uint64(len(b))}
 	v = d.value(0)
 	return v, d.rest, d.err
 }
@@ -37,6 +37,7 @@ func DecodeFirst(b []byte) (v Value, rest []byte, err error) {
 // decoder reads from the front of rest; the first error stays.
 type decoder struct {
 	rest []byte
+	left uint64 // entries that lists and maps may still claim to hold: each is a byte
 	err  error
 }
 
@@ -186,9 +187,11 @@ func (d *decoder) enter(n, size uint64, depth int) bool {
 	if depth >= MaxDepth {
 		d.fail("nests deeper than %d", MaxDepth)
 	}
-	if n*size > uint64(len(d.rest)) {
+	if n *= size; n > uint64(len(d.rest)) || n > d.left {
 		d.fail("%d entries in %d bytes", n, len(d.rest))
+		return false
 	}
+	d.left -= n
 	return d.err == nil
 }
 

@@ -1,0 +1,7 @@
+package aerowire
+
+// TakeRoom takes all the room for what is decoded, until release is called. ok is
+// false if somebody has some.
+func (s *Server) TakeRoom() (release func(), ok bool) {
+	return func() { s.decoded.Release(s.decodedMax) }, s.decoded.TryAcquire(s.decodedMax)
+}
