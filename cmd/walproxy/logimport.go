@@ -123,7 +123,11 @@ func (i *logImport) progress(file *os.File) io.Reader {
 	if !ok || err != nil || !term.IsTerminal(int(f.Fd())) {
 		return file
 	}
-	return &barReader{file, newBytesBar(f, info.Size(), "imported")}
+	size := info.Size()
+	if !info.Mode().IsRegular() { // a pipe: it is not known
+		size = -1
+	}
+	return &barReader{file, newBytesBar(f, size, "imported")}
 }
 
 // barReader shows how much was read.

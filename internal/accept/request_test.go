@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -322,6 +323,45 @@ func TestRequestsOfLostLog(t *testing.T) {
 	defer r.state.Close()
 	if _, err := New(t.Context(), r.log, r.state, r.opts); !errors.Is(err, ErrRequestsLost) {
 		t.Fatalf("got %v, want ErrRequestsLost", err)
+	}
+}
+
+// So is a log that begins above what the state store has the ids of: it was freed, and
+// the store is an older copy.
+func TestRequestsOfFreedLog(t *testing.T) {
+	for first, lost := range map[wal.LSN]bool{2: false, 3: true, 100: true} { // the mark is 1
+		dir := t.TempDir()
+		r := newRig(t, dir, nil)
+		r.must(set("k", mutation.WithRequestID("1")))
+		stream, boot, history := r.log.Stream(), r.state.Boot(), r.log.History(0, r.log.Durable())
+		r.close()
+		if err := os.RemoveAll(filepath.Join(dir, "log")); err != nil {
+			t.Fatal(err)
+		}
+		restored, err := wal.Restore(filepath.Join(dir, "log"), wal.RestoreOptions{Stream: stream, Boot: boot, Incarnations: history, First: first})
+		if err != nil {
+			t.Fatal(err)
+		}
+		body := record(set("k", mutation.WithRequestID("2")))
+		body.Format, body.Routes = mutation.Format, []string{"main"}
+		payload, err := mutation.Encode(nil, body)
+		if err := errors.Join(err, restored.Record(first, payload), restored.Close()); err != nil {
+			t.Fatal(err)
+		}
+		r = openRig(t, dir, nil)
+		a, err := New(t.Context(), r.log, r.state, r.opts)
+		if errors.Is(err, ErrRequestsLost) != lost || !lost && err != nil {
+			t.Errorf("the log begins at LSN %d: %v; ids are lost: %v", first, err, lost)
+		}
+		if lost && err != nil && !strings.Contains(err.Error(), fmt.Sprintf("stored up to LSN 1, and the log begins at %d", first)) {
+			t.Errorf("it does not say where: %v", err)
+		}
+		if a != nil {
+			err = a.Close()
+		}
+		if err := errors.Join(err, r.state.Close(), r.log.Close()); !lost && err != nil {
+			t.Error(err)
+		}
 	}
 }
 
