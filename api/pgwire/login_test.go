@@ -191,9 +191,10 @@ func TestStartupPackets(t *testing.T) {
 	}{
 		{"nothing", nil, ""},
 		{"protocol 2", packet(2<<16, ""), "0A000"},
-		{"another protocol", []byte("GET / HTTP/1.1\r\n\r\n"), "08P01"},
-		{"a length of 4", []byte{0, 0, 0, 4}, "08P01"},
-		{"a length of 1 GiB", []byte{0x40, 0, 0, 0}, "08P01"},
+		{"another protocol", []byte("GET / HTTP/1.1\r\n\r\n"), ""},
+		{"a length of 4", []byte{0, 0, 0, 4}, ""},
+		{"a length of 1 GiB", []byte{0x40, 0, 0, 0}, ""},
+		{"just good-bye", []byte{cTerminate, 0, 0, 0, 4}, ""},
 		{"no user", packet(version3, "database\x00x\x00\x00"), "28000"},
 		{"no end", packet(version3, "user\x00x\x00"), "08P01"},
 		{"half a pair", packet(version3, "user\x00"), "08P01"},

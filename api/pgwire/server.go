@@ -220,6 +220,9 @@ func (s *Server) refuse(ctx context.Context, c net.Conn, err error) {
 	r, ok := errors.AsType[*refusal](err)
 	if !ok {
 		s.metrics.ended.WithLabelValues("login").Inc()
+		if errors.Is(err, errStartupLength) {
+			linger(c)
+		}
 		if !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) && !errors.Is(err, errToldAlready) && !errors.Is(err, os.ErrDeadlineExceeded) {
 			s.log.Debug("no login", zap.Stringer("client", c.RemoteAddr()), zap.Error(err))
 		}

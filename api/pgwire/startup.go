@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/tls"
 	"encoding/binary"
+	"errors"
 	"io"
 	"net"
 	"slices"
@@ -82,11 +83,15 @@ func (s *Server) greet(ctx context.Context, raw net.Conn) (net.Conn, *startup, e
 	}
 }
 
+// errStartupLength is not told, as PostgreSQL does not: whoever sends that, another
+// protocol or a client that only says good-bye, does not listen to ours.
+var errStartupLength = errors.New("the length of its startup packet is out of range")
+
 // readPacket reads the rest of a packet whose length is head.
 func readPacket(c io.Reader, head [4]byte) ([]byte, error) {
 	size := binary.BigEndian.Uint32(head[:])
 	if size < 8 || size > startupBytesMax {
-		return nil, refuseStartup("its length is out of range")
+		return nil, errStartupLength
 	}
 	packet := make([]byte, size)
 	copy(packet, head[:])
