@@ -75,6 +75,7 @@ func (l leakChecked) Run() int {
 //	tree DIR FILE                 writes what is in a directory to a file
 //	await-log DATA-DIR LSN        waits until the log says that the record is durable
 //	damage HOW FILE ...           see damageCmd
+//	node FILE                     starts an Aerospike node, and writes a configuration whose sink is there
 //
 // A command that ends with an exit code that its help does not tell fails the
 // test: see exits.
@@ -93,6 +94,7 @@ func TestScripts(t *testing.T) {
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"serve": serveCmd, "http": httpCmd, "signal": signalCmd, "exit": exitCmd, "flood": floodCmd,
 			"await": awaitCmd, "clone": cloneCmd, "tree": treeCmd, "await-log": awaitLogCmd, "damage": damageCmd,
+			"node": nodeCmd,
 		},
 		Setup: func(env *testscript.Env) error {
 			env.Values[serverKey{}] = &child{}
