@@ -222,6 +222,9 @@ func TestTouched(t *testing.T) {
 		CREATE AGGREGATE total (int) (SFUNC = step, STYPE = bigint);
 		CREATE FUNCTION trig() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END';
 		CREATE TABLE triggered (id int); CREATE TRIGGER g AFTER INSERT ON triggered FOR EACH ROW EXECUTE FUNCTION trig();
+		CREATE FUNCTION fine(int) RETURNS bool IMMUTABLE LANGUAGE sql AS 'SELECT true'; CREATE DOMAIN fined AS int CHECK (fine(VALUE));
+		CREATE TABLE defaulted (id int DEFAULT peek(1, 2)); CREATE TABLE judged (id int CHECK (fine(id))); CREATE TABLE domained (id fined);
+		CREATE TABLE indexed (id int); CREATE INDEX ON indexed (fine(id)); CREATE TABLE innocent (id int DEFAULT abs(-1) CHECK (id > 0));
 		CREATE OPERATOR <~~> (LEFTARG = int, RIGHTARG = int, FUNCTION = peek)`)
 	s := mustLoad(t, query, declare("public.t", "public.u", "public.parts"))
 	names := func(tables []*Table) string {
@@ -250,6 +253,12 @@ func TestTouched(t *testing.T) {
 		"UPDATE u SET id = 1 WHERE id = 2":                "u / u",
 		"INSERT INTO triggered VALUES (1)":                "all",
 		"SELECT * FROM triggered":                         " / ",
+		"INSERT INTO defaulted VALUES (1)":                "all",
+		"INSERT INTO judged VALUES (1)":                   "all",
+		"UPDATE domained SET id = 1":                      "all",
+		"DELETE FROM indexed":                             "all",
+		"INSERT INTO innocent VALUES (1)":                 " / ",
+		"SELECT * FROM judged, defaulted":                 " / ",
 		"CREATE INDEX ON other (id)":                      " / ",
 		"ALTER TABLE t ADD x int":                         "t / t",
 		"CALL x()":                                        "all",

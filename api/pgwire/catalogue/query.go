@@ -126,6 +126,17 @@ SELECT 'r', c.relname FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n 
 UNION SELECT 'w', c.relname FROM pg_catalog.pg_trigger t JOIN pg_catalog.pg_class c ON c.oid = t.tgrelid WHERE NOT t.tgisinternal AND t.tgenabled <> 'D'
 UNION SELECT 'w', pc.relname FROM pg_catalog.pg_trigger t JOIN pg_catalog.pg_inherits h ON h.inhrelid = t.tgrelid
  JOIN pg_catalog.pg_class pc ON pc.oid = h.inhparent WHERE NOT t.tgisinternal AND t.tgenabled <> 'D'
+UNION SELECT CASE WHEN a.attgenerated = 'v' THEN 'r' ELSE 'w' END, c.relname FROM pg_catalog.pg_depend y JOIN opaque o ON o.oid = y.refobjid
+ JOIN pg_catalog.pg_attrdef d ON d.oid = y.objid JOIN pg_catalog.pg_class c ON c.oid = d.adrelid
+ JOIN pg_catalog.pg_attribute a ON a.attrelid = d.adrelid AND a.attnum = d.adnum
+ WHERE y.classid = 'pg_catalog.pg_attrdef'::pg_catalog.regclass AND y.refclassid = 'pg_catalog.pg_proc'::pg_catalog.regclass
+UNION SELECT 'w', c.relname FROM pg_catalog.pg_depend y JOIN opaque o ON o.oid = y.refobjid
+ JOIN pg_catalog.pg_constraint k ON k.oid = y.objid
+ JOIN pg_catalog.pg_class c ON c.oid = k.conrelid OR k.contypid <> 0 AND c.oid IN (SELECT attrelid FROM pg_catalog.pg_attribute WHERE atttypid = k.contypid)
+ WHERE y.classid = 'pg_catalog.pg_constraint'::pg_catalog.regclass AND y.refclassid = 'pg_catalog.pg_proc'::pg_catalog.regclass
+UNION SELECT 'w', c.relname FROM pg_catalog.pg_depend y JOIN opaque o ON o.oid = y.refobjid
+ JOIN pg_catalog.pg_index i ON i.indexrelid = y.objid JOIN pg_catalog.pg_class c ON c.oid = i.indrelid
+ WHERE y.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND y.refclassid = 'pg_catalog.pg_proc'::pg_catalog.regclass
 UNION SELECT 'r', proname FROM opaque
 UNION SELECT 'r', p.proname FROM pg_catalog.pg_aggregate a JOIN pg_catalog.pg_proc p ON p.oid = a.aggfnoid
  JOIN opaque o ON o.oid IN (a.aggtransfn, a.aggfinalfn, a.aggcombinefn, a.aggmtransfn, a.aggminvtransfn, a.aggmfinalfn)
