@@ -17,11 +17,6 @@ import (
 // TestPGWire: a configured endpoint passes sessions to PostgreSQL, and ends them
 // when the instance closes.
 func TestPGWire(t *testing.T) {
-	t.Cleanup(func() { // behind the cluster's
-		if err := pgtest.End(); err != nil {
-			t.Error(err)
-		}
-	})
 	c := pgtest.New(t, pgtest.Options{})
 	for _, upstream := range []string{
 		"postgres://127.0.0.1:1," + c.Addr() + "/",

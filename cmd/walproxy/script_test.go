@@ -18,6 +18,8 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 	"go.uber.org/goleak"
+
+	"github.com/walproxy/walproxy/internal/pgtest"
 )
 
 func TestMain(m *testing.M) {
@@ -54,6 +56,10 @@ type leakChecked struct{ m *testing.M }
 
 func (l leakChecked) Run() int {
 	code := l.m.Run()
+	if err := pgtest.End(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		code = max(code, 1)
+	}
 	if code == 0 {
 		if err := goleak.Find(); err != nil {
 			fmt.Fprintln(os.Stderr, err)
@@ -79,7 +85,11 @@ func (l leakChecked) Run() int {
 //
 // A command that ends with an exit code that its help does not tell fails the
 // test: see exits.
-func TestScripts(t *testing.T) {
+func TestScripts(t *testing.T) { testscript.Run(t, scripts(t, "testdata/script")) }
+
+// scripts are those of a directory, with the commands of TestScripts.
+func scripts(t *testing.T, dir string) testscript.Params {
+	t.Helper()
 	exits := filepath.Join(t.TempDir(), "exits")
 	t.Setenv(exitsFile, exits)
 	t.Cleanup(func() { // when all scripts have ended
@@ -87,8 +97,8 @@ func TestScripts(t *testing.T) {
 			t.Errorf("not documented with exits(cmd, ...):\n%s", undocumented)
 		}
 	})
-	testscript.Run(t, testscript.Params{
-		Dir:                 "testdata/script",
+	return testscript.Params{
+		Dir:                 dir,
 		RequireExplicitExec: true,
 		Deadline:            time.Now().Add(8 * time.Minute), // of all scripts together, on a busy machine
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
@@ -104,7 +114,7 @@ func TestScripts(t *testing.T) {
 			env.Setenv(exitsFile, exits)
 			return nil
 		},
-	})
+	}
 }
 
 type serverKey struct{}
