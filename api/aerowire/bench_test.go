@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	as "github.com/aerospike/aerospike-client-go/v7"
+	"github.com/aerospike/aerospike-client-go/v7/types"
 )
 
 // BenchmarkPut is acknowledged puts of 100 bytes to keys of their own, by that many
@@ -31,6 +32,23 @@ func BenchmarkOperate(b *testing.B) {
 			return err
 		}
 		return nil
+	})
+}
+
+// BenchmarkHotKey is BenchmarkOperate on one key. A real server refuses some of
+// what comes at once, key busy, and is asked again.
+func BenchmarkHotKey(b *testing.B) {
+	hot := key(b, "bench", "hot")
+	benchmark(b, func(c *as.Client, _ *as.Key, _ as.BinMap) error {
+		for {
+			_, err := c.Operate(nil, hot, as.AddOp(as.NewBin("n", 1)), as.MapPutOp(as.DefaultMapPolicy(), "m", 1, 2))
+			if err == nil {
+				return nil
+			}
+			if realServer == "" || !err.Matches(types.KEY_BUSY) {
+				return err
+			}
+		}
 	})
 }
 
