@@ -30,8 +30,10 @@ func TestImports(t *testing.T) {
 		{"./sinks/...", []string{module + "wal", module + "replay", module + "internal/accept", module + "internal/state"}},
 		{"./mutation", []string{module + "wal", module + "sinks", module + "replay", "github.com/cockroachdb/pebble/"}},
 		{"./replay", []string{"github.com/jackc/", module + "sinks/postgres", module + "sinks/pebble", module + "api/rpc", module + "internal/accept"}},
-		{"./sinks/pebble", []string{"github.com/jackc/"}},
-		{"./internal/config", []string{"github.com/jackc/", module + "sinks/postgres", module + "sinks/pebble"}},
+		{"./sinks/pebble", []string{"github.com/jackc/", "github.com/aerospike/"}},
+		{"./sinks/postgres", []string{"github.com/aerospike/"}},
+		{"./sinks/aerospike", []string{"github.com/jackc/"}},
+		{"./internal/config", []string{"github.com/jackc/", "github.com/aerospike/", module + "sinks/postgres", module + "sinks/pebble"}},
 		{"./api/...", []string{"github.com/jackc/", module + "sinks/postgres"}},
 		{"./api/aerowire", []string{"github.com/aerospike/", module + "sinks/pebble", module + "internal/config", "github.com/spf13/cobra"}},
 		// The codec and what computes with its values know no connection and no log.
