@@ -226,10 +226,12 @@ func (s *shape) merging(sets, names, values string) string {
 		t.quoted(), source(s.inputs), s.mapping.sameKey(), sets, names, values)
 }
 
-// byKey makes the server follow the key's index in a MERGE, which is a join: a
-// plan made while a table was small would read all of it when it has grown.
+// byKey makes the server look up each key in the key's index for a MERGE, which is
+// a join: a plan made while a table was small or empty would read all of it, or of
+// its index, when it has grown.
 const byKey = "SELECT pg_catalog.set_config('enable_seqscan', 'off', true), " +
-	"pg_catalog.set_config('enable_hashjoin', 'off', true), pg_catalog.set_config('enable_mergejoin', 'off', true)"
+	"pg_catalog.set_config('enable_hashjoin', 'off', true), pg_catalog.set_config('enable_mergejoin', 'off', true), " +
+	"pg_catalog.set_config('enable_material', 'off', true), pg_catalog.set_config('enable_memoize', 'off', true)"
 
 // wholeRow reports whether the row that would be inserted is judged as the one
 // that an update would leave.
