@@ -27,7 +27,7 @@ type way struct {
 }
 
 // BenchmarkPGWire has pgbench -S run through the PostgreSQL endpoint, through
-// pgbouncer and directly, in turns, -benchtime rounds of one to three
+// pgbouncer and directly, in turns, -benchtime rounds of one to five
 // seconds each (-benchtime=7x). walproxy and pgbouncer are processes of their own.
 //
 // Reported are the medians over the rounds: ratio, a way's transactions per second
@@ -175,12 +175,12 @@ func pgbench(b *testing.B, addr, protocol string, clients int) (tps, transaction
 	host, port, _ := net.SplitHostPort(addr)
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, "pgbench", "-n", "-S", "-M", protocol, "-c", strconv.Itoa(clients), "-j", "1", "-T", strconv.Itoa(1+min(clients/32, 2)),
+	cmd := exec.CommandContext(ctx, "pgbench", "-n", "-S", "-M", protocol, "-c", strconv.Itoa(clients), "-j", "1", "-T", strconv.Itoa(1+clients/32),
 		"-h", host, "-p", port, "-U", pgtest.Superuser, "postgres")
 	out, err := cmd.CombinedOutput()
 	found := pgbenchSays.FindSubmatch(out)
 	if err != nil || found == nil {
-		b.Fatalf("%v\n%s", err, out)
+		b.Fatalf("%s: %v\n%s", addr, err, out)
 	}
 	transactions, _ = strconv.ParseFloat(string(found[1]), 64)
 	tps, _ = strconv.ParseFloat(string(found[2]), 64)

@@ -203,7 +203,7 @@ func linger(c net.Conn) {
 }
 
 // pump reads from one connection and shows pass what came, again with what it
-// did not take. It returns nil at the end of the stream.
+// did not take. It returns io.EOF at the end of the stream.
 func pump(from net.Conn, first []byte, pass func([]byte) (int, error)) error {
 	buf := make([]byte, max(bufferBytes, len(first)+headBytes+1))
 	have := copy(buf, first)
@@ -217,11 +217,7 @@ func pump(from net.Conn, first []byte, pass func([]byte) (int, error)) error {
 		}
 		n, err := from.Read(buf[have:])
 		have += n
-		switch {
-		case err == nil:
-		case errors.Is(err, io.EOF) && n == 0:
-			return nil
-		case n == 0:
+		if err != nil && n == 0 {
 			return err
 		}
 	}

@@ -192,6 +192,7 @@ func TestTurn(t *testing.T) {
 		{name: "copy in, sent blindly", talk: "cP cB cE cd cc cS s1 s2 sG sC sZI", idle: true},
 		{name: "copy in, no end before the Sync", talk: "cP cB cE cd cS s1 s2 sG", holds: true, inexact: true},
 		{name: "copy in, all of it sent", talk: "cP cB cE cS cS cf cS cQ s1 s2 sG sE sZI sZI", idle: true},
+		{name: "copy in, its end on the way", talk: "cP cB cE cS cS cf cS cQ s1 s2 sG"},
 		{name: "two copies in one query", talk: "cQ sG cc sC sG", holds: true},
 		{name: "mixed", talk: "cP cQ s1 sE sZI", idle: true, inexact: true},
 		{name: "stray copy data", talk: "cd cc cf", idle: true},
