@@ -44,8 +44,7 @@ func newOwner(s *Sink) *owner { return &owner{sink: s, news: make(chan struct{},
 type turn struct {
 	owner   *owner
 	recent  *ledger
-	nodes   nodes
-	epoch   uint64
+	state   *state // of its claim
 	done    bool   // it was applied before
 	guard   string // the stream's bin
 	release func() // always called
@@ -72,7 +71,7 @@ func (o *owner) begin(ctx context.Context, b *sinks.Batch) (*turn, error) {
 	if !done && len(b.Records) > 0 && o.mu.recent.full() {
 		return nil, sinks.WithOutcome(sinks.Retry, errFull)
 	}
-	return &turn{owner: o, recent: o.mu.recent, nodes: o.mu.state.Nodes, epoch: b.Epoch, done: done,
+	return &turn{owner: o, recent: o.mu.recent, state: o.mu.state, done: done,
 		guard: guardName(o.mu.at.Stream), release: func() {}}, nil
 }
 
@@ -178,18 +177,23 @@ func (o *owner) change(ctx context.Context, f func(*state) bool) error {
 func (o *owner) judge(mine, stored *state) error {
 	switch {
 	case stored == nil:
-		return o.refuse(fmt.Errorf("%w: the state record is gone", sinks.ErrRewound))
+		return o.refuse(mine, fmt.Errorf("%w: the state record is gone", sinks.ErrRewound))
 	case stored.Epoch > mine.Epoch, stored.Epoch == mine.Epoch && stored.Claim != mine.Claim, stored.Stream != mine.Stream:
-		return o.refuse(fmt.Errorf("%w: %q claimed the stream with epoch %d, this owner has %d", sinks.ErrFenced, stored.Owner, stored.Epoch, mine.Epoch))
+		return o.refuse(mine, fmt.Errorf("%w: %q claimed the stream with epoch %d, this owner has %d", sinks.ErrFenced, stored.Owner, stored.Epoch, mine.Epoch))
 	case stored.Epoch < mine.Epoch:
-		return o.refuse(fmt.Errorf("%w: the claim with epoch %d is gone, that of %q with epoch %d is back", sinks.ErrRewound, mine.Epoch, stored.Owner, stored.Epoch))
+		return o.refuse(mine, fmt.Errorf("%w: the claim with epoch %d is gone, that of %q with epoch %d is back", sinks.ErrRewound, mine.Epoch, stored.Owner, stored.Epoch))
 	}
 	return nil
 }
 
-// refuse applies nothing any more until the next Resume, and tells the loop.
-func (o *owner) refuse(err error) error {
+// refuse applies nothing any more until the next Resume, and tells the loop. What was
+// found out about a claim says nothing of a later one.
+func (o *owner) refuse(mine *state, err error) error {
 	o.mu.Lock()
+	if o.mu.state.Claim != mine.Claim {
+		o.mu.Unlock()
+		return err
+	}
 	if o.mu.refused == nil {
 		o.mu.refused = err
 		o.sink.log.Warn("nothing is applied until the stream is claimed again", zap.Error(err))
@@ -214,7 +218,7 @@ func (o *owner) lease() time.Duration { return 3 * o.interval() }
 // the lease: the process may have been stopped meanwhile, by whatever clock shows it.
 func (o *owner) confirm(ctx context.Context, epoch uint64) error {
 	o.mu.Lock()
-	mine, seen := o.mu.state, o.mu.seen
+	seen := o.mu.seen
 	if err := o.refusalLocked(epoch); err != nil {
 		o.mu.Unlock()
 		return err
@@ -224,6 +228,15 @@ func (o *owner) confirm(ctx context.Context, epoch uint64) error {
 	if now.Sub(seen) < o.lease() && now.Round(0).Sub(seen.Round(0)).Abs() < o.lease() {
 		return nil
 	}
+	return o.ask(ctx)
+}
+
+// ask has the store say whether this still is the owner.
+func (o *owner) ask(ctx context.Context) error {
+	o.mu.Lock()
+	mine := o.mu.state
+	o.mu.Unlock()
+	began := time.Now()
 	stored, err := o.load(ctx)
 	if err != nil {
 		return err
@@ -233,8 +246,8 @@ func (o *owner) confirm(ctx context.Context, epoch uint64) error {
 	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if o.mu.seen.Equal(seen) {
-		o.mu.seen = now
+	if o.mu.state == mine && o.mu.seen.Before(began) {
+		o.mu.seen = began
 	}
 	return nil
 }
@@ -255,8 +268,12 @@ func (t *turn) lost(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if why := found.changed(t.nodes); why != "" {
-		return t.owner.refuse(&rewound{why})
+	if why := found.changed(t.state.Nodes); why != "" {
+		return t.owner.refuse(t.state, &rewound{why})
+	}
+	// Or this is no owner any more, and the new one has deleted it.
+	if err := t.owner.ask(ctx); err != nil {
+		return err
 	}
 	t.owner.sink.log.Warn("a record that was written is gone or older, though no node was restarted: somebody else changes it")
 	return nil

@@ -122,7 +122,7 @@ func soon(t testing.TB, what string, cond func() bool) {
 // quick are options that settle soon.
 func quick(t testing.TB) Options {
 	o := options(t)
-	o.Settle = 200 * time.Millisecond
+	o.Settle = 300 * time.Millisecond
 	return o
 }
 

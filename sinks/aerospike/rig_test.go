@@ -32,6 +32,9 @@ const namespace = "test"
 var realServer = os.Getenv("WALPROXY_TEST_AEROSPIKE")
 
 func TestMain(m *testing.M) {
+	if config := os.Getenv(processEnv); config != "" {
+		os.Exit(runProcess(config))
+	}
 	if os.Getenv("WALPROXY_LONG") == "" && flag.Lookup("rapid.checks") != nil {
 		if err := flag.Set("rapid.checks", "12"); err != nil { // -rapid.checks still asks for more
 			panic(err)

@@ -29,6 +29,7 @@ type sample struct {
 // settler is what one claim has to settle.
 type settler struct {
 	*owner
+	claimed *state
 	samples []sample // one for each age of the ledger but the last
 	low     sinks.Point
 	dead    map[spot]entry // tombstones that are settled and still there
@@ -46,7 +47,7 @@ func (o *owner) interval() time.Duration {
 
 // settle runs until ctx ends, or the store has lost something.
 func (o *owner) settle(ctx context.Context, st *state) {
-	s := &settler{owner: o, low: st.checkpoint().Low(), dead: map[spot]entry{}}
+	s := &settler{owner: o, claimed: st, low: st.checkpoint().Low(), dead: map[spot]entry{}}
 	ticker := time.NewTicker(o.interval())
 	defer ticker.Stop()
 	for {
@@ -71,7 +72,7 @@ func (o *owner) settle(ctx context.Context, st *state) {
 // step takes a sample, and settles what can be.
 func (s *settler) step(ctx context.Context) error {
 	began := time.Now()
-	recent, before, err := s.sampled(began)
+	recent, mine, err := s.sampled(began)
 	if err != nil {
 		return err
 	}
@@ -79,10 +80,10 @@ func (s *settler) step(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if why := found.changed(before); why != "" {
-		return s.refuse(&rewound{why})
+	if why := found.changed(mine.Nodes); why != "" {
+		return s.refuse(mine, &rewound{why})
 	}
-	if err := s.stillOwner(ctx, began); err != nil {
+	if err := s.ask(ctx); err != nil {
 		return err
 	}
 	since := began.Add(-max(s.sink.o.Settle, 0))
@@ -113,37 +114,18 @@ func (e *rewound) Error() string { return sinks.ErrRewound.Error() + ": " + e.wh
 func (e *rewound) Unwrap() error { return sinks.ErrRewound }
 
 // sampled takes a sample and begins a new age of the ledger.
-func (s *settler) sampled(now time.Time) (*ledger, nodes, error) {
+func (s *settler) sampled(now time.Time) (*ledger, *state, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.mu.refused != nil {
+	switch {
+	case s.mu.state.Claim != s.claimed.Claim: // its ledger is another settler's
+		return nil, nil, sinks.ErrFenced
+	case s.mu.refused != nil:
 		return nil, nil, s.mu.refused
 	}
 	s.samples = append(s.samples, sample{now, s.mu.at.Low()})
 	s.mu.recent.turn()
-	return s.mu.recent, s.mu.state.Nodes, nil
-}
-
-func (s *settler) stillOwner(ctx context.Context, began time.Time) error {
-	s.mu.Lock()
-	mine := s.mu.state
-	s.mu.Unlock()
-	stored, err := s.load(ctx)
-	if err != nil {
-		return err
-	}
-	if ctx.Err() != nil {
-		return context.Cause(ctx)
-	}
-	if err := s.judge(mine, stored); err != nil {
-		return err
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.mu.state == mine {
-		s.mu.seen = began
-	}
-	return nil
+	return s.mu.recent, s.mu.state, nil
 }
 
 // bury removes the settled tombstones that are still what they were.
