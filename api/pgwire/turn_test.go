@@ -132,7 +132,7 @@ func testRandomOrders(t *testing.T, way func(*Options)) {
 	var exact, inexact int
 	rounds := 40
 	if os.Getenv("WALPROXY_LONG") != "" {
-		rounds = 5000
+		rounds = 2000
 	}
 	for round := range rounds {
 		message, names := randomMessages(r, 1+r.IntN(12))
