@@ -5,6 +5,8 @@ import (
 	"encoding/binary"
 	"fmt"
 	"math"
+	"math/rand/v2"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -48,7 +50,8 @@ var (
 	update   = "UPDATE rows AS t SET " + named("%[1]s = s.%[1]s", 1)
 	merge    = " AS s ON t.id = s.id WHEN MATCHED THEN UPDATE SET " + named("%[1]s = s.%[1]s", 1) +
 		" WHEN NOT MATCHED THEN INSERT (" + list + ") VALUES (" + named("s.%s", 0) + ")"
-	samekey = " WHERE t.id = s.id"
+	mergeArrays = "MERGE INTO rows AS t USING " + strings.TrimSuffix(fromList, " AS s") + merge
+	samekey     = " WHERE t.id = s.id"
 )
 
 var insertForms = []contender{
@@ -58,6 +61,7 @@ var insertForms = []contender{
 	{method: "unnest-from", share: 1, open: form(arrays(insertSQL + "SELECT " + named("s.%s", 0) + " FROM " + fromFrom))},
 	{method: "unnest-list", share: 1, open: form(arrays(insertSQL + "SELECT " + named("s.%s", 0) + " FROM " + fromList))},
 	{method: "unnest-conflict", share: 1, open: form(arrays(insertSQL + "SELECT " + named("s.%s", 0) + " FROM " + fromList + upsertSQL))},
+	{method: "merge", share: 1, open: form(arrays(mergeArrays))},
 	{method: "temp", share: 1, open: form(staged(insertSQL + "SELECT " + list + " FROM staged"))},
 }
 
@@ -69,7 +73,9 @@ var upsertForms = []contender{
 	{method: "unnest-list", share: 1, existing: true, open: form(arrays(insertSQL + "SELECT " + named("s.%s", 0) + " FROM " + fromList + upsertSQL))},
 	{method: "update", share: 1, existing: true, open: form(arrays(update + " FROM " + fromList + samekey))},
 	{method: "update-count", share: 1, existing: true, open: form(arrays("WITH u AS (" + update + " FROM " + fromList + samekey + " RETURNING 1) SELECT count(*) FROM u"))},
-	{method: "merge", share: 1, existing: true, open: form(arrays("MERGE INTO rows AS t USING " + strings.TrimSuffix(fromList, " AS s") + merge))},
+	{method: "merge", share: 1, existing: true, open: form(arrays(mergeArrays))},
+	{method: "merge-anywhere", share: 1, existing: true, open: ordered(arrays(mergeArrays), anywhere)},
+	{method: "merge-sorted", share: 1, existing: true, open: ordered(arrays(mergeArrays), sorted)},
 	{method: "temp-conflict", share: 1, existing: true, open: form(staged(insertSQL + "SELECT " + list + " FROM staged" + upsertSQL))},
 	{method: "temp-update", share: 1, existing: true, open: form(staged(update + " FROM staged AS s" + samekey))},
 	{method: "temp-merge", share: 1, existing: true, open: form(staged("MERGE INTO rows AS t USING staged" + merge))},
@@ -113,13 +119,36 @@ type session struct {
 
 // form makes a contender of what writes encoded rows in one transaction.
 func form(write func(s *session, rows [][][]byte)) func(b *testing.B, dsn string, conns, per int) func(from, to int) {
+	return ordered(write, func([]int, int) {})
+}
+
+// anywhere is no order, sorted the same with each transaction's rows in the order of
+// their keys.
+func anywhere(order []int, _ int) {
+	rand.New(rand.NewPCG(1, 2)).Shuffle(len(order), func(i, j int) { order[i], order[j] = order[j], order[i] })
+}
+
+func sorted(order []int, per int) {
+	anywhere(order, per)
+	for part := range slices.Chunk(order, per) {
+		slices.Sort(part)
+	}
+}
+
+// ordered is form with the rows in the order that arrange makes of 0, 1, 2 ...
+func ordered(write func(s *session, rows [][][]byte), arrange func(order []int, per int)) func(b *testing.B, dsn string, conns, per int) func(from, to int) {
 	return func(b *testing.B, dsn string, _, per int) func(from, to int) {
 		s := &session{b: b, conn: pgtest.Connect(b, dsn).PgConn(), prepared: map[string]string{}}
-		s.exec("SET plan_cache_mode = force_generic_plan; SET jit = off; SET enable_hashjoin = off; SET enable_mergejoin = off; " +
+		s.exec("SET plan_cache_mode = force_generic_plan; SET jit = off; SET enable_seqscan = off; SET enable_material = off; SET enable_hashjoin = off; SET enable_mergejoin = off; " +
 			"CREATE TEMPORARY TABLE staged (LIKE rows) ON COMMIT DELETE ROWS")
+		order := make([]int, b.N)
+		for i := range order {
+			order[i] = i
+		}
+		arrange(order, per)
 		rows := make([][][]byte, b.N)
-		for i := range rows {
-			rows[i] = encoded(i)
+		for i, row := range order {
+			rows[i] = encoded(row)
 		}
 		return func(from, to int) {
 			for ; from < to; from += per {

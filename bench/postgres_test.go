@@ -3,6 +3,7 @@ package bench
 import (
 	"context"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"slices"
 	"strconv"
@@ -25,10 +26,11 @@ import (
 const rowsDDL = `CREATE TABLE rows (id bigint PRIMARY KEY, name text NOT NULL, body text NOT NULL,
 	amount double precision NOT NULL, at timestamptz NOT NULL, version bigint NOT NULL)`
 
-// serverSettings are PostgreSQL's own where pgtest has smaller ones, and segments
-// of the log that are there already: making them would be measured with the
-// first that write.
-var serverSettings = map[string]string{"shared_buffers": "'128MB'", "max_wal_size": "'1GB'", "min_wal_size": "'1GB'"}
+// serverSettings are PostgreSQL's own where pgtest has smaller ones, but for room
+// for the tables of all that take turns, which would else push each other out, and
+// segments of the log that are there already: making them would be measured with
+// the first that write.
+var serverSettings = map[string]string{"shared_buffers": "'1GB'", "max_wal_size": "'1GB'", "min_wal_size": "'1GB'"}
 
 // slowCommits makes a commit wait 1 ms longer before its fsync, holding the lock
 // that it holds for the fsync: what a commit costs on most disks.
@@ -48,13 +50,18 @@ type contender struct {
 	open func(b *testing.B, dsn string, conns, per int) func(from, to int)
 	// existing: with write=upsert its rows exist.
 	existing bool
+	fill     int // the table's fillfactor; 0: PostgreSQL's own, full pages
 }
 
 // BenchmarkPostgres writes rows of five columns, about 200 bytes, and their
 // version into a table that is empty (write=insert) or holds all of them
 // (write=upsert).
 //
-//   - sink: sinks/postgres, lanes at once
+//   - sink: sinks/postgres, lanes at once; rows that exist fill their pages, so
+//     that every one of them gets another place and another entry in the index
+//   - room (upsert): the same with a fillfactor of 50: there is room for another
+//     version on each page
+//   - random (upsert): the first in no order of the keys
 //   - copy: plain COPY on as many connections, which can only insert: into an
 //     empty table, with the same primary key
 //   - merge (upsert): COPY into a temporary table, INSERT .. ON CONFLICT from it
@@ -64,7 +71,9 @@ type contender struct {
 // All but autocommit commit rows=N in a transaction. They take turns, a few
 // transactions each, so that whatever else the machine does hits all alike; what
 // is reported are rows per second, the median of the rounds' ratios, and the
-// processor time per row, here (client) and in the server's sessions. commit=1ms
+// processor time per row, here (client) and in the server's sessions, with the
+// median of the ratios of both together (work-%copy): what counts where all
+// processors are busy, and what a loaded machine changes less. commit=1ms
 // is slowCommits. Run it with -benchtime=100000x: an operation is a row of each.
 func BenchmarkPostgres(b *testing.B) {
 	cluster := pgtest.New(b, pgtest.Options{Settings: serverSettings})
@@ -94,7 +103,10 @@ func contenders(upsert bool, lanes int) []contender {
 		{method: "sink", share: 1, open: openSink, existing: upsert},
 	}
 	if upsert {
-		list = append(list, contender{method: "merge", share: 1, open: openMerge, existing: true})
+		list = append(list,
+			contender{method: "room", share: 1, existing: true, fill: 50, open: openSink},
+			contender{method: "random", share: 1, existing: true, open: openRandom},
+			contender{method: "merge", share: 1, open: openMerge, existing: true})
 	}
 	if lanes == 1 {
 		list = append(list,
@@ -115,6 +127,9 @@ type turn struct {
 
 func (t turn) rate() float64 { return float64(t.rows) / t.took.Seconds() }
 
+// work is the processor time per row, here and in the server's sessions.
+func (t turn) work() float64 { return (t.client + t.server).Seconds() / float64(t.rows) }
+
 // compare has them all write b.N rows.
 func compare(b *testing.B, cluster *pgtest.Cluster, list []contender, ddl string, lanes, per int, more []string) {
 	write := make([]func(from, to int), len(list))
@@ -123,6 +138,9 @@ func compare(b *testing.B, cluster *pgtest.Cluster, list []contender, ddl string
 		dsn := cluster.Database(b, more...)
 		conns[i] = pgtest.Connect(b, dsn)
 		execute(b, conns[i], ddl)
+		if c.fill > 0 {
+			execute(b, conns[i], fmt.Sprintf("ALTER TABLE rows SET (fillfactor = %d)", c.fill))
+		}
 		if c.existing {
 			openCopy(b, dsn, 1, 1000)(0, b.N)
 		}
@@ -149,17 +167,20 @@ func compare(b *testing.B, cluster *pgtest.Cluster, list []contender, ddl string
 	b.ReportMetric(0, "ns/op")
 	for i, c := range list {
 		var all turn
-		var ratios []float64
+		var ratios, works []float64
 		for j, t := range turns[i] {
 			all.rows, all.took, all.client, all.server = all.rows+t.rows, all.took+t.took, all.client+t.client, all.server+t.server
 			ratios = append(ratios, 100*t.rate()/turns[0][j].rate())
+			works = append(works, 100*turns[0][j].work()/t.work())
 		}
 		slices.Sort(ratios)
+		slices.Sort(works)
 		b.ReportMetric(all.rate(), c.method+"-rows/s")
 		b.ReportMetric(all.client.Seconds()*1e6/float64(all.rows), c.method+"-client-us/row")
 		b.ReportMetric(all.server.Seconds()*1e6/float64(all.rows), c.method+"-server-us/row")
 		if i > 0 {
 			b.ReportMetric(ratios[len(ratios)/2], c.method+"-%copy")
+			b.ReportMetric(works[len(works)/2], c.method+"-work-%copy")
 		}
 		var n int
 		if err := conns[i].QueryRow(b.Context(), "SELECT count(*) FROM rows").Scan(&n); err != nil || n < all.rows {
@@ -298,9 +319,16 @@ func openPipeline(b *testing.B, dsn string, upsert bool, per int) func(from, to 
 	})
 }
 
-// openSink applies sets; the records are made before, as the loop hands them
-// over decoded.
-func openSink(b *testing.B, dsn string, lanes, per int) func(from, to int) {
+// writer applies sets to a sink, lanes at once.
+type writer struct {
+	b           *testing.B
+	sink        *postgres.Sink
+	cp          sinks.Checkpoint
+	incarnation uuid.UUID
+	lsn         sinks.LSN
+}
+
+func newWriter(b *testing.B, dsn string, lanes int) *writer {
 	sink, err := postgres.Open(postgres.Options{DSN: dsn, Collections: []postgres.Collection{{Pattern: "rows", VersionColumn: "version"}}})
 	if err != nil {
 		b.Fatal(err)
@@ -314,33 +342,60 @@ func openSink(b *testing.B, dsn string, lanes, per int) func(from, to int) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	records := make([]sinks.Record, b.N)
-	for i := range records {
-		records[i] = recordOf(b, i)
-	}
-	incarnation := uuid.New()
-	return func(from, to int) {
-		var wg sync.WaitGroup
-		for lane := range lanes {
-			wg.Go(func() {
-				for at := from + lane*per; at < to; at += lanes * per {
-					batch := &sinks.Batch{Epoch: cp.Epoch, Records: records[at:min(at+per, to)]}
-					move := sinks.Move{Lane: lane, From: cp.Lanes[lane]}
-					move.To = sinks.Point{Incarnation: incarnation, LSN: batch.Records[len(batch.Records)-1].LSN}
-					batch.Moves = []sinks.Move{move}
-					if _, err := sink.Apply(b.Context(), batch); err != nil {
-						b.Error(err)
-						return
-					}
-					cp.Lanes[lane] = move.To
-				}
-			})
-		}
-		wg.Wait()
-	}
+	return &writer{b: b, sink: sink, cp: cp, incarnation: uuid.New()}
 }
 
-func recordOf(b *testing.B, i int) sinks.Record {
+// records are a set of each row, in order.
+func (w *writer) records(order []int) []sinks.Record {
+	records := make([]sinks.Record, len(order))
+	for i, row := range order {
+		w.lsn++
+		records[i] = recordOf(w.b, row, w.lsn)
+	}
+	return records
+}
+
+func (w *writer) write(records []sinks.Record, per int) {
+	var wg sync.WaitGroup
+	lanes := len(w.cp.Lanes)
+	for lane := range lanes {
+		wg.Go(func() {
+			for at := lane * per; at < len(records); at += lanes * per {
+				batch := &sinks.Batch{Epoch: w.cp.Epoch, Records: records[at:min(at+per, len(records))]}
+				move := sinks.Move{Lane: lane, From: w.cp.Lanes[lane]}
+				move.To = sinks.Point{Incarnation: w.incarnation, LSN: batch.Records[len(batch.Records)-1].LSN}
+				batch.Moves = []sinks.Move{move}
+				if _, err := w.sink.Apply(w.b.Context(), batch); err != nil {
+					w.b.Error(err)
+					return
+				}
+				w.cp.Lanes[lane] = move.To
+			}
+		})
+	}
+	wg.Wait()
+}
+
+// openSink writes in the order of the keys; the records are made before, as the
+// loop hands them over decoded.
+func openSink(b *testing.B, dsn string, lanes, per int) func(from, to int) {
+	w := newWriter(b, dsn, lanes)
+	order := make([]int, b.N)
+	for i := range order {
+		order[i] = i
+	}
+	records := w.records(order)
+	return func(from, to int) { w.write(records[from:to], per) }
+}
+
+// openRandom writes in no order.
+func openRandom(b *testing.B, dsn string, lanes, per int) func(from, to int) {
+	w := newWriter(b, dsn, lanes)
+	records := w.records(rand.New(rand.NewPCG(1, 2)).Perm(b.N))
+	return func(from, to int) { w.write(records[from:to], per) }
+}
+
+func recordOf(b *testing.B, i int, lsn sinks.LSN) sinks.Record {
 	row := rowOf(i)
 	m, err := mutation.Set("rows", mutation.Int64(row[0].(int64)), map[string]any{
 		"name": row[1], "body": row[2], "amount": row[3], "at": row[4],
@@ -349,7 +404,7 @@ func recordOf(b *testing.B, i int) sinks.Record {
 		b.Fatal(err)
 	}
 	return sinks.Record{
-		LSN: sinks.LSN(i + 1), Accepted: time.Unix(1_700_000_000, int64(i)),
+		LSN: lsn, Accepted: time.Unix(1_700_000_000, int64(lsn)),
 		Body: &walproxyv1.Record{Format: 1, Body: &walproxyv1.Record_Mutation{Mutation: m}}, Bytes: 250,
 	}
 }

@@ -60,17 +60,16 @@ func (t *table) String() string { return t.schema + "." + t.name }
 // quoted is the table's name in a statement.
 func (t *table) quoted() string { return quote(t.schema) + "." + quote(t.name) }
 
-// signatureSQL changes when somebody alters one of the tables $1: every change
+// signatureSQL changes when somebody alters the table $1: every change
 // to a name, column, default, index, constraint or trigger writes a new row
 // version of the catalogue. Five index scans; it runs behind the data statements of each
 // batch, whose locks keep the tables from changing any more.
-const signatureSQL = `(SELECT string_agg(s::text, ',') FROM (
- SELECT sum(xmin::text::int8) AS s FROM pg_catalog.pg_attribute WHERE attrelid = ANY ($1) AND attnum > 0
- UNION ALL SELECT xmin::text::int8 FROM pg_catalog.pg_class WHERE oid = ANY ($1)
- UNION ALL SELECT sum(xmin::text::int8) FROM pg_catalog.pg_constraint WHERE conrelid = ANY ($1)
- UNION ALL SELECT sum(xmin::text::int8) FROM pg_catalog.pg_index WHERE indrelid = ANY ($1)
- UNION ALL SELECT sum(xmin::text::int8 + ascii(tgenabled::text)) FROM pg_catalog.pg_trigger WHERE tgrelid = ANY ($1)
-) x)`
+const signatureSQL = `pg_catalog.concat_ws(',',
+ (SELECT sum(xmin::text::int8) FROM pg_catalog.pg_attribute WHERE attrelid = ($1)[1] AND attnum > 0),
+ (SELECT xmin FROM pg_catalog.pg_class WHERE oid = ($1)[1]),
+ (SELECT coalesce(sum(xmin::text::int8), 0) FROM pg_catalog.pg_constraint WHERE conrelid = ($1)[1]),
+ (SELECT coalesce(sum(xmin::text::int8), 0) FROM pg_catalog.pg_index WHERE indrelid = ($1)[1]),
+ (SELECT coalesce(sum(xmin::text::int8 + ascii(tgenabled::text)), 0) FROM pg_catalog.pg_trigger WHERE tgrelid = ($1)[1]))`
 
 const tableSQL = `SELECT n.nspname, c.relname, c.relkind::text,
  pg_catalog.row_security_active(c.oid)::text, c.relhasrules::text, ` + signatureSQL + `,

@@ -14,6 +14,7 @@ type statements struct {
 	byShape map[*shape]int // number of the last group
 	ordered int            // the last group of a table that keeps the log's order; -1: none
 	full    bool           // a group is large enough to be sent
+	grown   int            // how large that is, in chunks; 0: one
 	owners  []int          // of what was sent in this round trip; see exchange
 	now     bool           // constraints have been set immediate
 
@@ -31,13 +32,16 @@ type group struct {
 	again  bool // a row was written before in this batch, or was read
 }
 
-// A group is sent when it has chunkRows, or chunkBytes in fewer: the server works
-// at it while the rest is encoded.
+// The first group is sent when it has chunkRows, or chunkBytes in fewer: the server
+// works at it while the rest is encoded. That is done long before the server is
+// through, so that the next ones may be chunkGrowth times as large: each statement
+// costs it as much as a dozen rows.
 var chunkRows = 256 // tests: 3
 
 const (
 	chunkRowsMin = 32
 	chunkBytes   = 64 << 10
+	chunkGrowth  = 4
 )
 
 // maxStatementBytes is how many bytes of values a statement gets before the next
@@ -78,7 +82,8 @@ func (w *work) place(s *shape, r *row, record int) *group {
 	for i, v := range r.key {
 		g.arrays[i].element(v)
 	}
-	w.full = w.full || g.count >= chunkRows || g.count >= chunkRowsMin && g.bytes() >= chunkBytes
+	grown := max(w.grown, 1)
+	w.full = w.full || g.count >= grown*chunkRows || g.count >= chunkRowsMin && g.bytes() >= grown*chunkBytes
 	w.unsettle(s, r)
 	return g
 }
@@ -168,6 +173,7 @@ func (w *work) sendFull(ctx context.Context) error {
 	w.owners = append(w.owners, owners...)
 	err := w.link.send(ctx, commands)
 	w.recycle()
+	w.grown = chunkGrowth
 	return err
 }
 
