@@ -131,6 +131,10 @@ func (g *lag) now() (records uint64, bytes int64, exact bool) {
 	return records, bytes + max(g.backlog.bytes.Load()+g.atMost-before.Bytes, 0), false
 }
 
+// noted says that the backlog is counted from where the sink was noted to be last:
+// after a crash its store may have some of it.
+func (g *lag) noted() bool { return g.start < g.end && g.loop.Applied() < g.end }
+
 // lost says that the sink has less than was known to be applied: an older copy of
 // its store was put back. The log from there on is what it lacks, at most.
 func (g *lag) lost(applied wal.LSN) bool {

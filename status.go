@@ -96,6 +96,8 @@ type SinkStatus struct {
 	// log held then was counted.
 	Lag      uint64
 	LagBytes int64
+	// LagAtMost: they are upper bounds now.
+	LagAtMost bool
 	// MaxLagBytes is SinkOptions.MaxLagBytes.
 	MaxLagBytes int64
 	Rates       SinkRates
@@ -114,7 +116,9 @@ func (p *Proxy) Status() Status {
 	st.Refusing = p.refusing(&st)
 	for _, s := range p.sinks {
 		ss := SinkStatus{Name: s.name, Status: s.status(), Paused: s.isPaused(), MaxLagBytes: s.options.MaxLagBytes}
-		ss.Lag, ss.LagBytes, _ = p.lagOf(s)
+		var exact bool
+		ss.Lag, ss.LagBytes, exact = p.lagOf(s)
+		ss.LagAtMost = ss.Lag > 0 && (!exact || s.lag().noted())
 		if d, ok := s.options.Sink.(sinks.Describer); ok {
 			ss.Store = d.Describe()
 		}

@@ -59,6 +59,7 @@ type sinkStatus struct {
 	// the bound of those.
 	Lag         uint64 `json:"lag"`
 	LagBytes    int64  `json:"lag_bytes"`
+	LagAtMost   bool   `json:"lag_at_most,omitempty"` // both are upper bounds for now
 	MaxLagBytes int64  `json:"max_lag_bytes,omitempty"`
 
 	Lanes   []walproxy.LSN `json:"lanes"`
@@ -124,7 +125,7 @@ func newSinkStatus(sink *walproxy.SinkStatus) sinkStatus {
 	out := sinkStatus{
 		Name: sink.Name, State: string(sink.State), Error: errorText(sink.Err), Paused: sink.Paused,
 		Epoch: sink.Epoch, Applied: sink.Applied, Checkpoint: sink.Checkpoint,
-		Lag: sink.Lag, LagBytes: sink.LagBytes, MaxLagBytes: sink.MaxLagBytes,
+		Lag: sink.Lag, LagBytes: sink.LagBytes, LagAtMost: sink.LagAtMost, MaxLagBytes: sink.MaxLagBytes,
 		Lanes: sink.Lanes, Records: sink.Records, Batches: sink.Batches, Retries: sink.Retries,
 		DeadLetters: sink.DeadLetters, ParkedKeys: sink.ParkedKeys,
 		HeldRecords: sink.HeldRecords, HeldBytes: sink.HeldBytes, LostRecords: sink.LostRecords,

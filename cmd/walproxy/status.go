@@ -127,6 +127,7 @@ type liveStatus struct {
 type liveSinkStatus struct {
 	liveSink
 	Paused          bool     `json:"paused"`
+	LagAtMost       bool     `json:"lag_at_most,omitempty"`
 	MaxLagBytes     int64    `json:"max_lag_bytes"`
 	RatesKnown      bool     `json:"rates_known"`
 	AddedRate       float64  `json:"records_added_per_second"`

@@ -89,7 +89,11 @@ func (s *liveSinkStatus) lines(window float64, add func(string, ...any)) {
 	if s.Lag == 0 {
 		add("sink %s  %s  everything up to LSN %d is applied; %s/s", s.Name, word, s.Applied, numberText(s.PassedRate))
 	} else {
-		add("sink %s  %s  %s records behind, %s, the oldest %s", s.Name, word, numberText(float64(s.Lag)), sizeText(s.LagBytes), ageText(s.OldestSeconds))
+		most := ""
+		if s.LagAtMost { // not counted yet, after a start
+			most = "at most "
+		}
+		add("sink %s  %s  %s%s records behind, %s, the oldest %s", s.Name, word, most, numberText(float64(s.Lag)), sizeText(s.LagBytes), ageText(s.OldestSeconds))
 		add("        %s", s.rateText(word, window))
 	}
 	if s.DeadLetters > 0 {

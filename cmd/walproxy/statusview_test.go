@@ -30,7 +30,7 @@ const ailing = `{"accepting": false, "refusing": "log and state store take 64 by
   {"name": "slow", "state": "running", "lag": 5, "lag_bytes": 100, "rates_known": true, "records_added_per_second": 10, "records_passed_per_second": 2, "oldest_seconds": 7300},
   {"name": "stuck", "state": "running", "lag": 5, "lag_bytes": 100, "rates_known": true, "oldest_seconds": 100},
   {"name": "fresh", "state": "running", "lag": 5, "lag_bytes": 100, "oldest_seconds": 1},
-  {"name": "away", "state": "retrying", "error": "connection refused\nby everybody", "lag": 5, "lag_bytes": 100},
+  {"name": "away", "state": "retrying", "error": "connection refused\nby everybody", "lag": 5, "lag_at_most": true, "lag_bytes": 100},
   {"name": "bad", "state": "halted", "error": "permission denied for table orders", "lag": 5, "lag_bytes": 95, "max_lag_bytes": 100, "held_records": 4, "held_bytes": 90},
   {"name": "off", "state": "running", "paused": true, "lag": 9, "lag_bytes": 100},
   {"name": "new", "state": "starting"}]}`
@@ -54,7 +54,7 @@ func TestStatusLines(t *testing.T) {
 		"sink stuck  NOT MOVING",
 		"sink fresh  moving",
 		"its backlog is still being counted",
-		"sink away  STORE AWAY",
+		"sink away  STORE AWAY  at most 5 records behind",
 		"last error: connection refused by everybody",
 		"sink bad  HALTED",
 		"4 of them were copied out of the log, 90 B",
