@@ -17,7 +17,7 @@ func (s *Sink) Apply(ctx context.Context, b *sinks.Batch) ([]sinks.Result, error
 	if err := b.Validate(); err != nil {
 		return nil, err
 	}
-	ctx, leave, err := s.enter(ctx)
+	ctx, leave, err := s.calls.Enter(ctx)
 	if err != nil {
 		return nil, err
 	}

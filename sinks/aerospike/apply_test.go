@@ -64,7 +64,7 @@ func (d *direct) apply(b *sinks.Batch) []sinks.Result {
 
 func (d *direct) applyCtx(ctx context.Context, b *sinks.Batch) []sinks.Result {
 	d.Helper()
-	ctx, leave, err := d.s.enter(ctx)
+	ctx, leave, err := d.s.calls.Enter(ctx)
 	if err != nil {
 		d.Fatal(err)
 	}

@@ -108,7 +108,7 @@ func applyBatch(b *testing.B, s *Sink, client *as.Client, guard string, from, to
 		b.Error(err)
 		return
 	}
-	ctx, leave, err := s.enter(context.Background())
+	ctx, leave, err := s.calls.Enter(context.Background())
 	if err != nil {
 		b.Error(err)
 		return

@@ -51,7 +51,7 @@ func (s *Sink) ReadEvents(ctx context.Context, collection string, key *walproxyv
 // record reads a record, whole or by ops that read, and says what its guard is
 // called.
 func (s *Sink) record(ctx context.Context, collection string, key *walproxyv1.Key, ops ...*as.Operation) (*as.Record, string, error) {
-	ctx, leave, err := s.enter(ctx)
+	ctx, leave, err := s.calls.Enter(ctx)
 	if err != nil {
 		return nil, "", err
 	}

@@ -19,7 +19,7 @@ const claimTries = 5
 // Resume implements sinks.Sink. It returns the settled point, for all lanes: what
 // was applied above it may be lost, and comes again.
 func (s *Sink) Resume(ctx context.Context, claim sinks.Claim) (sinks.Checkpoint, error) {
-	ctx, leave, err := s.enter(ctx)
+	ctx, leave, err := s.calls.Enter(ctx)
 	if err != nil {
 		return sinks.Checkpoint{}, err
 	}
@@ -128,7 +128,7 @@ func merged(before, recent *ledger) *ledger {
 // Identity implements sinks.Identifier: the cluster, by its name, and where in it
 // the checkpoint is.
 func (s *Sink) Identity(ctx context.Context) (string, error) {
-	ctx, leave, err := s.enter(ctx)
+	ctx, leave, err := s.calls.Enter(ctx)
 	if err != nil {
 		return "", err
 	}
@@ -142,7 +142,7 @@ func (s *Sink) Identity(ctx context.Context) (string, error) {
 
 // Position implements sinks.Positioner.
 func (s *Sink) Position(ctx context.Context) (sinks.Checkpoint, error) {
-	ctx, leave, err := s.enter(ctx)
+	ctx, leave, err := s.calls.Enter(ctx)
 	if err != nil {
 		return sinks.Checkpoint{}, err
 	}
@@ -162,7 +162,7 @@ func (s *Sink) Rebase(ctx context.Context, owner string, from, to sinks.Checkpoi
 	if len(to.Lanes) < 1 || len(to.Lanes) > maxLanes {
 		return sinks.WithOutcome(sinks.Halt, fmt.Errorf("sink aerospike: rebase: lanes: %d, want 1 to %d", len(to.Lanes), maxLanes))
 	}
-	ctx, leave, err := s.enter(ctx)
+	ctx, leave, err := s.calls.Enter(ctx)
 	if err != nil {
 		return err
 	}

@@ -2,12 +2,12 @@ package aerospike
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"sync"
 
 	"go.uber.org/zap"
 
+	"github.com/walproxy/walproxy/internal/gate"
 	"github.com/walproxy/walproxy/sinks"
 )
 
@@ -23,14 +23,7 @@ type Sink struct {
 
 	// Calls that Close waits for: those of the contract, and behind them the
 	// messages that were given up and whose answer is still to come.
-	calls sync.WaitGroup
-	base  context.Context
-	cut   context.CancelCauseFunc // ends running calls
-
-	mu struct {
-		sync.Mutex
-		closing bool
-	}
+	calls *gate.Gate
 
 	closed struct {
 		once sync.Once
@@ -45,8 +38,7 @@ func Open(o Options) (*Sink, error) {
 	if err := o.validate(); err != nil {
 		return nil, fmt.Errorf("sink aerospike: options: %w", err)
 	}
-	s := &Sink{o: o, log: o.Logger}
-	s.base, s.cut = context.WithCancelCause(context.Background())
+	s := &Sink{o: o, log: o.Logger, calls: gate.New(sinks.ErrClosed)}
 	s.closed.ch = make(chan struct{})
 	s.owner = newOwner(s)
 	var err error
@@ -58,24 +50,6 @@ func Open(o Options) (*Sink, error) {
 		return nil, fmt.Errorf("sink aerospike: options: %w", err)
 	}
 	return s, nil
-}
-
-// enter counts a call that Close waits for, until leave is called. The context
-// ends with ctx, and when Close runs out of patience.
-func (s *Sink) enter(ctx context.Context) (_ context.Context, leave func(), err error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.mu.closing {
-		return nil, nil, sinks.ErrClosed
-	}
-	s.calls.Add(1)
-	ctx, cancel := context.WithCancelCause(ctx)
-	stop := context.AfterFunc(s.base, func() { cancel(context.Cause(s.base)) })
-	return ctx, func() {
-		stop()
-		cancel(nil)
-		s.calls.Done()
-	}, nil
 }
 
 // wait runs f, which talks to the cluster, until it returns or ctx ends. f goes on
@@ -107,16 +81,13 @@ func wait[T any](ctx context.Context, s *Sink, sent bool, f func() (T, error)) (
 // and closing goes on behind it, at most for the time-outs of a message.
 func (s *Sink) Close(ctx context.Context) error {
 	s.closed.once.Do(func() {
-		s.mu.Lock()
-		s.mu.closing = true
-		s.mu.Unlock()
+		s.calls.Shut()
 		s.owner.end()
 		go func() {
 			s.calls.Wait()
 			s.owner.join()
 			s.shared.release()
 			s.metrics.close()
-			s.cut(nil)
 			close(s.closed.ch)
 		}()
 	})
@@ -129,7 +100,7 @@ func (s *Sink) Close(ctx context.Context) error {
 	case <-s.closed.ch:
 		return nil
 	case <-ctx.Done():
-		s.cut(errors.Join(sinks.ErrClosed, context.Cause(ctx)))
+		s.calls.Cut(context.Cause(ctx))
 		return fmt.Errorf("sink aerospike: close: calls are still running: %w", context.Cause(ctx))
 	}
 }

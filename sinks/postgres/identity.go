@@ -21,7 +21,7 @@ func identityOf(conn *pgx.Conn) string {
 // database's OID. A logical copy of the data (a dump restored elsewhere, or into
 // another database) differs; a physical copy of the cluster does not.
 func (s *Sink) Identity(ctx context.Context) (identity string, err error) {
-	ctx, leave, err := s.enter(ctx)
+	ctx, leave, err := s.calls.Enter(ctx)
 	if err != nil {
 		return "", err
 	}

@@ -76,7 +76,7 @@ func (m *mapping) live(a *answer) (*mutation.Document, error) {
 // reading runs f on a connection of the read pool; the collection's table is
 // known. When the table has changed it is run again.
 func (s *Sink) reading(ctx context.Context, collection string, key *walproxyv1.Key, f func(context.Context, *pgconn.PgConn, *row) error) error {
-	ctx, leave, err := s.enter(ctx)
+	ctx, leave, err := s.calls.Enter(ctx)
 	if err != nil {
 		return err
 	}

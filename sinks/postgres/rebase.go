@@ -16,7 +16,7 @@ func (s *Sink) Rebase(ctx context.Context, owner string, from, to sinks.Checkpoi
 	if len(to.Lanes) < 1 || len(to.Lanes) > maxLanes {
 		return sinks.WithOutcome(sinks.Halt, fmt.Errorf("rebase: lanes: %d, want 1 to %d", len(to.Lanes), maxLanes))
 	}
-	ctx, leave, err := s.enter(ctx)
+	ctx, leave, err := s.calls.Enter(ctx)
 	if err != nil {
 		return err
 	}

@@ -85,7 +85,7 @@ func (s *Sink) checkpoint(ctx context.Context, conn *pgx.Conn) (c stored, err er
 
 // Position implements sinks.Positioner. It takes no lock and creates nothing.
 func (s *Sink) Position(ctx context.Context) (sinks.Checkpoint, error) {
-	ctx, leave, err := s.enter(ctx)
+	ctx, leave, err := s.calls.Enter(ctx)
 	if err != nil {
 		return sinks.Checkpoint{}, err
 	}
@@ -112,7 +112,7 @@ func (s *Sink) Position(ctx context.Context) (sinks.Checkpoint, error) {
 // under way. While another process owns the stream its error is *OwnedError,
 // marked Retry.
 func (s *Sink) Resume(ctx context.Context, c sinks.Claim) (sinks.Checkpoint, error) {
-	ctx, leave, err := s.enter(ctx)
+	ctx, leave, err := s.calls.Enter(ctx)
 	if err != nil {
 		return sinks.Checkpoint{}, err
 	}

@@ -2,7 +2,6 @@ package postgres
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"sync"
 	"sync/atomic"
@@ -11,6 +10,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 	"go.uber.org/zap"
 
+	"github.com/walproxy/walproxy/internal/gate"
 	"github.com/walproxy/walproxy/sinks"
 )
 
@@ -28,14 +28,7 @@ type Sink struct {
 	metrics             *metrics
 	claimed             atomic.Pointer[string] // identity of the store, once it was claimed
 
-	calls sync.WaitGroup
-	cut   context.CancelCauseFunc // ends running calls
-	base  context.Context
-
-	mu struct {
-		sync.Mutex
-		closing bool
-	}
+	calls *gate.Gate // that Close waits for
 
 	closed struct {
 		once sync.Once
@@ -52,8 +45,7 @@ func Open(o Options) (*Sink, error) {
 	if err := o.validate(); err != nil {
 		return nil, fmt.Errorf("sink postgres: options: %w", err)
 	}
-	s := &Sink{o: o, schema: quote(o.Schema), log: o.Logger}
-	s.base, s.cut = context.WithCancelCause(context.Background())
+	s := &Sink{o: o, schema: quote(o.Schema), log: o.Logger, calls: gate.New(sinks.ErrClosed)}
 	s.closed.quiet, s.closed.ch = make(chan struct{}), make(chan struct{})
 	config, err := pgx.ParseConfig(o.DSN) // its error leaves the password out
 	if err != nil {
@@ -81,24 +73,6 @@ func Open(o Options) (*Sink, error) {
 	return s, nil
 }
 
-// enter counts a call that Close waits for, until leave is called. The context
-// ends with ctx, and when Close runs out of patience.
-func (s *Sink) enter(ctx context.Context) (_ context.Context, leave func(), err error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.mu.closing {
-		return nil, nil, sinks.ErrClosed
-	}
-	s.calls.Add(1)
-	ctx, cancel := context.WithCancelCause(ctx)
-	stop := context.AfterFunc(s.base, func() { cancel(context.Cause(s.base)) })
-	return ctx, func() {
-		stop()
-		cancel(nil)
-		s.calls.Done()
-	}, nil
-}
-
 // LaneGroup implements sinks.Linker.
 func (s *Sink) LaneGroup(collection string) string { return s.planner.laneGroup(collection) }
 
@@ -118,9 +92,7 @@ func (s *Sink) Describe() sinks.Description {
 // hangs, which is no error.
 func (s *Sink) Close(ctx context.Context) error {
 	s.closed.once.Do(func() {
-		s.mu.Lock()
-		s.mu.closing = true
-		s.mu.Unlock()
+		s.calls.Shut()
 		s.sweep.end()
 		go func() {
 			s.calls.Wait()
@@ -129,7 +101,6 @@ func (s *Sink) Close(ctx context.Context) error {
 			close(s.closed.quiet)
 			s.applyPool.Close()
 			s.readPool.Close()
-			s.cut(nil)
 			s.metrics.close()
 			close(s.closed.ch)
 		}()
@@ -148,7 +119,7 @@ func (s *Sink) Close(ctx context.Context) error {
 			return nil
 		default:
 		}
-		s.cut(errors.Join(sinks.ErrClosed, context.Cause(ctx)))
+		s.calls.Cut(context.Cause(ctx))
 		return fmt.Errorf("sink postgres: close: calls are still running: %w", context.Cause(ctx))
 	}
 }

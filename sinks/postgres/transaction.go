@@ -109,7 +109,7 @@ func (s *Sink) Apply(ctx context.Context, b *sinks.Batch) ([]sinks.Result, error
 	if err := b.Validate(); err != nil {
 		return nil, err
 	}
-	ctx, leave, err := s.enter(ctx)
+	ctx, leave, err := s.calls.Enter(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -131,7 +131,7 @@ func (s *Sink) Apply(ctx context.Context, b *sinks.Batch) ([]sinks.Result, error
 
 // closedOr tells a call that Close cut off from one that failed by itself.
 func (s *Sink) closedOr(err error) error {
-	if err != nil && errors.Is(context.Cause(s.base), sinks.ErrClosed) {
+	if err != nil && s.calls.IsCut() {
 		return sinks.WithOutcome(sinks.OutcomeOf(err), errors.Join(sinks.ErrClosed, err))
 	}
 	return err
