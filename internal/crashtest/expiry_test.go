@@ -48,8 +48,10 @@ const passingKeys = 250 // of a round; every fifth does not end
 // passing writes records that end a moment later, some of which do not after all.
 func (s *server) passing(ctx context.Context, round int) {
 	s.Helper()
-	end := time.Now().Add(100 * time.Millisecond).UTC().Format(time.RFC3339Nano)
 	for i := range passingKeys {
+		// Each ends behind its own write, however long all of them take: a record that
+		// had ended would make no row, and the kills need some to remove.
+		end := time.Now().Add(time.Second).UTC().Format(time.RFC3339Nano)
 		path := fmt.Sprintf("/v1/passing/r%d-%d", round, i)
 		if code := s.call(ctx, http.MethodPut, path+"?expires_at="+end, `{"n": 1}`, &struct{}{}); code != http.StatusOK {
 			s.Fatalf("PUT: %d", code)
