@@ -129,13 +129,17 @@ func (w *work) listRanks(index, count int64, multi bool) (selection, error) {
 	return s, err
 }
 
-// without returns items but for those at positions.
+// without returns items but for those at positions, which may be there twice.
 func without[T any](items []T, at []int) []T {
 	gone := make([]bool, len(items))
+	left := len(items)
 	for _, i := range at {
-		gone[i] = true
+		if !gone[i] {
+			gone[i] = true
+			left--
+		}
 	}
-	out := make([]T, 0, len(items)-len(at))
+	out := make([]T, 0, left)
 	for i := range items {
 		if !gone[i] {
 			out = append(out, items[i])
