@@ -25,6 +25,7 @@ import (
 
 	"github.com/walproxy/walproxy/api"
 	"github.com/walproxy/walproxy/api/aerowire/codec"
+	"github.com/walproxy/walproxy/internal/listen"
 )
 
 // Options of Start. Core, Listener and Namespaces are required; zero values are
@@ -187,47 +188,12 @@ func (s *Server) told(err error) codec.Result {
 	return r
 }
 
-// accept takes no further connection while as many as allowed are open: those
-// beyond wait in the kernel's queue.
+// accept serves connections until the server is closed.
 func (s *Server) accept() {
-	for {
-		select {
-		case s.slots <- struct{}{}:
-		case <-s.stop:
-			return
-		}
-		c, err := s.o.Listener.Accept()
-		if err != nil {
-			<-s.slots
-			if s.stopping.Load() {
-				return
-			}
-			if isTemporary(err) {
-				s.log.Warn("accept failed", zap.Error(err))
-				select {
-				case <-time.After(100 * time.Millisecond):
-					continue
-				case <-s.stop:
-					return
-				}
-			}
-			s.failed <- fmt.Errorf("aerowire listener: %w", err)
-			return
-		}
-		s.joined.Go(func() {
-			defer func() { <-s.slots }()
-			s.serve(c)
-		})
+	l := listen.Loop{Listener: s.o.Listener, Slots: s.slots, Stop: s.stop, Joined: &s.joined, Logger: s.log}
+	if err := l.Run(s.serve); err != nil {
+		s.failed <- fmt.Errorf("aerowire listener: %w", err)
 	}
-}
-
-// isTemporary: out of file descriptors and the like, which passes.
-func isTemporary(err error) bool {
-	t, ok := errors.AsType[interface {
-		error
-		Temporary() bool
-	}](err)
-	return ok && t.Temporary()
 }
 
 func (s *Server) serve(raw net.Conn) {

@@ -3,17 +3,11 @@ package aerowire_test
 import (
 	"bytes"
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
-	"crypto/x509"
-	"crypto/x509/pkix"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
-	"math/big"
 	"net"
 	"strings"
 	"sync"
@@ -24,6 +18,7 @@ import (
 
 	"github.com/walproxy/walproxy/api/aerowire"
 	"github.com/walproxy/walproxy/api/aerowire/codec"
+	"github.com/walproxy/walproxy/internal/tlstest"
 )
 
 // wire is a connection that speaks the protocol by hand.
@@ -355,7 +350,7 @@ func TestCloseCutsOff(t *testing.T) {
 }
 
 func TestTLS(t *testing.T) {
-	cert, roots := certificate(t)
+	cert, roots := tlstest.Certificate(t)
 	r := newRig(t, func(o *aerowire.Options) {
 		o.TLS = &tls.Config{Certificates: []tls.Certificate{cert}, ClientCAs: roots, ClientAuth: tls.RequireAndVerifyClientCert, MinVersion: tls.VersionTLS12}
 		o.RequestTimeout = 5 * time.Second
@@ -396,28 +391,4 @@ func TestTLS(t *testing.T) {
 	if b, _ := io.ReadAll(w); len(b) > 0 && b[0] != 21 {
 		t.Errorf("answered in the clear: %x", b)
 	}
-}
-
-// certificate is one for both sides, signed by itself.
-func certificate(t *testing.T) (tls.Certificate, *x509.CertPool) {
-	t.Helper()
-	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	template := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "walproxy"}, DNSNames: []string{"walproxy"},
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour), IsCA: true, BasicConstraintsValid: true,
-		KeyUsage:    x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign,
-		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth}}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, &private.PublicKey, private)
-	if err != nil {
-		t.Fatal(err)
-	}
-	parsed, err := x509.ParseCertificate(der)
-	if err != nil {
-		t.Fatal(err)
-	}
-	pool := x509.NewCertPool()
-	pool.AddCert(parsed)
-	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: private}, pool
 }

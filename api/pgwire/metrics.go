@@ -4,6 +4,8 @@ import (
 	"fmt"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/walproxy/walproxy/internal/promset"
 )
 
 type metrics struct {
@@ -45,13 +47,8 @@ func newMetrics(reg prometheus.Registerer, s *Server) (*metrics, error) {
 		defer s.mu.Unlock()
 		return float64(len(s.mu.sessions))
 	})
-	if reg == nil {
-		return m, nil
-	}
-	for _, c := range []prometheus.Collector{m.connections, m.ended, m.cancels, m.requests, bytes, m.connectSeconds, sessions} {
-		if err := reg.Register(c); err != nil {
-			return nil, fmt.Errorf("pgwire: metrics: %w", err)
-		}
+	if err := promset.Register(reg, m.connections, m.ended, m.cancels, m.requests, bytes, m.connectSeconds, sessions); err != nil {
+		return nil, fmt.Errorf("pgwire: metrics: %w", err)
 	}
 	return m, nil
 }

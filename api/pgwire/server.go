@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"go.uber.org/zap"
+
+	"github.com/walproxy/walproxy/internal/listen"
 )
 
 // spare connections beyond MaxConnections are taken: for cancel requests, and to
@@ -75,47 +77,12 @@ func Start(o Options) (*Server, error) {
 // Failed delivers the error that ended the endpoint without a Close.
 func (s *Server) Failed() <-chan error { return s.failed }
 
-// accept takes no further connection while as many as allowed are open: those
-// beyond wait in the kernel's queue.
+// accept serves connections until the server is closed.
 func (s *Server) accept() {
-	for {
-		select {
-		case s.slots <- struct{}{}:
-		case <-s.stop:
-			return
-		}
-		c, err := s.o.Listener.Accept()
-		if err == nil {
-			s.joined.Go(func() {
-				defer func() { <-s.slots }()
-				s.serve(c)
-			})
-			continue
-		}
-		<-s.slots
-		if s.stopping.Load() {
-			return
-		}
-		if !isTemporary(err) {
-			s.failed <- fmt.Errorf("pgwire listener: %w", err)
-			return
-		}
-		s.log.Warn("accept failed", zap.Error(err))
-		select {
-		case <-time.After(100 * time.Millisecond):
-		case <-s.stop:
-			return
-		}
+	l := listen.Loop{Listener: s.o.Listener, Slots: s.slots, Stop: s.stop, Joined: &s.joined, Logger: s.log}
+	if err := l.Run(s.serve); err != nil {
+		s.failed <- fmt.Errorf("pgwire listener: %w", err)
 	}
-}
-
-// isTemporary: out of file descriptors and the like, which passes.
-func isTemporary(err error) bool {
-	t, ok := errors.AsType[interface {
-		error
-		Temporary() bool
-	}](err)
-	return ok && t.Temporary()
 }
 
 // serve returns when a connection is over.

@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/walproxy/walproxy/internal/promset"
 )
 
 type metrics struct {
@@ -32,13 +34,8 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 			Name: "walproxy_http_requests_in_flight", Help: "Requests being served.",
 		}),
 	}
-	if reg == nil {
-		return m, nil
-	}
-	for _, c := range []prometheus.Collector{m.requests, m.seconds, m.items, m.inFlight} {
-		if err := reg.Register(c); err != nil {
-			return nil, fmt.Errorf("rpc: metrics: %w", err)
-		}
+	if err := promset.Register(reg, m.requests, m.seconds, m.items, m.inFlight); err != nil {
+		return nil, fmt.Errorf("rpc: metrics: %w", err)
 	}
 	return m, nil
 }

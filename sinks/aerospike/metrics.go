@@ -6,6 +6,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/walproxy/walproxy/internal/promset"
 	"github.com/walproxy/walproxy/sinks"
 )
 
@@ -43,27 +44,13 @@ func newMetrics(s *Sink) (*metrics, error) {
 		}),
 	}
 	m.all = []prometheus.Collector{m.latency, m.records, m.bytes, m.errors, m.careful}
-	if m.registerer == nil {
-		return m, nil
-	}
-	for i, c := range m.all {
-		if err := m.registerer.Register(c); err != nil {
-			m.all = m.all[:i]
-			m.close()
-			return nil, err
-		}
+	if err := promset.Register(m.registerer, m.all...); err != nil {
+		return nil, err
 	}
 	return m, nil
 }
 
-func (m *metrics) close() {
-	if m.registerer == nil {
-		return
-	}
-	for _, c := range m.all {
-		m.registerer.Unregister(c)
-	}
-}
+func (m *metrics) close() { promset.Unregister(m.registerer, m.all...) }
 
 // applied counts one Apply, whatever became of it.
 func (m *metrics) applied(b *sinks.Batch, results []sinks.Result, err error, took time.Duration) {

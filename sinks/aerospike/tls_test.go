@@ -2,16 +2,11 @@ package aerospike
 
 import (
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
-	"crypto/x509"
-	"crypto/x509/pkix"
-	"math/big"
 	"testing"
 	"time"
 
+	"github.com/walproxy/walproxy/internal/tlstest"
 	"github.com/walproxy/walproxy/sinks"
 )
 
@@ -19,8 +14,8 @@ import (
 // no further, and that halts the sink, for no retry mends it.
 func TestTLS(t *testing.T) {
 	t.Parallel()
-	cert, roots := certificate(t)
-	_, others := certificate(t)
+	cert, roots := tlstest.Certificate(t)
+	_, others := tlstest.Certificate(t)
 	c := &cluster{tls: &tls.Config{Certificates: []tls.Certificate{cert}, ClientCAs: roots,
 		ClientAuth: tls.RequireAndVerifyClientCert, MinVersion: tls.VersionTLS12}}
 	if err := c.open(); err != nil {
@@ -61,28 +56,4 @@ func TestTLS(t *testing.T) {
 			}
 		})
 	}
-}
-
-// certificate is one for both sides, signed by itself.
-func certificate(t *testing.T) (tls.Certificate, *x509.CertPool) {
-	t.Helper()
-	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	template := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "walproxy"}, DNSNames: []string{"walproxy"},
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour), IsCA: true, BasicConstraintsValid: true,
-		KeyUsage:    x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign,
-		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth}}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, &private.PublicKey, private)
-	if err != nil {
-		t.Fatal(err)
-	}
-	parsed, err := x509.ParseCertificate(der)
-	if err != nil {
-		t.Fatal(err)
-	}
-	pool := x509.NewCertPool()
-	pool.AddCert(parsed)
-	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: private}, pool
 }

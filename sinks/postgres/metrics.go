@@ -6,6 +6,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/walproxy/walproxy/internal/promset"
 	"github.com/walproxy/walproxy/sinks"
 )
 
@@ -59,15 +60,8 @@ func newMetrics(s *Sink) (*metrics, error) {
 	})
 	m.pool("apply", s.applyPool)
 	m.pool("read", s.readPool)
-	if m.registerer == nil {
-		return m, nil
-	}
-	for i, c := range m.all {
-		if err := m.registerer.Register(c); err != nil {
-			m.all = m.all[:i]
-			m.close()
-			return nil, err
-		}
+	if err := promset.Register(m.registerer, m.all...); err != nil {
+		return nil, err
 	}
 	return m, nil
 }
@@ -83,14 +77,7 @@ func (m *metrics) pool(name string, p *pgxpool.Pool) {
 	m.gauge("walproxy_postgres_pool_max", "Connections that the pool may have.", labels, func() float64 { return float64(p.Stat().MaxConns()) })
 }
 
-func (m *metrics) close() {
-	if m.registerer == nil {
-		return
-	}
-	for _, c := range m.all {
-		m.registerer.Unregister(c)
-	}
-}
+func (m *metrics) close() { promset.Unregister(m.registerer, m.all...) }
 
 func (m *metrics) applied(b *sinks.Batch, took time.Duration) {
 	m.latency.Observe(took.Seconds())

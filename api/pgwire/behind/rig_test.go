@@ -67,19 +67,7 @@ func newRig(t *testing.T, ddl string, tables ...catalogue.Declared) *rig {
 }
 
 func (r *rig) query(ctx context.Context, sql string) ([][]string, error) {
-	results, err := r.conn.Exec(ctx, sql).ReadAll()
-	if err != nil || len(results) == 0 {
-		return nil, err
-	}
-	var rows [][]string
-	for _, raw := range results[len(results)-1].Rows {
-		row := make([]string, len(raw))
-		for i, v := range raw {
-			row[i] = string(v)
-		}
-		rows = append(rows, row)
-	}
-	return rows, nil
+	return pgtest.Texts(ctx, r.conn, sql)
 }
 
 func (r *rig) must(sql string) [][]string {

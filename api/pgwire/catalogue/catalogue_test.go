@@ -32,21 +32,7 @@ func session(t *testing.T, dsn string) Query {
 			t.Error(err)
 		}
 	})
-	return func(ctx context.Context, sql string) ([][]string, error) {
-		results, err := conn.Exec(ctx, sql).ReadAll()
-		if err != nil {
-			return nil, err
-		}
-		var rows [][]string
-		for _, raw := range results[len(results)-1].Rows {
-			row := make([]string, len(raw))
-			for i, v := range raw {
-				row[i] = string(v)
-			}
-			rows = append(rows, row)
-		}
-		return rows, nil
-	}
+	return func(ctx context.Context, sql string) ([][]string, error) { return pgtest.Texts(ctx, conn, sql) }
 }
 
 func run(t *testing.T, query Query, sql string) {

@@ -38,21 +38,7 @@ func connect(t *testing.T, dsn string) *pgconn.PgConn {
 }
 
 func query(conn *pgconn.PgConn) catalogue.Query {
-	return func(ctx context.Context, sql string) ([][]string, error) {
-		results, err := conn.Exec(ctx, sql).ReadAll()
-		if err != nil {
-			return nil, err
-		}
-		var rows [][]string
-		for _, raw := range results[len(results)-1].Rows {
-			row := make([]string, len(raw))
-			for i, v := range raw {
-				row[i] = string(v)
-			}
-			rows = append(rows, row)
-		}
-		return rows, nil
-	}
+	return func(ctx context.Context, sql string) ([][]string, error) { return pgtest.Texts(ctx, conn, sql) }
 }
 
 // columns are tried with values made of the texts.
