@@ -64,9 +64,7 @@ func (c *conn) loop(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		err = c.handle(ctx, proto.Type, body)
-		free()
-		if err != nil {
+		if err := c.request(ctx, proto.Type, body, free); err != nil {
 			return err
 		}
 		if !c.more() {
@@ -78,6 +76,12 @@ func (c *conn) loop(ctx context.Context) error {
 			return c.settle(ctx)
 		}
 	}
+}
+
+// request does one message and gives back, whatever happens, what its body took.
+func (c *conn) request(ctx context.Context, kind byte, body []byte, free func()) error {
+	defer free()
+	return c.handle(ctx, kind, body)
 }
 
 // head waits for the next message.

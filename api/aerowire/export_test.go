@@ -5,3 +5,8 @@ package aerowire
 func (s *Server) TakeRoom() (release func(), ok bool) {
 	return func() { s.decoded.Release(s.decodedMax) }, s.decoded.TryAcquire(s.decodedMax)
 }
+
+// TakeInFlight is TakeRoom for messages.
+func (s *Server) TakeInFlight() (release func(), ok bool) {
+	return func() { s.inFlight.Release(s.o.MaxInFlightBytes) }, s.inFlight.TryAcquire(s.o.MaxInFlightBytes)
+}

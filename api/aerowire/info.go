@@ -143,6 +143,7 @@ func (s *Server) statistics() string {
 		"uptime=" + strconv.FormatInt(int64(time.Since(s.started).Seconds()), 10),
 		"client_connections=" + strconv.Itoa(open),
 		"client_connections_opened=" + strconv.FormatInt(s.stats.opened.Load(), 10),
+		"requests_panicked=" + strconv.FormatInt(s.stats.panicked.Load(), 10),
 	}, ";")
 }
 

@@ -143,7 +143,8 @@ type Server struct {
 
 // counters for info's statistics.
 type counters struct {
-	opened atomic.Int64
+	opened   atomic.Int64
+	panicked atomic.Int64 // requests
 }
 
 var errClosing = errors.New("aerowire: the endpoint closes")
@@ -211,6 +212,7 @@ func (s *Server) serve(raw net.Conn) {
 		s.mu.Unlock()
 		_ = raw.Close() // everything that was promised is sent
 	}()
+	defer s.survive(raw)
 	if t, ok := raw.(*tls.Conn); ok {
 		ctx, cancel := context.WithTimeout(s.base, s.o.RequestTimeout)
 		err := t.HandshakeContext(ctx)
