@@ -66,20 +66,30 @@ func (p *Proxy) scanner(ctx context.Context, collection string) (sinks.Scanner, 
 	if p.closing.Load() {
 		return nil, ErrClosed
 	}
-	name, err := p.acceptor.Reads(collection)
-	if err != nil {
-		return nil, err
-	}
-	s, err := p.sink(name)
+	s, err := p.reads(collection)
 	if err != nil {
 		return nil, err
 	}
 	scanner, ok := s.reader.(sinks.Scanner)
 	if !ok {
-		return nil, fmt.Errorf("%w: %s lists no records", ErrNoReader, name)
+		return nil, fmt.Errorf("%w: %s lists no records", ErrNoReader, s.name)
 	}
+	return scanner, p.seen(ctx, s)
+}
+
+// reads is the sink that answers reads for a collection.
+func (p *Proxy) reads(collection string) (*sink, error) {
+	name, err := p.acceptor.Reads(collection)
+	if err != nil {
+		return nil, err
+	}
+	return p.sink(name)
+}
+
+// seen waits until what is durable is applied by s.
+func (p *Proxy) seen(ctx context.Context, s *sink) error {
 	if err := s.Wait(ctx, p.log.Durable()); err != nil {
-		return nil, fmt.Errorf("sink %s: %w", name, closedError(err))
+		return fmt.Errorf("sink %s: %w", s.name, closedError(err))
 	}
-	return scanner, nil
+	return nil
 }

@@ -20,6 +20,13 @@ type Core interface {
 	// Modify reads a record and appends what f makes of it as one step; no Pending
 	// and no error: f wanted no write.
 	Modify(ctx context.Context, collection string, key *walproxyv1.Key, f walproxy.Change) (Pending, error)
+	// Append gives a write of any kind its LSN.
+	Append(ctx context.Context, rec *walproxyv1.Record) (Pending, error)
+	// Hold calls f under a key's lock, with all writes to the key applied; See
+	// without the lock, and maybe more than once. SeeAll waits for all keys' writes.
+	Hold(ctx context.Context, collection string, key *walproxyv1.Key, f func(context.Context, Held) error) error
+	See(ctx context.Context, collection string, key *walproxyv1.Key, f func(context.Context) error) error
+	SeeAll(ctx context.Context, collection string) error
 	// Wait returns nil once everything up to lsn has come to level.
 	Wait(ctx context.Context, lsn walproxy.LSN, level walproxy.Level) error
 	// Read and ReadEvents see every write that was acknowledged before the call.
@@ -63,6 +70,22 @@ type Pending interface {
 	Wait(ctx context.Context) (walproxy.Result, error)
 }
 
+// Held is a key that is held; see walproxy.Held.
+type Held interface {
+	UpTo() walproxy.LSN
+	Submit(ctx context.Context, rec *walproxyv1.Record) (Pending, error)
+}
+
+type held struct{ *walproxy.Held }
+
+func (h held) Submit(ctx context.Context, rec *walproxyv1.Record) (Pending, error) {
+	pending, err := h.Held.Submit(ctx, rec)
+	if err != nil {
+		return nil, err
+	}
+	return pending, nil
+}
+
 // New returns p as a Core.
 func New(p *walproxy.Proxy) Core { return core{p} }
 
@@ -74,6 +97,18 @@ func (c core) Submit(ctx context.Context, m *walproxyv1.Mutation) (Pending, erro
 		return nil, err // not a Pending that holds a nil pointer
 	}
 	return pending, nil
+}
+
+func (c core) Append(ctx context.Context, rec *walproxyv1.Record) (Pending, error) {
+	pending, err := c.AppendRecord(ctx, rec)
+	if err != nil {
+		return nil, err
+	}
+	return pending, nil
+}
+
+func (c core) Hold(ctx context.Context, collection string, key *walproxyv1.Key, f func(context.Context, Held) error) error {
+	return c.Proxy.Hold(ctx, collection, key, func(ctx context.Context, h *walproxy.Held) error { return f(ctx, held{h}) })
 }
 
 func (c core) SubmitImported(ctx context.Context, sink string, in walproxy.ImportedLetter) (Pending, error) {
