@@ -92,6 +92,10 @@ func scripts(t *testing.T, dir string) testscript.Params {
 	t.Helper()
 	exits := filepath.Join(t.TempDir(), "exits")
 	t.Setenv(exitsFile, exits)
+	// A program with the race detector sleeps for a second before it ends, for what
+	// its other threads may still do. These run by the hundred, and join theirs.
+	race := strings.TrimSpace(os.Getenv("GORACE") + " atexit_sleep_ms=0")
+	t.Setenv("GORACE", race)
 	t.Cleanup(func() { // when all scripts have ended
 		if undocumented, err := os.ReadFile(exits); err == nil {
 			t.Errorf("not documented with exits(cmd, ...):\n%s", undocumented)
@@ -112,6 +116,7 @@ func scripts(t *testing.T, dir string) testscript.Params {
 				return err
 			}
 			env.Setenv(exitsFile, exits)
+			env.Setenv("GORACE", race)
 			return nil
 		},
 	}
