@@ -71,8 +71,8 @@ func (p *Proxy) SeeAll(ctx context.Context, collection string) error {
 	return p.seen(ctx, s)
 }
 
-// AppendRecord is AppendAsync for a write of any kind; format, accepted time and
-// routes are filled in.
+// AppendRecord is AppendAsync for a write of any kind. Of rec its body and principal
+// count; the rest is filled in, in a copy.
 func (p *Proxy) AppendRecord(ctx context.Context, rec *walproxyv1.Record) (*Pending, error) {
-	return p.submit(ctx, rec)
+	return p.submit(ctx, &walproxyv1.Record{Body: rec.GetBody(), Principal: rec.GetPrincipal()})
 }

@@ -584,6 +584,37 @@ func TestAppendBatchAndGroup(t *testing.T) {
 	closeProxy(t, p)
 }
 
+// TestAppendRecord: a record of any kind gets an LSN and is repeated by its request id;
+// what it says of routes and origin does not count.
+func TestAppendRecord(t *testing.T) {
+	p := open(t, options(t.TempDir(), sinktest.NewMemory()))
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	member := &walproxyv1.Group_Member{Kind: &walproxyv1.Group_Member_Mutation{Mutation: increment("a")}}
+	rec := &walproxyv1.Record{Routes: []string{"nowhere"}, Origin: &walproxyv1.Origin{Lsn: 7, Sink: "nowhere"}, Principal: "me",
+		Body: &walproxyv1.Record_Group{Group: &walproxyv1.Group{RequestId: "r", Members: []*walproxyv1.Group_Member{member, member}}}}
+	for i := range 2 {
+		pending, err := p.AppendRecord(ctx, rec)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if r, err := pending.Wait(ctx); err != nil || r.LSN != 1 || r.Repeat != (i == 1) {
+			t.Fatalf("%+v, %v", r, err)
+		}
+	}
+	if n := readN(t, p, "a"); n != 2 {
+		t.Fatalf("n = %d, want 2", n)
+	}
+	statement := &walproxyv1.Statement{Text: "DELETE", Collection: "things", Key: mutation.String("a")}
+	pending, err := p.AppendRecord(ctx, &walproxyv1.Record{Body: &walproxyv1.Record_Statement{Statement: statement}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r, err := pending.Wait(ctx); err != nil || r.LSN != 2 {
+		t.Fatalf("%+v, %v", r, err)
+	}
+}
+
 // Segments below the sink's checkpoint are freed while the proxy runs.
 func TestSpaceIsFreed(t *testing.T) {
 	o := options(t.TempDir(), sinktest.NewMemory())

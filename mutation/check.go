@@ -57,8 +57,6 @@ func checkRecord(rec *walproxyv1.Record) error {
 		return checkGroup(body.Group)
 	case *walproxyv1.Record_Statement:
 		return in("statement", checkStatement(body.Statement))
-	case *walproxyv1.Record_StatementText:
-		return known("statement_text", body.StatementText)
 	case *walproxyv1.Record_Command:
 		return in("command", checkCommand(body.Command))
 	}

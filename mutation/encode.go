@@ -56,8 +56,7 @@ func decodeAny(payload []byte) (*walproxyv1.Record, error) {
 	return rec, nil
 }
 
-// Keys calls f for each (collection, key) that rec writes, in member order. A
-// statement text writes none.
+// Keys calls f for each (collection, key) that rec writes, in member order.
 func Keys(rec *walproxyv1.Record, f func(collection string, key *walproxyv1.Key)) {
 	switch body := rec.GetBody().(type) {
 	case *walproxyv1.Record_Mutation:
@@ -116,8 +115,6 @@ func Mutations(rec *walproxyv1.Record) ([]*walproxyv1.Mutation, error) {
 		return ms, nil
 	case *walproxyv1.Record_Statement:
 		return nil, &KindError{"statement"}
-	case *walproxyv1.Record_StatementText:
-		return nil, &KindError{"statement text"}
 	case *walproxyv1.Record_Command:
 		return nil, &KindError{"command"}
 	}

@@ -26,7 +26,7 @@ func everything() []*walproxyv1.Record {
 		DeleteOp(), SetOp(values), MergeOp(values), UnsetOp("x"), IncrementOp(numbers), AppendOp(texts), PrependOp(texts),
 		AppendEventOp(&walproxyv1.Event{Fields: values}),
 	}, IfVersion(7), ExpiresAt(time.Unix(100, 0)), WithRequestID("r"))
-	statement := &walproxyv1.Statement{TextId: 1, Collection: "t", Key: Int64(1), Settings: map[string]string{"TimeZone": "UTC", "DateStyle": "ISO"}}
+	statement := &walproxyv1.Statement{Text: "DELETE", ParameterOids: []uint32{23}, Parameters: []byte{1}, Role: "r", SearchPath: "p", RequestId: "i", Collection: "t", Key: Int64(1), Settings: map[string]string{"TimeZone": "UTC", "DateStyle": "ISO"}}
 	command := &walproxyv1.Command{Message: []byte{1}, Collection: "t", Key: Int64(1)}
 	group := &walproxyv1.Group{Members: []*walproxyv1.Group_Member{
 		{Kind: &walproxyv1.Group_Member_Mutation{Mutation: Touch("c", String("k"))}},
@@ -37,13 +37,12 @@ func everything() []*walproxyv1.Record {
 		return &walproxyv1.Record{Format: Format, AcceptedUnixNanos: 5, Routes: []string{"main"}, Principal: "p",
 			Origin: &walproxyv1.Origin{Lsn: 3, Sink: "main"}}
 	}
-	r1, r2, r3, r4, r5 := record(), record(), record(), record(), record()
+	r1, r2, r3, r4 := record(), record(), record(), record()
 	r1.Body = &walproxyv1.Record_Mutation{Mutation: m}
 	r2.Body = &walproxyv1.Record_Group{Group: group}
 	r3.Body = &walproxyv1.Record_Statement{Statement: statement}
-	r4.Body = &walproxyv1.Record_StatementText{StatementText: &walproxyv1.StatementText{TextId: 1, Text: "SELECT"}}
-	r5.Body = &walproxyv1.Record_Command{Command: command}
-	return []*walproxyv1.Record{r1, r2, r3, r4, r5}
+	r4.Body = &walproxyv1.Record_Command{Command: command}
+	return []*walproxyv1.Record{r1, r2, r3, r4}
 }
 
 func TestEncodeRoundTrip(t *testing.T) {

@@ -29,6 +29,8 @@ const (
 	MaxPrincipalBytes = 255
 	// MaxSettings is how many settings a statement has at most.
 	MaxSettings = 16
+	// MaxParameters is how many parameters a statement has at most: as PostgreSQL.
+	MaxParameters = 65_535
 	// MaxDecimalBytes is the longest text of a decimal.
 	MaxDecimalBytes = 1024
 	// MaxDecimalExponent bounds a decimal's exponent, so that exact arithmetic

@@ -76,8 +76,14 @@ func ValidateStatement(s *walproxyv1.Statement) error {
 	if s == nil {
 		return &InvalidError{"statement", "is missing"}
 	}
-	if s.GetTextId() == 0 {
-		return &InvalidError{"text_id", "is missing"}
+	if s.GetText() == "" {
+		return &InvalidError{"text", "is missing"}
+	}
+	if reason := checkText("text", s.GetText()); reason != "" {
+		return &InvalidError{"text", reason}
+	}
+	if n := len(s.GetParameterOids()); n > MaxParameters {
+		return &InvalidError{"parameter_oids", fmt.Sprintf("are %d; at most %d", n, MaxParameters)}
 	}
 	if reason := checkText("role", s.GetRole()); reason != "" {
 		return &InvalidError{"role", reason}

@@ -163,9 +163,10 @@ func TestValidateGroup(t *testing.T) {
 		{"empty member", []*walproxyv1.Group_Member{set("a"), {}}, "members[1].kind"},
 		{"nil member", []*walproxyv1.Group_Member{nil}, "members[0].kind"},
 		{"bad mutation", []*walproxyv1.Group_Member{set("a"), member(New("c", String("b"), nil))}, "members[1].mutation.ops"},
-		{"settings of a statement", []*walproxyv1.Group_Member{{Kind: &walproxyv1.Group_Member_Statement{Statement: &walproxyv1.Statement{TextId: 1, Collection: "c", Key: Int64(1),
+		{"settings of a statement", []*walproxyv1.Group_Member{{Kind: &walproxyv1.Group_Member_Statement{Statement: &walproxyv1.Statement{Text: "DELETE", Collection: "c", Key: Int64(1),
 			Settings: map[string]string{"TimeZone": "\x00"}}}}}, "members[0].statement.settings"},
-		{"bad statement", []*walproxyv1.Group_Member{{Kind: &walproxyv1.Group_Member_Statement{Statement: &walproxyv1.Statement{TextId: 1, Collection: "c"}}}}, "members[0].statement.key"},
+		{"bad statement", []*walproxyv1.Group_Member{{Kind: &walproxyv1.Group_Member_Statement{Statement: &walproxyv1.Statement{Text: "DELETE", Collection: "c"}}}}, "members[0].statement.key"},
+		{"statement without text", []*walproxyv1.Group_Member{{Kind: &walproxyv1.Group_Member_Statement{Statement: &walproxyv1.Statement{Collection: "c", Key: Int64(1)}}}}, "members[0].statement.text"},
 		{"bad command", []*walproxyv1.Group_Member{{Kind: &walproxyv1.Group_Member_Command{Command: &walproxyv1.Command{}}}}, "members[0].command.message"},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -120,6 +120,13 @@ func (s *store) apply(rec wal.Record) (err error) {
 	if err != nil {
 		return err
 	}
+	if statement := body.GetStatement(); statement != nil {
+		s.set(func() {
+			s.mu.docs[string(mutation.AppendKey(nil, statement.Collection, statement.Key))] = &mutation.Document{Version: rec.LSN}
+			s.mu.applied = rec.LSN
+		})
+		return nil
+	}
 	ms, err := mutation.Mutations(body)
 	if err != nil {
 		return err

@@ -105,6 +105,41 @@ func TestPreconditionWaitsForApplied(t *testing.T) {
 	}
 }
 
+// TestStatementIsPending: a statement is a write to its key as a mutation is, in
+// whatever form it names the key. What it does nobody here knows: a condition on the
+// record waits until it is applied.
+func TestStatementIsPending(t *testing.T) {
+	r := newRig(t, t.TempDir(), func(r *rig) { r.opts.LookupTimeout = 50 * time.Millisecond })
+	first := r.must(set("42")).LSN
+	if err := r.store.Wait(t.Context(), first); err != nil {
+		t.Fatal(err)
+	}
+	r.store.holdAt(first)
+	statement := func(id string) *walproxyv1.Record {
+		return &walproxyv1.Record{Body: &walproxyv1.Record_Statement{Statement: &walproxyv1.Statement{Text: "UPDATE", Collection: "c", Key: mutation.Int64(42), RequestId: id}}}
+	}
+	written, err := r.do(t.Context(), statement("r"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if again, err := r.do(t.Context(), statement("r")); err != nil || !again.Repeat || again.LSN != written.LSN {
+		t.Fatalf("a repeat: %+v, %v", again, err)
+	}
+	conditional := record(set("42", mutation.IfVersion(first)))
+	if _, err := r.do(t.Context(), conditional); !errors.Is(err, ErrVersionUnknown) {
+		t.Fatalf("got %v while the statement is not applied", err)
+	}
+	r.store.holdAt(0)
+	if err := r.store.Wait(t.Context(), written.LSN); err != nil {
+		t.Fatal(err)
+	}
+	r.o.LookupTimeout = time.Minute
+	var conflict *ConflictError
+	if _, err := r.do(t.Context(), conditional); !errors.As(err, &conflict) || conflict.Version != written.LSN {
+		t.Fatalf("got %v, want a conflict with version %d", err, written.LSN)
+	}
+}
+
 // A precondition that waits for the store keeps no blind write to its key
 // waiting, and takes notice of it.
 func TestLookupHoldsNoLock(t *testing.T) {

@@ -74,7 +74,7 @@ func TestInvalid(t *testing.T) {
 	}{
 		{nil, "record"},
 		{&walproxyv1.Record{}, "body"},
-		{&walproxyv1.Record{Body: &walproxyv1.Record_StatementText{StatementText: &walproxyv1.StatementText{TextId: 1}}}, "body"},
+		{&walproxyv1.Record{Body: &walproxyv1.Record_Statement{Statement: &walproxyv1.Statement{Collection: "c", Key: mutation.String("k")}}}, "text"},
 		{record(nil), "key"},
 		{record(mutation.New("c", mutation.String("k"), nil)), "ops"},
 		{record(unknown), "record"},

@@ -19,8 +19,6 @@ func KindOf(rec *walproxyv1.Record) string {
 		return "group"
 	case *walproxyv1.Record_Statement:
 		return "statement"
-	case *walproxyv1.Record_StatementText:
-		return "statement_text"
 	case *walproxyv1.Record_Command:
 		return "command"
 	}
@@ -52,8 +50,6 @@ func AppendRecord(dst []byte, rec *walproxyv1.Record) []byte {
 		return appendGroup(dst, body.Group)
 	case *walproxyv1.Record_Statement:
 		return appendStatement(dst, body.Statement)
-	case *walproxyv1.Record_StatementText:
-		return appendStatementText(dst, body.StatementText)
 	case *walproxyv1.Record_Command:
 		return appendCommand(dst, body.Command)
 	}
@@ -115,7 +111,10 @@ func appendTarget(dst []byte, collection string, key *walproxyv1.Key, requestID 
 
 func appendStatement(dst []byte, s *walproxyv1.Statement) []byte {
 	dst = appendTarget(append(dst, '{'), s.GetCollection(), s.GetKey(), s.GetRequestId())
-	dst = strconv.AppendUint(append(dst, `"text_id":`...), s.GetTextId(), 10)
+	dst = appendString(append(dst, `"text":`...), s.GetText())
+	dst = appendList(append(dst, `,"parameter_oids":`...), s.GetParameterOids(), func(dst []byte, oid uint32) []byte {
+		return strconv.AppendUint(dst, uint64(oid), 10)
+	})
 	dst = appendString(append(dst, `,"role":`...), s.GetRole())
 	dst = appendString(append(dst, `,"search_path":`...), s.GetSearchPath())
 	if settings := s.GetSettings(); len(settings) > 0 {
@@ -129,14 +128,6 @@ func appendStatement(dst []byte, s *walproxyv1.Statement) []byte {
 		dst = append(dst, '}')
 	}
 	return append(appendBytes(append(dst, `,"parameters":`...), s.GetParameters()), '}')
-}
-
-func appendStatementText(dst []byte, s *walproxyv1.StatementText) []byte {
-	dst = strconv.AppendUint(append(dst, `{"text_id":`...), s.GetTextId(), 10)
-	dst = appendString(append(dst, `,"text":`...), s.GetText())
-	return append(appendList(append(dst, `,"parameter_oids":`...), s.GetParameterOids(), func(dst []byte, oid uint32) []byte {
-		return strconv.AppendUint(dst, uint64(oid), 10)
-	}), '}')
 }
 
 func appendCommand(dst []byte, c *walproxyv1.Command) []byte {

@@ -296,7 +296,7 @@ func unknownBody(r *rig) {
 	r.mustApply(r.batch(0, r.record(add("a"))))
 	unknown := r.record(add("a"))
 	unknown.Body = &walproxyv1.Record{Format: 1, Body: &walproxyv1.Record_Statement{
-		Statement: &walproxyv1.Statement{TextId: 1, Collection: collection, Key: key("a")},
+		Statement: &walproxyv1.Statement{Text: "DELETE", Collection: collection, Key: key("a")},
 	}}
 	b := r.batch(0, unknown, r.record(add("a")))
 	results, err := r.call(b)

@@ -36,9 +36,8 @@ type Plan struct {
 	zoned bool // a value may depend on TimeZone
 }
 
-// Text is a statement as it is logged.
+// Text is a statement as it is logged, in the form of internal/pgstatement.
 type Text struct {
-	ID   uint64
 	SQL  string
 	OIDs []uint32 // of its parameters
 }

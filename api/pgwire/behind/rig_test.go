@@ -13,6 +13,7 @@ import (
 
 	"github.com/walproxy/walproxy/api/pgwire/catalogue"
 	"github.com/walproxy/walproxy/api/pgwire/statement"
+	"github.com/walproxy/walproxy/internal/pgstatement"
 	"github.com/walproxy/walproxy/internal/pgtest"
 	"github.com/walproxy/walproxy/mutation"
 )
@@ -134,18 +135,17 @@ func (r *rig) apply(p *Plan, row Row) (tag string, refusal *pgconn.PgError) {
 	if err := mutation.ValidateStatement(record); err != nil {
 		r.t.Fatal(err)
 	}
-	formats, values, err := Parameters(record.GetParameters())
+	formats, values, err := pgstatement.Parameters(record.GetParameters())
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	message := row.Text.Message()
-	result := r.conn.ExecParams(r.t.Context(), message.GetText(), values, message.GetParameterOids(), formats, nil).Read()
+	result := r.conn.ExecParams(r.t.Context(), record.GetText(), values, record.GetParameterOids(), formats, nil).Read()
 	if result.Err == nil {
 		return result.CommandTag.String(), nil
 	}
 	refusal, ok := errors.AsType[*pgconn.PgError](result.Err)
 	if !ok {
-		r.t.Fatalf("%s: %v", message.GetText(), result.Err)
+		r.t.Fatalf("%s: %v", record.GetText(), result.Err)
 	}
 	return "", refusal
 }

@@ -1,15 +1,11 @@
 package behind
 
 import (
-	"crypto/sha256"
-	"encoding/binary"
 	"strconv"
 	"strings"
 
 	"github.com/walproxy/walproxy/api/pgwire/catalogue"
 	"github.com/walproxy/walproxy/api/pgwire/statement"
-
-	walproxyv1 "github.com/walproxy/walproxy/api/proto/walproxy/v1"
 )
 
 // quote writes a name as SQL has it whatever its characters.
@@ -92,7 +88,6 @@ func (w *writer) finish(slots []slot, texts map[string]*Text) *Text {
 	for i, s := range slots {
 		t.OIDs[i] = s.from.OID
 	}
-	t.ID = textID(t)
 	texts[sql] = t
 	return t
 }
@@ -104,22 +99,4 @@ func sameTypes(t *Text, slots []slot) bool {
 		}
 	}
 	return true
-}
-
-// textID is what a text is called in the log: of the text alone, so that it has the
-// same in every log.
-func textID(t *Text) uint64 {
-	h := sha256.New()
-	h.Write([]byte(t.SQL))
-	h.Write([]byte{0})
-	for _, oid := range t.OIDs {
-		h.Write(binary.BigEndian.AppendUint32(nil, oid))
-	}
-	id := binary.BigEndian.Uint64(h.Sum(nil))
-	return max(id, 1) // 0 is none
-}
-
-// Message is the text as it is logged before its first use.
-func (t *Text) Message() *walproxyv1.StatementText {
-	return &walproxyv1.StatementText{TextId: t.ID, Text: t.SQL, ParameterOids: t.OIDs}
 }

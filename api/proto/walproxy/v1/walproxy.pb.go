@@ -47,7 +47,6 @@ type Record struct {
 	//	*Record_Mutation
 	//	*Record_Group
 	//	*Record_Statement
-	//	*Record_StatementText
 	//	*Record_Command
 	Body          isRecord_Body `protobuf_oneof:"body"`
 	unknownFields protoimpl.UnknownFields
@@ -153,15 +152,6 @@ func (x *Record) GetStatement() *Statement {
 	return nil
 }
 
-func (x *Record) GetStatementText() *StatementText {
-	if x != nil {
-		if x, ok := x.Body.(*Record_StatementText); ok {
-			return x.StatementText
-		}
-	}
-	return nil
-}
-
 func (x *Record) GetCommand() *Command {
 	if x != nil {
 		if x, ok := x.Body.(*Record_Command); ok {
@@ -187,10 +177,6 @@ type Record_Statement struct {
 	Statement *Statement `protobuf:"bytes,12,opt,name=statement,proto3,oneof"`
 }
 
-type Record_StatementText struct {
-	StatementText *StatementText `protobuf:"bytes,13,opt,name=statement_text,json=statementText,proto3,oneof"`
-}
-
 type Record_Command struct {
 	Command *Command `protobuf:"bytes,14,opt,name=command,proto3,oneof"`
 }
@@ -200,8 +186,6 @@ func (*Record_Mutation) isRecord_Body() {}
 func (*Record_Group) isRecord_Body() {}
 
 func (*Record_Statement) isRecord_Body() {}
-
-func (*Record_StatementText) isRecord_Body() {}
 
 func (*Record_Command) isRecord_Body() {}
 
@@ -1074,13 +1058,11 @@ func (x *Group) GetRequestId() string {
 }
 
 // Statement is a write of one row that came over the Postgres wire, its values
-// undecoded.
+// undecoded. It needs nothing beside itself to be applied.
 type Statement struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Id of a StatementText that the log holds before this record.
-	TextId uint64 `protobuf:"varint,1,opt,name=text_id,json=textId,proto3" json:"text_id,omitempty"`
 	// Formats and values as they came, for the text's parameters; encoded by
-	// api/pgwire/behind.
+	// internal/pgstatement.
 	Parameters []byte `protobuf:"bytes,2,opt,name=parameters,proto3" json:"parameters,omitempty"`
 	Role       string `protobuf:"bytes,3,opt,name=role,proto3" json:"role,omitempty"`
 	SearchPath string `protobuf:"bytes,4,opt,name=search_path,json=searchPath,proto3" json:"search_path,omitempty"`
@@ -1090,7 +1072,11 @@ type Statement struct {
 	RequestId  string `protobuf:"bytes,7,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	// What else of the session the values depend on, by the names of PostgreSQL's
 	// settings: TimeZone.
-	Settings      map[string]string `protobuf:"bytes,8,rep,name=settings,proto3" json:"settings,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	Settings map[string]string `protobuf:"bytes,8,rep,name=settings,proto3" json:"settings,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// An INSERT, UPDATE or DELETE of one row in the one form that internal/pgstatement
+	// reads, and the types of its parameters.
+	Text          string   `protobuf:"bytes,9,opt,name=text,proto3" json:"text,omitempty"`
+	ParameterOids []uint32 `protobuf:"varint,10,rep,packed,name=parameter_oids,json=parameterOids,proto3" json:"parameter_oids,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1123,13 +1109,6 @@ func (x *Statement) ProtoReflect() protoreflect.Message {
 // Deprecated: Use Statement.ProtoReflect.Descriptor instead.
 func (*Statement) Descriptor() ([]byte, []int) {
 	return file_walproxy_v1_walproxy_proto_rawDescGZIP(), []int{9}
-}
-
-func (x *Statement) GetTextId() uint64 {
-	if x != nil {
-		return x.TextId
-	}
-	return 0
 }
 
 func (x *Statement) GetParameters() []byte {
@@ -1181,62 +1160,14 @@ func (x *Statement) GetSettings() map[string]string {
 	return nil
 }
 
-// StatementText is the text of a statement, logged before its first use and
-// again in every segment that uses it.
-type StatementText struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	TextId        uint64                 `protobuf:"varint,1,opt,name=text_id,json=textId,proto3" json:"text_id,omitempty"`
-	Text          string                 `protobuf:"bytes,2,opt,name=text,proto3" json:"text,omitempty"`
-	ParameterOids []uint32               `protobuf:"varint,3,rep,packed,name=parameter_oids,json=parameterOids,proto3" json:"parameter_oids,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *StatementText) Reset() {
-	*x = StatementText{}
-	mi := &file_walproxy_v1_walproxy_proto_msgTypes[10]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *StatementText) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*StatementText) ProtoMessage() {}
-
-func (x *StatementText) ProtoReflect() protoreflect.Message {
-	mi := &file_walproxy_v1_walproxy_proto_msgTypes[10]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use StatementText.ProtoReflect.Descriptor instead.
-func (*StatementText) Descriptor() ([]byte, []int) {
-	return file_walproxy_v1_walproxy_proto_rawDescGZIP(), []int{10}
-}
-
-func (x *StatementText) GetTextId() uint64 {
-	if x != nil {
-		return x.TextId
-	}
-	return 0
-}
-
-func (x *StatementText) GetText() string {
+func (x *Statement) GetText() string {
 	if x != nil {
 		return x.Text
 	}
 	return ""
 }
 
-func (x *StatementText) GetParameterOids() []uint32 {
+func (x *Statement) GetParameterOids() []uint32 {
 	if x != nil {
 		return x.ParameterOids
 	}
@@ -1258,7 +1189,7 @@ type Command struct {
 
 func (x *Command) Reset() {
 	*x = Command{}
-	mi := &file_walproxy_v1_walproxy_proto_msgTypes[11]
+	mi := &file_walproxy_v1_walproxy_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1270,7 +1201,7 @@ func (x *Command) String() string {
 func (*Command) ProtoMessage() {}
 
 func (x *Command) ProtoReflect() protoreflect.Message {
-	mi := &file_walproxy_v1_walproxy_proto_msgTypes[11]
+	mi := &file_walproxy_v1_walproxy_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1283,7 +1214,7 @@ func (x *Command) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Command.ProtoReflect.Descriptor instead.
 func (*Command) Descriptor() ([]byte, []int) {
-	return file_walproxy_v1_walproxy_proto_rawDescGZIP(), []int{11}
+	return file_walproxy_v1_walproxy_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Command) GetMessage() []byte {
@@ -1329,7 +1260,7 @@ type Document struct {
 
 func (x *Document) Reset() {
 	*x = Document{}
-	mi := &file_walproxy_v1_walproxy_proto_msgTypes[12]
+	mi := &file_walproxy_v1_walproxy_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1341,7 +1272,7 @@ func (x *Document) String() string {
 func (*Document) ProtoMessage() {}
 
 func (x *Document) ProtoReflect() protoreflect.Message {
-	mi := &file_walproxy_v1_walproxy_proto_msgTypes[12]
+	mi := &file_walproxy_v1_walproxy_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1354,7 +1285,7 @@ func (x *Document) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Document.ProtoReflect.Descriptor instead.
 func (*Document) Descriptor() ([]byte, []int) {
-	return file_walproxy_v1_walproxy_proto_rawDescGZIP(), []int{12}
+	return file_walproxy_v1_walproxy_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Document) GetVersion() uint64 {
@@ -1394,7 +1325,7 @@ type Key_Composite struct {
 
 func (x *Key_Composite) Reset() {
 	*x = Key_Composite{}
-	mi := &file_walproxy_v1_walproxy_proto_msgTypes[13]
+	mi := &file_walproxy_v1_walproxy_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1406,7 +1337,7 @@ func (x *Key_Composite) String() string {
 func (*Key_Composite) ProtoMessage() {}
 
 func (x *Key_Composite) ProtoReflect() protoreflect.Message {
-	mi := &file_walproxy_v1_walproxy_proto_msgTypes[13]
+	mi := &file_walproxy_v1_walproxy_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1439,7 +1370,7 @@ type Op_Set struct {
 
 func (x *Op_Set) Reset() {
 	*x = Op_Set{}
-	mi := &file_walproxy_v1_walproxy_proto_msgTypes[14]
+	mi := &file_walproxy_v1_walproxy_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1451,7 +1382,7 @@ func (x *Op_Set) String() string {
 func (*Op_Set) ProtoMessage() {}
 
 func (x *Op_Set) ProtoReflect() protoreflect.Message {
-	mi := &file_walproxy_v1_walproxy_proto_msgTypes[14]
+	mi := &file_walproxy_v1_walproxy_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1484,7 +1415,7 @@ type Op_Merge struct {
 
 func (x *Op_Merge) Reset() {
 	*x = Op_Merge{}
-	mi := &file_walproxy_v1_walproxy_proto_msgTypes[15]
+	mi := &file_walproxy_v1_walproxy_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1496,7 +1427,7 @@ func (x *Op_Merge) String() string {
 func (*Op_Merge) ProtoMessage() {}
 
 func (x *Op_Merge) ProtoReflect() protoreflect.Message {
-	mi := &file_walproxy_v1_walproxy_proto_msgTypes[15]
+	mi := &file_walproxy_v1_walproxy_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1529,7 +1460,7 @@ type Op_Unset struct {
 
 func (x *Op_Unset) Reset() {
 	*x = Op_Unset{}
-	mi := &file_walproxy_v1_walproxy_proto_msgTypes[16]
+	mi := &file_walproxy_v1_walproxy_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1541,7 +1472,7 @@ func (x *Op_Unset) String() string {
 func (*Op_Unset) ProtoMessage() {}
 
 func (x *Op_Unset) ProtoReflect() protoreflect.Message {
-	mi := &file_walproxy_v1_walproxy_proto_msgTypes[16]
+	mi := &file_walproxy_v1_walproxy_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1575,7 +1506,7 @@ type Op_Increment struct {
 
 func (x *Op_Increment) Reset() {
 	*x = Op_Increment{}
-	mi := &file_walproxy_v1_walproxy_proto_msgTypes[17]
+	mi := &file_walproxy_v1_walproxy_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1587,7 +1518,7 @@ func (x *Op_Increment) String() string {
 func (*Op_Increment) ProtoMessage() {}
 
 func (x *Op_Increment) ProtoReflect() protoreflect.Message {
-	mi := &file_walproxy_v1_walproxy_proto_msgTypes[17]
+	mi := &file_walproxy_v1_walproxy_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1621,7 +1552,7 @@ type Op_Append struct {
 
 func (x *Op_Append) Reset() {
 	*x = Op_Append{}
-	mi := &file_walproxy_v1_walproxy_proto_msgTypes[18]
+	mi := &file_walproxy_v1_walproxy_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1633,7 +1564,7 @@ func (x *Op_Append) String() string {
 func (*Op_Append) ProtoMessage() {}
 
 func (x *Op_Append) ProtoReflect() protoreflect.Message {
-	mi := &file_walproxy_v1_walproxy_proto_msgTypes[18]
+	mi := &file_walproxy_v1_walproxy_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1666,7 +1597,7 @@ type Op_Prepend struct {
 
 func (x *Op_Prepend) Reset() {
 	*x = Op_Prepend{}
-	mi := &file_walproxy_v1_walproxy_proto_msgTypes[19]
+	mi := &file_walproxy_v1_walproxy_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1678,7 +1609,7 @@ func (x *Op_Prepend) String() string {
 func (*Op_Prepend) ProtoMessage() {}
 
 func (x *Op_Prepend) ProtoReflect() protoreflect.Message {
-	mi := &file_walproxy_v1_walproxy_proto_msgTypes[19]
+	mi := &file_walproxy_v1_walproxy_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1711,7 +1642,7 @@ type Op_Touch struct {
 
 func (x *Op_Touch) Reset() {
 	*x = Op_Touch{}
-	mi := &file_walproxy_v1_walproxy_proto_msgTypes[20]
+	mi := &file_walproxy_v1_walproxy_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1723,7 +1654,7 @@ func (x *Op_Touch) String() string {
 func (*Op_Touch) ProtoMessage() {}
 
 func (x *Op_Touch) ProtoReflect() protoreflect.Message {
-	mi := &file_walproxy_v1_walproxy_proto_msgTypes[20]
+	mi := &file_walproxy_v1_walproxy_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1749,7 +1680,7 @@ type Op_Delete struct {
 
 func (x *Op_Delete) Reset() {
 	*x = Op_Delete{}
-	mi := &file_walproxy_v1_walproxy_proto_msgTypes[21]
+	mi := &file_walproxy_v1_walproxy_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1761,7 +1692,7 @@ func (x *Op_Delete) String() string {
 func (*Op_Delete) ProtoMessage() {}
 
 func (x *Op_Delete) ProtoReflect() protoreflect.Message {
-	mi := &file_walproxy_v1_walproxy_proto_msgTypes[21]
+	mi := &file_walproxy_v1_walproxy_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1788,7 +1719,7 @@ type Op_AppendEvent struct {
 
 func (x *Op_AppendEvent) Reset() {
 	*x = Op_AppendEvent{}
-	mi := &file_walproxy_v1_walproxy_proto_msgTypes[22]
+	mi := &file_walproxy_v1_walproxy_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1800,7 +1731,7 @@ func (x *Op_AppendEvent) String() string {
 func (*Op_AppendEvent) ProtoMessage() {}
 
 func (x *Op_AppendEvent) ProtoReflect() protoreflect.Message {
-	mi := &file_walproxy_v1_walproxy_proto_msgTypes[22]
+	mi := &file_walproxy_v1_walproxy_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1832,7 +1763,7 @@ type Value_List struct {
 
 func (x *Value_List) Reset() {
 	*x = Value_List{}
-	mi := &file_walproxy_v1_walproxy_proto_msgTypes[29]
+	mi := &file_walproxy_v1_walproxy_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1844,7 +1775,7 @@ func (x *Value_List) String() string {
 func (*Value_List) ProtoMessage() {}
 
 func (x *Value_List) ProtoReflect() protoreflect.Message {
-	mi := &file_walproxy_v1_walproxy_proto_msgTypes[29]
+	mi := &file_walproxy_v1_walproxy_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1876,7 +1807,7 @@ type Value_Map struct {
 
 func (x *Value_Map) Reset() {
 	*x = Value_Map{}
-	mi := &file_walproxy_v1_walproxy_proto_msgTypes[30]
+	mi := &file_walproxy_v1_walproxy_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1888,7 +1819,7 @@ func (x *Value_Map) String() string {
 func (*Value_Map) ProtoMessage() {}
 
 func (x *Value_Map) ProtoReflect() protoreflect.Message {
-	mi := &file_walproxy_v1_walproxy_proto_msgTypes[30]
+	mi := &file_walproxy_v1_walproxy_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1925,7 +1856,7 @@ type Group_Member struct {
 
 func (x *Group_Member) Reset() {
 	*x = Group_Member{}
-	mi := &file_walproxy_v1_walproxy_proto_msgTypes[32]
+	mi := &file_walproxy_v1_walproxy_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1937,7 +1868,7 @@ func (x *Group_Member) String() string {
 func (*Group_Member) ProtoMessage() {}
 
 func (x *Group_Member) ProtoReflect() protoreflect.Message {
-	mi := &file_walproxy_v1_walproxy_proto_msgTypes[32]
+	mi := &file_walproxy_v1_walproxy_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2013,7 +1944,7 @@ var File_walproxy_v1_walproxy_proto protoreflect.FileDescriptor
 
 const file_walproxy_v1_walproxy_proto_rawDesc = "" +
 	"\n" +
-	"\x1awalproxy/v1/walproxy.proto\x12\vwalproxy.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xcb\x03\n" +
+	"\x1awalproxy/v1/walproxy.proto\x12\vwalproxy.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x9c\x03\n" +
 	"\x06Record\x12\x16\n" +
 	"\x06format\x18\x01 \x01(\rR\x06format\x12.\n" +
 	"\x13accepted_unix_nanos\x18\x02 \x01(\x12R\x11acceptedUnixNanos\x12\x16\n" +
@@ -2023,10 +1954,9 @@ const file_walproxy_v1_walproxy_proto_rawDesc = "" +
 	"\bmutation\x18\n" +
 	" \x01(\v2\x15.walproxy.v1.MutationH\x00R\bmutation\x12*\n" +
 	"\x05group\x18\v \x01(\v2\x12.walproxy.v1.GroupH\x00R\x05group\x126\n" +
-	"\tstatement\x18\f \x01(\v2\x16.walproxy.v1.StatementH\x00R\tstatement\x12C\n" +
-	"\x0estatement_text\x18\r \x01(\v2\x1a.walproxy.v1.StatementTextH\x00R\rstatementText\x120\n" +
+	"\tstatement\x18\f \x01(\v2\x16.walproxy.v1.StatementH\x00R\tstatement\x120\n" +
 	"\acommand\x18\x0e \x01(\v2\x14.walproxy.v1.CommandH\x00R\acommandB\x06\n" +
-	"\x04body\".\n" +
+	"\x04bodyJ\x04\b\r\x10\x0eR\x0estatement_text\".\n" +
 	"\x06Origin\x12\x10\n" +
 	"\x03lsn\x18\x01 \x01(\x04R\x03lsn\x12\x12\n" +
 	"\x04sink\x18\x02 \x01(\tR\x04sink\"\x8a\x02\n" +
@@ -2131,9 +2061,8 @@ const file_walproxy_v1_walproxy_proto_rawDesc = "" +
 	"\bmutation\x18\x01 \x01(\v2\x15.walproxy.v1.MutationH\x00R\bmutation\x126\n" +
 	"\tstatement\x18\x02 \x01(\v2\x16.walproxy.v1.StatementH\x00R\tstatement\x120\n" +
 	"\acommand\x18\x03 \x01(\v2\x14.walproxy.v1.CommandH\x00R\acommandB\x06\n" +
-	"\x04kind\"\xdb\x02\n" +
-	"\tStatement\x12\x17\n" +
-	"\atext_id\x18\x01 \x01(\x04R\x06textId\x12\x1e\n" +
+	"\x04kind\"\x8c\x03\n" +
+	"\tStatement\x12\x1e\n" +
 	"\n" +
 	"parameters\x18\x02 \x01(\fR\n" +
 	"parameters\x12\x12\n" +
@@ -2146,14 +2075,13 @@ const file_walproxy_v1_walproxy_proto_rawDesc = "" +
 	"\x03key\x18\x06 \x01(\v2\x10.walproxy.v1.KeyR\x03key\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\a \x01(\tR\trequestId\x12@\n" +
-	"\bsettings\x18\b \x03(\v2$.walproxy.v1.Statement.SettingsEntryR\bsettings\x1a;\n" +
+	"\bsettings\x18\b \x03(\v2$.walproxy.v1.Statement.SettingsEntryR\bsettings\x12\x12\n" +
+	"\x04text\x18\t \x01(\tR\x04text\x12%\n" +
+	"\x0eparameter_oids\x18\n" +
+	" \x03(\rR\rparameterOids\x1a;\n" +
 	"\rSettingsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"c\n" +
-	"\rStatementText\x12\x17\n" +
-	"\atext_id\x18\x01 \x01(\x04R\x06textId\x12\x12\n" +
-	"\x04text\x18\x02 \x01(\tR\x04text\x12%\n" +
-	"\x0eparameter_oids\x18\x03 \x03(\rR\rparameterOids\"\x86\x01\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01J\x04\b\x01\x10\x02R\atext_id\"\x86\x01\n" +
 	"\aCommand\x12\x18\n" +
 	"\amessage\x18\x01 \x01(\fR\amessage\x12\x1e\n" +
 	"\n" +
@@ -2185,7 +2113,7 @@ func file_walproxy_v1_walproxy_proto_rawDescGZIP() []byte {
 	return file_walproxy_v1_walproxy_proto_rawDescData
 }
 
-var file_walproxy_v1_walproxy_proto_msgTypes = make([]protoimpl.MessageInfo, 35)
+var file_walproxy_v1_walproxy_proto_msgTypes = make([]protoimpl.MessageInfo, 34)
 var file_walproxy_v1_walproxy_proto_goTypes = []any{
 	(*Record)(nil),                // 0: walproxy.v1.Record
 	(*Origin)(nil),                // 1: walproxy.v1.Origin
@@ -2197,91 +2125,89 @@ var file_walproxy_v1_walproxy_proto_goTypes = []any{
 	(*Value)(nil),                 // 7: walproxy.v1.Value
 	(*Group)(nil),                 // 8: walproxy.v1.Group
 	(*Statement)(nil),             // 9: walproxy.v1.Statement
-	(*StatementText)(nil),         // 10: walproxy.v1.StatementText
-	(*Command)(nil),               // 11: walproxy.v1.Command
-	(*Document)(nil),              // 12: walproxy.v1.Document
-	(*Key_Composite)(nil),         // 13: walproxy.v1.Key.Composite
-	(*Op_Set)(nil),                // 14: walproxy.v1.Op.Set
-	(*Op_Merge)(nil),              // 15: walproxy.v1.Op.Merge
-	(*Op_Unset)(nil),              // 16: walproxy.v1.Op.Unset
-	(*Op_Increment)(nil),          // 17: walproxy.v1.Op.Increment
-	(*Op_Append)(nil),             // 18: walproxy.v1.Op.Append
-	(*Op_Prepend)(nil),            // 19: walproxy.v1.Op.Prepend
-	(*Op_Touch)(nil),              // 20: walproxy.v1.Op.Touch
-	(*Op_Delete)(nil),             // 21: walproxy.v1.Op.Delete
-	(*Op_AppendEvent)(nil),        // 22: walproxy.v1.Op.AppendEvent
-	nil,                           // 23: walproxy.v1.Op.Set.FieldsEntry
-	nil,                           // 24: walproxy.v1.Op.Merge.FieldsEntry
-	nil,                           // 25: walproxy.v1.Op.Increment.FieldsEntry
-	nil,                           // 26: walproxy.v1.Op.Append.FieldsEntry
-	nil,                           // 27: walproxy.v1.Op.Prepend.FieldsEntry
-	nil,                           // 28: walproxy.v1.Event.FieldsEntry
-	(*Value_List)(nil),            // 29: walproxy.v1.Value.List
-	(*Value_Map)(nil),             // 30: walproxy.v1.Value.Map
-	nil,                           // 31: walproxy.v1.Value.Map.FieldsEntry
-	(*Group_Member)(nil),          // 32: walproxy.v1.Group.Member
-	nil,                           // 33: walproxy.v1.Statement.SettingsEntry
-	nil,                           // 34: walproxy.v1.Document.FieldsEntry
-	(*timestamppb.Timestamp)(nil), // 35: google.protobuf.Timestamp
-	(structpb.NullValue)(0),       // 36: google.protobuf.NullValue
+	(*Command)(nil),               // 10: walproxy.v1.Command
+	(*Document)(nil),              // 11: walproxy.v1.Document
+	(*Key_Composite)(nil),         // 12: walproxy.v1.Key.Composite
+	(*Op_Set)(nil),                // 13: walproxy.v1.Op.Set
+	(*Op_Merge)(nil),              // 14: walproxy.v1.Op.Merge
+	(*Op_Unset)(nil),              // 15: walproxy.v1.Op.Unset
+	(*Op_Increment)(nil),          // 16: walproxy.v1.Op.Increment
+	(*Op_Append)(nil),             // 17: walproxy.v1.Op.Append
+	(*Op_Prepend)(nil),            // 18: walproxy.v1.Op.Prepend
+	(*Op_Touch)(nil),              // 19: walproxy.v1.Op.Touch
+	(*Op_Delete)(nil),             // 20: walproxy.v1.Op.Delete
+	(*Op_AppendEvent)(nil),        // 21: walproxy.v1.Op.AppendEvent
+	nil,                           // 22: walproxy.v1.Op.Set.FieldsEntry
+	nil,                           // 23: walproxy.v1.Op.Merge.FieldsEntry
+	nil,                           // 24: walproxy.v1.Op.Increment.FieldsEntry
+	nil,                           // 25: walproxy.v1.Op.Append.FieldsEntry
+	nil,                           // 26: walproxy.v1.Op.Prepend.FieldsEntry
+	nil,                           // 27: walproxy.v1.Event.FieldsEntry
+	(*Value_List)(nil),            // 28: walproxy.v1.Value.List
+	(*Value_Map)(nil),             // 29: walproxy.v1.Value.Map
+	nil,                           // 30: walproxy.v1.Value.Map.FieldsEntry
+	(*Group_Member)(nil),          // 31: walproxy.v1.Group.Member
+	nil,                           // 32: walproxy.v1.Statement.SettingsEntry
+	nil,                           // 33: walproxy.v1.Document.FieldsEntry
+	(*timestamppb.Timestamp)(nil), // 34: google.protobuf.Timestamp
+	(structpb.NullValue)(0),       // 35: google.protobuf.NullValue
 }
 var file_walproxy_v1_walproxy_proto_depIdxs = []int32{
 	1,  // 0: walproxy.v1.Record.origin:type_name -> walproxy.v1.Origin
 	2,  // 1: walproxy.v1.Record.mutation:type_name -> walproxy.v1.Mutation
 	8,  // 2: walproxy.v1.Record.group:type_name -> walproxy.v1.Group
 	9,  // 3: walproxy.v1.Record.statement:type_name -> walproxy.v1.Statement
-	10, // 4: walproxy.v1.Record.statement_text:type_name -> walproxy.v1.StatementText
-	11, // 5: walproxy.v1.Record.command:type_name -> walproxy.v1.Command
-	3,  // 6: walproxy.v1.Mutation.key:type_name -> walproxy.v1.Key
-	4,  // 7: walproxy.v1.Mutation.ops:type_name -> walproxy.v1.Op
-	6,  // 8: walproxy.v1.Mutation.precondition:type_name -> walproxy.v1.Precondition
-	35, // 9: walproxy.v1.Mutation.expires_at:type_name -> google.protobuf.Timestamp
-	13, // 10: walproxy.v1.Key.composite:type_name -> walproxy.v1.Key.Composite
-	14, // 11: walproxy.v1.Op.set:type_name -> walproxy.v1.Op.Set
-	15, // 12: walproxy.v1.Op.merge:type_name -> walproxy.v1.Op.Merge
-	16, // 13: walproxy.v1.Op.unset:type_name -> walproxy.v1.Op.Unset
-	17, // 14: walproxy.v1.Op.increment:type_name -> walproxy.v1.Op.Increment
-	18, // 15: walproxy.v1.Op.append:type_name -> walproxy.v1.Op.Append
-	19, // 16: walproxy.v1.Op.prepend:type_name -> walproxy.v1.Op.Prepend
-	20, // 17: walproxy.v1.Op.touch:type_name -> walproxy.v1.Op.Touch
-	21, // 18: walproxy.v1.Op.delete:type_name -> walproxy.v1.Op.Delete
-	22, // 19: walproxy.v1.Op.append_event:type_name -> walproxy.v1.Op.AppendEvent
-	28, // 20: walproxy.v1.Event.fields:type_name -> walproxy.v1.Event.FieldsEntry
-	36, // 21: walproxy.v1.Value.null:type_name -> google.protobuf.NullValue
-	35, // 22: walproxy.v1.Value.timestamp:type_name -> google.protobuf.Timestamp
-	29, // 23: walproxy.v1.Value.list:type_name -> walproxy.v1.Value.List
-	30, // 24: walproxy.v1.Value.map:type_name -> walproxy.v1.Value.Map
-	32, // 25: walproxy.v1.Group.members:type_name -> walproxy.v1.Group.Member
-	3,  // 26: walproxy.v1.Statement.key:type_name -> walproxy.v1.Key
-	33, // 27: walproxy.v1.Statement.settings:type_name -> walproxy.v1.Statement.SettingsEntry
-	3,  // 28: walproxy.v1.Command.key:type_name -> walproxy.v1.Key
-	34, // 29: walproxy.v1.Document.fields:type_name -> walproxy.v1.Document.FieldsEntry
-	35, // 30: walproxy.v1.Document.expires_at:type_name -> google.protobuf.Timestamp
-	3,  // 31: walproxy.v1.Key.Composite.parts:type_name -> walproxy.v1.Key
-	23, // 32: walproxy.v1.Op.Set.fields:type_name -> walproxy.v1.Op.Set.FieldsEntry
-	24, // 33: walproxy.v1.Op.Merge.fields:type_name -> walproxy.v1.Op.Merge.FieldsEntry
-	25, // 34: walproxy.v1.Op.Increment.fields:type_name -> walproxy.v1.Op.Increment.FieldsEntry
-	26, // 35: walproxy.v1.Op.Append.fields:type_name -> walproxy.v1.Op.Append.FieldsEntry
-	27, // 36: walproxy.v1.Op.Prepend.fields:type_name -> walproxy.v1.Op.Prepend.FieldsEntry
-	5,  // 37: walproxy.v1.Op.AppendEvent.events:type_name -> walproxy.v1.Event
-	7,  // 38: walproxy.v1.Op.Set.FieldsEntry.value:type_name -> walproxy.v1.Value
-	7,  // 39: walproxy.v1.Op.Merge.FieldsEntry.value:type_name -> walproxy.v1.Value
-	7,  // 40: walproxy.v1.Op.Increment.FieldsEntry.value:type_name -> walproxy.v1.Value
-	7,  // 41: walproxy.v1.Op.Append.FieldsEntry.value:type_name -> walproxy.v1.Value
-	7,  // 42: walproxy.v1.Op.Prepend.FieldsEntry.value:type_name -> walproxy.v1.Value
-	7,  // 43: walproxy.v1.Event.FieldsEntry.value:type_name -> walproxy.v1.Value
-	7,  // 44: walproxy.v1.Value.List.values:type_name -> walproxy.v1.Value
-	31, // 45: walproxy.v1.Value.Map.fields:type_name -> walproxy.v1.Value.Map.FieldsEntry
-	7,  // 46: walproxy.v1.Value.Map.FieldsEntry.value:type_name -> walproxy.v1.Value
-	2,  // 47: walproxy.v1.Group.Member.mutation:type_name -> walproxy.v1.Mutation
-	9,  // 48: walproxy.v1.Group.Member.statement:type_name -> walproxy.v1.Statement
-	11, // 49: walproxy.v1.Group.Member.command:type_name -> walproxy.v1.Command
-	7,  // 50: walproxy.v1.Document.FieldsEntry.value:type_name -> walproxy.v1.Value
-	51, // [51:51] is the sub-list for method output_type
-	51, // [51:51] is the sub-list for method input_type
-	51, // [51:51] is the sub-list for extension type_name
-	51, // [51:51] is the sub-list for extension extendee
-	0,  // [0:51] is the sub-list for field type_name
+	10, // 4: walproxy.v1.Record.command:type_name -> walproxy.v1.Command
+	3,  // 5: walproxy.v1.Mutation.key:type_name -> walproxy.v1.Key
+	4,  // 6: walproxy.v1.Mutation.ops:type_name -> walproxy.v1.Op
+	6,  // 7: walproxy.v1.Mutation.precondition:type_name -> walproxy.v1.Precondition
+	34, // 8: walproxy.v1.Mutation.expires_at:type_name -> google.protobuf.Timestamp
+	12, // 9: walproxy.v1.Key.composite:type_name -> walproxy.v1.Key.Composite
+	13, // 10: walproxy.v1.Op.set:type_name -> walproxy.v1.Op.Set
+	14, // 11: walproxy.v1.Op.merge:type_name -> walproxy.v1.Op.Merge
+	15, // 12: walproxy.v1.Op.unset:type_name -> walproxy.v1.Op.Unset
+	16, // 13: walproxy.v1.Op.increment:type_name -> walproxy.v1.Op.Increment
+	17, // 14: walproxy.v1.Op.append:type_name -> walproxy.v1.Op.Append
+	18, // 15: walproxy.v1.Op.prepend:type_name -> walproxy.v1.Op.Prepend
+	19, // 16: walproxy.v1.Op.touch:type_name -> walproxy.v1.Op.Touch
+	20, // 17: walproxy.v1.Op.delete:type_name -> walproxy.v1.Op.Delete
+	21, // 18: walproxy.v1.Op.append_event:type_name -> walproxy.v1.Op.AppendEvent
+	27, // 19: walproxy.v1.Event.fields:type_name -> walproxy.v1.Event.FieldsEntry
+	35, // 20: walproxy.v1.Value.null:type_name -> google.protobuf.NullValue
+	34, // 21: walproxy.v1.Value.timestamp:type_name -> google.protobuf.Timestamp
+	28, // 22: walproxy.v1.Value.list:type_name -> walproxy.v1.Value.List
+	29, // 23: walproxy.v1.Value.map:type_name -> walproxy.v1.Value.Map
+	31, // 24: walproxy.v1.Group.members:type_name -> walproxy.v1.Group.Member
+	3,  // 25: walproxy.v1.Statement.key:type_name -> walproxy.v1.Key
+	32, // 26: walproxy.v1.Statement.settings:type_name -> walproxy.v1.Statement.SettingsEntry
+	3,  // 27: walproxy.v1.Command.key:type_name -> walproxy.v1.Key
+	33, // 28: walproxy.v1.Document.fields:type_name -> walproxy.v1.Document.FieldsEntry
+	34, // 29: walproxy.v1.Document.expires_at:type_name -> google.protobuf.Timestamp
+	3,  // 30: walproxy.v1.Key.Composite.parts:type_name -> walproxy.v1.Key
+	22, // 31: walproxy.v1.Op.Set.fields:type_name -> walproxy.v1.Op.Set.FieldsEntry
+	23, // 32: walproxy.v1.Op.Merge.fields:type_name -> walproxy.v1.Op.Merge.FieldsEntry
+	24, // 33: walproxy.v1.Op.Increment.fields:type_name -> walproxy.v1.Op.Increment.FieldsEntry
+	25, // 34: walproxy.v1.Op.Append.fields:type_name -> walproxy.v1.Op.Append.FieldsEntry
+	26, // 35: walproxy.v1.Op.Prepend.fields:type_name -> walproxy.v1.Op.Prepend.FieldsEntry
+	5,  // 36: walproxy.v1.Op.AppendEvent.events:type_name -> walproxy.v1.Event
+	7,  // 37: walproxy.v1.Op.Set.FieldsEntry.value:type_name -> walproxy.v1.Value
+	7,  // 38: walproxy.v1.Op.Merge.FieldsEntry.value:type_name -> walproxy.v1.Value
+	7,  // 39: walproxy.v1.Op.Increment.FieldsEntry.value:type_name -> walproxy.v1.Value
+	7,  // 40: walproxy.v1.Op.Append.FieldsEntry.value:type_name -> walproxy.v1.Value
+	7,  // 41: walproxy.v1.Op.Prepend.FieldsEntry.value:type_name -> walproxy.v1.Value
+	7,  // 42: walproxy.v1.Event.FieldsEntry.value:type_name -> walproxy.v1.Value
+	7,  // 43: walproxy.v1.Value.List.values:type_name -> walproxy.v1.Value
+	30, // 44: walproxy.v1.Value.Map.fields:type_name -> walproxy.v1.Value.Map.FieldsEntry
+	7,  // 45: walproxy.v1.Value.Map.FieldsEntry.value:type_name -> walproxy.v1.Value
+	2,  // 46: walproxy.v1.Group.Member.mutation:type_name -> walproxy.v1.Mutation
+	9,  // 47: walproxy.v1.Group.Member.statement:type_name -> walproxy.v1.Statement
+	10, // 48: walproxy.v1.Group.Member.command:type_name -> walproxy.v1.Command
+	7,  // 49: walproxy.v1.Document.FieldsEntry.value:type_name -> walproxy.v1.Value
+	50, // [50:50] is the sub-list for method output_type
+	50, // [50:50] is the sub-list for method input_type
+	50, // [50:50] is the sub-list for extension type_name
+	50, // [50:50] is the sub-list for extension extendee
+	0,  // [0:50] is the sub-list for field type_name
 }
 
 func init() { file_walproxy_v1_walproxy_proto_init() }
@@ -2293,7 +2219,6 @@ func file_walproxy_v1_walproxy_proto_init() {
 		(*Record_Mutation)(nil),
 		(*Record_Group)(nil),
 		(*Record_Statement)(nil),
-		(*Record_StatementText)(nil),
 		(*Record_Command)(nil),
 	}
 	file_walproxy_v1_walproxy_proto_msgTypes[3].OneofWrappers = []any{
@@ -2330,7 +2255,7 @@ func file_walproxy_v1_walproxy_proto_init() {
 		(*Value_List_)(nil),
 		(*Value_Map_)(nil),
 	}
-	file_walproxy_v1_walproxy_proto_msgTypes[32].OneofWrappers = []any{
+	file_walproxy_v1_walproxy_proto_msgTypes[31].OneofWrappers = []any{
 		(*Group_Member_Mutation)(nil),
 		(*Group_Member_Statement)(nil),
 		(*Group_Member_Command)(nil),
@@ -2341,7 +2266,7 @@ func file_walproxy_v1_walproxy_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_walproxy_v1_walproxy_proto_rawDesc), len(file_walproxy_v1_walproxy_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   35,
+			NumMessages:   34,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -1,17 +1,22 @@
-package behind
+// Package pgstatement is the form in which a write that came over the Postgres wire
+// is logged: what api/pgwire writes and sinks/postgres reads.
+package pgstatement
 
 import (
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"math"
-	"strings"
+)
 
-	walproxyv1 "github.com/walproxy/walproxy/api/proto/walproxy/v1"
+// Formats of a parameter, as the Bind message has them.
+const (
+	Text   int16 = 0
+	Binary int16 = 1
 )
 
 // ErrParameters: bytes that AppendParameters did not write, or a newer version did.
-var ErrParameters = errors.New("behind: unreadable parameters")
+var ErrParameters = errors.New("pgstatement: unreadable parameters")
 
 // parametersVersion is the first byte of the encoding.
 const parametersVersion = 1
@@ -27,7 +32,7 @@ func AppendParameters(dst []byte, formats []int16, values [][]byte) []byte {
 	start := len(dst)
 	dst = append(dst, make([]byte, (len(values)+7)/8)...)
 	for i := range values {
-		if formats[i] == 1 {
+		if formats[i] == Binary {
 			dst[start+i/8] |= 1 << (i % 8)
 		}
 	}
@@ -70,30 +75,4 @@ func Parameters(encoded []byte) (formats []int16, values [][]byte, err error) {
 		return nil, nil, fmt.Errorf("%w: %d bytes behind them", ErrParameters, len(rest))
 	}
 	return formats, values, nil
-}
-
-// Record is what is logged for one row, to be submitted as a record or, of several
-// rows, as the members of a group. path is the session's search_path as it reads.
-func (p *Plan) Record(r Row, session *Session) *walproxyv1.Statement {
-	s := &walproxyv1.Statement{
-		TextId:     r.Text.ID,
-		Parameters: AppendParameters(nil, r.Formats, r.Values),
-		Role:       session.Role,
-		SearchPath: joinPath(session.SearchPath),
-		Collection: p.Table.Collection,
-		Key:        r.Key,
-	}
-	if p.zoned {
-		s.Settings = map[string]string{"TimeZone": session.TimeZone}
-	}
-	return s
-}
-
-// joinPath writes a search path so that SET takes it.
-func joinPath(path []string) string {
-	quoted := make([]string, len(path))
-	for i, part := range path {
-		quoted[i] = quote(part)
-	}
-	return strings.Join(quoted, ", ")
 }
