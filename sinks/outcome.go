@@ -57,6 +57,9 @@ var (
 	// ErrRewound: the store has lost some of what it had applied. The loop resumes at
 	// the settled point; see Settler.
 	ErrRewound = errors.New("sink: the store has lost what it acknowledged")
+	// ErrAway: the store cannot be reached, which is known already: nobody has waited
+	// for it and nothing was sent.
+	ErrAway = errors.New("sink: the store cannot be reached")
 	// ErrClosed: the sink was closed.
 	ErrClosed = errors.New("sink: closed")
 )

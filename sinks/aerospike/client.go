@@ -38,6 +38,7 @@ type shared struct {
 		sync.Mutex
 		client *as.Client // once connected
 		dial   *dial      // under way
+		failed error      // why the last attempt to connect did not
 		closed bool
 	}
 }
@@ -134,22 +135,10 @@ func (s *shared) release() {
 // get returns the client, which it connects first if nobody has. If ctx ends
 // connecting goes on for others. Errors are marked: nothing was sent.
 func (s *shared) get(ctx context.Context) (*as.Client, error) {
-	s.mu.Lock()
-	if s.mu.client != nil {
-		defer s.mu.Unlock()
-		return s.mu.client, nil
+	client, d, _, err := s.begin()
+	if client != nil || err != nil {
+		return client, err
 	}
-	if s.mu.closed {
-		s.mu.Unlock()
-		return nil, sinks.ErrClosed
-	}
-	d := s.mu.dial
-	if d == nil {
-		d = &dial{done: make(chan struct{})}
-		s.mu.dial = d
-		s.dials.Go(func() { s.connect(d) })
-	}
-	s.mu.Unlock()
 	select {
 	case <-d.done:
 	case <-ctx.Done():
@@ -159,6 +148,24 @@ func (s *shared) get(ctx context.Context) (*as.Client, error) {
 		return nil, d.err
 	}
 	return s.get(ctx)
+}
+
+// begin returns the client, or begins to connect. failed is why that did not work
+// last time.
+func (s *shared) begin() (client *as.Client, d *dial, failed, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case s.mu.client != nil:
+		return s.mu.client, nil, nil, nil
+	case s.mu.closed:
+		return nil, nil, nil, sinks.ErrClosed
+	case s.mu.dial == nil:
+		d := &dial{done: make(chan struct{})}
+		s.mu.dial = d
+		s.dials.Go(func() { s.connect(d) })
+	}
+	return nil, s.mu.dial, s.mu.failed, nil
 }
 
 func (s *shared) connect(d *dial) {
@@ -176,6 +183,7 @@ func (s *shared) connect(d *dial) {
 	default:
 		s.mu.client = client
 	}
+	s.mu.failed = d.err
 }
 
 // client returns the cluster's client.

@@ -18,6 +18,7 @@ type Sink struct {
 	log     *zap.Logger
 	shared  *shared
 	owner   *owner
+	reach   *reach
 	places  places
 	metrics *metrics
 
@@ -40,7 +41,7 @@ func Open(o Options) (*Sink, error) {
 	}
 	s := &Sink{o: o, log: o.Logger, calls: gate.New(sinks.ErrClosed)}
 	s.closed.ch = make(chan struct{})
-	s.owner = newOwner(s)
+	s.owner, s.reach = newOwner(s), newReach(s)
 	var err error
 	if s.metrics, err = newMetrics(s); err != nil {
 		return nil, fmt.Errorf("sink aerospike: %w", err)
@@ -83,6 +84,7 @@ func (s *Sink) Close(ctx context.Context) error {
 	s.closed.once.Do(func() {
 		s.calls.Shut()
 		s.owner.end()
+		s.reach.end()
 		go func() {
 			s.calls.Wait()
 			s.owner.join()
