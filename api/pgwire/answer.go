@@ -2,6 +2,7 @@ package pgwire
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"time"
 )
@@ -74,6 +75,45 @@ func refuseAway(cause error) *refusal {
 		hint:    "It may be restarting: try again. walproxy's log says what failed, for pgwire.upstream."}
 }
 
+func refuseStranger(cause error) *refusal {
+	return &refusal{code: "57P03", reason: "upstream_away", cause: cause,
+		message: "walproxy cannot reach PostgreSQL",
+		hint: "walproxy lets in meanwhile who logged in before with the same parameters, and whose verifier it knows " +
+			"(pgwire.users, auth_file or auth_query). Try again."}
+}
+
+func refuseStatement(cause error, since time.Time) *refusal {
+	return &refusal{code: "57P03", reason: "upstream_away", cause: cause,
+		message: "PostgreSQL is away, and this statement needs it",
+		hint: fmt.Sprintf("Nothing of it was done. The session goes on, and finds PostgreSQL when it is back; "+
+			"walproxy has missed it since %s.", since.UTC().Format("15:04:05Z"))}
+}
+
+func refuseSASL(cause error) *refusal {
+	return &refusal{code: "08P01", reason: "protocol", cause: cause, message: "walproxy: malformed SCRAM message"}
+}
+
+func refusePassword(user string) *refusal {
+	return &refusal{code: "28P01", reason: "password",
+		message: fmt.Sprintf("password authentication failed for user %q", user)}
+}
+
+func endUnattached(cause error) *refusal {
+	r := &refusal{code: "08006", reason: "unattached", cause: cause,
+		message: "walproxy cannot continue this session on a new connection to PostgreSQL",
+		hint:    "Nothing of the statement was done. Connect again."}
+	if e, ok := errors.AsType[*serverError](cause); ok {
+		r.code, r.message = e.code, r.message+": "+e.message
+	}
+	return r
+}
+
+func endUnanswered(limit time.Duration) *refusal {
+	return &refusal{code: "08006", reason: "unanswered",
+		message: fmt.Sprintf("PostgreSQL has not answered for %v and takes no connections", limit),
+		hint:    "The outcome of what was under way is unknown. pgwire.away.answer_timeout is the bound."}
+}
+
 func endLost(cause error) *refusal {
 	return &refusal{code: "08006", reason: "upstream_lost", cause: cause,
 		message: "walproxy lost the connection to PostgreSQL",
@@ -112,14 +152,17 @@ func endStopping() *refusal {
 		message: "terminating connection due to administrator command: walproxy stops"}
 }
 
-// appendTo appends the ErrorResponse.
-func (r *refusal) appendTo(b []byte) []byte {
+// appendTo appends the ErrorResponse that ends a connection.
+func (r *refusal) appendTo(b []byte) []byte { return r.appendAs(b, "FATAL") }
+
+// appendAs appends the ErrorResponse; behind severity ERROR the session goes on.
+func (r *refusal) appendAs(b []byte, severity string) []byte {
 	start := len(b)
 	b = append(b, sError, 0, 0, 0, 0)
 	for _, f := range []struct {
 		kind byte
 		text string
-	}{{'S', "FATAL"}, {'V', "FATAL"}, {'C', r.code}, {'M', r.message}, {'H', r.hint}} {
+	}{{'S', severity}, {'V', severity}, {'C', r.code}, {'M', r.message}, {'H', r.hint}} {
 		if f.text != "" {
 			b = append(b, f.kind)
 			b = append(b, f.text...)

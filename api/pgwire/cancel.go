@@ -70,11 +70,19 @@ func (s *Server) cancel(ctx context.Context, key []byte) error {
 		s.metrics.cancels.WithLabelValues("unknown").Inc()
 		return nil
 	}
+	address := found.address
+	if l := found.link.Load(); l != nil {
+		var ok bool
+		if address, key, ok = l.target(); !ok {
+			s.metrics.cancels.WithLabelValues("passed").Inc() // to nobody: nothing is under way
+			return nil
+		}
+	}
 	ctx, stop := context.WithTimeout(ctx, cancelTimeout)
 	defer stop()
-	if err := s.passCancel(ctx, found.address, key); err != nil {
+	if err := s.passCancel(ctx, address, key); err != nil {
 		s.metrics.cancels.WithLabelValues("failed").Inc()
-		return fmt.Errorf("cancel request to %s: %w", found.address, err)
+		return fmt.Errorf("cancel request to %s: %w", address, err)
 	}
 	s.metrics.cancels.WithLabelValues("passed").Inc()
 	return nil

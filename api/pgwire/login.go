@@ -40,6 +40,14 @@ type login struct {
 	fromAfar  bool
 	out       []byte
 	answering sync.WaitGroup
+
+	// For Options.Away:
+	told       bool         // the client was told something
+	parameters []parameter  // that PostgreSQL reported
+	refusal    *serverError // of PostgreSQL's
+	heard      overheard    // SCRAM; the answering goroutine's, but for serverFirst
+	cleartext  bool         // PostgreSQL asked for a password
+	password   string       // that the client sent then; the answering goroutine's
 }
 
 // login connects to PostgreSQL and lets it authenticate the client. What both have
@@ -54,6 +62,7 @@ func (x *session) login(ctx context.Context, st *startup) (fromClient, fromServe
 		return nil, nil, refuseAway(err)
 	}
 	l := &login{x: x, client: newInbox(x.client), server: newInbox(x.upstream), fromAfar: fromAfar(x.client.RemoteAddr())}
+	x.passed = l
 	l.answering.Go(l.answer)
 	err = l.follow()
 	if err != nil {
@@ -83,6 +92,8 @@ var errToldAlready = errors.New("PostgreSQL refused the login")
 // follow passes on what PostgreSQL says, up to the first ReadyForQuery.
 func (l *login) follow() error {
 	var failed bool
+	soon := l.hurry()
+	defer soon()
 	for {
 		frame, err := l.server.next()
 		if err != nil {
@@ -91,6 +102,7 @@ func (l *login) follow() error {
 			}
 			return refuseAway(err)
 		}
+		soon()
 		switch frame[0] {
 		case sAuthentication:
 			if frame, err = l.request(frame); err != nil {
@@ -98,13 +110,19 @@ func (l *login) follow() error {
 			}
 		case sKeyData:
 			l.x.enter(frame[headBytes:])
+		case sParameterStatus:
+			l.note(frame[headBytes:])
 		case sError:
 			failed = true
+			if l.refusal = readError(frame); l.x.s.presence != nil && !l.told && l.refusal.away() {
+				return refuseAway(l.refusal)
+			}
 		}
 		l.out = append(l.out, frame...)
 		if l.server.whole() {
 			continue
 		}
+		l.told = true
 		if _, err := l.x.client.Write(l.out); err != nil {
 			return err
 		}
@@ -129,6 +147,10 @@ func (l *login) request(frame []byte) ([]byte, error) {
 		l.asked = true
 		return l.mechanisms(frame), nil
 	case authSASLFinal:
+	case authSASLContinue:
+		l.heard.serverFirst = string(frame[headBytes+4:])
+	case authCleartext:
+		l.asked, l.cleartext = true, true
 	default:
 		l.asked = true
 	}
@@ -189,6 +211,7 @@ func (l *login) answer() {
 			err = errToldAlready
 		}
 		if err == nil {
+			l.listen(frame[headBytes:])
 			_, err = l.x.upstream.Write(frame)
 		}
 		if err != nil {

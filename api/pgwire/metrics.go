@@ -15,6 +15,9 @@ type metrics struct {
 	requests       prometheus.Counter
 	up, down       prometheus.Counter // bytes
 	connectSeconds prometheus.Histogram
+
+	// Of Options.Away.
+	awayLogins, detached, attached, refused prometheus.Counter
 }
 
 func newMetrics(reg prometheus.Registerer, s *Server) (*metrics, error) {
@@ -40,6 +43,17 @@ func newMetrics(reg prometheus.Registerer, s *Server) (*metrics, error) {
 			Buckets: prometheus.ExponentialBuckets(0.0001, 4, 9),
 		}),
 	}
+	for _, c := range []struct {
+		to         *prometheus.Counter
+		name, help string
+	}{
+		{&m.awayLogins, "away_logins_total", "Logins that walproxy granted while PostgreSQL was away."},
+		{&m.detached, "detached_total", "Sessions that lost PostgreSQL and stayed."},
+		{&m.attached, "attached_total", "Sessions that were given a new connection to PostgreSQL."},
+		{&m.refused, "away_refused_total", "Requests that were refused because PostgreSQL was away."},
+	} {
+		*c.to = prometheus.NewCounter(prometheus.CounterOpts{Name: "walproxy_pgwire_" + c.name, Help: c.help})
+	}
 	sessions := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "walproxy_pgwire_sessions", Help: "Sessions that are logged in.",
 	}, func() float64 {
@@ -47,7 +61,8 @@ func newMetrics(reg prometheus.Registerer, s *Server) (*metrics, error) {
 		defer s.mu.Unlock()
 		return float64(len(s.mu.sessions))
 	})
-	if err := promset.Register(reg, m.connections, m.ended, m.cancels, m.requests, bytes, m.connectSeconds, sessions); err != nil {
+	if err := promset.Register(reg, m.connections, m.ended, m.cancels, m.requests, bytes, m.connectSeconds, sessions,
+		m.awayLogins, m.detached, m.attached, m.refused); err != nil {
 		return nil, fmt.Errorf("pgwire: metrics: %w", err)
 	}
 	return m, nil

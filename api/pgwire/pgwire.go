@@ -60,6 +60,11 @@ type Options struct {
 	// for so long. 10 min.
 	StallTimeout time.Duration
 
+	// Away, if not nil, keeps sessions that hold nothing when PostgreSQL goes away,
+	// and lets clients in meanwhile. Sessions then cost more: they are carried by
+	// goroutines, and their statements are read.
+	Away *Away
+
 	loops int // that carry sessions without encryption; 0: by the processors, negative: none
 
 	Logger     *zap.Logger           // nil: nothing is logged
@@ -111,6 +116,7 @@ func (o Options) withDefaults() (Options, error) {
 	o.QueryWait = positive(o.QueryWait, 10*time.Second)
 	o.IdleInTransactionTimeout = positive(o.IdleInTransactionTimeout, 10*time.Minute)
 	o.StallTimeout = positive(o.StallTimeout, 10*time.Minute)
+	o.Away = o.Away.withDefaults()
 	o.Logger = cmp.Or(o.Logger, zap.NewNop())
 	return o, nil
 }

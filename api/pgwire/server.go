@@ -13,12 +13,16 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/walproxy/walproxy/api/pgwire/statement"
 	"github.com/walproxy/walproxy/internal/listen"
 )
 
 // spare connections beyond MaxConnections are taken: for cancel requests, and to
 // tell a client that there are too many.
 const spare = 64
+
+// statementsBytes of texts that were read are remembered.
+const statementsBytes = 8 << 20
 
 // Server is a running endpoint.
 type Server struct {
@@ -27,6 +31,9 @@ type Server struct {
 	metrics *metrics
 	places  *places
 	keys    keys
+
+	presence   *presence // nil without Options.Away
+	statements *statement.Cache
 
 	stopping     atomic.Bool
 	slots        chan struct{} // one per connection
@@ -66,8 +73,17 @@ func Start(o Options) (*Server, error) {
 		return nil, err
 	}
 	s.logins, s.cancelLogins = context.WithCancelCause(context.Background())
+	if o.Away != nil {
+		s.statements = statement.NewCache(statementsBytes)
+		if s.presence, err = newPresence(s); err != nil {
+			return nil, err
+		}
+	}
 	if s.loops, err = startLoops(s); err != nil {
 		return nil, err
+	}
+	if s.presence != nil {
+		s.joined.Go(s.presence.watch)
 	}
 	s.joined.Go(s.accept)
 	s.joined.Go(s.sweep)
@@ -133,7 +149,7 @@ func (s *Server) admit(ctx context.Context, c net.Conn, st *startup, interrupt f
 	defer release()
 	x := newSession(s, c, st)
 	defer x.leave()
-	fromClient, fromServer, err := x.login(ctx, st)
+	fromClient, fromServer, err := x.logIn(ctx, st)
 	if err == nil && !interrupt() {
 		err = context.Cause(ctx)
 	}

@@ -3,6 +3,7 @@ package pgwire
 import (
 	"net"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"go.uber.org/zap"
@@ -20,7 +21,9 @@ type session struct {
 	user, database string
 	key            []byte // for cancel requests; nil: none yet
 	from           net.Addr
-	carrier        // set once it is logged in
+	link           atomic.Pointer[link] // the upstream, if Options.Away has it outlive PostgreSQL's
+	passed         *login               // by PostgreSQL, or as far as it came; nil: it was not asked
+	carrier                             // set once it is logged in
 }
 
 // carrier moves a session's bytes. All but run may be called by anybody, at any

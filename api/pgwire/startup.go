@@ -30,8 +30,19 @@ type startup struct {
 	packet []byte // as it came, with its length
 	cancel []byte // of a cancel request: the key; then the rest is empty
 
+	parameters     []parameter
 	user, database string
 	replication    bool
+}
+
+// value of a parameter; "": it was not given.
+func (st *startup) value(name string) (value string) {
+	for _, p := range st.parameters {
+		if p.Name == name {
+			value = p.Value
+		}
+	}
+	return value
 }
 
 // greet negotiates encryption and reads the startup packet; the connection it
@@ -133,6 +144,7 @@ func parseStartup(packet []byte) (*startup, error) {
 			}
 			break
 		}
+		st.parameters = append(st.parameters, parameter{name, value})
 		switch name {
 		case "user":
 			st.user = value

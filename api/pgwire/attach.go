@@ -1,0 +1,140 @@
+package pgwire
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"net"
+	"slices"
+	"time"
+)
+
+// attach makes a connection for a session that has none, and puts on it what the
+// session holds. That PostgreSQL is away refuses the request; everything else that
+// fails ends the session: who connects again is told by PostgreSQL itself.
+func (l *link) attach() error {
+	p, o := l.x.s.presence, l.x.s.o.Away
+	if since, away := p.away(); away != nil {
+		l.up.refusing, l.up.why = true, refuseStatement(away, since)
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(l.x.s.logins, o.AttachTimeout)
+	defer cancel()
+	l.mu.Lock()
+	if l.mu.closed {
+		l.mu.Unlock()
+		return net.ErrClosed
+	}
+	l.mu.cancel = cancel
+	settings, statements := l.mu.held.restore()
+	l.mu.Unlock()
+	b, err := l.reach(ctx)
+	if err == nil {
+		err = b.restore(ctx, settings, statements)
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.mu.cancel = nil
+	switch {
+	case l.mu.closed:
+		err = net.ErrClosed
+	case err == nil:
+		l.adopt(b)
+		return nil
+	}
+	if b != nil {
+		_ = b.conn.Close() // nobody uses it
+	}
+	if l.mu.closed {
+		return err
+	}
+	e, told := errors.AsType[*serverError](err)
+	_, network := errors.AsType[net.Error](err)
+	switch {
+	case told && (e.away() || e.code == "53300"), !told && (network || ctx.Err() != nil || errors.Is(err, errNoBackend)):
+		if !told {
+			p.lost(err)
+		}
+		l.up.refusing, l.up.why = true, refuseStatement(err, time.Now())
+		return nil
+	}
+	why := endUnattached(err)
+	l.x.s.joined.Go(func() { l.x.end(why) }) // it closes the link, too
+	return why
+}
+
+// errNoBackend: no connection was made, or it was lost before the login was over.
+var errNoBackend = errors.New("PostgreSQL cannot be reached")
+
+func (l *link) reach(ctx context.Context) (*backend, error) {
+	with, err := l.with()
+	if err != nil {
+		return nil, err
+	}
+	return l.x.s.logIn(ctx, l.startup, with)
+}
+
+// adopt takes b as the session's connection, and tells the client what is not as it
+// was. mu is locked.
+func (l *link) adopt(b *backend) {
+	l.mu.behind = b
+	for _, p := range b.parameters {
+		if was, ok := l.mu.held.reported[p.Name]; !ok || was != p.Value {
+			l.mu.say = appendFrame(l.mu.say, sParameterStatus, appendText(nil, p.Name, p.Value))
+			l.mu.held.report(p.Name, p.Value)
+		}
+	}
+	l.x.s.metrics.attached.Inc()
+	// The reader sees what there is to say before it reads from the backend.
+	close(l.mu.changed)
+	l.mu.changed = make(chan struct{})
+}
+
+// restore is what makes the session's state again: SQL for its settings, and the
+// messages that prepare its statements.
+func (h *held) restore() (settings []string, statements [][]byte) {
+	for _, e := range h.settings {
+		settings = append(settings, e.sql)
+	}
+	for _, name := range slices.Sorted(maps.Keys(h.made)) {
+		statements = append(statements, h.made[name].frame)
+	}
+	return settings, statements
+}
+
+// restoredAtOnce bounds how many statements are under way: both sides must not
+// wait for the other to read.
+const restoredAtOnce = 64
+
+// restore sets and prepares on a new connection what a session had. A statement
+// that cannot be prepared any more is left out: its next use is told that it does
+// not exist, and drivers then prepare again.
+func (b *backend) restore(ctx context.Context, settings []string, statements [][]byte) error {
+	interrupt := context.AfterFunc(ctx, func() { _ = b.conn.SetDeadline(past) })
+	defer interrupt()
+	for _, sql := range settings {
+		if _, err := b.command(appendFrame(nil, cQuery, appendText(nil, sql))); err != nil {
+			return fmt.Errorf("a setting of the session: %w", err)
+		}
+	}
+	for some := range slices.Chunk(statements, restoredAtOnce) {
+		var out []byte
+		for _, frame := range some {
+			out = appendFrame(append(out, frame...), cSync, nil)
+		}
+		if _, err := b.conn.Write(out); err != nil {
+			return err
+		}
+		for range some {
+			_, err := b.command(nil)
+			if _, refused := errors.AsType[*serverError](err); err != nil && !refused {
+				return err
+			}
+		}
+	}
+	if !interrupt() {
+		return context.Cause(ctx)
+	}
+	return b.conn.SetDeadline(time.Time{})
+}

@@ -1,0 +1,385 @@
+package pgwire
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"net"
+	"os"
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
+)
+
+// link is a session's connection to PostgreSQL, as its carrier sees it, that
+// outlives the one behind it. A session that holds nothing when PostgreSQL goes
+// away keeps its client; its next statement has a new connection made, on which
+// everything is set and prepared as it was, or is answered with why that cannot be.
+//
+//	carrier ── Write ──► held follows both directions ──► backend, or none
+//	        ◄── Read ───                              ◄── what the link says itself
+//
+// One goroutine writes and one reads, as with any carrier; the rest may be called
+// by anybody.
+type link struct {
+	x       *session
+	startup []byte
+	with    func() (credentials, error)
+
+	up upward // the writer's
+
+	// The reader's:
+	in       []byte // was read and not passed on
+	passable int    // so much of it may be
+	broken   error  // behind what is passable, the session ends
+	down     downward
+
+	mu struct {
+		sync.Mutex
+		behind   *backend // nil: none
+		held     held
+		farewell bool   // the backend said that it ends
+		say      []byte // the link's own answers
+		nudged   bool   // the reader is to look at say
+		closed   bool
+		ended    bool // the client sends no more
+		changed  chan struct{}
+		cancel   context.CancelFunc // of an attempt under way
+		moved    time.Time          // when something was passed on last
+	}
+}
+
+// linkBytes of the reader's buffer at first; it grows with the longest frame that
+// is looked at, up to wantedBytesMax.
+const linkBytes = 16 << 10
+
+func newLink(x *session, st *startup, parameters []parameter, with func() (credentials, error)) *link {
+	l := &link{x: x, startup: st.packet, with: with}
+	l.mu.held = newHeld(x.s.statements, parameters)
+	l.mu.changed = make(chan struct{})
+	return l
+}
+
+// attached gives a new link the connection of the login, and what was read of it.
+func (l *link) attached(b *backend, rest []byte) *link {
+	l.mu.behind = b
+	l.in = append(make([]byte, 0, max(linkBytes, 2*len(rest))), rest...)
+	l.passable = l.scanDown()
+	return l
+}
+
+// change tells the reader that something has changed. mu is locked.
+func (l *link) change() {
+	close(l.mu.changed)
+	l.mu.changed = make(chan struct{})
+	if l.mu.behind != nil && len(l.mu.say) > 0 { // it may wait for a backend that does not answer
+		l.mu.nudged = true
+		_ = l.mu.behind.conn.SetReadDeadline(past)
+	}
+}
+
+// Read returns what PostgreSQL, or the link in its place, says.
+func (l *link) Read(b []byte) (int, error) {
+	for {
+		if l.passable > 0 {
+			n := copy(b, l.in[:l.passable])
+			l.in = l.in[:copy(l.in, l.in[n:])]
+			l.passable -= n
+			return n, nil
+		}
+		if l.broken != nil {
+			return 0, l.broken
+		}
+		l.mu.Lock()
+		if len(l.mu.say) > 0 && l.down.between() {
+			n := copy(b, l.mu.say)
+			l.mu.say = l.mu.say[n:]
+			l.mu.Unlock()
+			return n, nil
+		}
+		behind, closed, ended, changed := l.mu.behind, l.mu.closed, l.mu.ended, l.mu.changed
+		l.mu.Unlock()
+		switch {
+		case closed:
+			return 0, net.ErrClosed
+		case behind != nil:
+			l.receive(behind)
+		case ended:
+			return 0, io.EOF
+		default:
+			<-changed
+		}
+	}
+}
+
+// receive reads from the backend, and decides what its end means.
+func (l *link) receive(b *backend) {
+	if b.in != nil { // what came behind the login
+		l.in = append(l.in, b.in.rest()...)
+		b.in = nil
+		l.mu.Lock()
+		l.passable += l.scanDown()
+		l.mu.Unlock()
+		return
+	}
+	if len(l.in) == cap(l.in) {
+		l.in = append(make([]byte, 0, max(linkBytes, 2*cap(l.in))), l.in...)
+	}
+	n, failed := b.conn.Read(l.in[len(l.in):cap(l.in)])
+	l.in = l.in[:len(l.in)+n]
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if n > 0 {
+		l.mu.moved = time.Now()
+		l.passable += l.scanDown()
+	}
+	switch {
+	case failed == nil:
+		return
+	case l.mu.nudged && errors.Is(failed, os.ErrDeadlineExceeded):
+		l.mu.nudged = false
+		_ = b.conn.SetReadDeadline(time.Time{})
+		return
+	}
+	l.mu.behind, l.mu.farewell = nil, false
+	_ = b.conn.Close() // it is gone
+	why := l.mu.held.stays()
+	if l.mu.closed || l.mu.ended || why != "" || !l.down.between() {
+		l.passable, l.broken = len(l.in), failed // what it said last is for the client
+		if why != "" && !l.mu.closed && !l.mu.ended {
+			l.x.s.log.Debug("a session ends with PostgreSQL", append(l.x.fields(), zap.String("holds", why))...)
+		}
+		return
+	}
+	l.in, l.down = l.in[:l.passable], downward{}
+	l.x.s.metrics.detached.Inc()
+	l.x.s.log.Debug("a session lost PostgreSQL and stays", append(l.x.fields(), zap.Error(failed))...)
+	l.change()
+}
+
+// scanDown looks at what was read; it returns how much more may be passed on.
+// mu is locked, or nobody else knows the link yet.
+func (l *link) scanDown() int {
+	n := l.down.scan(l.in[l.passable:], &l.mu.held)
+	l.mu.farewell = l.down.farewell
+	return n
+}
+
+// Write passes on what the client sends.
+func (l *link) Write(b []byte) (int, error) {
+	taken := len(b)
+	if l.up.heads > 0 { // a head that was not whole
+		b = append(l.up.head[:l.up.heads:l.up.heads], b...)
+		l.up.heads = 0
+	}
+	sent, at := 0, 0 // b[sent:at] is to be passed on
+	for at < len(b) {
+		if l.up.left == 0 {
+			if len(b)-at < headBytes {
+				break
+			}
+			kind, body, err := parseHead(b[at:], 1<<31-1)
+			if err != nil {
+				return 0, err // the carrier has seen to that
+			}
+			if l.starts() {
+				if err := l.send(b[sent:at]); err != nil {
+					return 0, err
+				}
+				sent = at
+				if err := l.ready(kind); err != nil {
+					return 0, err
+				}
+			}
+			l.begin(kind, body)
+			at += headBytes
+		}
+		n := int(min(l.up.left, int64(len(b)-at)))
+		l.up.take(b[at : at+n])
+		if at += n; l.up.dropped {
+			sent = at
+		}
+		if l.up.left == 0 {
+			l.endFrame()
+		}
+	}
+	l.up.heads = copy(l.up.head[:], b[at:])
+	return taken, l.send(b[sent:at])
+}
+
+func (l *link) begin(kind byte, body int64) {
+	l.up.begin(kind, body)
+	if !l.up.dropped {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		l.mu.held.begin(kind)
+	}
+}
+
+// starts reports that the next frame begins a request, with nothing under way.
+func (l *link) starts() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return !l.up.refusing && l.mu.held.quiet()
+}
+
+// endFrame takes note of a frame that is whole, before its end is passed on.
+func (l *link) endFrame() {
+	kind := l.up.kind
+	if l.up.dropped {
+		l.refuse(kind)
+		return
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.mu.held.client(kind, l.up.body, l.up.whole)
+	l.up.release()
+}
+
+// send passes bytes on to PostgreSQL.
+func (l *link) send(b []byte) error {
+	if len(b) == 0 {
+		return nil
+	}
+	l.mu.Lock()
+	behind := l.mu.behind
+	l.mu.moved = time.Now()
+	l.mu.Unlock()
+	if behind == nil {
+		return io.ErrClosedPipe // it was lost in the middle of a request
+	}
+	_, err := behind.conn.Write(b)
+	return err
+}
+
+// ready sees to it that a request has a backend, or that it is refused.
+func (l *link) ready(kind byte) error {
+	for {
+		l.mu.Lock()
+		behind, leaving, closed, changed := l.mu.behind, l.mu.farewell, l.mu.closed, l.mu.changed
+		l.mu.Unlock()
+		switch {
+		case closed:
+			return net.ErrClosed
+		case behind == nil:
+			l.up.why = nil
+			switch kind {
+			case cQuery, cFunctionCall, cParse, cBind, cDescribe, cExecute, cClose:
+				return l.attach()
+			}
+			l.up.refusing = true // nothing that needs PostgreSQL
+			return nil
+		case leaving: // and takes nothing any more
+			_ = behind.conn.Close()
+			<-changed
+		default:
+			if since, away := l.x.s.presence.away(); away != nil {
+				l.up.refusing, l.up.why = true, refuseStatement(away, since)
+			}
+			return nil
+		}
+	}
+}
+
+// refuse answers a frame of a request that is not passed on.
+func (l *link) refuse(kind byte) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	why := l.up.why
+	switch kind {
+	case cQuery, cFunctionCall, cSync:
+		if kind != cSync && !l.up.told {
+			l.say(why)
+		}
+		l.mu.say = appendFrame(l.mu.say, sReady, []byte{txIdle})
+		l.up.refusing, l.up.told = false, false
+	case cParse, cBind, cDescribe, cExecute, cClose:
+		if !l.up.told {
+			l.say(why)
+			l.up.told = true
+		}
+	case cTerminate:
+		l.mu.ended = true
+	default: // Flush, and what is no request
+		l.up.refusing = l.up.told
+		return
+	}
+	l.change()
+}
+
+// say has the client told that its request is refused. mu is locked.
+func (l *link) say(why *refusal) {
+	l.mu.say = why.appendAs(l.mu.say, "ERROR")
+	l.x.s.metrics.refused.Inc()
+}
+
+// Close ends the link and whatever waits for it.
+func (l *link) Close() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.mu.closed {
+		return nil
+	}
+	l.mu.closed = true
+	if l.mu.cancel != nil {
+		l.mu.cancel()
+	}
+	l.change()
+	if l.mu.behind != nil {
+		return l.mu.behind.conn.Close()
+	}
+	return nil
+}
+
+// CloseWrite says that the client sends no more.
+func (l *link) CloseWrite() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.mu.ended = true
+	l.change()
+	if l.mu.behind == nil {
+		return nil
+	}
+	if _, away := l.x.s.presence.away(); away == nil {
+		if half, ok := l.mu.behind.conn.(interface{ CloseWrite() error }); ok {
+			return half.CloseWrite()
+		}
+	}
+	return l.mu.behind.conn.Close() // it does not answer, and nobody waits for that
+}
+
+// target is where a cancel request for the session goes; false: nothing is there to
+// be cancelled.
+func (l *link) target() (Address, []byte, bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.mu.behind == nil || l.mu.held.quiet() || len(l.mu.behind.key) == 0 {
+		return Address{}, nil, false
+	}
+	return l.mu.behind.address, bytes.Clone(l.mu.behind.key), true
+}
+
+// waits reports for how long a request has had no answer, not even a part.
+func (l *link) waits(now time.Time) time.Duration {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.mu.behind == nil || l.mu.held.quiet() {
+		return 0
+	}
+	return now.Sub(l.mu.moved)
+}
+
+// The rest of a net.Conn. Deadlines are for the login, which is over.
+
+func (l *link) LocalAddr() net.Addr              { return l.x.client.LocalAddr() }
+func (l *link) RemoteAddr() net.Addr             { return linkAddr{} }
+func (l *link) SetDeadline(time.Time) error      { return errors.ErrUnsupported }
+func (l *link) SetReadDeadline(time.Time) error  { return errors.ErrUnsupported }
+func (l *link) SetWriteDeadline(time.Time) error { return errors.ErrUnsupported }
+
+type linkAddr struct{}
+
+func (linkAddr) Network() string { return "link" }
+func (linkAddr) String() string  { return "PostgreSQL" }
