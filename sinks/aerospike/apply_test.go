@@ -308,13 +308,13 @@ func TestRejected(t *testing.T) {
 func TestLostAnswers(t *testing.T) {
 	t.Parallel()
 	o := options(t)
-	l, err := newLink(common.at(t))
+	l, err := newLinks(common.at(t))
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(l.cut)
 	behind := o
-	behind.Hosts, behind.Timeouts = []string{l.addr()}, Timeouts{Connect: 2 * time.Second, Socket: 2 * time.Second, Total: 2 * time.Second}
+	behind.Hosts, behind.Timeouts = l.addrs(), Timeouts{Connect: 2 * time.Second, Socket: 2 * time.Second, Total: 2 * time.Second}
 	d := newDirect(t, behind)
 	d.want(d.batch(add("a", 1), set("c", fields{"n": int64(5)})), sinks.Applied)
 	// The numbers are written blindly, b is read first; c goes.
@@ -339,13 +339,13 @@ func TestLostAnswers(t *testing.T) {
 func TestLateWrite(t *testing.T) {
 	t.Parallel()
 	o := options(t)
-	l, err := newLink(common.at(t))
+	l, err := newLinks(common.at(t))
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(l.cut)
 	behind := o
-	behind.Hosts, behind.Timeouts.Total, behind.Timeouts.Socket = []string{l.addr()}, time.Second, time.Second
+	behind.Hosts, behind.Timeouts.Total, behind.Timeouts.Socket = l.addrs(), time.Second, time.Second
 	late := newDirect(t, behind)
 	late.want(late.batch(add("warm", 1)), sinks.Applied)
 	release := l.hold()

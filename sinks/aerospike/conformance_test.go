@@ -12,7 +12,7 @@ import (
 type store struct {
 	t    *testing.T
 	o    Options
-	link *link
+	link links
 }
 
 func (s *store) Open() (sinks.Sink, error) {
@@ -20,11 +20,11 @@ func (s *store) Open() (sinks.Sink, error) {
 		s.link.cut()
 	}
 	var err error
-	if s.link, err = newLink(common.at(s.t)); err != nil {
+	if s.link, err = newLinks(common.at(s.t)); err != nil {
 		return nil, err
 	}
 	o := s.o
-	o.Hosts = []string{s.link.addr()}
+	o.Hosts = s.link.addrs()
 	return Open(o)
 }
 

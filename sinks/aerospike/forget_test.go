@@ -3,17 +3,13 @@ package aerospike
 import (
 	"context"
 	"errors"
-	"fmt"
-	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strings"
+	"sync"
 	"testing"
 	"time"
-
-	"github.com/google/uuid"
 
 	"github.com/walproxy/walproxy"
 	"github.com/walproxy/walproxy/api"
@@ -26,13 +22,49 @@ import (
 // a command that the environment names, or the endpoint on a copy of its files that
 // was made some moments before.
 type forgetful struct {
-	t    *testing.T
-	addr string
-	dir  string
+	t     *testing.T
+	addrs []string
+	dir   string
+
+	clock clock // that settling goes by
 
 	store  *pebble.Sink
 	proxy  *walproxy.Proxy
 	server *aerowire.Server
+}
+
+// clock stands still when it is told to: what is applied then does not settle, however
+// slow the machine is.
+type clock struct {
+	mu    sync.Mutex
+	since time.Time // it stands, if anybody has stopped it
+	stops int
+	lost  time.Duration
+}
+
+func (c *clock) now() time.Time {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.stops > 0 {
+		return c.since.Add(-c.lost)
+	}
+	return time.Now().Add(-c.lost)
+}
+
+// stop returns what has it go on, once all have said so who stopped it.
+func (c *clock) stop() (start func()) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.stops++; c.stops == 1 {
+		c.since = time.Now()
+	}
+	return func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		if c.stops--; c.stops == 0 {
+			c.lost += time.Since(c.since)
+		}
+	}
 }
 
 // realRestart kills the server of WALPROXY_TEST_AEROSPIKE and starts it again.
@@ -40,14 +72,14 @@ var realRestart = os.Getenv("WALPROXY_TEST_AEROSPIKE_RESTART")
 
 func newForgetful(t *testing.T) *forgetful {
 	t.Helper()
-	f := &forgetful{t: t, addr: realServer, dir: filepath.Join(t.TempDir(), "store")}
-	if realServer != "" {
+	f := &forgetful{t: t, addrs: realServers, dir: filepath.Join(t.TempDir(), "store")}
+	if realServers != nil {
 		if realRestart == "" {
 			t.Skip("WALPROXY_TEST_AEROSPIKE_RESTART names no command that kills the server and starts it again")
 		}
 		return f
 	}
-	f.addr = "127.0.0.1:0"
+	f.addrs = []string{"127.0.0.1:0"}
 	f.start()
 	t.Cleanup(f.stop)
 	return f
@@ -74,9 +106,9 @@ func (f *forgetful) start() {
 	o.Log.MinFree = -1
 	f.proxy, err = walproxy.Open(context.Background(), o)
 	f.must(err)
-	listener, err := net.Listen("tcp", f.addr)
+	listener, err := net.Listen("tcp", f.addrs[0])
 	f.must(err)
-	f.addr = listener.Addr().String()
+	f.addrs = []string{listener.Addr().String()}
 	f.server, err = aerowire.Start(aerowire.Options{Core: api.New(f.proxy), Listener: listener, Namespaces: []string{namespace}})
 	f.must(err)
 }
@@ -93,7 +125,7 @@ func (f *forgetful) stop() {
 // some of it.
 func (f *forgetful) restart(during func()) {
 	f.t.Helper()
-	if realServer != "" {
+	if realServers != nil {
 		during()
 		out, err := exec.CommandContext(f.t.Context(), "sh", "-c", realRestart).CombinedOutput()
 		if err != nil {
@@ -101,6 +133,7 @@ func (f *forgetful) restart(during func()) {
 		}
 		return
 	}
+	defer f.clock.stop()()
 	copied := f.dir + ".copy"
 	f.stop()
 	f.must(os.RemoveAll(copied))
@@ -113,10 +146,11 @@ func (f *forgetful) restart(during func()) {
 	f.start()
 }
 
-// want is what a key has to hold.
-type want struct {
-	n    int64
-	text strings.Builder
+// apart runs a test beside others, but where it kills the server of all.
+func apart(t *testing.T) {
+	if realServers == nil {
+		t.Parallel()
+	}
 }
 
 // TestStoreForgets: a store is killed under load, several times, and loses what it
@@ -124,127 +158,45 @@ type want struct {
 // and every letter is there once, in order, and what was deleted stays so. Reads see
 // what was acknowledged, or fail.
 func TestStoreForgets(t *testing.T) {
+	apart(t)
 	f := newForgetful(t)
-	name := uuid.NewString()[:8]
-	o := Options{
-		Hosts: []string{f.addr}, Namespace: namespace, State: Place{namespace, "state-" + name},
-		Collections: []Collection{{Pattern: collection, Set: "things-" + name}},
-		Services:    Services{SeedOnly: true}, Settle: 3 * time.Second,
-		Timeouts: Timeouts{Connect: 10 * time.Second, Socket: 10 * time.Second, Total: 10 * time.Second},
+	o := bookOptions(f.addrs)
+	if realServers == nil {
+		o.now, o.Settle = f.clock.now, 300*time.Millisecond
 	}
-	sink := open(t, o)
-	po := walproxy.Options{Dir: t.TempDir(), Sinks: []walproxy.SinkOptions{{Name: "main", Sink: sink}}, DrainTimeout: time.Minute}
-	po.Log.MinFree = -1
-	po.Sinks[0].Loop.RetryMax = 100 * time.Millisecond
-	p, err := walproxy.Open(t.Context(), po)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() {
-		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
-		defer cancel()
-		if err := p.Close(ctx); err != nil {
-			t.Error(err)
-		}
-	}()
-	const keys = 40
-	wants := make([]*want, keys)
-	for i := range wants {
-		wants[i] = &want{}
-	}
-	random := rand.New(rand.NewPCG(1, uint64(time.Now().UnixNano())))
-	write := func(writes int) (last walproxy.LSN) {
-		t.Helper()
-		for range writes {
-			i := random.IntN(keys)
-			last = wants[i].write(t, p, fmt.Sprint("k", i), random)
-		}
-		return last
-	}
-	wait := func(lsn walproxy.LSN) {
-		t.Helper()
-		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-		defer cancel()
-		for {
-			err := p.Wait(ctx, lsn, walproxy.Applied)
-			if err == nil {
-				return
-			}
-			if ctx.Err() != nil {
-				t.Fatalf("LSN %d is not applied: %v", lsn, err)
-			}
-		}
-	}
-	rewinds := 0
-	for round := range 3 {
-		wait(write(300))
+	b := newBook(t, o)
+	for range unless(realServers == nil, 2, 3) {
+		b.wait(b.write(300))
 		f.restart(func() {
-			wait(write(300))
-			write(300) // some of it is under way
+			b.wait(b.write(300))
+			b.write(300) // some of it is under way
 		})
-		for i, w := range wants {
-			w.read(t, p, fmt.Sprint("k", i), false)
-		}
-		wait(write(300))
-		rewinds = round + 1
+		b.read(false)
+		b.wait(b.write(300))
 	}
-	for i, w := range wants {
-		w.read(t, p, fmt.Sprint("k", i), true)
+	b.read(true)
+	if n := b.rewinds(); n == 0 {
+		t.Error("no restart was noticed")
 	}
-	t.Logf("%d restarts", rewinds)
 }
 
-// write appends one record.
-func (w *want) write(t *testing.T, p *walproxy.Proxy, key string, random *rand.Rand) walproxy.LSN {
-	t.Helper()
-	k := mutation.String(key)
-	letter := string(rune('a' + random.IntN(26)))
-	var err error
-	m := mutation.Delete(collection, k)
-	switch random.IntN(8) {
-	case 0:
-		w.n = 0
-		w.text.Reset()
-	case 1, 2, 3:
-		m, err = mutation.Increment(collection, k, map[string]any{"n": int64(1)})
-		w.n++
-	default:
-		m, err = mutation.Append(collection, k, map[string]any{"text": letter})
-		w.text.WriteString(letter)
+// TestRestartWhileStopped: the store is killed, and loses its last moments, while
+// walproxy does not run; its start is enough to have all of it there again.
+func TestRestartWhileStopped(t *testing.T) {
+	apart(t)
+	f := newForgetful(t)
+	o := bookOptions(f.addrs)
+	if realServers == nil {
+		o.now = f.clock.now
 	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	r, err := p.Append(t.Context(), m)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return r.LSN
-}
-
-// read compares. A read may fail while the store goes back, unless it must not.
-func (w *want) read(t *testing.T, p *walproxy.Proxy, key string, must bool) {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-	defer cancel()
-	for {
-		d, err := p.Read(ctx, collection, mutation.String(key))
-		if errors.Is(err, mutation.ErrNotFound) {
-			d, err = &mutation.Document{}, nil
-		}
-		if err != nil && must && ctx.Err() == nil {
-			continue
-		}
-		if err != nil && (must || errors.Is(err, context.DeadlineExceeded)) {
-			t.Fatalf("%s: %v", key, err)
-		}
-		if err != nil {
-			return
-		}
-		n, text := d.Fields["n"].GetInt64(), d.Fields["text"].GetString_()
-		if n != w.n || text != w.text.String() {
-			t.Errorf("%s is %d, %q; want %d, %q", key, n, text, w.n, w.text.String())
-		}
-		return
+	b := newBook(t, o)
+	for range 2 {
+		b.wait(b.write(200))
+		f.restart(func() {
+			b.wait(b.write(200))
+			b.close()
+		})
+		b.open()
+		b.read(true)
 	}
 }

@@ -190,13 +190,13 @@ func TestForwardMany(t *testing.T) {
 // all goes on when the cluster is back.
 func TestForwardAway(t *testing.T) {
 	t.Parallel()
-	l, err := newLink(common.at(t))
+	l, err := newLinks(common.at(t))
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer l.cut()
 	o := options(t)
-	o.Hosts = []string{l.addr()}
+	o.Hosts = l.addrs()
 	s := open(t, o)
 	mustOwn(t, s, uuid.New(), true)
 	f := forwarder{t, s}

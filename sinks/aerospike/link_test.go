@@ -25,6 +25,60 @@ type link struct {
 	}
 }
 
+// links are one for each node.
+type links []*link
+
+func newLinks(to []string) (links, error) {
+	var all links
+	for _, addr := range to {
+		l, err := newLink(addr)
+		if err != nil {
+			all.cut()
+			return nil, err
+		}
+		all = append(all, l)
+	}
+	return all, nil
+}
+
+func (all links) addrs() (list []string) {
+	for _, l := range all {
+		list = append(list, l.listener.Addr().String())
+	}
+	return list
+}
+
+func (all links) cut() {
+	for _, l := range all {
+		l.cut()
+	}
+}
+
+func (all links) lose() {
+	for _, l := range all {
+		l.lose()
+	}
+}
+
+func (all links) hold() (release func()) {
+	var releases []func()
+	for _, l := range all {
+		releases = append(releases, l.hold())
+	}
+	return func() {
+		for _, release := range releases {
+			release()
+		}
+	}
+}
+
+func (all links) drained(t *testing.T) {
+	t.Helper()
+	for _, l := range all {
+		l.drained(t)
+	}
+}
+
 func newLink(to string) (*link, error) {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -35,8 +89,6 @@ func newLink(to string) (*link, error) {
 	l.wg.Go(l.accept)
 	return l, nil
 }
-
-func (l *link) addr() string { return l.listener.Addr().String() }
 
 // lose throws every answer away from now on.
 func (l *link) lose() {

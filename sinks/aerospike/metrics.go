@@ -20,6 +20,7 @@ type metrics struct {
 	bytes   prometheus.Counter
 	errors  *prometheus.CounterVec
 	careful prometheus.Counter
+	rewinds prometheus.Counter
 }
 
 func newMetrics(s *Sink) (*metrics, error) {
@@ -42,8 +43,14 @@ func newMetrics(s *Sink) (*metrics, error) {
 		careful: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "walproxy_aerospike_read_before_write_total", Help: "Keys that were read before they were written: preconditions, sums that are no integers, what a filter kept out.",
 		}),
+		rewinds: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "walproxy_aerospike_rewinds_total", Help: "How often a node was seen to have been restarted, left or joined, and what was not settled was applied again.",
+		}),
 	}
-	m.all = []prometheus.Collector{m.latency, m.records, m.bytes, m.errors, m.careful}
+	unsettled := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "walproxy_aerospike_unsettled_records", Help: "LSNs that are applied and not settled: a restart of a node could still take them back, and the log keeps them.",
+	}, func() float64 { return float64(s.owner.unsettled()) })
+	m.all = []prometheus.Collector{m.latency, m.records, m.bytes, m.errors, m.careful, m.rewinds, unsettled}
 	if err := promset.Register(m.registerer, m.all...); err != nil {
 		return nil, err
 	}

@@ -56,6 +56,8 @@ type Options struct {
 
 	Logger     *zap.Logger           // nil logs nothing
 	Registerer prometheus.Registerer // nil exports nothing
+
+	now func() time.Time // tests: the clock that settling goes by
 }
 
 // Place is a set of a namespace; an empty set is what has none.
@@ -124,6 +126,9 @@ func (o Options) withDefaults() Options {
 	}
 	if o.Logger == nil {
 		o.Logger = zap.NewNop()
+	}
+	if o.now == nil {
+		o.now = time.Now
 	}
 	return o
 }

@@ -196,6 +196,9 @@ func (o *owner) refuse(mine *state, err error) error {
 	}
 	if o.mu.refused == nil {
 		o.mu.refused = err
+		if errors.Is(err, sinks.ErrRewound) {
+			o.sink.metrics.rewinds.Inc()
+		}
 		o.sink.log.Warn("nothing is applied until the stream is claimed again", zap.Error(err))
 	}
 	err = o.mu.refused

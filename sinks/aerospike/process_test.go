@@ -26,7 +26,7 @@ import (
 const processEnv = "AEROSINK_PROCESS"
 
 type processOptions struct {
-	Host        string
+	Hosts       []string
 	State, Data Place
 	Stream      uuid.UUID
 	Settle      time.Duration
@@ -34,7 +34,7 @@ type processOptions struct {
 
 func (o processOptions) options() Options {
 	return Options{
-		Hosts: []string{o.Host}, Namespace: namespace, State: o.State, Settle: o.Settle,
+		Hosts: o.Hosts, Namespace: namespace, State: o.State, Settle: o.Settle,
 		Collections: []Collection{{Pattern: collection, Set: o.Data.Set}},
 		Services:    Services{SeedOnly: true},
 		Timeouts:    Timeouts{Connect: 30 * time.Second, Socket: 30 * time.Second, Total: 30 * time.Second},
@@ -109,7 +109,7 @@ func (p *tries) now() sinks.LSN {
 func TestZombie(t *testing.T) {
 	t.Parallel()
 	base := quick(t)
-	o := processOptions{Host: base.Hosts[0], State: base.State, Data: Place{namespace, base.Collections[1].Set}, Stream: uuid.New(), Settle: base.Settle}
+	o := processOptions{Hosts: base.Hosts, State: base.State, Data: Place{namespace, base.Collections[1].Set}, Stream: uuid.New(), Settle: base.Settle}
 	config, err := json.Marshal(o)
 	if err != nil {
 		t.Fatal(err)

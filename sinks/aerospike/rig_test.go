@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -27,9 +28,16 @@ import (
 // namespace that the tests write to.
 const namespace = "test"
 
-// realServer is the address of an Aerospike server that the tests run against
-// instead of walproxy's own endpoint.
-var realServer = os.Getenv("WALPROXY_TEST_AEROSPIKE")
+// realServers are the addresses, separated by commas, of all nodes of an Aerospike
+// cluster that the tests run against instead of walproxy's own endpoint.
+var realServers = split(os.Getenv("WALPROXY_TEST_AEROSPIKE"))
+
+func split(hosts string) []string {
+	if hosts == "" {
+		return nil
+	}
+	return strings.Split(hosts, ",")
+}
 
 func TestMain(m *testing.M) {
 	if config := os.Getenv(processEnv); config != "" {
@@ -62,8 +70,9 @@ var common cluster
 type cluster struct {
 	once sync.Once
 	err  error
-	addr string
 	tls  *tls.Config
+
+	addrs []string // of the nodes
 
 	dir    string
 	store  *pebble.Sink
@@ -71,18 +80,18 @@ type cluster struct {
 	server *aerowire.Server
 }
 
-// at returns the store's address.
-func (c *cluster) at(t testing.TB) string {
+// at returns the addresses of the store's nodes.
+func (c *cluster) at(t testing.TB) []string {
 	t.Helper()
 	c.once.Do(func() {
-		if c.addr = realServer; c.addr == "" {
+		if c.addrs = realServers; c.addrs == nil {
 			c.err = c.open()
 		}
 	})
 	if c.err != nil {
 		t.Fatal(c.err)
 	}
-	return c.addr
+	return c.addrs
 }
 
 func (c *cluster) open() (err error) {
@@ -106,7 +115,7 @@ func (c *cluster) open() (err error) {
 	if err != nil {
 		return err
 	}
-	c.addr = listener.Addr().String()
+	c.addrs = []string{listener.Addr().String()}
 	c.server, err = aerowire.Start(aerowire.Options{Core: api.New(c.proxy), Listener: listener, Namespaces: []string{namespace}, TLS: c.tls})
 	return err
 }
@@ -132,7 +141,7 @@ func options(t testing.TB) Options {
 	t.Helper()
 	name := uuid.NewString()[:8]
 	return Options{
-		Hosts: []string{common.at(t)}, Namespace: namespace,
+		Hosts: common.at(t), Namespace: namespace,
 		State:       Place{namespace, "state-" + name},
 		Collections: []Collection{{Pattern: "sinktest", Set: "set-" + name}, {Pattern: collection, Set: "things-" + name}},
 		Services:    Services{SeedOnly: true},

@@ -71,7 +71,7 @@ func (o *owner) settle(ctx context.Context, st *state) {
 
 // step takes a sample, and settles what can be.
 func (s *settler) step(ctx context.Context) error {
-	began := time.Now()
+	began := s.sink.o.now()
 	recent, mine, err := s.sampled(began)
 	if err != nil {
 		return err
@@ -202,7 +202,7 @@ func (s *settler) store(ctx context.Context) error {
 		return wrote
 	})
 	if err == nil && wrote {
-		s.written = append(s.written, sample{time.Now(), s.low})
+		s.written = append(s.written, sample{s.sink.o.now(), s.low})
 	}
 	return err
 }
@@ -221,6 +221,14 @@ func (s *settler) free(since time.Time) {
 	s.mu.Unlock()
 	s.written = s.written[n:]
 	s.tell()
+}
+
+// unsettled is how many LSNs all lanes have passed above the settled point.
+func (o *owner) unsettled() sinks.LSN {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	low := o.mu.at.Low().LSN
+	return low - min(low, o.mu.settled)
 }
 
 // Settled implements sinks.Settler.

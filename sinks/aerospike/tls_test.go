@@ -28,7 +28,7 @@ func TestTLS(t *testing.T) {
 	})
 	common.at(t) // options asks for it
 	o := options(t)
-	o.Hosts, o.TLSName = []string{c.addr}, "walproxy"
+	o.Hosts, o.TLSName = c.addrs, "walproxy"
 	for _, e := range []struct {
 		name   string
 		tls    *tls.Config

@@ -1,0 +1,108 @@
+package aerospike
+
+import (
+	"testing"
+	"time"
+
+	"github.com/walproxy/walproxy/api/aerowire/codec"
+	"github.com/walproxy/walproxy/internal/aeronodes"
+)
+
+// startNodes starts a cluster in front of the store at addr.
+func startNodes(t *testing.T, addr string, n int) *aeronodes.Cluster {
+	t.Helper()
+	nodes, err := aeronodes.Start(addr, n, namespace)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(nodes.Close)
+	return nodes
+}
+
+// TestCluster: nodes are found by one of them; while records are applied they leave
+// and come back, hand partitions to each other and refuse what is on its way. Every
+// write is done once, in order, and each change of the cluster takes the sink back.
+func TestCluster(t *testing.T) {
+	t.Parallel()
+	if realServers != nil {
+		t.Skip("a real cluster's nodes are killed by TestStoreForgets")
+	}
+	nodes := startNodes(t, common.at(t)[0], 3)
+	o := bookOptions(nodes.Addrs()[1:2])
+	o.Services.SeedOnly, o.Settle = false, 300*time.Millisecond
+	b := newBook(t, o)
+	b.wait(b.write(100))
+	for i, n := range nodes.Served() {
+		if n == 0 {
+			t.Errorf("node %d was asked for nothing", i)
+		}
+	}
+	for round := range 2 {
+		before := b.rewinds()
+		lsn := b.write(100)
+		nodes.Kill(round)
+		b.wait(b.write(100))
+		b.read(false)
+		b.write(50)
+		if err := nodes.Restart(round); err != nil {
+			t.Fatal(err)
+		}
+		b.wait(b.write(100))
+		soon(t, "the sink goes back", func() bool { return b.rewinds() > before })
+		b.wait(lsn)
+
+		nodes.Refuse(func(partition int) codec.Result {
+			switch partition % 3 {
+			case 0:
+				return codec.KeyBusy
+			case 1:
+				return codec.Unavailable
+			}
+			return codec.OK
+		})
+		lsn = b.write(100)
+		nodes.Move()
+		b.write(50)
+		nodes.Refuse(nil)
+		b.wait(b.write(50))
+		b.wait(lsn)
+		b.read(false)
+	}
+	b.read(true)
+	last := b.write(1)
+	soon(t, "all is settled", func() bool { return b.sink.Settled() == last })
+}
+
+// TestClusterForgets: a whole cluster is killed and has lost its last moments when its
+// nodes are back.
+func TestClusterForgets(t *testing.T) {
+	t.Parallel()
+	if realServers != nil {
+		t.Skip("a real cluster's nodes are killed by TestStoreForgets")
+	}
+	f := newForgetful(t)
+	nodes := startNodes(t, f.addrs[0], 3)
+	o := bookOptions(nodes.Addrs())
+	o.Services.SeedOnly, o.Settle, o.now = false, 300*time.Millisecond, f.clock.now
+	b := newBook(t, o)
+	for range 2 {
+		b.wait(b.write(100))
+		start := f.clock.stop()
+		f.restart(func() {
+			b.wait(b.write(100))
+			b.write(100)
+			for i := range 3 { // before the store has lost anything
+				nodes.Kill(i)
+			}
+		})
+		for i := range 3 {
+			if err := nodes.Restart(i); err != nil {
+				t.Fatal(err)
+			}
+		}
+		start()
+		b.read(false)
+		b.wait(b.write(50))
+	}
+	b.read(true)
+}
