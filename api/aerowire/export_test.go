@@ -10,3 +10,6 @@ func (s *Server) TakeRoom() (release func(), ok bool) {
 func (s *Server) TakeInFlight() (release func(), ok bool) {
 	return func() { s.inFlight.Release(s.o.MaxInFlightBytes) }, s.inFlight.TryAcquire(s.o.MaxInFlightBytes)
 }
+
+// Panicked is how many requests panicked.
+func (s *Server) Panicked() int64 { return s.stats.panicked.Load() }

@@ -42,6 +42,9 @@ func FuzzConnection(f *testing.F) {
 		if answer := exchange(t, r.addr, put(9, 1)); len(answer) < codec.ProtoBytes+codec.HeaderBytes || answer[codec.ProtoBytes+5] != 0 {
 			t.Fatalf("afterwards: %x", answer)
 		}
+		if r.server.Panicked() > 0 {
+			t.Fatal("the request panicked")
+		}
 	})
 }
 

@@ -23,7 +23,12 @@ type work struct {
 	limit   int
 	spent   int // bytes of bins that were gone through
 	results []codec.Op
+	answer  int // bytes of results
 }
+
+// answerFactor bounds an answer, in records of the largest size: a small message can
+// ask for one bin thousands of times.
+const answerFactor = 16
 
 // spentMax bounds what one message can have computed under its key's lock: a
 // thousand operations on bins of the largest size.
@@ -42,6 +47,7 @@ func (w *work) respondAll() bool { return w.o.Info2&codec.Info2RespondAll != 0 }
 // result answers an op; a nil particle only if every op is answered.
 func (w *work) result(op *codec.Op, p value.Particle) {
 	w.results = append(w.results, codec.Op{Type: op.Type, Particle: p.Type, Name: op.Name, Value: p.Data})
+	w.answer += len(op.Name) + len(p.Data)
 }
 
 func (w *work) done(op *codec.Op) error {
@@ -61,6 +67,16 @@ func (w *work) noValue(op *codec.Op) {
 
 // op applies one op to w.r.
 func (w *work) op(op *codec.Op) error {
+	if err := w.apply(op); err != nil {
+		return err
+	}
+	if w.answer > answerFactor*w.limit {
+		return codec.RecordTooBig
+	}
+	return nil
+}
+
+func (w *work) apply(op *codec.Op) error {
 	switch op.Type {
 	case codec.OpRead:
 		return w.readBin(op)
@@ -234,6 +250,11 @@ func (w *work) modifyCDT(op *codec.Op) error {
 	if err != nil {
 		return err
 	}
+	if n := operation.Padding(); n > int64(w.limit) {
+		return codec.RecordTooBig // a nil takes a byte
+	} else if err := w.o.need(value.Room(op.Value) + particleRoom(p) + n*roomPerByte); err != nil {
+		return err
+	}
 	if err := w.spend(len(p.Data)); err != nil {
 		return err
 	}
@@ -334,7 +355,7 @@ func (w *work) parseExpression(op *codec.Op) (*expression.Expression, int64, err
 
 func (w *work) eval(e *expression.Expression) (value.Value, error) {
 	v, err := e.Eval(w.o.subject(w.r, w.now))
-	if err == nil && !v.Storable() {
+	if err == nil && (!v.Storable() || v.Kind() == value.Ext) {
 		err = expression.ErrUnknown
 	}
 	return v, err

@@ -1,6 +1,7 @@
 package aerowire_test
 
 import (
+	"slices"
 	"testing"
 
 	as "github.com/aerospike/aerospike-client-go/v7"
@@ -85,5 +86,28 @@ func TestMoreThanThereIsRoom(t *testing.T) {
 	w.send(framed(codec.TypeMessage, codec.AppendMessage(nil, m)))
 	if got := w.message().Result; got != codec.RecordTooBig {
 		t.Errorf("a list of four million: %v", got)
+	}
+}
+
+// A small message asks for one bin again and again: the answer is bounded.
+func TestMoreThanAnAnswerHolds(t *testing.T) {
+	r := newRig(t)
+	w := r.wire()
+	m := putMessage(1, 0)
+	m.Ops = []codec.Op{{Type: codec.OpWrite, Particle: value.ParticleBlob, Name: []byte("b"), Value: make([]byte, 512<<10)}}
+	ask := func() codec.Result {
+		w.send(framed(codec.TypeMessage, codec.AppendMessage(nil, m)))
+		return w.message().Result
+	}
+	if got := ask(); got != codec.OK {
+		t.Fatalf("put: %v", got)
+	}
+	m.Info2, m.Ops = 0, slices.Repeat([]codec.Op{{Type: codec.OpRead, Name: []byte("b")}}, 30_000)
+	if got := ask(); got != codec.RecordTooBig {
+		t.Errorf("a bin thirty thousand times: %v", got)
+	}
+	m.Ops = m.Ops[:16]
+	if got := ask(); got != codec.OK {
+		t.Errorf("a bin sixteen times: %v", got)
 	}
 }

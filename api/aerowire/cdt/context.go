@@ -38,7 +38,7 @@ const (
 // parseContext reads a list of kinds and positions.
 func parseContext(v value.Value) ([]Step, error) {
 	items := v.Items()
-	if v.Kind() != value.List || len(items) == 0 || len(items)%2 == 1 {
+	if v.Kind() != value.List || len(items) == 0 || len(items)%2 == 1 || len(items)/2 > value.MaxDepth {
 		return nil, codec.Parameter
 	}
 	var steps []Step

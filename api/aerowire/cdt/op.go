@@ -7,6 +7,7 @@ package cdt
 
 import (
 	"encoding/binary"
+	"math"
 
 	"github.com/walproxy/walproxy/api/aerowire/codec"
 	"github.com/walproxy/walproxy/api/aerowire/value"
@@ -266,7 +267,43 @@ func (o *Op) Modify(bin value.Value, exists bool) (Modified, error) {
 	}
 	w := work{op: o}
 	after, exists, err := w.descend(bin, exists, o.Context)
+	if err == nil && exists && o.tooDeep(after) {
+		err = codec.Parameter
+	}
 	return Modified{after, exists, w.result, w.has}, err
+}
+
+// tooDeep reports whether after, which o made, nests deeper than can be decoded.
+func (o *Op) tooDeep(after value.Value) bool {
+	below := 0
+	for _, arg := range o.Args {
+		_, depth := value.Weigh(arg, math.MaxInt)
+		below = max(below, depth)
+	}
+	if len(o.Context)+1+below <= value.MaxDepth {
+		return false // for the bin itself was decoded
+	}
+	_, depth := value.Weigh(after, math.MaxInt)
+	return depth > value.MaxDepth
+}
+
+// Padding is how many entries o may have to make in front of the one that it sets, by
+// an index beyond the end.
+func (o *Op) Padding() int64 {
+	index := int64(0)
+	for i := range o.Context {
+		if s := &o.Context[i]; s.by == byIndex && s.create != 0 {
+			index = max(index, s.at.Int64())
+		}
+	}
+	switch o.Code {
+	case listInsert, listInsertItems, listSet, listIncrement:
+		index = max(index, o.int(0, 0))
+	}
+	if index > paddingMax {
+		return 0 // which is refused
+	}
+	return index
 }
 
 // work is one operation under way on the list or map it is meant for.

@@ -21,7 +21,7 @@ const codeContext = 0xff
 // callArguments are those of a call that may be expressions themselves.
 func callArguments(v value.Value) []value.Value {
 	items := v.Items()
-	if len(items) == 3 && items[0].IsInt() && items[0].Int64() == codeContext {
+	if hasContext(items) {
 		items = items[2].Items()
 	}
 	if len(items) == 0 {
@@ -49,23 +49,36 @@ func (w *work) call(args []value.Value) (value.Value, error) {
 	system := args[1].Int64()
 	switch system &^ callModify {
 	case callCDT:
-		return callOnCDT(operation, on, system&callModify != 0, args[0].Int64())
+		return w.callOnCDT(operation, on, system&callModify != 0, args[0].Int64())
 	case callBits:
 		return callOnBits(operation, on, system&callModify != 0, args[0].Int64())
 	}
 	return on, codec.Unsupported
 }
 
+// hasContext reports whether a call's operation stands behind a context.
+func hasContext(items []value.Value) bool {
+	return len(items) == 3 && items[0].IsInt() && items[0].Int64() == codeContext
+}
+
 // callOperation returns the operation with its arguments evaluated.
 func (w *work) callOperation(v value.Value) ([]value.Value, error) {
 	items := v.Items()
-	if len(items) == 3 && items[0].IsInt() && items[0].Int64() == codeContext {
-		inner, err := w.callOperation(items[2])
+	if hasContext(items) {
+		inner := items[2].Items()
+		if hasContext(inner) { // what stands in there was not prepared as an expression
+			return nil, codec.Parameter
+		}
+		inner, err := w.evalOperation(inner)
 		if err != nil {
 			return nil, err
 		}
 		return []value.Value{items[0], items[1], value.OfList(inner, value.Unordered)}, nil
 	}
+	return w.evalOperation(items)
+}
+
+func (w *work) evalOperation(items []value.Value) ([]value.Value, error) {
 	if len(items) == 0 {
 		return nil, codec.Parameter
 	}
@@ -73,7 +86,7 @@ func (w *work) callOperation(v value.Value) ([]value.Value, error) {
 	return append([]value.Value{items[0]}, rest...), err
 }
 
-func callOnCDT(operation []value.Value, on value.Value, modify bool, kind int64) (value.Value, error) {
+func (w *work) callOnCDT(operation []value.Value, on value.Value, modify bool, kind int64) (value.Value, error) {
 	op, err := cdt.FromList(operation)
 	if err != nil {
 		return on, err
@@ -82,9 +95,15 @@ func callOnCDT(operation []value.Value, on value.Value, modify bool, kind int64)
 		return on, codec.Parameter
 	}
 	if modify {
+		if err := w.make(int(op.Padding())); err != nil {
+			return on, err
+		}
 		after, err := op.Modify(on, true)
 		if err != nil || !after.Exists {
 			return on, ErrUnknown
+		}
+		if err := w.made(after.Bin); err != nil {
+			return on, err
 		}
 		return typed(after.Bin, kind)
 	}

@@ -15,6 +15,7 @@ type work struct {
 	r    *Record
 	vars []variable // the innermost last
 	left int        // of stepsMax
+	room int        // of madeMax
 }
 
 // stepsMax bounds one evaluation: expressions, and entries of the lists and maps
@@ -27,6 +28,28 @@ func (w *work) step(entries int) error {
 		return codec.Unsupported
 	}
 	return nil
+}
+
+// madeMax bounds the entries, at every depth, of the lists and maps that one
+// evaluation makes. They share what they hold, so that a few calls can make one that
+// nobody could write down: a list that is appended to itself, again and again.
+const madeMax = 1 << 20
+
+// make counts entries that are about to be made.
+func (w *work) make(entries int) error {
+	if w.room -= entries; w.room < 0 {
+		return codec.Unsupported
+	}
+	return nil
+}
+
+// made counts what a call has made.
+func (w *work) made(v value.Value) error {
+	entries, depth := value.Weigh(v, w.room)
+	if depth > value.MaxDepth {
+		return codec.Parameter
+	}
+	return w.make(entries)
 }
 
 type variable struct {
@@ -116,11 +139,13 @@ func (w *work) compare(code int64, args []value.Value) (value.Value, error) {
 	if !sameType(a, b) {
 		return a, codec.Parameter
 	}
+	inA, _ := value.Weigh(a, w.left)
+	inB, _ := value.Weigh(b, w.left)
+	if err := w.step(max(inA, inB, len(a.Text()))); err != nil {
+		return a, err
+	}
 	if hasUnordered(a) || hasUnordered(b) {
 		return a, ErrUnknown // a server has them in no order
-	}
-	if err := w.step(max(a.Len(), len(a.Text()))); err != nil {
-		return a, err
 	}
 	c := value.Compare(a, b)
 	if a.Kind() == value.Double && (a.Double() != a.Double() || b.Double() != b.Double()) {

@@ -244,7 +244,7 @@ func (e *Expression) Filter(r *Record) (bool, error) {
 
 // Eval returns the value of e for a record; ErrUnknown if it has none.
 func (e *Expression) Eval(r *Record) (value.Value, error) {
-	w := &work{e: e, r: r, left: stepsMax}
+	w := &work{e: e, r: r, left: stepsMax, room: madeMax}
 	return w.eval(e.root)
 }
 

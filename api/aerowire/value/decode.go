@@ -224,7 +224,7 @@ func (d *decoder) dict(n uint64, depth int) Value {
 	flags := byte(Unordered)
 	if n > 0 && d.isExt() {
 		flags = d.value(depth).sub & (Ordered | ByValue)
-		d.value(depth)
+		d.value(depth + 1) // whatever it is: it may be a map that begins the same way
 		n--
 	}
 	pairs := make([]Pair, 0, n)

@@ -116,8 +116,9 @@ func (v Value) Particle() Particle {
 	case String:
 		return Particle{ParticleString, []byte(v.text)}
 	case Bytes:
-		if v.sub == 0 {
-			return Particle{ParticleBlob, nil}
+		if !IsBlob(v.sub) && v.sub != ParticleHLL { // text without a particle type, as names are: all of it
+			raw, _ := v.Raw()
+			return Particle{ParticleBlob, []byte(raw)}
 		}
 		return Particle{v.sub, []byte(v.text)}
 	case GeoJSON:

@@ -166,6 +166,30 @@ func SortPairs(pairs []Pair) (ok bool) {
 // SortItems sorts items in place.
 func SortItems(items []Value) { slices.SortStableFunc(items, Compare) }
 
+// Weigh counts the entries of v, at every depth, and how deep it nests; it ends
+// soon above most entries. A plain value has none, at depth 0.
+func Weigh(v Value, most int) (entries, depth int) {
+	for _, item := range v.Items() {
+		if entries > most {
+			return entries, depth
+		}
+		n, below := Weigh(item, most-entries)
+		entries, depth = entries+1+n, max(depth, below)
+	}
+	for _, p := range v.Pairs() {
+		if entries > most {
+			return entries, depth
+		}
+		inKey, belowKey := Weigh(p.Key, most-entries)
+		inValue, below := Weigh(p.Value, most-entries-inKey)
+		entries, depth = entries+1+inKey+inValue, max(depth, belowKey, below)
+	}
+	if v.kind == List || v.kind == Map {
+		depth++
+	}
+	return entries, depth
+}
+
 // Storable reports whether v can be in a bin: a Wildcard or Infinity cannot.
 func (v Value) Storable() bool {
 	if v.kind >= Wildcard {
