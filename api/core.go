@@ -27,6 +27,12 @@ type Core interface {
 	Hold(ctx context.Context, collection string, key *walproxyv1.Key, f func(context.Context, Held) error) error
 	See(ctx context.Context, collection string, key *walproxyv1.Key, f func(context.Context) error) error
 	SeeAll(ctx context.Context, collection string) error
+	// Track, Newest, WaitSink and SinkFate are for who keeps reads and writes that go
+	// past the log in order with those of the log.
+	Track(collection string)
+	Newest(collection string) walproxy.LSN
+	WaitSink(ctx context.Context, sink string, lsn walproxy.LSN) error
+	SinkFate(sink string, lsn walproxy.LSN) (replay.Fate, error)
 	// Wait returns nil once everything up to lsn has come to level.
 	Wait(ctx context.Context, lsn walproxy.LSN, level walproxy.Level) error
 	// Read and ReadEvents see every write that was acknowledged before the call.

@@ -147,6 +147,7 @@ type Acceptor struct {
 	exact    *exactMap
 	images   *images
 	requests *requests
+	newest   newest
 
 	// closing ends every wait in a call; its cause is wal.ErrClosed.
 	closing context.Context

@@ -134,6 +134,7 @@ func (a *Acceptor) notePending(w *write) {
 	for i := range w.keys {
 		k := &w.keys[i]
 		a.buckets.raise(k.hash, lsn)
+		a.newest.note(k.collection, lsn)
 		a.images.forget(k.hash, k.encoded)
 		now := k.prior
 		if w.retry() {
