@@ -70,6 +70,11 @@ func (s *Server) cancel(ctx context.Context, key []byte) error {
 		s.metrics.cancels.WithLabelValues("unknown").Inc()
 		return nil
 	}
+	if end := found.waiting.Load(); end != nil { // for the endpoint, not for PostgreSQL
+		(*end)(errCancelled)
+		s.metrics.cancels.WithLabelValues("answered").Inc()
+		return nil
+	}
 	address := found.address
 	if l := found.link.Load(); l != nil {
 		var ok bool

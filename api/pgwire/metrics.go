@@ -32,7 +32,7 @@ func newMetrics(reg prometheus.Registerer, s *Server) (*metrics, error) {
 			Name: "walproxy_pgwire_ended_total", Help: "Connections and sessions that ended, by reason; closed: one of the two sides wanted it.",
 		}, []string{"reason"}),
 		cancels: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "walproxy_pgwire_cancels_total", Help: "Cancel requests: passed, failed, or of an unknown key.",
+			Name: "walproxy_pgwire_cancels_total", Help: "Cancel requests: passed, answered by the endpoint, failed, or of an unknown key.",
 		}, []string{"result"}),
 		requests: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "walproxy_pgwire_requests_total", Help: "Requests that PostgreSQL has finished, by ReadyForQuery.",
@@ -63,6 +63,36 @@ func newMetrics(reg prometheus.Registerer, s *Server) (*metrics, error) {
 	})
 	if err := promset.Register(reg, m.connections, m.ended, m.cancels, m.requests, bytes, m.connectSeconds, sessions,
 		m.awayLogins, m.detached, m.attached, m.refused); err != nil {
+		return nil, fmt.Errorf("pgwire: metrics: %w", err)
+	}
+	return m, nil
+}
+
+// behindMetrics are those of sessions that may write behind.
+type behindMetrics struct {
+	logged      prometheus.Counter
+	passed      *prometheus.CounterVec
+	failed      *prometheus.CounterVec
+	gateSeconds prometheus.Histogram
+}
+
+func newBehindMetrics(reg prometheus.Registerer) (*behindMetrics, error) {
+	m := &behindMetrics{
+		logged: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "walproxy_pgwire_behind_total", Help: "Queries that were acknowledged from the log.",
+		}),
+		passed: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "walproxy_pgwire_passed_total", Help: "Writes that were looked at and passed through instead, by reason.",
+		}, []string{"reason"}),
+		failed: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "walproxy_pgwire_failed_total", Help: "Queries that the endpoint answered with an error, by reason; refused: as PostgreSQL would.",
+		}, []string{"reason"}),
+		gateSeconds: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name: "walproxy_pgwire_gate_seconds", Help: "Time that direct writes waited for what was pending of their tables.",
+			Buckets: prometheus.ExponentialBuckets(0.0001, 4, 9),
+		}),
+	}
+	if err := promset.Register(reg, m.logged, m.passed, m.failed, m.gateSeconds); err != nil {
 		return nil, fmt.Errorf("pgwire: metrics: %w", err)
 	}
 	return m, nil

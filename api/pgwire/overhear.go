@@ -5,7 +5,8 @@ import (
 	"context"
 )
 
-// What a login that PostgreSQL grants tells for the time when it is away.
+// What a login that PostgreSQL grants tells for the time when it is away, and for
+// sessions that may write behind.
 
 // hurry bounds the wait for PostgreSQL's first word, where there is somebody else
 // to let the client in; the function it returns ends that.
@@ -24,7 +25,7 @@ func (l *login) hurry() func() {
 
 // note takes a ParameterStatus.
 func (l *login) note(body []byte) {
-	if name, value, _, ok := cutPair(body); ok && l.x.s.presence != nil {
+	if name, value, _, ok := cutPair(body); ok && (l.x.s.presence != nil || l.x.s.tables != nil) {
 		l.parameters = append(l.parameters, parameter{name, value})
 	}
 }

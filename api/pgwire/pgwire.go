@@ -64,6 +64,8 @@ type Options struct {
 	// and lets clients in meanwhile. Sessions then cost more: they are carried by
 	// goroutines, and their statements are read.
 	Away *Away
+	// WriteBehind, if not nil, says which writes are acknowledged from the log.
+	WriteBehind *WriteBehind
 
 	loops int // that carry sessions without encryption; 0: by the processors, negative: none
 
@@ -118,6 +120,11 @@ func (o Options) withDefaults() (Options, error) {
 	o.StallTimeout = positive(o.StallTimeout, 10*time.Minute)
 	o.Away = o.Away.withDefaults()
 	o.Logger = cmp.Or(o.Logger, zap.NewNop())
+	if o.WriteBehind != nil {
+		behind := *o.WriteBehind
+		o.WriteBehind = &behind
+		return o, behind.withDefaults()
+	}
 	return o, nil
 }
 

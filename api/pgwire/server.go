@@ -43,8 +43,9 @@ type Server struct {
 	failed       chan error // capacity 1
 	joined       sync.WaitGroup
 
-	loops []*loop // of sessions without encryption
-	turns atomic.Uint64
+	tables *tables // that are written behind; nil: none
+	loops  []*loop // of sessions without encryption
+	turns  atomic.Uint64
 
 	mu struct {
 		sync.Mutex
@@ -72,6 +73,13 @@ func Start(o Options) (*Server, error) {
 	if s.metrics, err = newMetrics(o.Registerer, s); err != nil {
 		return nil, err
 	}
+	if o.WriteBehind != nil {
+		m, err := newBehindMetrics(o.Registerer)
+		if err != nil {
+			return nil, err
+		}
+		s.tables = newTables(s, *o.WriteBehind, m)
+	}
 	s.logins, s.cancelLogins = context.WithCancelCause(context.Background())
 	if o.Away != nil {
 		s.statements = statement.NewCache(statementsBytes)
@@ -84,6 +92,11 @@ func Start(o Options) (*Server, error) {
 	}
 	if s.presence != nil {
 		s.joined.Go(s.presence.watch)
+	}
+	if s.tables != nil {
+		watching, stop := context.WithCancel(context.Background())
+		s.joined.Go(func() { <-s.stop; stop() })
+		s.joined.Go(func() { s.tables.watch.Run(watching) })
 	}
 	s.joined.Go(s.accept)
 	s.joined.Go(s.sweep)
@@ -163,15 +176,24 @@ func (s *Server) admit(ctx context.Context, c net.Conn, st *startup, interrupt f
 		}
 		return
 	}
-	if x.carrier = x.carry(); x.carrier == nil {
-		x.carrier = newRelay(x)
-	}
+	x.carrier = x.carriedBy(st)
 	s.register(x)
 	why := x.run(fromClient, fromServer)
 	s.mu.Lock()
 	delete(s.mu.sessions, x)
 	s.mu.Unlock()
 	s.ended(x, why)
+}
+
+// carriedBy finds who carries a session that is logged in.
+func (x *session) carriedBy(st *startup) carrier {
+	if x.s.tables != nil && !st.replication {
+		return newAttended(x, x.s.tables)
+	}
+	if c := x.carry(); c != nil {
+		return c
+	}
+	return newRelay(x)
 }
 
 func (s *Server) register(x *session) {

@@ -1,6 +1,7 @@
 package pgwire
 
 import (
+	"context"
 	"net"
 	"slices"
 	"sync/atomic"
@@ -23,7 +24,9 @@ type session struct {
 	from           net.Addr
 	link           atomic.Pointer[link] // the upstream, if Options.Away has it outlive PostgreSQL's
 	passed         *login               // by PostgreSQL, or as far as it came; nil: it was not asked
-	carrier                             // set once it is logged in
+	// waiting ends what the endpoint does for the client, if a cancel request may.
+	waiting atomic.Pointer[context.CancelCauseFunc]
+	carrier // set once it is logged in
 }
 
 // carrier moves a session's bytes. All but run may be called by anybody, at any

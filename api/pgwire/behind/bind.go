@@ -47,6 +47,8 @@ type Refusal struct {
 	Position int
 	// Table is named in the answer; nil: it is not.
 	Table *catalogue.Table
+	// Stage is when PostgreSQL would find it.
+	Stage Stage
 }
 
 // bound is a slot with its value.
@@ -57,16 +59,16 @@ type bound struct {
 	datum   value.Datum
 	verdict value.Verdict
 	err     *value.Error
-	stage   stage
+	stage   Stage
 }
 
-// stage is when PostgreSQL finds a fault: the earliest of a statement's is answered.
-type stage uint8
+// Stage is when PostgreSQL finds a fault: the earliest of a statement's is answered.
+type Stage uint8
 
 const (
-	parsing   stage = iota // of literals
-	binding                // of parameters, in the order of their numbers
-	executing              // in the order of the columns
+	Parsing   Stage = iota // of literals
+	Binding                // of parameters, in the order of their numbers
+	Executing              // in the order of the columns
 )
 
 // Bind judges one execution. One of rows, refusal and why is returned.
@@ -106,7 +108,7 @@ type binder struct {
 }
 
 type fault struct {
-	stage stage
+	stage Stage
 	order int
 	*Refusal
 }
@@ -151,12 +153,12 @@ func (b *binder) row(r *row) (Row, bool) {
 func (b *binder) fault(v *bound, at int) {
 	f := fault{stage: v.stage, order: at, Refusal: &Refusal{Error: v.err}}
 	switch v.stage {
-	case parsing:
+	case Parsing:
 		offset := b.e.Text.Literals[v.value.N].Offset
 		f.order, f.Position = offset, characters(b.e.SQL, offset)+1
-	case binding:
+	case Binding:
 		f.order, f.Error = v.value.N, v.err.At(v.value.N)
-	case executing:
+	case Executing:
 		// Whether and when a value that is not stored at once is looked at
 		// depends on the row and on how the statement was planned.
 		if v.part != inserted || len(b.rows) > 1 {
@@ -168,7 +170,7 @@ func (b *binder) fault(v *bound, at int) {
 
 func (b *binder) literalFaults() (n int) {
 	for _, f := range b.faults {
-		if f.stage == parsing {
+		if f.stage == Parsing {
 			n++
 		}
 	}
@@ -185,6 +187,7 @@ func (b *binder) first() *Refusal {
 	if first == nil {
 		return nil
 	}
+	first.Refusal.Stage = first.stage
 	return first.Refusal
 }
 
@@ -248,7 +251,7 @@ func (b *binder) assign(v *bound) {
 	}
 	v.datum, v.verdict, v.err = stored, verdict, err
 	if verdict == value.Bad {
-		v.stage = executing
+		v.stage = Executing
 	}
 }
 
@@ -266,7 +269,7 @@ func (b *binder) number(v *bound) {
 		return
 	}
 	_, v.verdict, v.err = value.Assign(d, wide, v.column.Type, v.column.Modifier)
-	v.stage = executing
+	v.stage = Executing
 	if v.verdict == value.Good || v.part == compared {
 		v.verdict = value.Unknown
 	}
@@ -285,13 +288,13 @@ func (b *binder) fetch(v *bound) {
 		default:
 			v.format = b.e.Formats[v.value.N-1]
 		}
-		v.stage = binding
+		v.stage = Binding
 	case statement.Constant:
 		text := b.e.Text.Literals[v.value.N].Value
 		if v.value.Minus {
 			text = "-" + text
 		}
-		v.raw, v.stage = append([]byte{}, text...), parsing // '' is no null
+		v.raw, v.stage = append([]byte{}, text...), Parsing // '' is no null
 	case statement.True:
 		v.raw = []byte("t")
 	case statement.False:

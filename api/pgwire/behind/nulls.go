@@ -34,7 +34,7 @@ func (b *binder) checkNulls(r *row, values []bound) {
 		}
 		e := &value.Error{Code: "23502", Column: c.Name, Detail: detail,
 			Message: `null value in column "` + c.Name + `" of relation "` + b.Table.Name + `" violates not-null constraint`}
-		b.faults = append(b.faults, fault{stage: executing, order: i, Refusal: &Refusal{Error: e, Table: b.Table}})
+		b.faults = append(b.faults, fault{stage: Executing, order: i, Refusal: &Refusal{Error: e, Table: b.Table}})
 		return
 	}
 }

@@ -1,0 +1,325 @@
+package pgwire
+
+import (
+	"context"
+	"errors"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// attended carries a session that may write behind. A goroutine attends to the
+// client: it reads every message, and either answers it here or passes it on; what
+// PostgreSQL says is passed on by another one as it comes.
+//
+// The endpoint speaks for itself only while PostgreSQL owes the client nothing and
+// is between two messages. That makes answers come in the order of what was asked.
+type attended struct {
+	*session
+	t *tables
+
+	// The attending goroutine's own.
+	in       *inlet
+	settings settings
+	known    known                // of the session, as PostgreSQL has it
+	prepared map[string]*prepared // statements by name
+	texts    int                  // bytes of them
+	open     bool                 // a part of an extended query was passed on without its Sync
+	serial   bool                 // what was passed on last decides how the next is read
+	plans    plans
+
+	// own writes that were acknowledged from the log, until a read has found them
+	// applied.
+	own_ ownWrites
+
+	// out is held while something is written to the client. Lock it before mu.
+	out sync.Mutex
+	mu  struct {
+		sync.Mutex
+		turn     turn
+		down     flow
+		last     byte  // type of PostgreSQL's last message
+		over     bool  // nothing is passed on any more
+		why      error // it ended; nil: one of both sides wanted it
+		gone     bool  // the client said good-bye or closed its end
+		busy     bool  // the endpoint is at an answer of its own
+		moves    uint64
+		stirred  chan struct{} // closed at the next change; nil: nobody waits
+		exchange *exchange     // PostgreSQL answers the endpoint, not the client
+		// backslashes: standard_conforming_strings is off, or not known to be on.
+		backslashes bool
+		changed     bool // something of the session may differ from what is known of it
+		ends        ends // what is to be done when PostgreSQL has finished
+	}
+	sending atomic.Bool // to the client, which may not take it
+
+	// interrupt ends the wait that the endpoint is in for the client.
+	interrupt atomic.Pointer[context.CancelCauseFunc]
+
+	seen  uint64 // moves, when the sweep looked last
+	since time.Time
+}
+
+// conforming is the setting that says what a backslash in a string means.
+const conforming = "standard_conforming_strings"
+
+func newAttended(s *session, t *tables) *attended {
+	x := &attended{session: s, t: t, settings: defaultSettings(), prepared: map[string]*prepared{}}
+	x.mu.turn = newTurn()
+	x.mu.down.limit = 1<<31 - 1
+	x.mu.changed = true // nothing is known yet
+	x.mu.backslashes = true
+	if s.passed != nil {
+		for _, p := range s.passed.parameters {
+			if p.Name == conforming {
+				x.mu.backslashes = p.Value != "on"
+			}
+		}
+	}
+	return x
+}
+
+func (x *attended) run(fromClient, fromServer []byte) error {
+	var up sync.WaitGroup
+	x.in = newInlet(x.client, fromClient)
+	up.Go(x.attend)
+	x.passDown(fromServer)
+	_ = x.upstream.Close() // all of it was read, or nobody is there to tell
+	_ = x.client.Close()
+	x.mu.Lock()
+	x.mu.over = true // who waits for PostgreSQL waits no more
+	x.stirLocked()
+	x.mu.Unlock()
+	x.give(net.ErrClosed)
+	up.Wait()
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.mu.ends.release()
+	return x.mu.why
+}
+
+// attend reads what the client sends until that ends. That PostgreSQL takes no more
+// of it is left to the other direction, where it says why.
+func (x *attended) attend() {
+	err := x.serve()
+	if r, ok := errors.AsType[*refusal](err); ok {
+		x.tell(r)
+		linger(x.client)
+		x.cut(r)
+		return
+	}
+	if errors.Is(err, errUnreachable) {
+		return
+	}
+	x.mu.Lock()
+	x.mu.gone = true
+	x.mu.Unlock()
+	// As the client did: what is under way is answered, if it still listens.
+	if half, ok := x.upstream.(interface{ CloseWrite() error }); !ok || half.CloseWrite() != nil {
+		_ = x.upstream.Close()
+	}
+}
+
+// errUnreachable: PostgreSQL takes nothing more.
+var errUnreachable = errors.New("PostgreSQL takes nothing")
+
+// flush writes what is marked to be passed on.
+func (x *attended) flush() error {
+	b := x.in.unwritten()
+	if len(b) == 0 {
+		return nil
+	}
+	_, err := x.upstream.Write(b)
+	x.s.metrics.up.Add(float64(len(b)))
+	if err != nil {
+		return errUnreachable
+	}
+	n := copy(x.in.buf, x.in.buf[x.in.held:x.in.to])
+	x.in.next -= x.in.held
+	x.in.held, x.in.to = 0, n
+	return nil
+}
+
+// fill waits for n bytes of the client's next frame.
+func (x *attended) fill(n int) error {
+	for !x.in.has(n) {
+		if err := x.flush(); err != nil {
+			return err
+		}
+		if err := x.in.read(n); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// await waits until ok, which is called with mu held.
+func (x *attended) await(ctx context.Context, ok func() bool) error {
+	for {
+		x.mu.Lock()
+		if x.mu.over {
+			x.mu.Unlock()
+			return errUnreachable
+		}
+		if ok() {
+			x.mu.Unlock()
+			return nil
+		}
+		if x.mu.stirred == nil {
+			x.mu.stirred = make(chan struct{})
+		}
+		stirred := x.mu.stirred
+		x.mu.Unlock()
+		select {
+		case <-stirred:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
+// stirLocked wakes who waits for a change.
+func (x *attended) stirLocked() {
+	if x.mu.stirred != nil {
+		close(x.mu.stirred)
+		x.mu.stirred = nil
+	}
+}
+
+// settled waits until PostgreSQL has answered everything, or waits for data of a
+// COPY: nothing else would make it go on.
+func (x *attended) settled() error {
+	if err := x.flush(); err != nil {
+		return err
+	}
+	return x.await(context.Background(), func() bool {
+		if !x.mu.turn.copyIn && (x.mu.turn.pending() || !x.mu.down.between()) {
+			return false
+		}
+		for _, n := range x.mu.ends.named {
+			x.prepared[n.name] = n.prepared
+		}
+		x.mu.ends.named = nil
+		return true
+	})
+}
+
+// say writes to the client, between two messages: settled was called.
+func (x *attended) say(b []byte) error {
+	x.out.Lock()
+	defer x.out.Unlock()
+	x.mu.Lock()
+	over := x.mu.over
+	x.mu.moves++
+	x.mu.Unlock()
+	if over {
+		return net.ErrClosed
+	}
+	x.sending.Store(true)
+	defer x.sending.Store(false)
+	_, err := x.client.Write(b)
+	x.s.metrics.down.Add(float64(len(b)))
+	return err
+}
+
+// work begins something that the client waits for; done ends it. The session's end
+// ends ctx, and so does the client's cancel request if it is cancellable.
+func (x *attended) work(limit time.Duration, late error, cancellable bool) (ctx context.Context, done func()) {
+	ctx, stop := context.WithTimeoutCause(context.Background(), limit, late)
+	ctx, cancel := context.WithCancelCause(ctx)
+	x.interrupt.Store(&cancel)
+	if cancellable {
+		x.session.waiting.Store(&cancel)
+	}
+	x.mu.Lock()
+	x.mu.busy = true
+	over := x.mu.over
+	x.mu.Unlock()
+	if over {
+		cancel(net.ErrClosed)
+	}
+	return ctx, func() {
+		x.session.waiting.Store(nil)
+		x.interrupt.Store(nil)
+		x.mu.Lock()
+		x.mu.busy = false
+		x.mu.moves++
+		x.mu.Unlock()
+		cancel(nil)
+		stop()
+	}
+}
+
+// give ends the wait that the endpoint is in, if it is.
+func (x *attended) give(cause error) {
+	if cancel := x.interrupt.Load(); cancel != nil {
+		(*cancel)(cause)
+	}
+}
+
+func (x *attended) end(r *refusal) {
+	x.tell(r)
+	x.cut(r)
+}
+
+func (x *attended) tell(r *refusal) {
+	if !x.out.TryLock() {
+		return // the client does not read
+	}
+	defer x.out.Unlock()
+	if x.finish(r) {
+		_ = x.client.SetWriteDeadline(time.Now().Add(lastWord))
+		_, _ = x.client.Write(r.appendTo(nil)) // it may be gone
+	}
+}
+
+func (x *attended) cut(r *refusal) {
+	x.finish(r)
+	_ = x.upstream.Close()
+	_ = x.client.Close()
+	x.give(r)
+}
+
+// finish stops everything from being passed on. It reports whether the client can
+// be told why: it was the first call, and between two messages.
+func (x *attended) finish(r *refusal) bool {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if x.mu.over {
+		return false
+	}
+	x.mu.over, x.mu.why = true, r
+	x.stirLocked()
+	return x.mu.down.between()
+}
+
+func (x *attended) overdue(now time.Time) *refusal {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if x.mu.over || x.mu.moves != x.seen || x.since.IsZero() || x.mu.busy && !x.sending.Load() {
+		x.seen, x.since = x.mu.moves, now
+		return nil
+	}
+	return x.s.o.overdue(now.Sub(x.since), &x.mu.turn, x.sending.Load())
+}
+
+// idle reports that ending the session interrupts nothing.
+func (x *attended) idle() bool {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.mu.turn.idle() && x.mu.down.between() && !x.mu.busy
+}
+
+func (x *attended) stop() {
+	if x.idle() {
+		x.s.joined.Go(func() { x.end(endStopping()) })
+	}
+}
+
+// backslashes: a backslash escapes in plain strings, too.
+func (x *attended) backslashes() bool {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.mu.backslashes
+}

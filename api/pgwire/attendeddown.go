@@ -1,0 +1,167 @@
+package pgwire
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"slices"
+)
+
+// passDown passes on what PostgreSQL sends.
+func (x *attended) passDown(first []byte) {
+	var unreachable error // the client
+	err := pump(x.upstream, first, func(b []byte) (int, error) {
+		x.out.Lock()
+		defer x.out.Unlock()
+		n := 0
+		var err error
+		for step := 1; step > 0 && err == nil && unreachable == nil; n += step {
+			var mine int
+			if step, mine, err = x.scanDown(b[n:]); step > mine {
+				x.sending.Store(true)
+				_, unreachable = x.client.Write(b[n+mine : n+step])
+				x.sending.Store(false)
+				x.s.metrics.down.Add(float64(step - mine))
+			}
+		}
+		x.mu.Lock()
+		x.stirLocked()
+		x.mu.Unlock()
+		if unreachable != nil {
+			return n, unreachable
+		}
+		if err == nil && x.s.stopping.Load() && x.idle() {
+			err = endStopping()
+		}
+		return n, err
+	})
+	if unreachable != nil {
+		return
+	}
+	if r, ok := errors.AsType[*refusal](err); ok {
+		x.end(r)
+		return
+	}
+	x.mu.Lock()
+	lost := !x.mu.gone && x.mu.last != sError
+	x.mu.Unlock()
+	if lost {
+		x.end(endLost(err))
+	}
+}
+
+// scanDown takes note of what PostgreSQL sent. b[mine:n] is for the client,
+// b[:mine] was for the endpoint.
+func (x *attended) scanDown(b []byte) (n, mine int, err error) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if x.mu.over {
+		return 0, 0, net.ErrClosed
+	}
+	x.mu.moves++
+	if x.mu.exchange != nil && x.mu.down.between() {
+		var limit int
+		mine, limit, err = x.hearLocked(b)
+		if err != nil || mine > 0 {
+			return mine, mine, err
+		}
+		b = b[:limit] // what comes unasked is the client's
+	} else if x.mu.exchange != nil {
+		b = b[:min(int64(len(b)), x.mu.down.body)]
+	}
+	n, err = x.mu.down.scan(b, func(kind byte, body []byte) error {
+		x.noteLocked(kind, body)
+		return nil
+	})
+	return n, 0, err
+}
+
+// noteLocked takes note of a message that is passed on to the client.
+func (x *attended) noteLocked(kind byte, body []byte) {
+	x.mu.last = kind
+	x.mu.turn.server(kind, body)
+	switch kind {
+	case sReady:
+		x.s.metrics.requests.Inc()
+		x.finishedLocked()
+	case sParameterStatus:
+		x.mu.changed = true
+		if name, value, _, ok := cutPair(body); ok && name == conforming {
+			x.mu.backslashes = value != "on"
+		}
+	case sParseComplete:
+		x.mu.ends.parsed++
+	}
+}
+
+// exchange is a question of the endpoint's own to PostgreSQL, and its answer.
+type exchange struct {
+	frames [][]byte // with their heads
+	done   bool
+}
+
+// hearLocked takes whole messages of an answer to the endpoint off b. Where the
+// first is none of them, limit says how much of b may be passed on.
+func (x *attended) hearLocked(b []byte) (mine, limit int, err error) {
+	for mine < len(b) && len(b)-mine >= headBytes {
+		kind, body, err := parseHead(b[mine:], 1<<31-1)
+		if err != nil {
+			return mine, 0, err
+		}
+		size := headBytes + int(body)
+		if kind == sNotice || kind == sNotification || kind == sParameterStatus {
+			if mine == 0 {
+				return 0, min(size, len(b)), nil
+			}
+			return mine, 0, nil
+		}
+		if size > bufferBytes {
+			return mine, 0, fmt.Errorf("a message of type %q with %d bytes for the endpoint", kind, body)
+		}
+		if len(b)-mine < size {
+			return mine, 0, nil
+		}
+		frame := b[mine : mine+size]
+		x.mu.exchange.frames = append(x.mu.exchange.frames, slices.Clone(frame))
+		x.mu.turn.server(kind, frame[headBytes:])
+		mine += size
+		if kind == sReady {
+			x.mu.exchange.done, x.mu.exchange = true, nil
+			return mine, 0, nil
+		}
+	}
+	return mine, 0, nil
+}
+
+// ask sends PostgreSQL messages of the endpoint's own, whose answer ends with one
+// ReadyForQuery: settled was called. It returns the answer's messages and how the
+// session's transaction stands then.
+func (x *attended) ask(b []byte) (frames [][]byte, tx byte, err error) {
+	e := &exchange{}
+	x.mu.Lock()
+	if x.mu.over {
+		x.mu.Unlock()
+		return nil, 0, errUnreachable
+	}
+	x.mu.exchange = e
+	for at := 0; at < len(b); {
+		kind, body, err := parseHead(b[at:], 1<<31-1)
+		if err == nil {
+			err = x.mu.turn.client(kind)
+		}
+		if err != nil {
+			x.mu.Unlock()
+			return nil, 0, err
+		}
+		at += headBytes + int(body)
+	}
+	x.mu.Unlock()
+	if _, err := x.upstream.Write(b); err != nil {
+		return nil, 0, errUnreachable
+	}
+	err = x.await(context.Background(), func() bool { return e.done })
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return e.frames, x.mu.turn.tx, err
+}

@@ -1,0 +1,248 @@
+package pgwire
+
+import (
+	"encoding/binary"
+
+	"github.com/walproxy/walproxy/api/pgwire/statement"
+)
+
+// isHere reports whether a text of one statement could be answered here.
+func (x *attended) isHere(text statement.Text) bool {
+	st := text.Statements[0]
+	return st.Write != nil && x.settings.ack != ackOff || x.own(text, st) != nil
+}
+
+// maybeHere reports whether all that an extended query executes, or all that it
+// prepares, could be answered here. What makes named statements goes to PostgreSQL,
+// so that they are there inside of transactions, too.
+func (x *attended) maybeHere(list []message) bool {
+	var unnamed *prepared
+	made, some := false, false
+	portals := map[string]bool{}
+	for i := range list {
+		m := &list[i]
+		p := unnamed
+		if m.name != "" || !made {
+			p = x.lookup(m.name)
+		}
+		switch m.kind {
+		case cParse:
+			if m.name != "" {
+				return false
+			}
+			if p = x.newPrepared(m); p == nil {
+				return false
+			}
+			unnamed, made = p, true
+		case cBind:
+			portals[m.portal] = true
+		case cExecute:
+			if !portals[m.portal] {
+				return false
+			}
+			some = true
+			continue
+		case cDescribe:
+			if m.object == 'P' {
+				if !portals[m.portal] {
+					return false
+				}
+				continue
+			}
+		case cClose:
+			if m.object == 'S' && m.name != "" {
+				return false
+			}
+			continue
+		}
+		if p == nil || len(p.text.Statements) != 1 || !x.isHere(p.text) {
+			return false
+		}
+		some = some || m.kind != cBind
+	}
+	return some
+}
+
+// here answers an extended query if it can: settled was called. Nothing was done if
+// it reports false.
+func (x *attended) here(list []message) (done bool, err error) {
+	tx, ok := x.mine()
+	if !ok {
+		return false, nil
+	}
+	own, writes := 0, 0
+	var unnamed *prepared
+	for i := range list {
+		m := &list[i]
+		switch m.kind {
+		case cParse:
+			unnamed = x.newPrepared(m)
+			m.prepared = unnamed
+		case cBind, cDescribe:
+			if m.object == 'P' {
+				continue
+			}
+			if m.prepared = unnamed; m.name != "" || unnamed == nil {
+				m.prepared = x.lookup(m.name)
+			}
+		default:
+			continue
+		}
+		if m.prepared == nil {
+			return false, nil
+		}
+		if m.prepared.text.Statements[0].Write != nil {
+			writes++
+		} else {
+			own++
+		}
+	}
+	switch {
+	case own > 0 && writes == 0:
+		done, err = true, x.answerOwn(list, tx)
+	case own == 0 && writes > 0 && tx == txIdle:
+		done, err = x.answerWrites(list)
+	case own == 0 && writes > 0:
+		x.passes("transaction", "it is in a transaction")
+	}
+	if done && unnamed != nil {
+		x.keep("", unnamed)
+	}
+	return done, err
+}
+
+// hereSimple is here for a simple query of one statement.
+func (x *attended) hereSimple(sql string) (done bool, err error) {
+	tx, ok := x.mine()
+	if !ok {
+		return false, nil
+	}
+	text := x.parse(sql) // settings may have changed
+	if len(text.Statements) != 1 {
+		return false, nil
+	}
+	st := text.Statements[0]
+	if st.Write == nil {
+		own := x.own(text, st)
+		if own == nil {
+			return false, nil
+		}
+		return true, x.answerOwnSimple(own, tx)
+	}
+	if tx != txIdle {
+		x.passes("transaction", "it is in a transaction")
+		return false, nil
+	}
+	return x.answerWrite(sql, text)
+}
+
+// mine reports whether it is the endpoint's to answer, and how the session's
+// transaction stands. One that has failed is PostgreSQL's.
+func (x *attended) mine() (tx byte, ok bool) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	t := &x.mu.turn
+	return t.tx, t.exact && !t.pending() && x.mu.down.between() && t.tx != txFailed && !x.open
+}
+
+// answerOwn answers an extended query of statements that are the endpoint's own.
+func (x *attended) answerOwn(list []message, tx byte) error {
+	ctx, done := x.work(x.t.o.AckTimeout, errAckLate, true)
+	defer done()
+	var b []byte
+	portals := map[string]*answered{}
+	for i := range list {
+		m := &list[i]
+		var a *answered
+		if m.prepared != nil {
+			a = x.own(m.prepared.text, m.prepared.text.Statements[0])
+		}
+		switch m.kind {
+		case cParse:
+			b = appendEmpty(b, sParseComplete)
+		case cBind:
+			portals[m.portal] = a
+			b = appendEmpty(b, sBindComplete)
+		case cDescribe:
+			if m.object == 'P' {
+				a = portals[m.portal]
+			} else {
+				b = appendParameters(b, nil)
+			}
+			b = appendColumns(b, a.columns)
+		case cClose:
+			b = appendEmpty(b, sCloseComplete)
+		case cExecute:
+			rows, tag, failed := portals[m.portal].run(ctx)
+			if failed != nil {
+				return x.fail(b, failed)
+			}
+			b = appendRows(b, rows, tag)
+		}
+	}
+	x.in.drop()
+	return x.say(appendReady(b, tx))
+}
+
+func (x *attended) answerOwnSimple(a *answered, tx byte) error {
+	ctx, done := x.work(x.t.o.AckTimeout, errAckLate, true)
+	defer done()
+	rows, tag, failed := a.run(ctx)
+	if failed != nil {
+		return x.fail(nil, failed)
+	}
+	var b []byte
+	if a.columns != nil {
+		b = appendColumns(b, a.columns)
+	}
+	x.in.drop()
+	return x.say(appendReady(appendRows(b, rows, tag), tx))
+}
+
+func appendEmpty(b []byte, kind byte) []byte { return append(b, kind, 0, 0, 0, 4) }
+
+// appendParameters appends a ParameterDescription.
+func appendParameters(b []byte, types []uint32) []byte {
+	b, start := begin(b, sParameters)
+	b = binary.BigEndian.AppendUint16(b, uint16(len(types)))
+	for _, oid := range types {
+		b = binary.BigEndian.AppendUint32(b, oid)
+	}
+	return finish(b, start)
+}
+
+// appendColumns appends a RowDescription of columns of text, or NoData.
+func appendColumns(b []byte, columns []string) []byte {
+	if columns == nil {
+		return appendEmpty(b, sNoData)
+	}
+	b, start := begin(b, sRowDescription)
+	b = binary.BigEndian.AppendUint16(b, uint16(len(columns)))
+	for _, name := range columns {
+		b = append(append(b, name...), 0)
+		b = append(b, 0, 0, 0, 0, 0, 0)                   // of no table
+		b = append(b, 0, 0, 0, 25)                        // text
+		b = append(b, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff) // of any size, no modifier
+		b = append(b, 0, 0)                               // in text
+	}
+	return finish(b, start)
+}
+
+// appendRows appends DataRows and the CommandComplete.
+func appendRows(b []byte, rows [][]string, tag string) []byte {
+	for _, row := range rows {
+		var start int
+		b, start = begin(b, sDataRow)
+		b = binary.BigEndian.AppendUint16(b, uint16(len(row)))
+		for _, value := range row {
+			b = append(binary.BigEndian.AppendUint32(b, uint32(len(value))), value...)
+		}
+		b = finish(b, start)
+	}
+	return appendComplete(b, tag)
+}
+
+func appendComplete(b []byte, tag string) []byte {
+	b, start := begin(b, sCommandComplete)
+	return finish(append(append(b, tag...), 0), start)
+}

@@ -1,0 +1,179 @@
+package pgwire
+
+import (
+	"bytes"
+	"encoding/binary"
+	"strings"
+	"time"
+
+	"github.com/walproxy/walproxy/api/pgwire/behind"
+)
+
+// known is what is known of a session in PostgreSQL. It is asked for, on the
+// session's own connection, when a write could be written behind and something may
+// have changed it since: nothing is guessed from what the client said.
+type known struct {
+	session behind.Session
+	// why nothing of the session can be written behind; "": it can.
+	why string
+	// store names the database as sinks/postgres does.
+	store string
+}
+
+// knownSQL asks for all of it.
+const knownSQL = `SELECT pg_catalog.current_setting('search_path'), pg_catalog.current_setting('TimeZone'), current_user,
+ (SELECT pg_catalog.concat('postgres system ', c.system_identifier, ' database ', d.oid) FROM pg_catalog.pg_control_system() c, pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database()),
+ CASE WHEN pg_catalog.current_setting('client_encoding') <> 'UTF8' THEN 'its client_encoding is not UTF8'
+ WHEN pg_catalog.current_setting('standard_conforming_strings') <> 'on' THEN 'standard_conforming_strings is off'
+ WHEN pg_catalog.current_setting('transaction_read_only') <> 'off' THEN 'its transactions are read-only'
+ WHEN pg_catalog.current_setting('session_replication_role') <> 'origin' THEN 'session_replication_role is not origin'
+ WHEN pg_catalog.current_setting('array_nulls') <> 'on' THEN 'array_nulls is off'
+ WHEN pg_catalog.current_setting('IntervalStyle') = 'sql_standard' THEN 'IntervalStyle is sql_standard'
+ WHEN EXISTS (SELECT FROM pg_catalog.pg_class WHERE relnamespace = pg_catalog.pg_my_temp_schema()) THEN 'it has temporary tables'
+ ELSE '' END`
+
+// learn makes sure that x.known is as PostgreSQL has it: settled was called, and the
+// session is in no transaction.
+func (x *attended) learn() error {
+	x.mu.Lock()
+	changed := x.mu.changed
+	x.mu.changed = false
+	x.mu.Unlock()
+	if !changed {
+		return nil
+	}
+	frames, _, err := x.ask(appendQuery(nil, knownSQL))
+	if err != nil {
+		return err
+	}
+	x.plans.clear()
+	x.known = known{why: "PostgreSQL does not say how the session is set"}
+	for _, frame := range frames {
+		if frame[0] != sDataRow {
+			continue
+		}
+		if row, ok := textRow(frame[headBytes:]); ok && len(row) == 5 {
+			x.known = knownFrom(row)
+		}
+	}
+	return nil
+}
+
+func knownFrom(row []string) known {
+	k := known{why: row[4], store: row[3]}
+	k.session = behind.Session{Role: row[2], TimeZone: row[1], Location: location(row[1])}
+	var ok bool
+	if k.session.SearchPath, ok = splitPath(row[0]); !ok && k.why == "" {
+		k.why = "its search_path cannot be read"
+	}
+	return k
+}
+
+// location of a zone that PostgreSQL and Go know by the same name; nil: it is not
+// surely the same.
+func location(zone string) *time.Location {
+	if zone == "UTC" || zone == "Etc/UTC" {
+		return time.UTC
+	}
+	if !strings.Contains(zone, "/") || strings.HasPrefix(zone, "posix/") || strings.HasPrefix(zone, "right/") {
+		return nil
+	}
+	l, err := time.LoadLocation(zone)
+	if err != nil {
+		return nil
+	}
+	return l
+}
+
+// splitPath reads a search_path as PostgreSQL does.
+func splitPath(path string) (parts []string, ok bool) {
+	rest := strings.TrimSpace(path)
+	if rest == "" {
+		return nil, true
+	}
+	for {
+		var part string
+		if strings.HasPrefix(rest, `"`) {
+			if part, rest, ok = quotedName(rest[1:]); !ok {
+				return nil, false
+			}
+		} else {
+			end := strings.IndexAny(rest, ", \t\n\r\f\v")
+			if end < 0 {
+				end = len(rest)
+			}
+			part, rest = rest[:end], rest[end:]
+			for i := range len(part) {
+				if part[i] >= 0x80 { // how it folds is the server's
+					return nil, false
+				}
+			}
+			part = strings.ToLower(part)
+		}
+		if part == "" || len(part) > 63 {
+			return nil, false
+		}
+		parts = append(parts, part)
+		rest = strings.TrimLeft(rest, " \t\n\r\f\v")
+		if rest == "" {
+			return parts, true
+		}
+		if rest[0] != ',' {
+			return nil, false
+		}
+		rest = strings.TrimLeft(rest[1:], " \t\n\r\f\v")
+	}
+}
+
+// quotedName reads a name behind its first quote.
+func quotedName(s string) (name, rest string, ok bool) {
+	var b strings.Builder
+	for {
+		i := strings.IndexByte(s, '"')
+		if i < 0 {
+			return "", "", false
+		}
+		b.WriteString(s[:i])
+		if s = s[i+1:]; !strings.HasPrefix(s, `"`) {
+			return b.String(), s, true
+		}
+		b.WriteByte('"')
+		s = s[1:]
+	}
+}
+
+// appendQuery appends a Query message.
+func appendQuery(b []byte, sql string) []byte {
+	b, start := begin(b, cQuery)
+	return finish(append(append(b, sql...), 0), start)
+}
+
+// textRow reads a DataRow in text; a null reads as "".
+func textRow(body []byte) (row []string, ok bool) {
+	if len(body) < 2 {
+		return nil, false
+	}
+	n, body := int(binary.BigEndian.Uint16(body)), body[2:]
+	for range n {
+		if len(body) < 4 {
+			return nil, false
+		}
+		size := int(int32(binary.BigEndian.Uint32(body)))
+		body = body[4:]
+		if size < 0 {
+			row = append(row, "")
+			continue
+		}
+		if size > len(body) {
+			return nil, false
+		}
+		row, body = append(row, string(body[:size])), body[size:]
+	}
+	return row, true
+}
+
+// cutString cuts a string off a message's body.
+func cutString(b []byte) (s string, rest []byte, ok bool) {
+	before, rest, ok := bytes.Cut(b, []byte{0})
+	return string(before), rest, ok
+}

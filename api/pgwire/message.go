@@ -1,0 +1,107 @@
+package pgwire
+
+import "encoding/binary"
+
+// message is one of a client's extended query, decoded as far as it matters.
+type message struct {
+	kind byte
+	// name of the statement; of Execute and of what is about a portal, "".
+	name string
+	// portal of Bind, Execute, and Describe and Close where object is 'P'.
+	portal string
+	object byte // of Describe and Close: 'S' or 'P'
+
+	sql     string // of Parse
+	types   []uint32
+	formats []int16 // of Bind
+	values  [][]byte
+
+	prepared *prepared // what it is about, where that is looked for
+}
+
+// decode reads a message of the extended protocol; false: it is malformed, which is
+// PostgreSQL's to say. It shares memory with body.
+func decode(kind byte, body []byte) (m message, ok bool) {
+	m.kind = kind
+	switch kind {
+	case cParse:
+		if m.name, body, ok = cutString(body); !ok {
+			return m, false
+		}
+		if m.sql, body, ok = cutString(body); !ok {
+			return m, false
+		}
+		n, body, ok := count(body, 4)
+		if !ok || len(body) != 4*n {
+			return m, false
+		}
+		for i := range n {
+			m.types = append(m.types, binary.BigEndian.Uint32(body[4*i:]))
+		}
+		return m, true
+	case cBind:
+		return m.bind(body)
+	case cDescribe, cClose:
+		if len(body) == 0 {
+			return m, false
+		}
+		m.object = body[0]
+		name, rest, ok := cutString(body[1:])
+		if m.object == 'P' {
+			m.portal = name
+		} else {
+			m.name = name
+		}
+		return m, ok && len(rest) == 0 && (m.object == 'S' || m.object == 'P')
+	case cExecute:
+		m.portal, body, ok = cutString(body)
+		return m, ok && len(body) == 4
+	}
+	return m, false
+}
+
+func (m message) bind(body []byte) (_ message, ok bool) {
+	if m.portal, body, ok = cutString(body); !ok {
+		return m, false
+	}
+	if m.name, body, ok = cutString(body); !ok {
+		return m, false
+	}
+	n, body, ok := count(body, 2)
+	if !ok {
+		return m, false
+	}
+	for i := range n {
+		m.formats = append(m.formats, int16(binary.BigEndian.Uint16(body[2*i:])))
+	}
+	n, body, ok = count(body[2*n:], 4)
+	if !ok {
+		return m, false
+	}
+	m.values = make([][]byte, n)
+	for i := range n {
+		if len(body) < 4 {
+			return m, false
+		}
+		size := int(int32(binary.BigEndian.Uint32(body)))
+		body = body[4:]
+		switch {
+		case size == -1:
+		case size < 0 || size > len(body):
+			return m, false
+		default:
+			m.values[i], body = body[:size:size], body[size:]
+		}
+	}
+	n, body, ok = count(body, 2)
+	return m, ok && len(body) == 2*n
+}
+
+// count reads how many elements follow, of at least so many bytes each.
+func count(b []byte, bytes int) (n int, rest []byte, ok bool) {
+	if len(b) < 2 {
+		return 0, nil, false
+	}
+	n, rest = int(binary.BigEndian.Uint16(b)), b[2:]
+	return n, rest, len(rest) >= n*bytes
+}

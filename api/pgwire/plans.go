@@ -1,0 +1,100 @@
+package pgwire
+
+import (
+	"context"
+	"encoding/binary"
+	"slices"
+
+	"github.com/walproxy/walproxy/api/pgwire/behind"
+	"github.com/walproxy/walproxy/api/pgwire/catalogue"
+	"github.com/walproxy/walproxy/api/pgwire/statement"
+)
+
+// plans are those of a session's statements, for one state of the catalogue and of
+// the session.
+type plans struct {
+	catalogue *catalogue.Snapshot
+	by        map[planKey]planned
+}
+
+type planKey struct {
+	statement *statement.Statement // shared by texts of one shape
+	types     string
+}
+
+type planned struct {
+	*behind.Plan
+	why *behind.Why
+}
+
+// plansMax are kept; beyond it all are made anew.
+const plansMax = 512
+
+func (p *plans) clear() { clear(p.by) }
+
+// plan says how a statement is written behind, or why it is not.
+func (x *attended) plan(known *catalogue.Snapshot, st *statement.Statement, types []uint32) (*behind.Plan, *behind.Why) {
+	p := &x.plans
+	if p.catalogue != known || len(p.by) >= plansMax {
+		p.catalogue, p.by = known, map[planKey]planned{}
+	}
+	var buf [64]byte
+	encoded := buf[:0]
+	for _, oid := range types {
+		encoded = binary.BigEndian.AppendUint32(encoded, oid)
+	}
+	key := planKey{st, string(encoded)}
+	found, ok := p.by[key]
+	if !ok {
+		found.Plan, found.why = behind.Prepare(known, st, types, &x.known.session)
+		p.by[key] = found
+	}
+	return found.Plan, found.why
+}
+
+// ready makes sure that what a write depends on is known; nil: it has to be passed
+// through.
+func (x *attended) ready() (*catalogue.Snapshot, error) {
+	if x.settings.ack == ackOff {
+		x.passes("off", "walproxy.ack is off")
+		return nil, nil
+	}
+	if err := x.learn(); err != nil {
+		return nil, err
+	}
+	if x.known.why != "" {
+		x.passes("session", x.known.why)
+		return nil, nil
+	}
+	known := x.t.catalogue(context.Background())
+	if known == nil {
+		x.passes("catalogue", "the catalogue cannot be read")
+	}
+	return known, nil
+}
+
+// eligible is plan for what may also be counted.
+func (x *attended) eligible(known *catalogue.Snapshot, p *prepared) *behind.Plan {
+	plan, why := x.plan(known, p.text.Statements[0], p.types)
+	switch {
+	case why != nil:
+		x.passes(why.Label(), why.String())
+		return nil
+	case !plan.Counted && !x.t.rows[plan.Table.Collection]:
+		x.passes("count", "how many rows it affects is not known at the ack, and "+plan.Table.String()+" has no assume_rows")
+		return nil
+	}
+	return plan
+}
+
+// passes takes note of why a write is not written behind.
+func (x *attended) passes(reason, why string) {
+	x.settings.why = "passed through: " + why
+	x.t.m.passed.WithLabelValues(reason).Inc()
+}
+
+// unique names, in order.
+func unique(names []string) []string {
+	slices.Sort(names)
+	return slices.Compact(names)
+}

@@ -1,0 +1,122 @@
+package pgwire
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/walproxy/walproxy/api"
+	"github.com/walproxy/walproxy/api/pgwire/catalogue"
+	"github.com/walproxy/walproxy/api/pgwire/statement"
+)
+
+// WriteBehind says which writes are acknowledged from the log. Core, Sink, Tables
+// and Query are required.
+type WriteBehind struct {
+	Core api.Core
+	// Sink, of type postgres, applies what is logged to the database that Upstream's
+	// clients write to.
+	Sink   string
+	Tables []Table
+	// Query asks that database about its catalogue.
+	Query catalogue.Query
+	// Interval is how long a change of the schema made past the proxy may go
+	// unnoticed. 1 s.
+	Interval time.Duration
+	// GateTimeout bounds how long a direct write waits for what is pending of its
+	// tables. 10 s.
+	GateTimeout time.Duration
+	// ReadTimeout bounds how long a read waits for its session's writes. 10 s.
+	ReadTimeout time.Duration
+	// AckTimeout bounds how long a write waits for its place in the log, and with
+	// walproxy.ack = 'applied' for being applied. 30 s.
+	AckTimeout time.Duration
+}
+
+// Table is one that is declared write-behind.
+type Table struct {
+	catalogue.Declared
+	// AssumeRows: UPDATE, DELETE and ON CONFLICT DO NOTHING are acknowledged from the
+	// log, too, with the number of rows that they would affect if each row were there
+	// (of an INSERT: were not).
+	AssumeRows bool
+}
+
+func (o *WriteBehind) withDefaults() error {
+	if o.Core == nil || o.Sink == "" || len(o.Tables) == 0 || o.Query == nil {
+		return errors.New("pgwire: options: WriteBehind needs Core, Sink, Tables and Query")
+	}
+	o.Interval = positive(o.Interval, time.Second)
+	o.GateTimeout = positive(o.GateTimeout, 10*time.Second)
+	o.ReadTimeout = positive(o.ReadTimeout, 10*time.Second)
+	o.AckTimeout = positive(o.AckTimeout, 30*time.Second)
+	return nil
+}
+
+// statementCacheBytes is what is kept of texts, for all sessions.
+const statementCacheBytes = 16 << 20
+
+// tables are those that are written behind, with what all sessions share of them.
+type tables struct {
+	o     WriteBehind
+	watch *catalogue.Watch
+	cache *statement.Cache
+	gates map[string]*gate // by collection
+	rows  map[string]bool  // collections with AssumeRows
+	m     *behindMetrics
+}
+
+func newTables(s *Server, o WriteBehind, m *behindMetrics) *tables {
+	t := &tables{o: o, cache: statement.NewCache(statementCacheBytes), gates: map[string]*gate{}, rows: map[string]bool{}, m: m}
+	var declared []catalogue.Declared
+	for _, table := range o.Tables {
+		declared = append(declared, table.Declared)
+		if t.gates[table.Collection] == nil {
+			t.gates[table.Collection] = &gate{log: o.Core, sink: o.Sink, collection: table.Collection}
+		}
+		t.rows[table.Collection] = table.AssumeRows
+		o.Core.Track(table.Collection)
+	}
+	t.watch = catalogue.NewWatch(o.Query, declared, o.Interval, s.log.Named("catalogue"))
+	return t
+}
+
+// refreshTimeout bounds how long a statement waits for the catalogue to be read.
+const refreshTimeout = 5 * time.Second
+
+// catalogue returns what is known of the tables, and waits for it where it has just
+// changed; nil: it cannot be said.
+func (t *tables) catalogue(ctx context.Context) *catalogue.Snapshot {
+	if s := t.watch.Current(); s != nil {
+		return s
+	}
+	ctx, cancel := context.WithTimeout(ctx, refreshTimeout)
+	defer cancel()
+	s, err := t.watch.Refresh(ctx)
+	if err != nil {
+		return nil // Run says why
+	}
+	return s
+}
+
+// collections of tables, each once, in order.
+func collections(tables []*catalogue.Table) []string {
+	var list []string
+	for _, t := range tables {
+		list = append(list, t.Collection)
+	}
+	slices.Sort(list)
+	return slices.Compact(list)
+}
+
+// all collections, in order.
+func (t *tables) all() []string {
+	var list []string
+	for _, table := range t.o.Tables {
+		list = append(list, table.Collection)
+	}
+	slices.SortFunc(list, strings.Compare)
+	return slices.Compact(list)
+}

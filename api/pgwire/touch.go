@@ -1,0 +1,229 @@
+package pgwire
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/walproxy/walproxy"
+	"github.com/walproxy/walproxy/api/pgwire/catalogue"
+	"github.com/walproxy/walproxy/api/pgwire/statement"
+)
+
+// touch is what messages that are to be passed on may do to tables that are written
+// behind, and to the session.
+type touch struct {
+	reads, writes []*catalogue.Table
+	anything      bool // all tables
+	begins        bool // a transaction whose snapshot may be older than its later reads
+	serial        bool // what comes next is read when it is over
+	schema        bool // it may change the schema
+	session       bool // it may change what is known of the session
+	// unnamed is the statement without a name that it uses and PostgreSQL lacks.
+	unnamed *prepared
+	naming  []naming
+}
+
+// touches adds what a text does.
+func (x *attended) touches(t *touch, text statement.Text) {
+	for _, st := range text.Statements {
+		x.touchesOne(t, st)
+	}
+}
+
+func (x *attended) touchesOne(t *touch, st *statement.Statement) {
+	switch st.Kind {
+	case statement.Begin:
+		t.begins = true
+	case statement.Set, statement.Reset, statement.Discard:
+		t.serial, t.session = true, true
+		if st.Kind == statement.Discard {
+			x.forgetAll()
+		}
+	case statement.Deallocate:
+		if st.Object == "" {
+			x.forgetAll()
+		} else {
+			x.forget(st.Object)
+		}
+	case statement.Select:
+		t.session = t.session || slices.Contains(st.Names, "set_config")
+	case statement.Schema, statement.Call, statement.Other, statement.Execute:
+		t.serial, t.session = true, true
+		t.schema = t.schema || st.Writes != statement.Nothing
+	}
+	if st.Reads == statement.Nothing && st.Writes == statement.Nothing {
+		return
+	}
+	known := x.t.watch.Current()
+	if known == nil {
+		t.anything, t.session = true, true
+		return
+	}
+	reads, writes, all := known.Touched(st)
+	t.reads, t.writes = append(t.reads, reads...), append(t.writes, writes...)
+	t.anything = t.anything || all
+	t.session = t.session || all
+}
+
+// admit waits until what is touched may be passed on. A failure is for the client:
+// nothing was passed on.
+func (x *attended) admit(t *touch) (failed *failure, err error) {
+	direct := collections(t.writes)
+	if t.anything {
+		direct = x.t.all()
+	}
+	x.mu.Lock()
+	direct = slices.DeleteFunc(direct, func(c string) bool { return slices.Contains(x.mu.ends.direct, c) })
+	x.mu.Unlock()
+	if len(direct) > 0 {
+		if failed := x.enterDirect(direct); failed != nil {
+			return failed, nil
+		}
+	}
+	if failed := x.barrier(t); failed != nil {
+		return failed, nil
+	}
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	e := &x.mu.ends
+	e.schema = e.schema || t.schema
+	x.mu.changed = x.mu.changed || t.session
+	x.serial = t.serial
+	if len(t.naming) > 0 {
+		e.naming, e.parsed = t.naming, 0
+	}
+	return nil, nil
+}
+
+// settledFrom waits for what is under way if t has to be alone.
+func (x *attended) settledFrom(t *touch) error {
+	if !t.anything && len(t.writes) == 0 && len(t.naming) == 0 && t.unnamed == nil && !x.serial && !t.serial {
+		return nil
+	}
+	return x.settled()
+}
+
+var (
+	errGateLate = errors.New("pgwire: the gate's time-out")
+	errReadLate = errors.New("pgwire: the read's time-out")
+)
+
+// errCancelled: the client asked for it.
+var errCancelled = errors.New("pgwire: canceled by the client")
+
+// enterDirect enters the gates of collections for the session's transaction.
+func (x *attended) enterDirect(list []string) *failure {
+	ctx, done := x.work(x.t.o.GateTimeout, errGateLate, true)
+	defer done()
+	began := time.Now()
+	defer func() { x.t.m.gateSeconds.Observe(time.Since(began).Seconds()) }()
+	for _, c := range list {
+		if err := x.t.gates[c].enterDirect(ctx); err != nil {
+			return x.unadmitted(c, err, x.t.o.GateTimeout)
+		}
+		x.mu.Lock()
+		x.mu.ends.tables = x.t
+		x.mu.ends.direct = append(x.mu.ends.direct, c)
+		x.mu.Unlock()
+	}
+	return nil
+}
+
+// barrier waits for the writes that a read has to see.
+func (x *attended) barrier(t *touch) *failure {
+	if x.settings.read == readAny {
+		return nil
+	}
+	any := t.anything || t.begins
+	list := collections(t.reads)
+	need := x.own_.newest(list, any)
+	if x.settings.read == readAll {
+		of := list
+		if any {
+			of = x.t.all()
+		}
+		for _, c := range of {
+			need = max(need, x.t.o.Core.Newest(c))
+		}
+	}
+	if need == 0 && len(x.own_.dead) == 0 {
+		return nil
+	}
+	ctx, done := x.work(x.t.o.ReadTimeout, errReadLate, true)
+	defer done()
+	// A transaction that begins sees; only a read of what is missing fails.
+	if err := x.see(ctx, need, list, t.anything); err != nil {
+		return x.unadmitted("", err, x.t.o.ReadTimeout)
+	}
+	return nil
+}
+
+// unadmitted says why a wait was in vain.
+func (x *attended) unadmitted(collection string, err error, limit time.Duration) *failure {
+	if unseen, ok := errors.AsType[*unseenError](err); ok {
+		return &failure{code: "40003", reason: "dead_letter", message: fmt.Sprintf("walproxy: a read would not see a write of this session that PostgreSQL refused: %v", unseen),
+			hint: "walproxy dlq show says why. Retry or discard the dead letter, or SET walproxy.read = 'any' to read on without it."}
+	}
+	switch {
+	case errors.Is(err, errCancelled):
+		return cancelled()
+	case errors.Is(err, errGateLate):
+		return &failure{code: "55P03", reason: "gate_timeout",
+			message: fmt.Sprintf("walproxy: canceling statement: writes to %s that were acknowledged earlier were not applied within %v", collection, limit),
+			hint:    "PostgreSQL is slow, or one of them waits for a lock. pgwire.gate_timeout is the bound."}
+	case errors.Is(err, errReadLate):
+		return &failure{code: "55P03", reason: "read_timeout",
+			message: fmt.Sprintf("walproxy: canceling statement: writes of this session that were acknowledged were not applied within %v", limit),
+			hint:    "PostgreSQL is slow or away. pgwire.read_timeout is the bound; SET walproxy.read = 'any' reads without them."}
+	case errors.Is(err, walproxy.ErrHalted), errors.Is(err, walproxy.ErrPaused):
+		return &failure{code: "55000", reason: "sink_stopped", message: "walproxy: acknowledged writes cannot be applied now: " + err.Error(),
+			hint: "walproxy status says more. SET walproxy.read = 'any' reads without them."}
+	}
+	return &failure{code: "57P03", reason: "unapplied", message: "walproxy: acknowledged writes cannot be applied now: " + err.Error()}
+}
+
+func cancelled() *failure {
+	return &failure{code: "57014", reason: "cancelled", message: "canceling statement due to user request"}
+}
+
+// endUnadmitted ends a session in the middle of a query that cannot be taken back.
+func endUnadmitted(f *failure) *refusal {
+	return &refusal{code: f.code, message: f.message, hint: f.hint, reason: f.reason}
+}
+
+// fail answers a query that was not passed on with a failure. A transaction that is
+// open fails with it: PostgreSQL is made to.
+func (x *attended) fail(answer []byte, f *failure) error {
+	if err := x.settled(); err != nil {
+		return err
+	}
+	x.in.drop()
+	x.mu.Lock()
+	tx := x.mu.turn.tx
+	x.mu.Unlock()
+	if tx == txOpen {
+		var err error
+		if _, tx, err = x.ask(appendQuery(nil, "walproxy")); err != nil { // no statement begins so
+			return err
+		}
+	}
+	x.t.m.failed.WithLabelValues(f.reason).Inc()
+	return x.say(appendReady(f.appendTo(answer), tx))
+}
+
+func appendReady(b []byte, tx byte) []byte { return append(b, sReady, 0, 0, 0, 5, tx) }
+
+// finishedLocked: PostgreSQL has finished what was asked.
+func (x *attended) finishedLocked() {
+	e := &x.mu.ends
+	if n := e.parsed; len(e.naming) > 0 {
+		e.named = append(e.named, e.naming[:min(n, len(e.naming))]...)
+		e.naming = nil
+	}
+	e.parsed = 0
+	if x.mu.turn.tx == txIdle && x.mu.turn.exact {
+		e.release()
+	}
+}

@@ -1,0 +1,254 @@
+package pgwire
+
+import (
+	"github.com/walproxy/walproxy/api/pgwire/statement"
+)
+
+// prepared is a statement that the client has given a name, "" among them.
+type prepared struct {
+	sql   string
+	types []uint32
+	text  statement.Text
+	// upstream: PostgreSQL has it, too. One without a name that was answered here is
+	// made there when it is needed.
+	upstream bool
+}
+
+// keptBytesMax bounds the texts that are kept for a session: of others it is
+// not known what they do.
+const keptBytesMax = 8 << 20
+
+// newPrepared returns nil for a text that is not kept.
+func (x *attended) newPrepared(m *message) *prepared {
+	if x.texts+len(m.sql) > keptBytesMax {
+		return nil
+	}
+	return &prepared{sql: m.sql, types: m.types, text: x.parse(m.sql)}
+}
+
+// keep remembers a statement; nil: nothing is known of it.
+func (x *attended) keep(name string, p *prepared) {
+	x.forget(name)
+	if p != nil {
+		x.prepared[name] = p
+		x.texts += len(p.sql)
+	}
+}
+
+func (x *attended) forget(name string) {
+	if old := x.prepared[name]; old != nil {
+		x.texts -= len(old.sql)
+		delete(x.prepared, name)
+	}
+}
+
+func (x *attended) forgetAll() {
+	clear(x.prepared)
+	x.texts = 0
+}
+
+// lookup finds a statement, also one that PostgreSQL is about to make; nil: nothing
+// is known of it.
+func (x *attended) lookup(name string) *prepared {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	for _, list := range [][]naming{x.mu.ends.naming, x.mu.ends.named} {
+		for i := len(list) - 1; i >= 0; i-- {
+			if list[i].name == name {
+				return list[i].prepared
+			}
+		}
+	}
+	return x.prepared[name]
+}
+
+// messages decodes a unit; false: something of it cannot be read. They share memory
+// with it.
+func (x *attended) messages(unit []byte) (list []message, ok bool) {
+	for len(unit) > 0 {
+		kind, body, err := parseHead(unit, x.s.o.MaxMessageBytes)
+		if err != nil {
+			return nil, false
+		}
+		frame := unit[:headBytes+body]
+		unit = unit[len(frame):]
+		if kind == cSync {
+			return list, len(unit) == 0
+		}
+		m, ok := decode(kind, frame[headBytes:])
+		if !ok {
+			return nil, false
+		}
+		list = append(list, m)
+	}
+	return list, true
+}
+
+// look adds what messages of an extended query do, and takes note of the statements
+// that they make. It is called once for messages that are passed on.
+func (x *attended) look(unit []byte, t *touch) {
+	made := map[string]*prepared{}
+	for len(unit) > 0 {
+		kind, body, err := parseHead(unit, x.s.o.MaxMessageBytes)
+		if err != nil {
+			t.anything = true
+			return
+		}
+		frame := unit[:headBytes+body]
+		unit = unit[len(frame):]
+		switch kind {
+		case cParse, cBind, cDescribe, cClose:
+			m, ok := decode(kind, frame[headBytes:])
+			if !ok {
+				t.anything, t.serial = true, true
+				continue
+			}
+			x.lookOne(&m, made, t)
+		case cFunctionCall:
+			t.anything = true
+		}
+	}
+}
+
+func (x *attended) lookOne(m *message, made map[string]*prepared, t *touch) {
+	use := func() *prepared {
+		p, ok := made[m.name]
+		if !ok {
+			p = x.lookup(m.name)
+		}
+		if m.name == "" && p != nil && !p.upstream {
+			t.unnamed = p
+		}
+		return p
+	}
+	switch m.kind {
+	case cParse:
+		p := x.newPrepared(m)
+		made[m.name] = p
+		if p != nil {
+			p.upstream = true
+		}
+		if m.name == "" {
+			x.keep("", p)
+		} else {
+			t.naming = append(t.naming, naming{m.name, p})
+		}
+	case cBind:
+		if p := use(); p != nil {
+			x.touches(t, p.text)
+		} else {
+			t.anything, t.serial = true, true
+		}
+	case cDescribe:
+		if m.object == 'S' {
+			use()
+		}
+	case cClose:
+		if m.object == 'S' {
+			x.forget(m.name)
+			delete(made, m.name)
+		}
+	}
+}
+
+// bound adds what the execution of a statement does.
+func (x *attended) bound(name string, t *touch) {
+	p := x.lookup(name)
+	if p == nil {
+		t.anything, t.serial = true, true
+		return
+	}
+	if name == "" && !p.upstream {
+		t.unnamed = p
+	}
+	x.touches(t, p.text)
+}
+
+// unnamed makes the unnamed statement upstream that was answered here. A failure is
+// what PostgreSQL says to it.
+func (x *attended) unnamed(t *touch) (*failure, error) {
+	p := t.unnamed
+	if p == nil {
+		return nil, nil
+	}
+	b, start := begin(nil, cParse)
+	b = append(append(b, 0), p.sql...)
+	b = append(b, 0, byte(len(p.types)>>8), byte(len(p.types)))
+	for _, oid := range p.types {
+		b = append(b, byte(oid>>24), byte(oid>>16), byte(oid>>8), byte(oid))
+	}
+	b = finish(b, start)
+	b = append(b, cSync, 0, 0, 0, 4)
+	frames, _, err := x.ask(b)
+	if err != nil {
+		return nil, err
+	}
+	for _, frame := range frames {
+		if frame[0] == sError {
+			return &failure{raw: frame, reason: "upstream"}, nil
+		}
+	}
+	p.upstream = true
+	return nil, nil
+}
+
+// unit handles an extended query with its Sync.
+func (x *attended) unit() error {
+	if list, ok := x.messages(x.in.unit()); ok && x.maybeHere(list) {
+		if err := x.settled(); err != nil {
+			return err
+		}
+		list, _ = x.messages(x.in.unit()) // it may have moved
+		if done, err := x.here(list); done || err != nil {
+			return err
+		}
+	}
+	var touched touch
+	x.look(x.in.unit(), &touched)
+	return x.passUnit(&touched)
+}
+
+// passUnit passes on what is held.
+func (x *attended) passUnit(t *touch) error {
+	if err := x.settledFrom(t); err != nil {
+		return err
+	}
+	failed, err := x.unnamed(t)
+	if err == nil && failed == nil {
+		failed, err = x.admit(t)
+	}
+	switch {
+	case err != nil:
+		return err
+	case failed != nil:
+		return x.fail(nil, failed)
+	}
+	return x.forward()
+}
+
+// query handles a simple query.
+func (x *attended) query(body []byte) error {
+	x.forget("") // as PostgreSQL does
+	var touched touch
+	sql, ok := queryText(body)
+	if !ok {
+		touched.anything, touched.serial = true, true
+		return x.passUnit(&touched)
+	}
+	if x.serial { // how it is to be read is decided by what is under way
+		if err := x.settled(); err != nil {
+			return err
+		}
+	}
+	text := x.parse(sql)
+	if len(text.Statements) == 1 && x.isHere(text) {
+		if err := x.settled(); err != nil {
+			return err
+		}
+		if done, err := x.hereSimple(sql); done || err != nil {
+			return err
+		}
+	}
+	x.touches(&touched, text)
+	return x.passUnit(&touched)
+}

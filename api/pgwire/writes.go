@@ -1,0 +1,316 @@
+package pgwire
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/walproxy/walproxy"
+	"github.com/walproxy/walproxy/api"
+	"github.com/walproxy/walproxy/api/pgwire/behind"
+	"github.com/walproxy/walproxy/api/pgwire/statement"
+	walproxyv1 "github.com/walproxy/walproxy/api/proto/walproxy/v1"
+	"github.com/walproxy/walproxy/mutation"
+	"github.com/walproxy/walproxy/replay"
+	"github.com/walproxy/walproxy/wal"
+)
+
+var errAckLate = errors.New("pgwire: the acknowledgement's time-out")
+
+// batch is what one query writes: one record of the log.
+type batch struct {
+	x       *attended
+	now     time.Time
+	members []*walproxyv1.Statement
+	tables  []string // collections
+}
+
+// portal is a bound statement of a query that is answered here.
+type portal struct {
+	members []*walproxyv1.Statement
+	table   string
+	tag     string
+	failed  *failure // what PostgreSQL would say of the values
+	stage   behind.Stage
+	done    bool
+}
+
+// bind judges one execution of a plan; nil: it has to be passed through.
+func (b *batch) bind(plan *behind.Plan, e *behind.Execution) *portal {
+	e.Now, e.Clock, e.UUID = b.now, time.Now, uuid.NewRandom
+	session := &b.x.known.session
+	rows, refusal, why := plan.Bind(session, e)
+	p := &portal{table: plan.Table.Collection}
+	switch {
+	case why != nil:
+		b.x.passes(why.Label(), why.String())
+		return nil
+	case refusal != nil:
+		p.failed, p.stage = refusedValue(refusal), refusal.Stage
+		return p
+	}
+	for _, row := range rows {
+		p.members = append(p.members, plan.Record(row, session))
+	}
+	verb := "DELETE"
+	switch plan.Kind {
+	case statement.Insert:
+		verb = "INSERT 0"
+	case statement.Update:
+		verb = "UPDATE"
+	}
+	p.tag = fmt.Sprintf("%s %d", verb, len(rows))
+	return p
+}
+
+// execute adds what a portal writes.
+func (b *batch) execute(p *portal) {
+	p.done = true
+	b.members = append(b.members, p.members...)
+	b.tables = append(b.tables, p.table)
+}
+
+// answerWrite answers a simple query that is one write.
+func (x *attended) answerWrite(sql string, text statement.Text) (done bool, err error) {
+	known, err := x.ready()
+	if known == nil || err != nil {
+		return false, err
+	}
+	plan := x.eligible(known, &prepared{sql: sql, text: text})
+	if plan == nil {
+		return false, nil
+	}
+	b := &batch{x: x, now: time.Now()}
+	p := b.bind(plan, &behind.Execution{Text: text, SQL: sql})
+	if p == nil {
+		return false, nil
+	}
+	if p.failed != nil {
+		return true, x.fail(nil, p.failed)
+	}
+	b.execute(p)
+	return x.acknowledge(b, nil, appendComplete(nil, p.tag))
+}
+
+// answerWrites answers an extended query of writes. Its executions are one record:
+// all of them are applied, or none.
+func (x *attended) answerWrites(list []message) (done bool, err error) {
+	known, err := x.ready()
+	if known == nil || err != nil {
+		return false, err
+	}
+	b := &batch{x: x, now: time.Now()}
+	portals := map[string]*portal{}
+	var reply []byte
+	first := -1 // where the first CommandComplete stands in reply
+	literals := false
+	for i := range list {
+		m := &list[i]
+		var plan *behind.Plan
+		if m.prepared != nil {
+			literals = literals || len(m.prepared.text.Literals) > 0
+			if plan = x.eligible(known, m.prepared); plan == nil {
+				return false, nil
+			}
+		}
+		switch m.kind {
+		case cParse:
+			reply = appendEmpty(reply, sParseComplete)
+		case cDescribe:
+			if m.object == 'S' {
+				reply = appendParameters(reply, plan.Parameters)
+			}
+			reply = appendEmpty(reply, sNoData)
+		case cClose:
+			if m.object == 'P' {
+				delete(portals, m.portal)
+			}
+			reply = appendEmpty(reply, sCloseComplete)
+		case cBind:
+			if old := portals[m.portal]; old != nil && m.portal != "" {
+				return false, nil // PostgreSQL refuses to bind it again
+			}
+			p := b.bind(plan, &behind.Execution{Text: m.prepared.text, SQL: m.prepared.sql, Formats: m.formats, Values: m.values})
+			switch {
+			case p == nil:
+				return false, nil
+			case p.failed != nil && p.stage == behind.Parsing:
+				return false, nil // it is Parse's to fail
+			case p.failed != nil && p.stage == behind.Binding:
+				return true, x.fail(reply, p.failed)
+			}
+			portals[m.portal] = p
+			reply = appendEmpty(reply, sBindComplete)
+		case cExecute:
+			p := portals[m.portal]
+			switch {
+			case p == nil || p.done:
+				return false, nil // PostgreSQL's to refuse
+			case p.failed != nil:
+				return true, x.fail(reply, p.failed)
+			}
+			b.execute(p)
+			if first < 0 {
+				first = len(reply)
+			}
+			reply = appendComplete(reply, p.tag)
+		}
+	}
+	switch {
+	case first < 0 && literals: // which Parse looks at
+		return false, nil
+	case first < 0: // it only prepares
+		x.in.drop()
+		return true, x.say(appendReady(reply, txIdle))
+	}
+	return x.acknowledge(b, reply[:first:first], reply[first:])
+}
+
+// acknowledge logs b and answers, before that what was said up to the first
+// completed command, behind it the rest. It reports false if nothing was done.
+func (x *attended) acknowledge(b *batch, before, behind []byte) (done bool, err error) {
+	b.tables = unique(b.tables)
+	if !x.t.enterLog(b.tables) {
+		x.passes("gate", "a transaction writes the table directly")
+		return false, nil
+	}
+	pending, failed, err := b.submit()
+	x.t.leaveLog(b.tables)
+	switch {
+	case err != nil:
+		return false, err
+	case failed != nil:
+		return true, x.fail(before, failed)
+	case pending == nil:
+		return false, nil
+	}
+	lsn := pending.LSN()
+	if err := b.durable(pending); err != nil {
+		return true, err
+	}
+	x.settings.last, x.settings.requestID, x.settings.why = lsn, "", "written behind"
+	x.own_.add(lsn, b.tables)
+	x.t.m.logged.Inc()
+	var warning []byte
+	if x.settings.ack == ackApplied {
+		failed, late := b.applied(lsn)
+		if failed != nil {
+			return true, x.fail(before, failed)
+		}
+		if late != nil {
+			warning = late.appendWarning(nil)
+		}
+	}
+	x.in.drop()
+	return true, x.say(appendReady(append(append(before, warning...), behind...), txIdle))
+}
+
+// submit gives b its LSN; nothing: it has to be passed through.
+func (b *batch) submit() (api.Pending, *failure, error) {
+	x := b.x
+	ctx, done := x.work(x.t.o.AckTimeout, errAckLate, true)
+	defer done()
+	pending, err := x.t.o.Core.Append(ctx, b.record())
+	if err == nil {
+		return pending, nil, nil
+	}
+	_, invalid := errors.AsType[*mutation.InvalidError](err)
+	switch {
+	case invalid, errors.Is(err, walproxy.ErrUnroutable), errors.Is(err, wal.ErrTooLarge):
+		x.passes("log", err.Error())
+		return nil, nil, nil
+	}
+	return nil, unlogged(err, x.t.o.AckTimeout), nil
+}
+
+func (b *batch) record() *walproxyv1.Record {
+	r := &walproxyv1.Record{Principal: b.x.known.session.Role}
+	if len(b.members) == 1 {
+		b.members[0].RequestId = b.x.settings.requestID
+		r.Body = &walproxyv1.Record_Statement{Statement: b.members[0]}
+		return r
+	}
+	g := &walproxyv1.Group{RequestId: b.x.settings.requestID}
+	for _, s := range b.members {
+		g.Members = append(g.Members, &walproxyv1.Group_Member{Kind: &walproxyv1.Group_Member_Statement{Statement: s}})
+	}
+	r.Body = &walproxyv1.Record_Group{Group: g}
+	return r
+}
+
+// durable waits for the fsync. A client cannot cancel that: the write has its place.
+func (b *batch) durable(pending api.Pending) error {
+	ctx, done := b.x.work(b.x.t.o.AckTimeout, errAckLate, false)
+	defer done()
+	if _, err := pending.Wait(ctx); err != nil {
+		return endUnknown(err)
+	}
+	return nil
+}
+
+// applied waits until the write is in PostgreSQL. late says that the client is told
+// before that.
+func (b *batch) applied(lsn wal.LSN) (failed, late *failure) {
+	x := b.x
+	ctx, done := x.work(x.t.o.AckTimeout, errAckLate, true)
+	defer done()
+	if err := x.t.o.Core.WaitSink(ctx, x.t.o.Sink, lsn); err != nil {
+		return nil, &failure{code: "01000", message: "walproxy: the write is logged, but it is not known to be applied yet: " + err.Error()}
+	}
+	fate, err := x.fate(lsn)
+	switch {
+	case err != nil:
+		return nil, &failure{code: "01000", message: "walproxy: the write is logged, but what became of it cannot be said: " + err.Error()}
+	case fate != replay.Applied:
+		return x.rejected(lsn), nil
+	}
+	return nil, nil
+}
+
+// rejected is what PostgreSQL said of a write that became a dead letter.
+func (x *attended) rejected(lsn wal.LSN) *failure {
+	f := &failure{code: "40003", reason: "dead_letter", message: fmt.Sprintf("walproxy: the write with LSN %d was not applied: it is a dead letter", lsn),
+		hint: "walproxy dlq show says why; it can be retried, edited or discarded."}
+	letter, err := x.t.o.Core.DeadLetter(x.t.o.Sink, lsn)
+	if err != nil {
+		return f
+	}
+	f.detail = letter.Reason
+	if code := letter.Details["sqlstate"]; len(code) == 5 && !letter.IsParked() {
+		f.code = code
+	}
+	return f
+}
+
+// unlogged says why nothing was logged.
+func unlogged(err error, limit time.Duration) *failure {
+	behind, isBehind := errors.AsType[*walproxy.BehindError](err)
+	switch {
+	case errors.Is(err, errCancelled):
+		return cancelled()
+	case errors.Is(err, errAckLate):
+		return &failure{code: "57014", reason: "ack_timeout", message: fmt.Sprintf("walproxy: canceling statement: it found no place in the log within %v", limit),
+			hint: "Nothing was written."}
+	case errors.Is(err, wal.ErrFull):
+		return &failure{code: "53100", reason: "full", message: "walproxy: the log is full", detail: err.Error(),
+			hint: "Nothing was written: try again when PostgreSQL has taken what is pending. log.max_bytes and log.min_free are the bounds."}
+	case isBehind:
+		return &failure{code: "53400", reason: "lag", message: "walproxy: PostgreSQL is too far behind the log", detail: behind.Error(),
+			hint: "Nothing was written: try again later. sinks." + behind.Sink + ".max_lag_bytes is the bound."}
+	case errors.Is(err, walproxy.ErrRequestMismatch):
+		return &failure{code: "22023", reason: "request", message: "walproxy: walproxy.idempotency_key was used for another write",
+			hint: "Nothing was written: another write needs another key."}
+	case errors.Is(err, walproxy.ErrDraining), errors.Is(err, walproxy.ErrClosed), errors.Is(err, wal.ErrPoisoned):
+		return &failure{code: "57P03", reason: "closed", message: "walproxy takes no writes: " + err.Error(), hint: "Nothing was written."}
+	}
+	return &failure{code: "58000", reason: "log", message: "walproxy: the write was not logged: " + err.Error(), hint: "Nothing was written."}
+}
+
+// endUnknown ends a session whose write may be applied, or not.
+func endUnknown(err error) *refusal {
+	return &refusal{code: "08007", reason: "unknown", cause: err,
+		message: "walproxy does not know whether the write is durable: it may be applied later",
+		hint:    "Look whether it is there, or repeat it under the same walproxy.idempotency_key, when walproxy is back."}
+}
