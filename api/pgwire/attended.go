@@ -69,14 +69,7 @@ func newAttended(s *session, t *tables) *attended {
 	x.mu.turn = newTurn()
 	x.mu.down.limit = 1<<31 - 1
 	x.mu.changed = true // nothing is known yet
-	x.mu.backslashes = true
-	if s.passed != nil {
-		for _, p := range s.passed.parameters {
-			if p.Name == conforming {
-				x.mu.backslashes = p.Value != "on"
-			}
-		}
-	}
+	x.mu.backslashes = s.reported(conforming) != "on"
 	return x
 }
 

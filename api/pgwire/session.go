@@ -51,6 +51,23 @@ func newSession(s *Server, c net.Conn, st *startup) *session {
 	return &session{s: s, client: c, from: c.RemoteAddr(), user: st.user, database: st.database}
 }
 
+// reported is a setting as PostgreSQL said it at the login; "": it did not.
+func (x *session) reported(name string) string {
+	if l := x.link.Load(); l != nil {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		return l.mu.held.reported[name]
+	}
+	if x.passed != nil {
+		for _, p := range x.passed.parameters {
+			if p.Name == name {
+				return p.Value
+			}
+		}
+	}
+	return ""
+}
+
 // enter makes the session known by its cancel key.
 func (x *session) enter(key []byte) {
 	if x.key != nil || len(key) < 8 || len(key) > keyBytesMax {
