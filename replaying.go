@@ -12,6 +12,7 @@ import (
 
 	"github.com/walproxy/walproxy/internal/state"
 	"github.com/walproxy/walproxy/replay"
+	"github.com/walproxy/walproxy/sinks"
 	"github.com/walproxy/walproxy/wal"
 )
 
@@ -36,6 +37,9 @@ type ReplayOptions struct {
 	// at it: what the log holds for it below is given up. *FromError if that is
 	// refused. 0: where the sink is.
 	FromLSN LSN
+	// Settled has Run wait, where a sink is a sinks.Settler, until no restart of the
+	// store could take back what was applied.
+	Settled bool
 }
 
 // Replay is a data directory whose log is applied to the sinks, by the same loops
@@ -45,6 +49,8 @@ type Replay struct {
 	proxy *Proxy
 	end   LSN // nothing above it is applied
 	sinks []*replayed
+	// settled is ReplayOptions.Settled.
+	settled bool
 
 	counting  context.Context // ends with stopCount
 	stopCount context.CancelFunc
@@ -111,7 +117,7 @@ func OpenReplay(ctx context.Context, o Options, r ReplayOptions) (*Replay, error
 			return nil, fmt.Errorf("%w: %q", ErrNoSink, name)
 		}
 	}
-	rp := &Replay{proxy: p}
+	rp := &Replay{proxy: p, settled: r.Settled}
 	rp.counting, rp.stopCount = context.WithCancel(context.Background())
 	if err := rp.open(ctx, r); err != nil {
 		rp.stopCount()
@@ -232,7 +238,18 @@ func (rp *Replay) run(ctx context.Context, re *replayed) {
 		return
 	}
 	err := re.loop().Run(ctx)
+	for {
+		if err == nil && rp.settled && re.loop().Applied() >= rp.end {
+			err = rp.awaitSettled(ctx, re)
+		}
+		if !errors.Is(err, sinks.ErrRewound) {
+			break
+		}
+		err = rp.goOn(ctx, re, err)
+	}
 	switch {
+	case errors.Is(err, errUnsettled):
+		re.ended(ReplayStopped, err)
 	case err != nil:
 		re.ended(ReplayHalted, err)
 	case ctx.Err() != nil && re.loop().Applied() < rp.end:
@@ -240,6 +257,54 @@ func (rp *Replay) run(ctx context.Context, re *replayed) {
 	default:
 		re.ended(ReplayDone, nil)
 	}
+}
+
+// errUnsettled: everything is applied, and the wait until it is settled was cut short.
+var errUnsettled = errors.New("walproxy: what is applied is not settled: a restart of the store could take it back")
+
+// awaitSettled waits until no restart of re's store could take back what is applied,
+// whose loop has ended. sinks.ErrRewound: one has.
+func (rp *Replay) awaitSettled(ctx context.Context, re *replayed) error {
+	settler, ok := re.options.Sink.(sinks.Settler)
+	if !ok {
+		return nil
+	}
+	for {
+		if err := settler.Rewound(); err != nil {
+			return err
+		}
+		if settler.Settled() >= rp.end {
+			return nil
+		}
+		select {
+		case <-settler.News():
+		case <-ctx.Done():
+			return fmt.Errorf("%w: %w", errUnsettled, context.Cause(ctx))
+		}
+	}
+}
+
+// goOn runs another loop, from the settled point, after the store has lost some of
+// what was applied.
+func (rp *Replay) goOn(ctx context.Context, re *replayed, rewound error) error {
+	p := rp.proxy
+	old := re.attempt.Load()
+	after, _ := old.loop.RetryAfter(rewound)
+	p.logger.Warn("the store has lost what it had applied: it is applied again", zap.String("sink", re.name), zap.Error(rewound))
+	select {
+	case <-time.After(after):
+	case <-ctx.Done():
+		return nil
+	}
+	loop, err := replay.New(p.log, p.state, re.options.Sink, re.loopFor)
+	if err != nil {
+		return err
+	}
+	re.sink.mu.Lock()
+	re.sink.mu.past = re.sink.countLocked(old.loop.Status())
+	re.attempt.Store(&attempt{old.turn + 1, loop, old.lag})
+	re.sink.mu.Unlock()
+	return loop.Run(ctx)
 }
 
 type replayEnd struct {

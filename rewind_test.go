@@ -1,6 +1,7 @@
 package walproxy_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -77,4 +78,63 @@ func TestStoreForgets(t *testing.T) {
 		store.Settle()
 		return sinkStatus(t, p, "main").Checkpoint == rounds*size
 	})
+}
+
+// A replay that is to wait until all is settled does, and goes on when the store has
+// lost something before that; cut short it says so.
+func TestReplaySettles(t *testing.T) {
+	store := sinktest.NewForgetful().SettleEvery(0)
+	const keys, records = 3, 30
+	o := options(t.TempDir(), store)
+	backlog(t, o, increments(records, keys)...)
+	ctx, cancel := context.WithCancelCause(t.Context())
+	cancel(errors.New("enough"))
+	cut := replayed(t, ctx, o, walproxy.ReplayOptions{Settled: true})["main"]
+	if cut.Outcome != walproxy.ReplayStopped {
+		t.Errorf("cut short it is %s", cut.Outcome)
+	}
+	store = store.Reopen()
+	rp, err := walproxy.OpenReplay(t.Context(), options(o.Dir, store), walproxy.ReplayOptions{Settled: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer rp.Close(context.Background())
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		rp.Run(t.Context())
+	}()
+	unsettled := func() bool {
+		select {
+		case <-ended:
+			t.Fatalf("it has not waited: %+v", rp.Status()[0])
+		default:
+		}
+		st := rp.Status()[0]
+		return st.Outcome == walproxy.ReplayRunning && st.Unsettled == records && st.State == replay.Stopped
+	}
+	until(t, "everything is applied", unsettled)
+	for range 3 {
+		passed := rp.Status()[0].Records
+		store.Restart(rand.New(rand.NewPCG(3, 3)))
+		until(t, "everything is applied again", func() bool { return unsettled() && rp.Status()[0].Records > passed })
+	}
+	until(t, "it ends when all is settled", func() bool {
+		store.Settle()
+		select {
+		case <-ended:
+			return true
+		default:
+			return false
+		}
+	})
+	if st := rp.Status()[0]; st.Outcome != walproxy.ReplayDone || st.Unsettled != 0 || st.Err != nil {
+		t.Errorf("%+v", st)
+	}
+	for k := range keys {
+		d, err := store.Read(t.Context(), "things", mutation.String(fmt.Sprint("k", k)))
+		if err != nil || d.Fields["n"].GetInt64() != records/keys {
+			t.Errorf("k%d is %v, %v", k, d, err)
+		}
+	}
 }

@@ -46,6 +46,9 @@ type Status struct {
 	// LostRecords are LSNs that a repair of the log gave up and this sink has passed
 	// without them, since it was added; at most so many were for it.
 	LostRecords uint64
+	// Unsettled are the LSNs that are applied and that a restart of the store could
+	// still take back (sinks.Settler). The log keeps them.
+	Unsettled uint64
 }
 
 // Status returns a snapshot.
@@ -70,6 +73,9 @@ func (l *Loop) Status() Status {
 	held, _ := l.held.Range()
 	s.HeldRecords, s.HeldBytes = held.Records, held.Bytes
 	s.LostRecords = l.lostRecords()
+	if l.settler != nil {
+		s.Unsettled = uint64(s.Applied - min(s.Applied, l.settler.Settled()))
+	}
 	l.health.Lock()
 	defer l.health.Unlock()
 	s.State, s.Epoch, s.Err = l.health.state, l.health.epoch, l.health.err

@@ -74,6 +74,8 @@ type sinkStatus struct {
 	HeldBytes   uint64 `json:"held_bytes,omitempty"`
 	// LSNs that a repair of the log gave up and the sink has passed.
 	LostRecords uint64 `json:"lost_records,omitempty"`
+	// LSNs that are applied and that a restart of the store could still take back.
+	Unsettled uint64 `json:"unsettled,omitempty"`
 	// Records per second that were routed to the sink, and that it has passed; bytes by
 	// which its lag shrinks; seconds until it is level at that. RatesKnown: the lag was
 	// counted all the time; else only records_passed_per_second is known.
@@ -128,7 +130,7 @@ func newSinkStatus(sink *walproxy.SinkStatus) sinkStatus {
 		Lag: sink.Lag, LagBytes: sink.LagBytes, LagAtMost: sink.LagAtMost, MaxLagBytes: sink.MaxLagBytes,
 		Lanes: sink.Lanes, Records: sink.Records, Batches: sink.Batches, Retries: sink.Retries,
 		DeadLetters: sink.DeadLetters, ParkedKeys: sink.ParkedKeys,
-		HeldRecords: sink.HeldRecords, HeldBytes: sink.HeldBytes, LostRecords: sink.LostRecords,
+		HeldRecords: sink.HeldRecords, HeldBytes: sink.HeldBytes, LostRecords: sink.LostRecords, Unsettled: sink.Unsettled,
 		Owner: sink.Store.Owner, LaneGroups: sink.Store.LaneGroups, Warnings: sink.Store.Warnings,
 
 		RatesKnown: sink.Rates.Known, AddedRate: tenths(sink.Rates.Added), PassedRate: tenths(sink.Rates.Passed),

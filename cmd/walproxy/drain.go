@@ -26,7 +26,7 @@ type drainFlags struct {
 type drainAnswer struct {
 	Server   string      `json:"server,omitempty"` // empty: no server runs, the files were replayed
 	Draining bool        `json:"draining"`
-	Level    bool        `json:"level"` // every sink has everything
+	Level    bool        `json:"level"` // every sink has everything, settled
 	LastLSN  uint64      `json:"last_lsn"`
 	Sinks    []drainSink `json:"sinks"`
 }
@@ -37,6 +37,7 @@ type drainSink struct {
 	Error       string `json:"error,omitempty"`
 	Paused      bool   `json:"paused,omitempty"`
 	Lag         uint64 `json:"lag"`
+	Unsettled   uint64 `json:"unsettled,omitempty"` // applied, and a restart of the store could take it back
 	DeadLetters uint64 `json:"dead_letters"`
 }
 
@@ -56,7 +57,8 @@ func newDrain() *cobra.Command {
 		Short: "Take no more writes, and wait until the stores have everything",
 		Long: "drain takes a proxy out of service. A running server refuses new writes from then on (503 draining,\n" +
 			"which clients may retry elsewhere) and is not ready for balancers; reads go on, and so do retries of\n" +
-			"dead letters. With --wait it returns when every sink has everything that was acknowledged. The server\n" +
+			"dead letters. With --wait it returns when every sink has everything that was acknowledged, and no restart of\n" +
+			"an Aerospike node could take any of it back (twice cluster.settle after it was applied). The server\n" +
 			"keeps running and refuses writes until `walproxy drain --undo`, over restarts too: what --wait has said\n" +
 			"stays true.\n\n" +
 			"If no server runs for the data directory, the next start refuses writes, and --wait applies what is left,\n" +
@@ -81,7 +83,7 @@ func newDrain() *cobra.Command {
 		},
 	}
 	flags.register(cmd)
-	cmd.Flags().BoolVar(&flags.wait, "wait", false, "return when every sink has everything")
+	cmd.Flags().BoolVar(&flags.wait, "wait", false, "return when every sink has everything, and it is settled")
 	cmd.Flags().BoolVar(&flags.undo, "undo", false, "take writes again")
 	cmd.Flags().BoolVar(&flags.json, "json", false, "print the outcome as JSON; without a server: the events of `walproxy replay --json`")
 	cmd.Flags().DurationVar(&flags.timeout, "timeout", 0, "with --wait give up after this `time`; 0: never")
@@ -107,7 +109,7 @@ func drainFiles(cmd *cobra.Command, p *place, f *drainFlags) error {
 		return drainedFiles(cmd, p, f, before)
 	}
 	replay := &replayFlags{configFlags: f.configFlags, interval: f.interval, timeout: f.timeout, json: f.json, level: "error"}
-	if err := runReplay(cmd, p.config, replay, walproxy.ReplayOptions{}); err != nil {
+	if err := runReplay(cmd, p.config, replay, walproxy.ReplayOptions{Settled: true}); err != nil {
 		return err
 	}
 	known, err := walproxy.KnownSinks(p.dir)
@@ -199,9 +201,9 @@ func awaitLevel(ctx context.Context, server *remote, interval time.Duration, tel
 		}
 		answer = drainAnswer{Server: server.api, Draining: st.Draining, LastLSN: st.Log.Appended, Sinks: st.Sinks, Level: !now.Busy}
 		for _, s := range st.Sinks {
-			answer.Level = answer.Level && s.Lag == 0
-			if s.Paused && s.Lag > 0 {
-				return answer, exitWith(exitRemaining, fmt.Errorf("sink %s is paused with %d records to go: `walproxy sink resume %s`, then drain again", s.Name, s.Lag, s.Name))
+			answer.Level = answer.Level && s.Lag == 0 && s.Unsettled == 0
+			if s.Paused && s.Lag+s.Unsettled > 0 {
+				return answer, exitWith(exitRemaining, fmt.Errorf("sink %s is paused with %d records to go%s: `walproxy sink resume %s`, then drain again", s.Name, s.Lag, s.settling(", and %d LSNs that are not settled"), s.Name))
 			}
 		}
 		if answer.Level {
@@ -210,7 +212,8 @@ func awaitLevel(ctx context.Context, server *remote, interval time.Duration, tel
 		if time.Since(told) >= interval {
 			told = time.Now()
 			for _, s := range st.Sinks {
-				if err := tell("sink %s: %s, at most %d records to go%s\n", s.Name, s.State, s.Lag, because(s.Error)); err != nil {
+				if err := tell("sink %s: %s, at most %d records to go%s%s\n", s.Name, s.State, s.Lag,
+					s.settling("; %d LSNs are applied and not settled, a restart of a node could take them back"), because(s.Error)); err != nil {
 					return answer, err
 				}
 			}
@@ -220,6 +223,14 @@ func awaitLevel(ctx context.Context, server *remote, interval time.Duration, tel
 		case <-ctx.Done():
 		}
 	}
+}
+
+// settling is format with what is not settled; empty: all is.
+func (s *drainSink) settling(format string) string {
+	if s.Unsettled == 0 {
+		return ""
+	}
+	return fmt.Sprintf(format, s.Unsettled)
 }
 
 func because(text string) string {

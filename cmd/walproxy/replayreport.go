@@ -70,7 +70,7 @@ type replayEvent struct {
 
 type replaySinkEvent struct {
 	Sink            string       `json:"sink"`
-	State           string       `json:"state"` // starting, running, retrying, done, stopped, halted, paused, left
+	State           string       `json:"state"` // starting, running, retrying, settling, done, stopped, halted, paused, left
 	Applied         walproxy.LSN `json:"applied"`
 	Checkpoint      walproxy.LSN `json:"checkpoint"`
 	Done            uint64       `json:"done"`       // records of this run, dead letters included
@@ -84,6 +84,9 @@ type replaySinkEvent struct {
 	DeadLettersMade uint64       `json:"dead_letters_made"` // by this run
 	Why             string       `json:"why,omitempty"`     // it retries, or halted
 	Next            string       `json:"next,omitempty"`    // what to do
+
+	// Unsettled: LSNs that are applied and that a restart of the store could take back.
+	Unsettled uint64 `json:"unsettled,omitempty"`
 
 	passed uint64 // also what some lane had before
 }
@@ -173,6 +176,10 @@ func (r *replayReport) sinkEvent(st walproxy.ReplayStatus) replaySinkEvent {
 		Sink: st.Name, State: cmp.Or(string(st.Outcome), string(st.State)), Applied: st.Applied, Checkpoint: st.Checkpoint,
 		Done: st.Records + st.DeadLettersMade, passed: st.Passed, Left: st.Left, LeftExact: st.Exact, LeftBytes: st.LeftBytes,
 		Retries: st.Retries, DeadLetters: st.DeadLetters, DeadLettersMade: st.DeadLettersMade,
+		Unsettled: st.Unsettled,
+	}
+	if st.Outcome == walproxy.ReplayRunning && st.State == replay.Stopped {
+		e.State = stateSettling
 	}
 	if st.Err != nil {
 		e.Why, e.Next = st.Err.Error(), nextStep(st)
@@ -190,8 +197,15 @@ func (r *replayReport) sinkEvent(st walproxy.ReplayStatus) replaySinkEvent {
 	return e
 }
 
+// stateSettling: everything is applied, and waits until no restart of the store could
+// take it back.
+const stateSettling = "settling"
+
 // progressLine is for where there is no terminal.
 func progressLine(e *replaySinkEvent) string {
+	if e.State == stateSettling {
+		return fmt.Sprintf("sink %s: everything is applied; waiting until no restart of the store could take it back, %d LSNs to go", e.Sink, e.Unsettled)
+	}
 	text := fmt.Sprintf("sink %s: %s, LSN %d applied, %d records done, %s left", e.Sink, e.State, e.Applied, e.Done, atMost(e))
 	if e.SecondsLeft != nil {
 		text += fmt.Sprintf(", %.0f/s, %s to go", e.Rate, roughly(*e.SecondsLeft))

@@ -45,7 +45,7 @@ func nodeCmd(ts *testscript.TestScript, _ bool, args []string) {
     type: aerospike
     hosts: [%q]
     namespace: test
-    cluster: { seed_only: true }
+    cluster: { seed_only: true, settle: 200ms }
 `, addr)
 	ts.Check(os.WriteFile(ts.MkAbs(args[0]), []byte(config), 0o644))
 }

@@ -139,6 +139,7 @@ type liveSinkStatus struct {
 	HeldRecords     uint64   `json:"held_records"`
 	HeldBytes       int64    `json:"held_bytes"`
 	LostRecords     uint64   `json:"lost_records"`
+	Unsettled       uint64   `json:"unsettled"`
 	Warnings        []string `json:"warnings"`
 }
 

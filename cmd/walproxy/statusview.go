@@ -102,6 +102,9 @@ func (s *liveSinkStatus) lines(window float64, add func(string, ...any)) {
 	if s.HeldRecords > 0 {
 		add("        %d of them were copied out of the log, %s", s.HeldRecords, sizeText(s.HeldBytes))
 	}
+	if s.Unsettled > 0 {
+		add("        %s LSNs up to %d are applied and not settled: a restart of a node could take them back", numberText(float64(s.Unsettled)), s.Applied)
+	}
 	owner := "owner not known"
 	if s.Owner != "" {
 		owner = "owner " + s.Owner
