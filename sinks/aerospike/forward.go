@@ -27,7 +27,13 @@ import (
 // Messages go over the client's own connections, many in a row where they are for
 // one node. They wait for each other in no order: the caller sees to it that no two
 // writes to one record are under way. ctx and the sink's time-outs bound the wait.
-func (s *Sink) Forward(ctx context.Context, messages []*codec.Message) ([]*codec.Message, []error) {
+//
+// upTo is, for each message, the highest LSN that a write to its record can have: all
+// of these are applied, and a later one waits for the reply. 0, or no upTo: there is
+// none. A write sets the guard to it. So it counts for the log as what was written up
+// to there: nothing of before is applied over it again, and it is not done itself once
+// something later was.
+func (s *Sink) Forward(ctx context.Context, messages []*codec.Message, upTo []sinks.LSN) ([]*codec.Message, []error) {
 	replies, errs := make([]*codec.Message, len(messages)), make([]error, len(messages))
 	fail := func(err error) ([]*codec.Message, []error) {
 		for i := range errs {
@@ -52,15 +58,18 @@ func (s *Sink) Forward(ctx context.Context, messages []*codec.Message) ([]*codec
 	var list []*forward
 	for i, m := range messages {
 		w := &forward{index: i, sent: m}
+		if i < len(upTo) {
+			w.upTo = upTo[i]
+		}
 		if w.key, w.err = keyOfMessage(m); w.err == nil {
-			w.err = forwardable(m)
+			w.err = s.forwardable(m, w.key)
 		}
 		list = append(list, w)
 	}
 	f.run(ctx, list)
 	for _, w := range list {
 		if errs[w.index] = w.err; w.err == nil {
-			replies[w.index] = unmarked(w.reply)
+			replies[w.index] = w.shown()
 		}
 	}
 	return replies, errs
@@ -69,10 +78,11 @@ func (s *Sink) Forward(ctx context.Context, messages []*codec.Message) ([]*codec
 var (
 	errDeletes = errors.New("sink aerospike: a deletion is logged, not forwarded")
 	errMany    = errors.New("sink aerospike: the message is not for one record")
+	errState   = errors.New("sink aerospike: the set is where walproxy keeps its checkpoints")
 )
 
 // forwardable is why a message may not be forwarded.
-func forwardable(m *codec.Message) error {
+func (s *Sink) forwardable(m *codec.Message, key *as.Key) error {
 	_, batch := m.Field(codec.FieldBatch)
 	_, withSet := m.Field(codec.FieldBatchWithSet)
 	switch {
@@ -80,6 +90,8 @@ func forwardable(m *codec.Message) error {
 		return rejected(errMany)
 	case m.Info2&codec.Info2Delete != 0:
 		return rejected(errDeletes)
+	case s.o.State == Place{key.Namespace(), key.SetName()}:
+		return rejected(errState)
 	}
 	return nil
 }
@@ -106,6 +118,8 @@ type forward struct {
 	sent  *codec.Message // by the caller
 	kept  sinks.LSN      // the record's guard, where it was looked at
 	dead  bool           // only the guard of it is left
+	upTo  sinks.LSN      // that a write to it can have
+	floor sinks.LSN      // what it surely has; see guarded
 }
 
 // forwarding is one Forward under way.
@@ -121,10 +135,11 @@ const rises = 3
 
 func (f *forwarding) run(ctx context.Context, list []*forward) {
 	list = slices.DeleteFunc(slices.Clone(list), func(w *forward) bool { return w.err != nil })
-	f.look(ctx, list, func(w *forward) bool { return w.writes() && replaces(w.sent) })
 	for _, w := range list {
-		w.dead = false // that is judged by what the server makes of the message
+		w.message = w.sent
+		w.floor = f.sink.readFloor(w.place(), [codec.DigestBytes]byte(w.key.Digest()))
 	}
+	f.prepare(ctx, list)
 	for range rises {
 		var now []*forward
 		for _, w := range list {
@@ -140,6 +155,7 @@ func (f *forwarding) run(ctx context.Context, list []*forward) {
 		}
 		f.exchange(ctx, now)
 		f.judge(ctx, now)
+		f.finish(ctx, now)
 	}
 	for _, w := range list {
 		if w.err == nil && w.reply == nil {
@@ -159,8 +175,10 @@ func (f *forwarding) judge(ctx context.Context, list []*forward) {
 			if r := w.reply.Result; r == codec.FilteredOut || r == codec.NotFound {
 				w.reply, w.dead = nil, false
 			}
-		case w.reply.Result == codec.FilteredOut && !w.writes() && !filtered(w.sent):
+		case w.reply.Result == codec.FilteredOut && !w.writes() && !filtered(w.sent) && w.floor == 0:
 			w.reply = refusal(codec.NotFound)
+		case w.reply.Result == codec.NotFound && w.floor > 0:
+			f.missing(ctx, w)
 		case w.reply.Result == codec.FilteredOut, w.reply.Result == codec.RecordExists && w.sent.Info2&codec.Info2CreateOnly != 0:
 			hidden = append(hidden, w)
 		}
@@ -169,6 +187,8 @@ func (f *forwarding) judge(ctx context.Context, list []*forward) {
 	for _, w := range hidden {
 		switch {
 		case w.err != nil:
+		case w.kept < w.floor:
+			f.missing(ctx, w)
 		case !w.dead:
 			if w.reply.Result == codec.FilteredOut && !filtered(w.sent) {
 				w.reply = nil // it is gone for good by now
@@ -209,6 +229,7 @@ func (f *forwarding) masked(w *forward) *codec.Message {
 	m.Fields, m.Ops = slices.Clip(m.Fields), slices.Clip(m.Ops)
 	if !w.dead {
 		m.Fields = withFilter(m.Fields, alive())
+		w.demand(&m)
 	} else {
 		// For the server it is there. What the caller wants of an absent record, and
 		// its filter, which those pass, was seen to.
@@ -221,9 +242,7 @@ func (f *forwarding) masked(w *forward) *codec.Message {
 			m.Ops = append(m.Ops, codec.Op{Type: codec.OpWrite, Name: []byte(binDead)})
 		}
 	}
-	if w.writes() && replaces(w.sent) && w.kept > 0 {
-		m.Ops = append(m.Ops, guardOp(f.guard, w.kept))
-	}
+	f.mark(w, &m)
 	return &m
 }
 
@@ -279,7 +298,7 @@ func refusal(r codec.Result) *codec.Message {
 
 // mustExist reports that a write makes no record.
 func mustExist(m *codec.Message) bool {
-	return m.Info3&(codec.Info3UpdateOnly|codec.Info3ReplaceOnly) != 0 ||
+	return m.Info3&(codec.Info3UpdateOnly|codec.Info3ReplaceOnly) != 0 || empties(m) ||
 		slices.ContainsFunc(m.Ops, func(op codec.Op) bool { return op.Type == codec.OpTouch })
 }
 

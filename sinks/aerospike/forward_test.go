@@ -44,7 +44,7 @@ func (f forwarder) forward(ms ...*codec.Message) ([]*codec.Message, []error) {
 	f.Helper()
 	ctx, cancel := context.WithTimeout(f.Context(), time.Minute)
 	defer cancel()
-	return f.s.Forward(ctx, ms)
+	return f.s.Forward(ctx, ms, nil)
 }
 
 // one wants a reply, and returns its result and bins.
@@ -209,7 +209,7 @@ func TestForwardAway(t *testing.T) {
 	release := l.hold()
 	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
 	defer cancel()
-	_, errs := s.Forward(ctx, []*codec.Message{put(), message(t, s, "other", getAll, 0, 0)})
+	_, errs := s.Forward(ctx, []*codec.Message{put(), message(t, s, "other", getAll, 0, 0)}, nil)
 	if sinks.OutcomeOf(errs[0]) != sinks.Unknown || sinks.OutcomeOf(errs[1]) != sinks.Retry {
 		t.Fatalf("without an answer: %v is %v, %v is %v; want unknown and retry", errs[0], sinks.OutcomeOf(errs[0]), errs[1], sinks.OutcomeOf(errs[1]))
 	}
@@ -233,13 +233,13 @@ func TestForwardAway(t *testing.T) {
 	l.cut()
 	ctx, cancel = context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	if _, errs := s.Forward(ctx, []*codec.Message{get()}); sinks.OutcomeOf(errs[0]) != sinks.Retry || ctx.Err() != nil {
+	if _, errs := s.Forward(ctx, []*codec.Message{get()}, nil); sinks.OutcomeOf(errs[0]) != sinks.Retry || ctx.Err() != nil {
 		t.Fatalf("%v; want retry, at once", errs[0])
 	}
 	refused()
 
 	nobody := open(t, o) // nothing listens there any more
-	if _, errs := nobody.Forward(t.Context(), []*codec.Message{get()}); !errors.Is(errs[0], sinks.ErrAway) {
+	if _, errs := nobody.Forward(t.Context(), []*codec.Message{get()}, nil); !errors.Is(errs[0], sinks.ErrAway) {
 		t.Errorf("%v; want ErrAway", errs[0])
 	}
 	if err := nobody.Away(); !errors.Is(err, sinks.ErrAway) {

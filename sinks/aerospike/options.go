@@ -72,6 +72,8 @@ type Collection struct {
 	// Set is the set's name, "" the collection's. Where Pattern ends in a *, which
 	// many collections match, "*" is what that stands for and nothing else will do.
 	Set string
+	// NoSet: the records are in no set; Pattern is one collection's name.
+	NoSet bool
 	// Digest: keys are digests of 20 bytes, not user keys.
 	Digest bool
 	// SendKey stores the user key with the record, so that scans show it.
@@ -161,7 +163,7 @@ func (o Options) validate() error {
 			bad(field+".set", "%q %s", c.Set, reason)
 		}
 		if j := slices.IndexFunc(o.Collections[:i], func(other Collection) bool {
-			return c.Set != "" && c.Set != anySet && other.Set == c.Set && other.Namespace == c.Namespace
+			return (c.NoSet || c.Set != "") && c.Set != anySet && other.Set == c.Set && other.NoSet == c.NoSet && other.Namespace == c.Namespace
 		}); j >= 0 {
 			bad(field+".set", "%q is the set of %s too: their records would be the same", c.Set, o.Collections[j].Pattern)
 		}
@@ -200,6 +202,10 @@ func (c *Collection) setFault() string {
 	many := strings.ContainsAny(c.Pattern, `*?[\`)
 	prefix, tail := strings.CutSuffix(c.Pattern, "*")
 	switch {
+	case c.NoSet && c.Set != "":
+		return "is a set, and the records are to be in none"
+	case c.NoSet && many:
+		return "is no set, and would be that of several collections, whose records would be the same"
 	case c.Set == anySet && (!tail || strings.ContainsAny(prefix, `*?[\`)):
 		return "is what the * at a pattern's end stands for, and there is none or more than that"
 	case c.Set != "" && c.Set != anySet && many:

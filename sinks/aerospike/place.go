@@ -41,9 +41,11 @@ func (o *Options) mapped(collection string) place {
 		if c.Namespace != "" {
 			p.Namespace = c.Namespace
 		}
-		switch c.Set {
-		case "":
-		case anySet:
+		switch {
+		case c.NoSet:
+			p.Set = ""
+		case c.Set == "":
+		case c.Set == anySet:
 			p.Set = strings.TrimPrefix(collection, strings.TrimSuffix(c.Pattern, "*"))
 		default:
 			p.Set = c.Set
