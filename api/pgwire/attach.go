@@ -14,7 +14,7 @@ import (
 // session holds. That PostgreSQL is away refuses the request; everything else that
 // fails ends the session: who connects again is told by PostgreSQL itself.
 func (l *link) attach() error {
-	p, o := l.x.s.presence, l.x.s.o.Away
+	p, o := l.x.s.presence, l.x.s.o.away
 	if since, away := p.away(); away != nil {
 		l.up.refusing, l.up.why = true, refuseStatement(away, since)
 		return nil

@@ -17,10 +17,6 @@ import (
 // Away is what keeps sessions and lets clients in while PostgreSQL is not there.
 // Zero values are the defaults.
 type Away struct {
-	// Users by name, whose secrets are known from the start.
-	Users map[string]Secret
-	// AuthQuery, if not nil, asks PostgreSQL for the secrets of others.
-	AuthQuery *AuthQuery
 	// File keeps what was learnt across restarts, readable by its owner alone; "":
 	// nothing is kept.
 	File string
@@ -48,21 +44,25 @@ type AuthQuery struct {
 const defaultAuthQuery = "SELECT rolname, CASE WHEN rolvaliduntil < pg_catalog.now() THEN NULL ELSE rolpassword END " +
 	"FROM pg_catalog.pg_authid WHERE rolname = $1 AND rolcanlogin"
 
-func (a *Away) withDefaults() *Away {
-	if a == nil {
-		return nil
+// withDefaults of a, which may be nil.
+func (a *Away) withDefaults() (o Away) {
+	if a != nil {
+		o = *a
 	}
-	o := *a
 	o.CheckInterval = positive(o.CheckInterval, time.Second)
 	o.AttachTimeout = positive(o.AttachTimeout, 5*time.Second)
 	o.AnswerTimeout = positive(o.AnswerTimeout, 30*time.Second)
-	if o.AuthQuery != nil {
-		q := *o.AuthQuery
-		q.SQL = cmp.Or(q.SQL, defaultAuthQuery)
-		q.Database = cmp.Or(q.Database, "postgres")
-		q.Every = positive(q.Every, time.Minute)
-		o.AuthQuery = &q
+	return o
+}
+
+func (q *AuthQuery) withDefaults() *AuthQuery {
+	if q == nil {
+		return nil
 	}
+	o := *q
+	o.SQL = cmp.Or(o.SQL, defaultAuthQuery)
+	o.Database = cmp.Or(o.Database, "postgres")
+	o.Every = positive(o.Every, time.Minute)
 	return &o
 }
 
@@ -82,7 +82,7 @@ type presence struct {
 }
 
 func newPresence(s *Server) (*presence, error) {
-	p := &presence{s: s, roster: newRoster(s.o.Away), ask: make(chan string, 64)}
+	p := &presence{s: s, roster: newRoster(s.o.Users, s.o.away.File), ask: make(chan string, 64)}
 	if err := p.roster.load(); err != nil {
 		return nil, fmt.Errorf("pgwire: logins that were kept: %w", err)
 	}
@@ -126,7 +126,7 @@ func (p *presence) watch() {
 	defer p.save()
 	ctx, cancel := context.WithCancel(p.s.logins)
 	defer cancel()
-	check := time.NewTicker(p.s.o.Away.CheckInterval)
+	check := time.NewTicker(p.s.o.away.CheckInterval)
 	defer check.Stop()
 	var refreshed time.Time
 	for {
@@ -138,7 +138,7 @@ func (p *presence) watch() {
 			names = append(names, name)
 		case <-check.C:
 			p.check(ctx)
-			if q := p.s.o.Away.AuthQuery; q != nil && time.Since(refreshed) > q.Every {
+			if q := p.s.o.AuthQuery; q != nil && time.Since(refreshed) > q.Every {
 				refreshed, names = time.Now(), p.roster.users()
 			}
 			p.save()
@@ -174,7 +174,7 @@ func (p *presence) check(ctx context.Context) {
 // endUnanswered ends sessions whose requests PostgreSQL has not answered for too
 // long, if it has not been there all the while either.
 func (p *presence) endUnanswered() {
-	limit := p.s.o.Away.AnswerTimeout
+	limit := p.s.o.away.AnswerTimeout
 	if since, away := p.away(); away == nil || time.Since(since) < limit {
 		return
 	}
@@ -217,7 +217,7 @@ func (p *presence) knock(ctx context.Context) error {
 
 // wanted asks for a user's secret, soon.
 func (p *presence) wanted(user string) {
-	if p.s.o.Away.AuthQuery == nil {
+	if p.s.o.AuthQuery == nil {
 		return
 	}
 	select {
@@ -228,11 +228,11 @@ func (p *presence) wanted(user string) {
 
 // learn runs the auth query for names.
 func (p *presence) learn(ctx context.Context, names []string) {
-	q := p.s.o.Away.AuthQuery
+	q := p.s.o.AuthQuery
 	if q == nil {
 		return
 	}
-	ctx, cancel := context.WithTimeout(ctx, p.s.o.Away.AttachTimeout+p.s.o.ConnectTimeout)
+	ctx, cancel := context.WithTimeout(ctx, p.s.o.away.AttachTimeout+p.s.o.ConnectTimeout)
 	defer cancel()
 	b, err := p.s.logIn(ctx, startupPacket("user", q.User, "database", q.Database, "application_name", "walproxy"),
 		credentials{user: q.User, password: q.Password})

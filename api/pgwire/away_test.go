@@ -38,7 +38,7 @@ func guarded(t *testing.T, settings map[string]string, files map[string][]byte) 
 func quick(secrets map[string]Secret) func(*Options) {
 	return func(o *Options) {
 		o.ConnectTimeout = time.Second
-		o.Away = &Away{Users: secrets, CheckInterval: 50 * time.Millisecond}
+		o.Users, o.Away = secrets, &Away{CheckInterval: 50 * time.Millisecond}
 	}
 }
 
@@ -274,7 +274,7 @@ func TestAuthQuery(t *testing.T) {
 	asking := func(o *Options) {
 		quick(nil)(o)
 		o.Away.File = file
-		o.Away.AuthQuery = &AuthQuery{User: "reader", Password: "s3cret", Every: 100 * time.Millisecond}
+		o.AuthQuery = &AuthQuery{User: "reader", Password: "s3cret", Every: 100 * time.Millisecond}
 	}
 	s := start(t, c.Addr(), asking)
 	conn := pgtest.Connect(t, s.dsn("app", "s3cret"))

@@ -20,7 +20,7 @@ import (
 // PostgreSQL is away. What was read beyond the login is returned.
 func (x *session) logIn(ctx context.Context, st *startup) (fromClient, fromServer []byte, err error) {
 	p := x.s.presence
-	if p == nil || st.replication {
+	if x.s.o.Away == nil || st.replication {
 		return x.login(ctx, st)
 	}
 	_, away := p.away()

@@ -114,7 +114,7 @@ func (l *login) follow() error {
 			l.note(frame[headBytes:])
 		case sError:
 			failed = true
-			if l.refusal = readError(frame); l.x.s.presence != nil && !l.told && l.refusal.away() {
+			if l.refusal = readError(frame); l.x.s.o.Away != nil && !l.told && l.refusal.away() {
 				return refuseAway(l.refusal)
 			}
 		}

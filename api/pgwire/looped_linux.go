@@ -445,5 +445,14 @@ func (c *looped) stop() {
 	})
 }
 
+// state asks the loop, which is never long at anything.
+func (c *looped) state() string {
+	told := make(chan string, 1)
+	if !c.l.post(func() { told <- c.turn.state() }) {
+		return stateIdle // it has ended
+	}
+	return <-told
+}
+
 // overdue: the loop looks itself.
 func (c *looped) overdue(time.Time) *refusal { return nil }

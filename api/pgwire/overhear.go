@@ -11,7 +11,7 @@ import (
 // hurry bounds the wait for PostgreSQL's first word, where there is somebody else
 // to let the client in; the function it returns ends that.
 func (l *login) hurry() func() {
-	if l.x.s.presence == nil {
+	if l.x.s.o.Away == nil {
 		return func() {}
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), l.x.s.o.ConnectTimeout)
@@ -25,7 +25,7 @@ func (l *login) hurry() func() {
 
 // note takes a ParameterStatus.
 func (l *login) note(body []byte) {
-	if name, value, _, ok := cutPair(body); ok && (l.x.s.presence != nil || l.x.s.tables != nil) {
+	if name, value, _, ok := cutPair(body); ok && (l.x.s.o.Away != nil || l.x.s.tables != nil) {
 		l.parameters = append(l.parameters, parameter{name, value})
 	}
 }
@@ -33,7 +33,7 @@ func (l *login) note(body []byte) {
 // listen hears what the client says to prove who it is. Of a password message only
 // its place in the exchange tells what it is.
 func (l *login) listen(body []byte) {
-	if l.x.s.presence == nil {
+	if l.x.s.o.Away == nil {
 		return
 	}
 	if mechanism, first, err := initialResponse(body); err == nil && (mechanism == scramPlain || mechanism == scramPlus) {

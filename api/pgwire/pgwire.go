@@ -60,6 +60,15 @@ type Options struct {
 	// for so long. 10 min.
 	StallTimeout time.Duration
 
+	// Users by name, whose secrets are known; AuthQuery, if not nil, asks PostgreSQL
+	// for those of others. They let clients in while PostgreSQL is away, and into the
+	// console.
+	Users     map[string]Secret
+	AuthQuery *AuthQuery
+	// ConsoleUsers may log in to the database "walproxy", the console, with a secret
+	// that is known; none: everybody with one, from this machine. Without Users and
+	// AuthQuery there is no console.
+	ConsoleUsers []string
 	// Away, if not nil, keeps sessions that hold nothing when PostgreSQL goes away,
 	// and lets clients in meanwhile. Sessions then cost more: they are carried by
 	// goroutines, and their statements are read.
@@ -67,7 +76,8 @@ type Options struct {
 	// WriteBehind, if not nil, says which writes are acknowledged from the log.
 	WriteBehind *WriteBehind
 
-	loops int // that carry sessions without encryption; 0: by the processors, negative: none
+	away  Away // with its defaults
+	loops int  // that carry sessions without encryption; 0: by the processors, negative: none
 
 	Logger     *zap.Logger           // nil: nothing is logged
 	Registerer prometheus.Registerer // nil: no metrics
@@ -118,7 +128,7 @@ func (o Options) withDefaults() (Options, error) {
 	o.QueryWait = positive(o.QueryWait, 10*time.Second)
 	o.IdleInTransactionTimeout = positive(o.IdleInTransactionTimeout, 10*time.Minute)
 	o.StallTimeout = positive(o.StallTimeout, 10*time.Minute)
-	o.Away = o.Away.withDefaults()
+	o.away, o.AuthQuery = o.Away.withDefaults(), o.AuthQuery.withDefaults()
 	o.Logger = cmp.Or(o.Logger, zap.NewNop())
 	if o.WriteBehind != nil {
 		behind := *o.WriteBehind

@@ -46,8 +46,8 @@ type grant struct {
 // grantsMax bounds the roster: the logins longest ago are forgotten.
 const grantsMax = 10_000
 
-func newRoster(o *Away) *roster {
-	r := &roster{fixed: o.Users, file: o.File}
+func newRoster(fixed map[string]Secret, file string) *roster {
+	r := &roster{fixed: fixed, file: file}
 	r.mu.asked, r.mu.granted = map[string]Secret{}, map[grantKey]*grant{}
 	return r
 }

@@ -32,7 +32,7 @@ type Server struct {
 	places  *places
 	keys    keys
 
-	presence   *presence // nil without Options.Away
+	presence   *presence // nil without Options.Away and a console
 	statements *statement.Cache
 
 	stopping     atomic.Bool
@@ -81,7 +81,7 @@ func Start(o Options) (*Server, error) {
 		s.tables = newTables(s, *o.WriteBehind, m)
 	}
 	s.logins, s.cancelLogins = context.WithCancelCause(context.Background())
-	if o.Away != nil {
+	if o.Away != nil || o.hasConsole() {
 		s.statements = statement.NewCache(statementsBytes)
 		if s.presence, err = newPresence(s); err != nil {
 			return nil, err
@@ -148,6 +148,10 @@ func (s *Server) serve(raw net.Conn) {
 // admit lets a client log in and serves it. interrupt ends what bounds the login;
 // it returns false if the bound was reached.
 func (s *Server) admit(ctx context.Context, c net.Conn, st *startup, interrupt func() bool) {
+	if s.o.hasConsole() && st.database == consoleName && !st.replication {
+		s.console(ctx, c, st, interrupt)
+		return
+	}
 	if st.replication && s.o.RefuseReplication {
 		s.refuse(ctx, c, refuseReplication())
 		return

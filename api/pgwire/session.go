@@ -2,6 +2,7 @@ package pgwire
 
 import (
 	"context"
+	"crypto/tls"
 	"net"
 	"slices"
 	"sync/atomic"
@@ -22,6 +23,9 @@ type session struct {
 	user, database string
 	key            []byte // for cancel requests; nil: none yet
 	from           net.Addr
+	application    string // as it said at the login
+	encrypted      string // the version of TLS; "": none
+	began          time.Time
 	link           atomic.Pointer[link] // the upstream, if Options.Away has it outlive PostgreSQL's
 	passed         *login               // by PostgreSQL, or as far as it came; nil: it was not asked
 	// waiting ends what the endpoint does for the client, if a cancel request may.
@@ -48,7 +52,12 @@ type carrier interface {
 }
 
 func newSession(s *Server, c net.Conn, st *startup) *session {
-	return &session{s: s, client: c, from: c.RemoteAddr(), user: st.user, database: st.database}
+	x := &session{s: s, client: c, from: c.RemoteAddr(), user: st.user, database: st.database,
+		application: st.value("application_name"), began: time.Now()}
+	if t, ok := c.(*tls.Conn); ok {
+		x.encrypted = tls.VersionName(t.ConnectionState().Version)
+	}
+	return x
 }
 
 // reported is a setting as PostgreSQL said it at the login; "": it did not.

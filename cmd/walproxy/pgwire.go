@@ -26,6 +26,10 @@ func (i *instance) startPGWire() error {
 	if err != nil {
 		return fmt.Errorf("pgwire.upstream: %w", err)
 	}
+	users, err := pgwireUsers(c)
+	if err != nil {
+		return err
+	}
 	i.pgwire, err = pgwire.Start(pgwire.Options{
 		Listener:                 i.pgwireListener,
 		Upstream:                 upstream,
@@ -43,6 +47,10 @@ func (i *instance) startPGWire() error {
 		IdleTimeout:              time.Duration(c.IdleTimeout),
 		IdleInTransactionTimeout: time.Duration(c.IdleInTransactionTimeout),
 		StallTimeout:             time.Duration(c.StallTimeout),
+		Users:                    users,
+		ConsoleUsers:             c.ConsoleUsers,
+		AuthQuery:                pgwireAuthQuery(c.AuthQuery),
+		Away:                     pgwireAway(c.Away, i.config.DataDir),
 		Logger:                   i.logger.Named("pgwire"),
 		Registerer:               i.registry,
 	})

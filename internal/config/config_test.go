@@ -175,9 +175,10 @@ sinks:
 func TestSecretsAreNotShown(t *testing.T) {
 	const secret = "hunter2"
 	c := &Config{
-		API:    API{Tokens: []any{secret, map[string]any{"token": secret}}},
-		Admin:  Admin{Tokens: []any{secret}},
-		PGWire: &PGWire{Upstream: "postgres://u:" + secret + "@h/db"},
+		API:   API{Tokens: []any{secret, map[string]any{"token": secret}}},
+		Admin: Admin{Tokens: []any{secret}},
+		PGWire: &PGWire{Upstream: "postgres://u:" + secret + "@h/db", Users: map[string]string{"app": secret},
+			AuthQuery: &PGAuthQuery{User: "walproxy", Password: secret}},
 		Sinks: map[string]Sink{
 			"url":    {DSN: "postgres://app:" + secret + "@db:5432/x?sslmode=require"},
 			"pairs":  {DSN: "host=db user=app password=" + secret + " dbname=x"},

@@ -25,6 +25,16 @@ type PGWire struct {
 	AllowTrust        bool `yaml:"allow_trust"`
 	RefuseReplication bool `yaml:"refuse_replication"`
 
+	// Users by name, with their SCRAM verifiers or passwords; AuthFile has more of
+	// them, as pgbouncer's, and AuthQuery asks PostgreSQL.
+	Users     map[string]string `yaml:"users"`
+	AuthFile  string            `yaml:"auth_file"`
+	AuthQuery *PGAuthQuery      `yaml:"auth_query"`
+	// ConsoleUsers may log in to the console, from anywhere; none: whose secret is
+	// known, from this machine.
+	ConsoleUsers []string `yaml:"console_users"`
+	Away         *PGAway  `yaml:"away"` // nil: sessions end with PostgreSQL
+
 	MaxConnections         int  `yaml:"max_connections"`
 	MaxUserConnections     int  `yaml:"max_user_connections"`     // of one user; 0: no bound of its own
 	MaxDatabaseConnections int  `yaml:"max_database_connections"` // to one database; 0: no bound of its own
@@ -47,6 +57,7 @@ func (p *PGWire) withDefaults() {
 	or(&p.QueryWait, Duration(10*time.Second))
 	or(&p.IdleInTransactionTimeout, Duration(10*time.Minute))
 	or(&p.StallTimeout, Duration(10*time.Minute))
+	p.awayDefaults()
 }
 
 func (c *checker) pgwire(p *PGWire) {
@@ -90,6 +101,7 @@ func (c *checker) pgwire(p *PGWire) {
 	} {
 		c.want(d.value >= Duration(time.Millisecond), "pgwire."+d.key, "%s is out of range: 1ms or more", d.value)
 	}
+	c.pgaway(p)
 	c.want(p.IdleTimeout >= 0, "pgwire.idle_timeout", "must not be negative")
 }
 

@@ -25,11 +25,7 @@ func (c *Config) Show() ([]byte, error) {
 		shown.Sinks[name] = s
 	}
 	if c.PGWire != nil {
-		wire := *c.PGWire
-		if _, err := ParseUpstream(wire.Upstream); err != nil { // else it holds no secret
-			wire.Upstream = redactDSN(wire.Upstream)
-		}
-		shown.PGWire = &wire
+		shown.PGWire = c.PGWire.withoutSecrets()
 	}
 	out, err := yaml.MarshalWithOptions(shown, yaml.OmitEmpty(), yaml.IndentSequence(true))
 	if err != nil {

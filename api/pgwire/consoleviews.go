@@ -1,0 +1,183 @@
+package pgwire
+
+import (
+	"cmp"
+	"maps"
+	"runtime/debug"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	dto "github.com/prometheus/client_model/go"
+)
+
+// consoleView is one table of the console.
+type consoleView struct {
+	name, what string
+	columns    []string
+	rows       func(*Server) [][]string
+}
+
+// consoleList is what the console shows.
+func consoleList() []consoleView {
+	return []consoleView{
+		{"stats", "what was done since the start", []string{"name", "value"}, (*Server).showStats},
+		{"pools", "sessions by user and database", []string{"database", "user", "sessions", "active", "idle", "in_transaction", "without_server"}, (*Server).showPools},
+		{"clients", "each session", []string{"database", "user", "client", "application", "tls", "state", "since", "server", "holds"}, (*Server).showClients},
+		{"servers", "where PostgreSQL is, and whether it is there", []string{"address", "state", "since", "reason"}, (*Server).showServers},
+		{"version", "which walproxy this is", []string{"version"}, (*Server).showVersion},
+		{"help", "this list", []string{"command", "shows"}, (*Server).showHelp},
+	}
+}
+
+func (s *Server) showHelp() (rows [][]string) {
+	for _, v := range consoleList() {
+		rows = append(rows, []string{"SHOW " + v.name, v.what})
+	}
+	return rows
+}
+
+func (s *Server) showVersion() [][]string {
+	version := "unknown"
+	if info, ok := debug.ReadBuildInfo(); ok {
+		version = cmp.Or(info.Main.Version, version)
+	}
+	return [][]string{{"walproxy " + version}}
+}
+
+func (s *Server) showStats() [][]string {
+	m := s.metrics
+	var rows [][]string
+	for _, c := range []struct {
+		name string
+		of   prometheus.Counter
+	}{
+		{"connections", m.connections}, {"requests", m.requests}, {"bytes_up", m.up}, {"bytes_down", m.down},
+		{"away_logins", m.awayLogins}, {"away_refused", m.refused}, {"detached", m.detached}, {"attached", m.attached},
+	} {
+		var value dto.Metric
+		if c.of.Write(&value) == nil { // a counter's own value cannot fail
+			rows = append(rows, []string{c.name, strconv.FormatFloat(value.GetCounter().GetValue(), 'f', 0, 64)})
+		}
+	}
+	return rows
+}
+
+// stated is a carrier that can say how its session stands.
+type stated interface{ state() string }
+
+// States of a session.
+const (
+	stateActive      = "active"
+	stateIdle        = "idle"
+	stateTransaction = "in transaction"
+)
+
+// stateOf says how a session stands, by whose move it is.
+func (t *turn) state() string {
+	switch {
+	case t.idle():
+		return stateIdle
+	case t.holds():
+		return stateTransaction
+	}
+	return stateActive
+}
+
+func (x *relay) state() string {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.mu.turn.state()
+}
+
+func (x *attended) state() string {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if x.mu.busy {
+		return stateActive
+	}
+	return x.mu.turn.state()
+}
+
+func (x *session) stateNow() string {
+	if c, ok := x.carrier.(stated); ok {
+		return c.state()
+	}
+	return "" // a loop's own
+}
+
+func (s *Server) showPools() [][]string {
+	type pool struct{ database, user string }
+	counts := map[pool]*[5]int{}
+	for _, x := range s.list() {
+		n := counts[pool{x.database, x.user}]
+		if n == nil {
+			n = new([5]int)
+			counts[pool{x.database, x.user}] = n
+		}
+		n[0]++
+		switch x.stateNow() {
+		case stateActive:
+			n[1]++
+		case stateIdle:
+			n[2]++
+		case stateTransaction:
+			n[3]++
+		}
+		if l := x.link.Load(); l != nil {
+			if address, _ := l.standing(); address == "" {
+				n[4]++
+			}
+		}
+	}
+	var rows [][]string
+	for _, p := range slices.SortedFunc(maps.Keys(counts), func(a, b pool) int {
+		return cmp.Or(cmp.Compare(a.database, b.database), cmp.Compare(a.user, b.user))
+	}) {
+		row := []string{p.database, p.user}
+		for _, n := range counts[p] {
+			row = append(row, strconv.Itoa(n))
+		}
+		rows = append(rows, row)
+	}
+	return rows
+}
+
+func (s *Server) showClients() [][]string {
+	var rows [][]string
+	for _, x := range s.list() {
+		server, holds := x.address.Address, ""
+		if l := x.link.Load(); l != nil {
+			server, holds = l.standing()
+		}
+		rows = append(rows, []string{x.database, x.user, x.from.String(), x.application, x.encrypted, x.stateNow(),
+			x.began.UTC().Format(time.RFC3339), server, holds})
+	}
+	slices.SortFunc(rows, slices.Compare)
+	return rows
+}
+
+// standing is the address of the link's backend, if it has one, and why the session
+// would end with it, if it would.
+func (l *link) standing() (address, holds string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.mu.behind != nil {
+		address = l.mu.behind.address.Address
+	}
+	return address, l.mu.held.lost
+}
+
+func (s *Server) showServers() [][]string {
+	since, away := s.presence.away()
+	state, at, why := "there", "", ""
+	if away != nil {
+		state, at, why = "away", since.UTC().Format(time.RFC3339), away.Error()
+	}
+	var rows [][]string
+	for _, a := range s.o.Upstream.Addresses {
+		rows = append(rows, []string{a.Address, state, at, why})
+	}
+	return rows
+}
