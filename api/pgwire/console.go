@@ -43,9 +43,18 @@ type console struct {
 // consoleNamesMax bounds those.
 const consoleNamesMax = 100
 
+// consolesMax bounds who is there, or about to log in.
+const consolesMax = 16
+
 // console lets a client log in and answers what it asks. interrupt ends what bounds
 // the login, as for admit.
 func (s *Server) console(ctx context.Context, c net.Conn, st *startup, interrupt func() bool) {
+	if s.consoles.Add(1) > consolesMax {
+		s.consoles.Add(-1)
+		s.refuse(ctx, c, refuseFull(" to the console", consolesMax))
+		return
+	}
+	defer s.consoles.Add(-1)
 	k := &console{s: s, c: c, in: newInbox(c), prepared: map[string]string{}, portals: map[string]string{}}
 	err := k.login(ctx, st)
 	if err == nil && !interrupt() {

@@ -55,7 +55,7 @@ func TestConsole(t *testing.T) {
 					t.Errorf("%s: %d values for %d columns", v.name, got, len(v.columns))
 				}
 			}
-			if rows.Err() != nil || n == 0 || rows.CommandTag().String() != "SHOW" {
+			if rows.Err() != nil || (n == 0) != (v.name == "tables" || v.name == "lag") || rows.CommandTag().String() != "SHOW" {
 				t.Errorf("%s: %d rows, %v, %s", v.name, n, rows.Err(), rows.CommandTag())
 			}
 		}

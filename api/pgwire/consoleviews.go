@@ -2,6 +2,7 @@ package pgwire
 
 import (
 	"cmp"
+	"fmt"
 	"maps"
 	"runtime/debug"
 	"slices"
@@ -10,6 +11,8 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	dto "github.com/prometheus/client_model/go"
+
+	"github.com/walproxy/walproxy/api/pgwire/catalogue"
 )
 
 // consoleView is one table of the console.
@@ -26,6 +29,8 @@ func consoleList() []consoleView {
 		{"pools", "sessions by user and database", []string{"database", "user", "sessions", "active", "idle", "in_transaction", "without_server"}, (*Server).showPools},
 		{"clients", "each session", []string{"database", "user", "client", "application", "tls", "state", "since", "server", "holds"}, (*Server).showClients},
 		{"servers", "where PostgreSQL is, and whether it is there", []string{"address", "state", "since", "reason"}, (*Server).showServers},
+		{"lag", "how far the sinks are behind the log", []string{"sink", "state", "durable", "applied", "lag_records", "lag_bytes", "oldest", "dead_letters"}, (*Server).showLag},
+		{"tables", "tables declared write-behind", []string{"table", "collection", "write_behind", "reason", "detail"}, (*Server).showTables},
 		{"version", "which walproxy this is", []string{"version"}, (*Server).showVersion},
 		{"help", "this list", []string{"command", "shows"}, (*Server).showHelp},
 	}
@@ -178,6 +183,40 @@ func (s *Server) showServers() [][]string {
 	var rows [][]string
 	for _, a := range s.o.Upstream.Addresses {
 		rows = append(rows, []string{a.Address, state, at, why})
+	}
+	return rows
+}
+
+func (s *Server) showLag() (rows [][]string) {
+	if s.o.Status == nil {
+		return nil
+	}
+	status := s.o.Status()
+	for _, k := range status.Sinks {
+		oldest := ""
+		if !k.Oldest.IsZero() {
+			oldest = k.Oldest.UTC().Format(time.RFC3339)
+		}
+		rows = append(rows, []string{k.Name, string(k.State), fmt.Sprint(status.Log.Durable), fmt.Sprint(k.Applied),
+			fmt.Sprint(k.Lag), fmt.Sprint(k.LagBytes), oldest, fmt.Sprint(k.DeadLetters)})
+	}
+	return rows
+}
+
+func (s *Server) showTables() (rows [][]string) {
+	if s.tables == nil {
+		return nil
+	}
+	known := s.tables.watch.Current()
+	if known == nil {
+		return nil // it is being read
+	}
+	for _, t := range known.Tables {
+		behind, reason := "yes", ""
+		if t.Refused != catalogue.Accepted {
+			behind, reason = "no", t.Refused.Explain()
+		}
+		rows = append(rows, []string{t.Schema + "." + t.Name, t.Collection, behind, reason, t.Detail})
 	}
 	return rows
 }

@@ -23,6 +23,8 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
+
+	"github.com/walproxy/walproxy"
 )
 
 // Options of Start. Listener and Upstream are required; zero values are the
@@ -69,6 +71,8 @@ type Options struct {
 	// that is known; none: everybody with one, from this machine. Without Users and
 	// AuthQuery there is no console.
 	ConsoleUsers []string
+	// Status, if not nil, is of the log and its sinks, for the console.
+	Status func() walproxy.Status
 	// Away, if not nil, keeps sessions that hold nothing when PostgreSQL goes away,
 	// and lets clients in meanwhile. Sessions then cost more: they are carried by
 	// goroutines, and their statements are read.

@@ -35,6 +35,7 @@ type Server struct {
 	presence   *presence // nil without Options.Away and a console
 	statements *statement.Cache
 
+	consoles     atomic.Int32
 	stopping     atomic.Bool
 	slots        chan struct{} // one per connection
 	stop         chan struct{} // closed by Close

@@ -48,6 +48,7 @@ func (i *instance) startPGWire() error {
 		IdleInTransactionTimeout: time.Duration(c.IdleInTransactionTimeout),
 		StallTimeout:             time.Duration(c.StallTimeout),
 		Users:                    users,
+		Status:                   i.proxy.Status,
 		ConsoleUsers:             c.ConsoleUsers,
 		AuthQuery:                pgwireAuthQuery(c.AuthQuery),
 		Away:                     pgwireAway(c.Away, i.config.DataDir),
