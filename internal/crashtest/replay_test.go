@@ -7,22 +7,15 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"os"
 	"os/exec"
 	"slices"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
 
-	"github.com/walproxy/walproxy"
-	walproxyv1 "github.com/walproxy/walproxy/api/proto/walproxy/v1"
-	"github.com/walproxy/walproxy/internal/crashtest/embedded"
-	"github.com/walproxy/walproxy/internal/ledger"
 	"github.com/walproxy/walproxy/internal/pgtest"
-	"github.com/walproxy/walproxy/sinks/sinktest"
 )
 
 // replayEvent is what these tests read of `walproxy replay --json`.
@@ -300,46 +293,24 @@ func TestReplayStoreHung(t *testing.T) {
 	s.stop()
 }
 
-// embed writes n records to the log of a server that does not run, whose sink stays
-// behind: over the network it would take longer than all the rest.
-func (s *server) embed(ctx context.Context, n, keys int) {
+// piled writes n records to the log of a server that does not run, whose sink stays
+// behind, in a program of its own: over the network, and under the race detector, it
+// would take longer than all the rest.
+func (s *server) piled(ctx context.Context, n, keys int) {
 	s.Helper()
-	o := walproxy.Options{Dir: s.dir, Sinks: []walproxy.SinkOptions{{Name: "main", Sink: sinktest.NewMemory(), Paused: true}}}
-	o.Log.MinFree = -1
-	proxy, err := walproxy.Open(ctx, o)
+	binary, err := buildWriter()
 	must(s.T, err)
-	const writers, batch = 8, 5000
-	var wg sync.WaitGroup
-	for writer := range writers {
-		wg.Go(func() {
-			r := rand.New(rand.NewPCG(uint64(writer), 0))
-			for next := writer * batch; next < n; next += writers * batch {
-				var ms []*walproxyv1.Mutation
-				var tokens []string
-				for i := next; i < min(next+batch, n); i++ {
-					w := ledger.Write{Kind: ledger.Kind(i % 3), Key: fmt.Sprint("k", r.IntN(keys)), Token: fmt.Sprint("e", i), Delta: 1 + r.Int64N(1000)}
-					m, err := embedded.Mutation(w)
-					if err != nil {
-						s.Error(err)
-						return
-					}
-					s.ledger.Attempt(w)
-					ms, tokens = append(ms, m), append(tokens, w.Token)
-				}
-				for i, result := range proxy.AppendBatch(ctx, ms) {
-					if result.Err != nil {
-						s.Error(result.Err)
-						return
-					}
-					s.ledger.Ack(tokens[i], uint64(result.LSN), result.Repeat)
-				}
-			}
-		})
+	cmd := exec.CommandContext(ctx, binary, s.dir, "e", fmt.Sprint(n), fmt.Sprint(keys))
+	var said bytes.Buffer
+	cmd.Stderr = &said
+	out, err := cmd.StdoutPipe()
+	must(s.T, err, cmd.Start())
+	in := bufio.NewScanner(out)
+	for in.Scan() {
+		must(s.T, s.ledger.Note(in.Text()))
 	}
-	wg.Wait()
-	var left *walproxy.RemainingError
-	if err := proxy.Close(ctx); !errors.As(err, &left) {
-		s.Fatalf("close: %v", err)
+	if err := errors.Join(in.Err(), cmd.Wait()); err != nil || s.ledger.Acked() != n {
+		s.Fatalf("%d of %d records were acked: %v\n%s", s.ledger.Acked(), n, err, said.String())
 	}
 }
 
@@ -348,12 +319,15 @@ func (s *server) embed(ctx context.Context, n, keys int) {
 // stays below 300 MB, the rate is no less than the server's, and the store holds
 // what was acked.
 func TestReplayBacklog(t *testing.T) {
+	n := times(100_000, 5_000_000)
+	log := pebbleServer(t)
+	log.piled(timeout(t, 5*time.Minute, time.Hour), n-1000, times(100, 1000))
 	for _, store := range bothStores {
 		t.Run(store.name, func(t *testing.T) {
-			n := times(100_000, 5_000_000)
 			ctx := timeout(t, 5*time.Minute, 3*time.Hour)
 			s := store.make(t, "WALPROXY_LOG__SEGMENT_BYTES=16MiB")
-			s.embed(ctx, n-1000, times(100, 1000))
+			must(t, os.RemoveAll(s.dir), os.CopyFS(s.dir, os.DirFS(log.dir)))
+			s.ledger = log.ledger.Until(uint64(n))
 			s.start(ctx, paused)
 			s.fill(ctx, 1000, 50)
 			s.process.Kill()

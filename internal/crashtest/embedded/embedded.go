@@ -27,17 +27,27 @@ type Embedded struct {
 // Open opens dir with small segments and batches, so that little writing passes
 // through every stage of a log's life.
 func Open(ctx context.Context, dir string) (*Embedded, error) {
+	return open(ctx, dir, wal.Options{SegmentBytes: 32 << 10, RingBytes: 64 << 10, MinFree: -1}, false)
+}
+
+// OpenPaused opens dir with the log as it is by default, of which the store gets
+// nothing.
+func OpenPaused(ctx context.Context, dir string) (*Embedded, error) {
+	return open(ctx, dir, wal.Options{MinFree: -1}, true)
+}
+
+func open(ctx context.Context, dir string, log wal.Options, paused bool) (*Embedded, error) {
 	sink, err := pebble.Open(filepath.Join(dir, "store"), pebble.Options{})
 	if err != nil {
 		return nil, err
 	}
-	so := walproxy.SinkOptions{Name: "main", Sink: sink}
+	so := walproxy.SinkOptions{Name: "main", Sink: sink, Paused: paused}
 	so.Loop.Lanes = 3
 	so.Loop.Batch.Records = 20
 	so.Loop.Batch.Linger = time.Millisecond
 	p, err := walproxy.Open(ctx, walproxy.Options{
 		Dir:   dir,
-		Log:   wal.Options{SegmentBytes: 32 << 10, RingBytes: 64 << 10, MinFree: -1},
+		Log:   log,
 		Sinks: []walproxy.SinkOptions{so},
 	})
 	if err != nil {

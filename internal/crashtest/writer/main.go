@@ -6,6 +6,9 @@
 //
 // On stdin it is given the writes of unknown outcome of its predecessors, as
 // try lines; it repeats them first.
+//
+// Given a number of records and of keys it writes so many, as fast as it can, to a
+// log whose store is paused, and ends.
 package main
 
 import (
@@ -28,8 +31,15 @@ const (
 )
 
 func main() {
-	if len(os.Args) != 3 {
-		fail(fmt.Errorf("usage: writer DIR NAME"))
+	switch len(os.Args) {
+	case 3:
+	case 5:
+		if err := pile(context.Background(), os.Args[1], os.Args[2], os.Args[3], os.Args[4]); err != nil {
+			fail(err)
+		}
+		return
+	default:
+		fail(fmt.Errorf("usage: writer DIR NAME [RECORDS KEYS]"))
 	}
 	again, err := readAgain()
 	if err != nil {
