@@ -11,7 +11,8 @@ import (
 // Only the group has a request id. One key may be written by several members,
 // which apply in order, but only the first of them may have a precondition: the
 // others find what the group itself wrote. Keys must be canonical already for
-// that to be seen.
+// that to be seen. Commands are for a store without transactions over records, so
+// none can be a member.
 func ValidateGroup(g *walproxyv1.Group) error {
 	members := g.GetMembers()
 	if n := len(members); n < 1 || n > MaxMembers {
@@ -45,7 +46,7 @@ func validateMember(member *walproxyv1.Group_Member) error {
 	case *walproxyv1.Group_Member_Statement:
 		path, id, err = "statement.", k.Statement.GetRequestId(), ValidateStatement(k.Statement)
 	case *walproxyv1.Group_Member_Command:
-		path, id, err = "command.", k.Command.GetRequestId(), ValidateCommand(k.Command)
+		return &InvalidError{"command", "cannot be in a group: no store does a group of these as one"}
 	default:
 		return &InvalidError{"kind", "is missing"}
 	}

@@ -167,7 +167,7 @@ func TestValidateGroup(t *testing.T) {
 			Settings: map[string]string{"TimeZone": "\x00"}}}}}, "members[0].statement.settings"},
 		{"bad statement", []*walproxyv1.Group_Member{{Kind: &walproxyv1.Group_Member_Statement{Statement: &walproxyv1.Statement{Text: "DELETE", Collection: "c"}}}}, "members[0].statement.key"},
 		{"statement without text", []*walproxyv1.Group_Member{{Kind: &walproxyv1.Group_Member_Statement{Statement: &walproxyv1.Statement{Collection: "c", Key: Int64(1)}}}}, "members[0].statement.text"},
-		{"bad command", []*walproxyv1.Group_Member{{Kind: &walproxyv1.Group_Member_Command{Command: &walproxyv1.Command{}}}}, "members[0].command.message"},
+		{"command", []*walproxyv1.Group_Member{{Kind: &walproxyv1.Group_Member_Command{Command: &walproxyv1.Command{Message: []byte{1}, Collection: "c", Key: Int64(1)}}}}, "members[0].command"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			checkInvalid(t, ValidateGroup(&walproxyv1.Group{Members: c.members}), c.field)

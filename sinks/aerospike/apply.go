@@ -2,6 +2,7 @@ package aerospike
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	as "github.com/aerospike/aerospike-client-go/v7"
@@ -122,8 +123,30 @@ func (a *applier) run(ctx context.Context, phases []*phase) bool {
 	return true
 }
 
-// plain does works of one key each: blindly where that is exact, else by reading.
+// plain does works of one key each, run by run: of a key's mutations and commands
+// nothing is sent before what comes before it is done.
 func (a *applier) plain(ctx context.Context, works []*work) {
+	for _, w := range works {
+		w.later, w.steps = w.steps, nil
+	}
+	for len(works) > 0 {
+		var mutations, commands []*work
+		for _, w := range works {
+			if w.turn(); w.steps[0].command != nil {
+				commands = append(commands, w)
+			} else {
+				mutations = append(mutations, w)
+			}
+		}
+		a.commands(ctx, commands)
+		a.mutations(ctx, mutations)
+		works = slices.DeleteFunc(slices.Concat(mutations, commands), func(w *work) bool { return len(w.later) == 0 })
+	}
+}
+
+// mutations does works whose steps are mutations: blindly where that is exact, else
+// by reading.
+func (a *applier) mutations(ctx context.Context, works []*work) {
 	var entries []as.BatchRecordIfc
 	var left []written
 	var sent, careful []*work
@@ -179,10 +202,10 @@ func (a *applier) fail(w *work, err error) {
 	if outcome == sinks.Rejected {
 		outcome, err = sinks.Retry, errNeighbour
 	}
-	for _, s := range w.steps[n:] {
+	for _, s := range slices.Concat(w.steps[n:], w.later) {
 		a.results[s.record] = sinks.Result{Outcome: outcome, Err: err}
 	}
-	w.steps = nil
+	w.steps, w.later = nil, nil
 }
 
 // messageBytes is about how large a message may become; a server takes 128 MiB.

@@ -53,3 +53,8 @@ func guardOp(guard string, lsn sinks.LSN) codec.Op {
 	return codec.Op{Type: codec.OpWrite, Particle: value.ParticleInteger, Name: []byte(guard),
 		Value: binary.BigEndian.AppendUint64(nil, uint64(lsn))}
 }
+
+// deadOp marks a record as deleted.
+func deadOp() codec.Op {
+	return codec.Op{Type: codec.OpWrite, Particle: value.ParticleInteger, Name: []byte(binDead), Value: binary.BigEndian.AppendUint64(nil, 1)}
+}

@@ -7,6 +7,7 @@ import (
 
 	as "github.com/aerospike/aerospike-client-go/v7"
 
+	"github.com/walproxy/walproxy/api/aerowire/codec"
 	walproxyv1 "github.com/walproxy/walproxy/api/proto/walproxy/v1"
 	"github.com/walproxy/walproxy/mutation"
 	"github.com/walproxy/walproxy/sinks"
@@ -16,7 +17,8 @@ import (
 type work struct {
 	key   *as.Key
 	place place
-	steps []step // in LSN order
+	steps []step // in LSN order; of a batch those that have their turn
+	later []step // behind them
 	bytes int    // of their records in the log
 	// singly: the server refused several steps sent as one write; which of them is
 	// to blame shows when each is sent alone.
@@ -44,12 +46,13 @@ func ends(life uint32, now time.Time) time.Time {
 	return now.Add(time.Duration(life) * time.Second)
 }
 
-// step is one mutation.
+// step is one mutation or command.
 type step struct {
 	record   int // its record's index in the batch; those of one go together
 	lsn      sinks.LSN
 	accepted time.Time
 	m        *walproxyv1.Mutation
+	command  *codec.Message // then m is nil
 }
 
 // phase is a part of a batch that is done before the next one begins: any records
@@ -61,16 +64,24 @@ type phase struct {
 	end   int // of the next phase's
 }
 
-// phases takes a batch apart. A body that is no mutation or group of them halts.
+// phases takes a batch apart. A body that is no mutation, command or group of
+// mutations halts.
 func (s *Sink) phases(b *sinks.Batch) ([]*phase, error) {
 	var list []*phase
 	var current *phase
 	var byKey map[string]*work
 	for i := range b.Records {
 		r := &b.Records[i]
-		mutations, err := mutation.Mutations(r.Body)
-		if err != nil {
-			return nil, sinks.WithOutcome(sinks.Halt, fmt.Errorf("sink aerospike: LSN %v: %w", r.LSN, err))
+		halt := func(err error) error {
+			return sinks.WithOutcome(sinks.Halt, fmt.Errorf("sink aerospike: LSN %v: %w", r.LSN, err))
+		}
+		c := r.Body.GetCommand()
+		var mutations []*walproxyv1.Mutation
+		if c == nil {
+			var err error
+			if mutations, err = mutation.Mutations(r.Body); err != nil {
+				return nil, halt(err)
+			}
 		}
 		spans := spansKeys(mutations)
 		if current == nil || spans || current.group {
@@ -78,23 +89,41 @@ func (s *Sink) phases(b *sinks.Batch) ([]*phase, error) {
 			list = append(list, current)
 		}
 		current.end = i + 1
-		for _, m := range mutations {
-			name := string(mutation.AppendKey(nil, m.GetCollection(), m.GetKey()))
+		workOf := func(collection string, key *walproxyv1.Key) *work {
+			name := string(mutation.AppendKey(nil, collection, key))
 			w := byKey[name]
 			if w == nil {
-				w = &work{}
-				w.key, w.place, w.fault = s.o.keyOf(m.GetCollection(), m.GetKey())
-				if w.fault == nil {
-					w.fault = s.places.take(w.place.Place, m.GetCollection())
-				}
+				w = s.newWork(collection, key)
 				byKey[name] = w
 				current.works = append(current.works, w)
 			}
 			w.bytes += r.Bytes
+			return w
+		}
+		for _, m := range mutations {
+			w := workOf(m.GetCollection(), m.GetKey())
 			w.steps = append(w.steps, step{record: i, lsn: r.LSN, accepted: r.Accepted, m: m})
+		}
+		if c != nil {
+			w := workOf(c.GetCollection(), c.GetKey())
+			m, err := parseCommand(c, w)
+			if err != nil {
+				return nil, halt(err)
+			}
+			w.steps = append(w.steps, step{record: i, lsn: r.LSN, accepted: r.Accepted, command: m})
 		}
 	}
 	return list, nil
+}
+
+// newWork is what there is to do to a record, nothing yet.
+func (s *Sink) newWork(collection string, key *walproxyv1.Key) *work {
+	w := &work{}
+	w.key, w.place, w.fault = s.o.keyOf(collection, key)
+	if w.fault == nil {
+		w.fault = s.places.take(w.place.Place, collection)
+	}
+	return w
 }
 
 // spansKeys reports whether one record writes several keys.
