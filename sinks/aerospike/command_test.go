@@ -9,7 +9,6 @@ import (
 	"io"
 	"net"
 	"slices"
-	"strconv"
 	"sync"
 	"testing"
 	"time"
@@ -255,13 +254,13 @@ func TestCommandHalts(t *testing.T) {
 // TestCommandUnknown: answers are lost, and what was sent is sent again.
 func TestCommandUnknown(t *testing.T) {
 	t.Parallel()
-	l, err := newLink(common.at(t))
+	l, err := newLinks(common.at(t))
 	if err != nil {
 		t.Fatal(err)
 	}
 	o := options(t)
 	near := o.Hosts
-	o.Hosts = []string{l.addr()}
+	o.Hosts = l.addrs()
 	first := newDirect(t, o)
 	b := first.of(rawAdd(t, first.s, "k", 1))
 	first.want(b, sinks.Applied)
@@ -328,48 +327,55 @@ func TestCommandsApplied(t *testing.T) {
 	}
 }
 
-// tap is a link that keeps the messages that a client sends.
+// tap is a way to the nodes that keeps the last message that a client has sent.
 type tap struct {
-	listener net.Listener
-	wg       sync.WaitGroup
+	listeners []net.Listener
+	wg        sync.WaitGroup
 
 	mu   sync.Mutex
 	last *codec.Message
 }
 
-func newTap(t *testing.T, to string) *tap {
+func newTap(t *testing.T, to []string) *tap {
 	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	p := &tap{listener: listener}
-	p.wg.Go(func() {
-		for {
-			near, err := listener.Accept()
-			if err != nil {
-				return
-			}
-			far, err := net.Dial("tcp", to)
-			if err != nil {
-				near.Close()
-				continue
-			}
-			p.wg.Go(func() {
-				io.Copy(near, far)
-				near.Close()
-			})
-			p.wg.Go(func() {
-				p.relay(far, near)
-				far.Close()
-			})
-		}
-	})
+	p := &tap{}
 	t.Cleanup(func() {
-		listener.Close()
+		for _, l := range p.listeners {
+			l.Close()
+		}
 		p.wg.Wait()
 	})
+	for _, node := range to {
+		listener, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		p.listeners = append(p.listeners, listener)
+		p.wg.Go(func() { p.accept(listener, node) })
+	}
 	return p
+}
+
+func (p *tap) accept(listener net.Listener, node string) {
+	for {
+		near, err := listener.Accept()
+		if err != nil {
+			return
+		}
+		far, err := net.Dial("tcp", node)
+		if err != nil {
+			near.Close()
+			continue
+		}
+		p.wg.Go(func() {
+			io.Copy(near, far)
+			near.Close()
+		})
+		p.wg.Go(func() {
+			p.relay(far, near)
+			far.Close()
+		})
+	}
 }
 
 func (p *tap) relay(to, from net.Conn) {
@@ -401,17 +407,14 @@ func (p *tap) relay(to, from net.Conn) {
 
 func (p *tap) client(t *testing.T) *as.Client {
 	t.Helper()
-	host, port, err := net.SplitHostPort(p.listener.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	n, err := strconv.Atoi(port)
-	if err != nil {
-		t.Fatal(err)
+	var hosts []*as.Host
+	for _, l := range p.listeners {
+		at := l.Addr().(*net.TCPAddr)
+		hosts = append(hosts, as.NewHost(at.IP.String(), at.Port))
 	}
 	policy := as.NewClientPolicy()
 	policy.SeedOnlyCluster, policy.Timeout = true, 30*time.Second
-	c, failed := as.NewClientWithPolicy(policy, host, n)
+	c, failed := as.NewClientWithPolicyAndHost(policy, hosts...)
 	if failed != nil {
 		t.Fatal(failed)
 	}

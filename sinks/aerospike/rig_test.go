@@ -142,10 +142,10 @@ func options(t testing.TB) Options {
 	name := uuid.NewString()[:8]
 	return Options{
 		Hosts: common.at(t), Namespace: namespace,
-		State:       Place{namespace, "state-" + name},
+		State: Place{namespace, "state-" + name},
 		Collections: []Collection{{Pattern: "sinktest", Set: "set-" + name}, {Pattern: collection, Set: "things-" + name},
 			{Pattern: rawCollection, Set: "raw-" + name, Digest: true}},
-		Services:    Services{SeedOnly: true},
+		Services: Services{SeedOnly: true},
 		// A loaded machine is slow, not wrong.
 		Timeouts: Timeouts{Connect: 30 * time.Second, Socket: 30 * time.Second, Total: 30 * time.Second},
 	}

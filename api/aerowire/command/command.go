@@ -22,7 +22,9 @@ type Error struct {
 	Reason string
 }
 
-func (e *Error) Error() string { return "aerowire: the message cannot be logged: " + e.Part + " " + e.Reason }
+func (e *Error) Error() string {
+	return "aerowire: the message cannot be logged: " + e.Part + " " + e.Reason
+}
 
 // Reserved begins the names of the bins that walproxy keeps in the records of an
 // Aerospike cluster.

@@ -70,7 +70,9 @@ func TestCheck(t *testing.T) {
 		{"no list operation", ops(op(codec.OpCDTModify, "l", 0xc1)), "op 1"},
 		{"no bit operation", ops(op(codec.OpBitsModify, "b", 0xc1)), "op 1"},
 		{"that adds nothing", ops(codec.Op{Type: codec.OpIncrement, Name: []byte("n")}), "op 1"},
-		{"replaced and added to", func(m *codec.Message) { m.Info3, m.Ops = codec.Info3CreateOrReplace, []codec.Op{op(codec.OpIncrement, "n")} }, "op 1"},
+		{"replaced and added to", func(m *codec.Message) {
+			m.Info3, m.Ops = codec.Info3CreateOrReplace, []codec.Op{op(codec.OpIncrement, "n")}
+		}, "op 1"},
 		{"replaced without a bin", func(m *codec.Message) {
 			m.Info3, m.Ops = codec.Info3CreateOrReplace, []codec.Op{{Type: codec.OpWrite, Name: []byte("n")}}
 		}, "op 1"},
