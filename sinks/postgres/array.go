@@ -11,7 +11,8 @@ type arrayBuilder struct {
 	buf   []byte
 	count int
 	nulls bool
-	last  int // where the last element's value begins; 0: it is null
+	last  int  // where the last element's value begins; 0: it is null
+	text  bool // it is an array literal; see literal
 }
 
 // arrayHead: dimensions, has-nulls flag, element type, length, lower bound.
@@ -27,6 +28,32 @@ func newArray(element uint32, capacity int) *arrayBuilder {
 func (a *arrayBuilder) reset(element uint32) {
 	*a = arrayBuilder{buf: append(a.buf[:0], make([]byte, arrayHead)...)}
 	binary.BigEndian.PutUint32(a.buf[8:], element)
+}
+
+// resetText begins an array literal, in the same memory.
+func (a *arrayBuilder) resetText() {
+	*a = arrayBuilder{buf: append(a.buf[:0], '{'), text: true}
+}
+
+// literal adds an element in text, as its type reads it, to an array literal; nil is
+// null.
+func (a *arrayBuilder) literal(raw []byte) {
+	if a.count > 0 {
+		a.buf = append(a.buf, ',')
+	}
+	a.count++
+	if raw == nil {
+		a.buf = append(a.buf, "NULL"...)
+		return
+	}
+	a.buf = append(a.buf, '"')
+	for _, b := range raw {
+		if b == '"' || b == '\\' {
+			a.buf = append(a.buf, '\\')
+		}
+		a.buf = append(a.buf, b)
+	}
+	a.buf = append(a.buf, '"')
 }
 
 func (a *arrayBuilder) null() {
@@ -89,6 +116,10 @@ func (a *arrayBuilder) latest() []byte {
 
 // bytes is the array; nothing may be added any more.
 func (a *arrayBuilder) bytes() []byte {
+	if a.text {
+		a.buf = append(a.buf, '}')
+		return a.buf
+	}
 	if a.count == 0 { // an array without elements has no dimension
 		binary.BigEndian.PutUint32(a.buf, 0)
 		return a.buf[:12]

@@ -7,13 +7,16 @@ func (w *work) besides() []command {
 	var commands []command
 	schema := quote(w.planner.o.Schema)
 	for _, m := range w.mappings {
-		puts, gone := newBeside(), newArray(oidBytea, 0)
+		puts, moved, gone := newBeside(), newBeside(), newArray(oidBytea, 0)
 		dropped, events := m.newStreams(), m.newAppends()
 		for _, r := range w.order {
 			if r.m != m || !r.touched {
 				continue
 			}
 			switch {
+			case r.moved:
+				moved.keys.element(r.id)
+				moved.versions.fixed(uint64(r.version), 8)
 			case !r.beside:
 			case r.exists:
 				puts.add(w, r)
@@ -41,6 +44,8 @@ func (w *work) besides() []command {
 			"SELECT $1, s.key, s.version, s.expires_at, s.events FROM unnest($2, $3, $4, $5) AS s(key, version, expires_at, events) "+
 			"ON CONFLICT (collection, key) DO UPDATE SET version = excluded.version, expires_at = excluded.expires_at, event_count = excluded.event_count", schema),
 			[]uint32{1001, 1016, 1185, 1016}, puts.keys, puts.versions, puts.ends, puts.events)
+		one(fmt.Sprintf("UPDATE %s.record AS r SET version = s.version FROM unnest($2, $3) AS s(key, version) WHERE r.collection = $1 AND r.key = s.key", schema),
+			[]uint32{1001, 1016}, moved.keys, moved.versions)
 		one(fmt.Sprintf("DELETE FROM %s.record AS r USING unnest($2) AS s(key) WHERE r.collection = $1 AND r.key = s.key", schema),
 			[]uint32{1001}, gone)
 		if !dropped.empty() {

@@ -53,6 +53,7 @@ type column struct {
 	exact     bool // see codec.exact
 	base      uint32
 	number    int
+	enums     uint32 // the type of its arrays, of an enum; else 0
 }
 
 func (t *table) String() string { return t.schema + "." + t.name }
@@ -88,7 +89,7 @@ const typesSQL = `WITH RECURSIVE ty AS (
  SELECT t.* FROM pg_catalog.pg_type t WHERE t.oid IN (SELECT atttypid FROM pg_catalog.pg_attribute WHERE attrelid = ANY ($1) AND attnum > 0)
  UNION SELECT t.* FROM pg_catalog.pg_type t JOIN ty ON t.oid = ty.typbasetype OR t.oid = ty.typelem AND ty.typcategory = 'A'
 ) SELECT ty.oid::text, n.nspname, ty.typname, ty.typtype::text, ty.typcategory::text, ty.typbasetype::text,
- ty.typtypmod::text, ty.typelem::text, ty.typdelim::text
+ ty.typtypmod::text, ty.typelem::text, ty.typdelim::text, ty.typarray::text
 FROM ty JOIN pg_catalog.pg_namespace n ON n.oid = ty.typnamespace`
 
 // partsSQL is a table and its partitions.

@@ -127,7 +127,7 @@ func TestConformance(t *testing.T) {
 		return newSuiteStore(db, Options{Collections: []Collection{suiteTables[i].collection}}, suiteTables[i].ddl...)
 	}
 	run := func(name string, store func() (sinktest.Store, error)) {
-		t.Run(name, func(t *testing.T) { sinktest.Run(t, sinktest.Harness{New: store}) })
+		t.Run(name, func(t *testing.T) { sinktest.Run(t, sinktest.Harness{New: store, Statements: true}) })
 	}
 	run("documents", func() (sinktest.Store, error) { return newSuiteStore(db, Options{AutoCreate: true}) })
 	if os.Getenv("WALPROXY_LONG") == "" {

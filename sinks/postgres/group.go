@@ -15,7 +15,7 @@ type statements struct {
 	ordered int            // the last group of a table that keeps the log's order; -1: none
 	full    bool           // a group is large enough to be sent
 	grown   int            // how large that is, in chunks; 0: one
-	owners  []int          // of what was sent in this round trip; see exchange
+	owners  []origin       // of what was sent in this round trip; see exchange
 	now     bool           // constraints have been set immediate
 
 	inserts, merges hopes // for new rows; for rows that nobody else inserts
@@ -27,6 +27,7 @@ type statements struct {
 type group struct {
 	shape  *shape
 	arrays []arrayBuilder // one per input
+	first  *parameters    // of the first row, of a statement's shape
 	count  int
 	owner  int  // the record behind all of it; -1: several
 	again  bool // a row was written before in this batch, or was read
@@ -56,13 +57,24 @@ func (w *work) place(s *shape, r *row, record int) *group {
 	if len(s.sqls) == 0 {
 		return nil
 	}
+	g := w.groupOf(s, r, record)
+	for i, v := range r.key {
+		g.arrays[i].element(v)
+	}
+	w.fill(g)
+	w.unsettle(s, r)
+	return g
+}
+
+// groupOf is place without any value.
+func (w *work) groupOf(s *shape, r *row, record int) *group {
 	t := s.mapping.table
 	at, ok := w.latest(s)
 	if t.ordered {
 		at, ok = w.ordered, w.ordered >= w.base && !t.rowwise && w.groups[w.ordered-w.base].shape == s &&
 			(!t.unique || len(s.sqls) == 1 && s.change != alter && s.change != patch)
 	}
-	if !ok || at <= r.last || w.groups[at-w.base].bytes() >= maxStatementBytes {
+	if !ok || at <= r.last || s.logged != nil && !s.logged.folds || w.groups[at-w.base].bytes() >= maxStatementBytes {
 		at = w.base + len(w.groups)
 		w.groups = append(w.groups, w.newGroup(s, record))
 	}
@@ -79,13 +91,13 @@ func (w *work) place(s *shape, r *row, record int) *group {
 	g.again = g.again || r.last >= 0 || r.reads
 	g.count++
 	r.last = at
-	for i, v := range r.key {
-		g.arrays[i].element(v)
-	}
-	grown := max(w.grown, 1)
-	w.full = w.full || g.count >= grown*chunkRows || g.count >= chunkRowsMin && g.bytes() >= grown*chunkBytes
-	w.unsettle(s, r)
 	return g
+}
+
+// fill notes that a group, or all of them, is large enough to be sent.
+func (w *work) fill(g *group) {
+	grown := max(w.grown, 1)
+	w.full = w.full || g.count >= grown*chunkRows || g.count >= chunkRowsMin && g.bytes() >= grown*chunkBytes || len(w.groups) >= grown*chunkRows
 }
 
 // latest is the number of the last group of shape s that was not sent.
@@ -104,6 +116,10 @@ func (w *work) newGroup(s *shape, record int) *group {
 	}
 	*g = group{shape: s, arrays: slices.Grow(g.arrays[:0], len(s.inputs))[:len(s.inputs)], owner: record}
 	for i, in := range s.inputs {
+		if in.text {
+			g.arrays[i].resetText()
+			continue
+		}
 		g.arrays[i].reset(in.element)
 	}
 	return g
@@ -132,36 +148,62 @@ func (w *work) unsettle(s *shape, r *row) {
 	}
 }
 
-// commands turns the statements collected into commands; owners has the only
-// record behind each of them, or -1. They are good until recycle.
-func (w *work) commands() (commands []command, owners []int) {
+// origin is what is behind a command.
+type origin struct {
+	record  int  // the only record; -1: several, or none
+	writer  bool // it is a statement that was logged, and runs under its session
+	becomes bool // it takes a session on
+}
+
+var ours = origin{record: -1}
+
+// commands turns the statements collected into commands, with what is behind each.
+// They are good until recycle.
+func (w *work) commands() (commands []command, owners []origin) {
 	if w.defers && len(w.batch.Records) > 1 && !w.now {
 		// What would be found at the commit has to be found with the record.
-		commands, owners = append(commands, command{sql: "SET CONSTRAINTS ALL IMMEDIATE"}), append(owners, -1)
+		commands, owners = append(commands, command{sql: "SET CONSTRAINTS ALL IMMEDIATE"}), append(owners, ours)
 		w.now = true
 	}
 	for _, g := range w.groups {
-		params := make([][]byte, len(g.arrays))
-		for i := range g.arrays {
-			params[i] = g.arrays[i].bytes()
+		if g.shape.logged != nil {
+			commands, owners = w.statement(g, commands, owners)
+			continue
 		}
+		commands, owners = w.become(nil, -1, commands, owners)
+		params := g.params()
 		sqls := g.shape.sqls
 		if w.hopes(g) {
 			sqls = []string{g.shape.insert}
 		} else if w.merging(g) {
-			if sqls = []string{g.shape.merge}; !w.byKey {
-				commands, owners = append(commands, command{sql: byKey}), append(owners, -1)
-				w.byKey = true
-			}
+			sqls = []string{g.shape.merge}
+			commands, owners = w.findByKey(commands, owners)
 		}
 		for _, sql := range sqls {
 			commands = append(commands, command{sql: sql, types: g.shape.types, params: params, formats: binaryParams})
-			owners = append(owners, g.owner)
+			owners = append(owners, origin{record: g.owner})
 		}
 	}
 	w.base += len(w.groups)
 	w.used, w.groups, w.full = append(w.used, w.groups...), w.groups[:0], false
 	return commands, owners
+}
+
+func (g *group) params() [][]byte {
+	params := make([][]byte, len(g.arrays))
+	for i := range g.arrays {
+		params[i] = g.arrays[i].bytes()
+	}
+	return params
+}
+
+// findByKey tells the server byKey, once in a transaction.
+func (w *work) findByKey(commands []command, owners []origin) ([]command, []origin) {
+	if w.byKey {
+		return commands, owners
+	}
+	w.byKey = true
+	return append(commands, command{sql: byKey, path: w.path()}), append(owners, ours)
 }
 
 // sendFull sends the statements collected if one of them is large.
@@ -193,8 +235,12 @@ func (w *work) hopes(g *group) bool {
 // plans are kept.
 func (w *work) merging(g *group) bool {
 	m := g.shape.mapping
-	return g.shape.merge != "" && !m.table.ordered && g.count >= minHope && !w.planner.upserts &&
-		!slices.ContainsFunc(w.mappings, func(m *mapping) bool { return m.table.ordered }) && w.merges.try(&m.flags.alone)
+	return g.shape.merge != "" && g.count >= minHope && !w.planner.upserts && w.unordered() && w.merges.try(&m.flags.alone)
+}
+
+// unordered reports whether no trigger can run in the transaction.
+func (w *work) unordered() bool {
+	return !slices.ContainsFunc(w.mappings, func(m *mapping) bool { return m.table.ordered })
 }
 
 // minHope is how many rows a statement needs for its second try to be worth it.

@@ -200,6 +200,7 @@ func TestBatchesAreInvisible(t *testing.T) {
 			o.Collections[0].OverflowColumn = "rest"
 		}
 		w.few(rapid.IntRange(2, 4).Draw(rt, "few"))
+		w.sql = rapid.Bool().Draw(rt, "with statements")
 		one, many := newTarget(rt, dsn, o, 1, log, ddl), newTarget(rt, dsn, o, 1, log, ddl)
 		defer one.end()
 		defer many.end()

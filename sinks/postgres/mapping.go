@@ -46,6 +46,7 @@ type mapping struct {
 type flags struct {
 	expiring  atomic.Bool
 	streaming atomic.Bool
+	recorded  atomic.Bool // there may be rows of it in table record
 	noted     atomic.Bool // in table expiring, by this process
 	hope      hope        // that sets make new rows
 	alone     hope        // that nobody else inserts the rows of a MERGE

@@ -11,6 +11,7 @@ type pgType struct {
 	limited      bool   // the domain's base type has a modifier, numeric(10,2)
 	element      uint32 // of an array
 	delimiter    string
+	array        uint32 // of which it is the element
 }
 
 type pgTypes map[uint32]pgType
@@ -25,7 +26,7 @@ func readTypes(rows [][][]byte) pgTypes {
 		row := texted(raw)
 		types[number(row[0])] = pgType{
 			schema: row[1], name: row[2], kind: row[3], category: row[4],
-			base: number(row[5]), limited: row[6] != "-1", element: number(row[7]), delimiter: row[8],
+			base: number(row[5]), limited: row[6] != "-1", element: number(row[7]), delimiter: row[8], array: number(row[9]),
 		}
 	}
 	return types
@@ -50,6 +51,9 @@ func (types pgTypes) describe(c *column, oid uint32, limited bool) {
 		c.codec = otherCodec
 	}
 	c.exact = c.codec.exact && !limited
+	if t.kind == "e" {
+		c.enums = t.array
+	}
 	// Text is cast to the type without its modifier; what is too long is refused
 	// when it is assigned to the column. An explicit cast would cut it. Strings
 	// are not cast at all, or a domain over varchar(3) would cut.

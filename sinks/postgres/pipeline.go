@@ -24,6 +24,9 @@ type command struct {
 	params  [][]byte // nil: NULL
 	formats []int16  // one for all, or one each; nil: text
 	results []int16  // one for all columns, or one each; nil: text
+	// path is the search path that it runs under; empty: the sink's own. A statement
+	// that is prepared is planned again when it meets another path.
+	path string
 }
 
 // answer is what a command returned.
@@ -57,6 +60,8 @@ type link interface {
 	// Errors of the server are *commandError around *pgconn.PgError; the index
 	// counts those sent before, since the last run.
 	run(ctx context.Context, commands []command, commit bool) ([]answer, error)
+	// own is the session that the transaction begins with.
+	own() session
 }
 
 // maxStatements bounds the prepared statements of one connection.
@@ -260,11 +265,14 @@ func forget(conn *pgconn.PgConn) {
 // identity tells statements apart: the same text can take other types after a
 // column was altered.
 func (c *command) identity() string {
-	if len(c.types) == 0 {
+	if len(c.types) == 0 && c.path == "" {
 		return c.sql
 	}
-	id := make([]byte, 0, len(c.sql)+4*len(c.types))
+	id := make([]byte, 0, len(c.sql)+4*len(c.types)+len(c.path)+1)
 	id = append(id, c.sql...)
+	if c.path != "" {
+		id = append(append(id, 0), c.path...)
+	}
 	for _, oid := range c.types {
 		id = binary.BigEndian.AppendUint32(id, oid)
 	}

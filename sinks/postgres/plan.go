@@ -178,14 +178,21 @@ func (p *tablePlanner) prepare(ctx context.Context, conn *pgconn.PgConn, b *sink
 	missing := map[string]*walproxyv1.Key{}
 	last := ""
 	for i := range b.Records {
-		mutation.Keys(b.Records[i].Body, func(collection string, key *walproxyv1.Key) {
+		mutation.Keys(b.Records[i].Body, func(collection string, _ *walproxyv1.Key) {
 			if collection == last {
 				return
 			}
-			if last = collection; p.mapping(collection) == nil && missing[collection] == nil {
-				missing[collection] = key
+			if last = collection; p.mapping(collection) == nil {
+				missing[collection] = nil
 			}
 		})
+	}
+	for i := 0; i < len(b.Records) && len(missing) > 0; i++ {
+		for m := range mutationsOf(b.Records[i].Body) { // a statement makes no table
+			if key, ok := missing[m.GetCollection()]; ok && key == nil {
+				missing[m.GetCollection()] = m.GetKey()
+			}
+		}
 	}
 	for collection, key := range missing {
 		if err := p.find(ctx, conn, collection, key); err != nil {
@@ -195,7 +202,7 @@ func (p *tablePlanner) prepare(ctx context.Context, conn *pgconn.PgConn, b *sink
 	return p.noteEnds(ctx, conn, b)
 }
 
-// find reads a collection's table, or makes it for keys like key.
+// find reads a collection's table, or makes it for keys like key; nil: it does not.
 func (p *tablePlanner) find(ctx context.Context, conn *pgconn.PgConn, collection string, key *walproxyv1.Key) error {
 	p.load.Lock()
 	defer p.load.Unlock()
@@ -216,6 +223,9 @@ func (p *tablePlanner) find(ctx context.Context, conn *pgconn.PgConn, collection
 		return err
 	}
 	if oid == 0 {
+		if key == nil {
+			return halt("collection %q: there is no table %s, which was written by SQL: create it, or name another one (collections.*.table)", collection, name)
+		}
 		if !p.o.AutoCreate {
 			return halt("collection %q: there is no table %s: create it, name another one (collections.*.table), or set auto_create", collection, name)
 		}
@@ -348,7 +358,7 @@ func (p *tablePlanner) loadFlags(ctx context.Context, conn *pgconn.PgConn, m *ma
 		events = m.events.table.quoted() + " WHERE $1 <> ''"
 	}
 	answers, err := runPipeline(ctx, conn, []command{{
-		sql:    fmt.Sprintf("SELECT %s, EXISTS (SELECT FROM %s)", ends, events),
+		sql:    fmt.Sprintf("SELECT %s, EXISTS (SELECT FROM %s), EXISTS (SELECT FROM %s.record WHERE collection = $1)", ends, events, schema),
 		types:  []uint32{oidText},
 		params: [][]byte{[]byte(m.collection)},
 	}})
@@ -358,6 +368,7 @@ func (p *tablePlanner) loadFlags(ctx context.Context, conn *pgconn.PgConn, m *ma
 	f := &flags{}
 	f.expiring.Store(string(answers[0].rows[0][0]) == "t")
 	f.streaming.Store(string(answers[0].rows[0][1]) == "t")
+	f.recorded.Store(string(answers[0].rows[0][2]) == "t")
 	return f, nil
 }
 

@@ -65,7 +65,7 @@ func (s *Sink) sessionSettings() [][2]string {
 		{"idle_in_transaction_session_timeout", ms(s.o.Timeouts.IdleInTransaction)},
 		{"tcp_keepalives_idle", "10"}, {"tcp_keepalives_interval", "5"}, {"tcp_keepalives_count", "3"},
 		{"client_encoding", "UTF8"},
-		{"TimeZone", "UTC"}, {"DateStyle", "ISO, YMD"}, {"IntervalStyle", "iso_8601"},
+		{"TimeZone", ownZone}, {"DateStyle", "ISO, YMD"}, {"IntervalStyle", "iso_8601"},
 		{"extra_float_digits", "1"}, {"bytea_output", "hex"}, {"standard_conforming_strings", "on"},
 		// Parameters are arrays of any length, and every join is by a key: planning
 		// a statement anew for its values costs more than it can gain.
@@ -88,7 +88,8 @@ func (s *Sink) prepareSession(ctx context.Context, conn *pgx.Conn) error {
 		(SELECT format('postgres system %s database %s', c.system_identifier, d.oid)
 			FROM pg_catalog.pg_control_system() c, pg_catalog.pg_database d WHERE d.datname = current_database()),
 		CASE WHEN current_setting('synchronous_commit') IN ('off', 'local', 'remote_write')
-			THEN set_config('synchronous_commit', 'on', false) END`
+			THEN set_config('synchronous_commit', 'on', false) END,
+		current_setting('role'), current_setting('search_path')`
 	var args []any
 	for _, setting := range s.sessionSettings() {
 		query += fmt.Sprintf(", set_config('%s', $%d, false)", setting[0], len(args)+1)
@@ -97,8 +98,9 @@ func (s *Sink) prepareSession(ctx context.Context, conn *pgx.Conn) error {
 	var version int
 	var standby bool
 	var identity string
-	targets := []any{&version, &standby, &identity}
-	for range len(args) + 1 {
+	own := session{zone: ownZone}
+	targets := []any{&version, &standby, &identity, nil, &own.role, &own.path}
+	for range args {
 		targets = append(targets, nil)
 	}
 	err := conn.QueryRow(ctx, query, args...).Scan(targets...)
@@ -108,7 +110,7 @@ func (s *Sink) prepareSession(ctx context.Context, conn *pgx.Conn) error {
 	if err != nil {
 		return err
 	}
-	conn.PgConn().CustomData()[identityKey] = identity
+	conn.PgConn().CustomData()[identityKey], conn.PgConn().CustomData()[sessionKey] = identity, own
 	switch {
 	case version < minVersion:
 		return sinks.WithOutcome(sinks.Halt, fmt.Errorf("the server is PostgreSQL %d, 12 is the oldest that works", version/10000))

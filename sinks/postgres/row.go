@@ -31,6 +31,7 @@ type row struct {
 
 	// For table record: what it shall say.
 	beside  bool
+	moved   bool // of a row that it has already: a statement gave it a new version
 	exists  bool
 	version sinks.LSN
 	expires time.Time
@@ -108,7 +109,7 @@ func (w *work) writeBlind(r *row, b *blind, at int) error {
 	if _, err := w.blindOperation(r, b, at); err != nil {
 		return err
 	}
-	r.beside = r.m.beside()
+	r.beside, r.moved = r.m.beside(), false
 	r.exists, r.version, r.expires, r.events = b.change != remove, b.version, b.expires, 0
 	return nil
 }
@@ -151,7 +152,7 @@ func (w *work) becomeRow(r *row, after *mutation.Document, at int) error {
 	if err != nil {
 		return err
 	}
-	r.beside = r.m.beside()
+	r.beside, r.moved = r.m.beside(), false
 	if r.exists = after != nil; !r.exists {
 		r.document = nil
 		return nil

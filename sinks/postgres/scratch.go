@@ -36,7 +36,7 @@ var works = sync.Pool{New: func() any {
 // newWork returns a work without rows, to be freed.
 func newWork(p *tablePlanner, l link, b *sinks.Batch) *work {
 	w := works.Get().(*work)
-	w.planner, w.link, w.batch = p, l, b
+	w.planner, w.link, w.batch, w.session = p, l, b, l.own()
 	w.recent, w.ordered = -1, -1
 	if n := len(b.Records); cap(w.slab) < n {
 		w.slab = make([]row, 0, n)
@@ -51,7 +51,7 @@ func (w *work) free() {
 	bytes := cap(w.arena)
 	for _, g := range w.spare {
 		bytes += g.capacity()
-		g.shape = nil
+		g.shape, g.first = nil, nil
 	}
 	if cap(w.slab) > scratchRows || cap(w.writes) > scratchRows || bytes > scratchBytes {
 		return

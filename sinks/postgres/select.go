@@ -154,6 +154,8 @@ func (w *work) read(ctx context.Context, rows []*row) error {
 		return nil
 	}
 	commands, reads, owners := w.pending()
+	commands, owners = w.become(nil, -1, commands, owners)
+	reads = append(reads, make([][]*row, len(commands)-len(reads))...)
 	for _, m := range w.mappings {
 		var mine []*row
 		for _, r := range rows {
@@ -185,7 +187,7 @@ func (w *work) read(ctx context.Context, rows []*row) error {
 }
 
 // pending are the statements collected so far, none of them a read.
-func (w *work) pending() (commands []command, reads [][]*row, owners []int) {
+func (w *work) pending() (commands []command, reads [][]*row, owners []origin) {
 	commands, owners = w.commands()
 	return commands, make([][]*row, len(commands)), owners
 }
@@ -206,8 +208,12 @@ func fill(rows []*row, found [][][]byte) error {
 		again[n] = d
 	}
 	for i, r := range rows {
-		if d := again[i]; d != nil && r.touched && r.document != nil {
+		switch d := again[i]; {
+		case d == nil || !r.touched:
+		case r.document != nil:
 			d.Version, d.ExpiresAt, d.EventCount = r.document.Version, r.document.ExpiresAt, r.document.EventCount
+		case r.m.version == nil: // a new row, which table record does not know
+			*d = mutation.Document{Fields: d.Fields}
 		}
 		r.document, r.known = again[i], true
 	}

@@ -20,6 +20,7 @@ type shape struct {
 	insert   string   // the same for rows that do not exist yet; "": none
 	merge    string   // the same, cheaper, while nobody else inserts these rows; "": none
 	types    []uint32
+	logged   *logged // of records that are statements; nil: of mutations
 }
 
 // input is one parameter: an array with an element per operation.
@@ -28,6 +29,7 @@ type input struct {
 	element uint32
 	array   uint32
 	cast    string
+	text    bool // the parameter is an array literal
 }
 
 func inputOf(name string, c *column) input {

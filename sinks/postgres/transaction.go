@@ -54,6 +54,12 @@ func (t *transaction) open(ctx context.Context) {
 	}
 }
 
+// own implements link.
+func (t *transaction) own() session {
+	own, _ := t.conn.CustomData()[sessionKey].(session)
+	return own
+}
+
 // send implements link.
 func (t *transaction) send(ctx context.Context, commands []command) error {
 	t.open(ctx)

@@ -33,13 +33,16 @@ type work struct {
 
 	statements
 	scratch
+
+	session session // that is on behind the commands so far
 }
 
-// write is one mutation of the batch.
+// write is one mutation of the batch, or one statement.
 type write struct {
-	record   int // index in the batch
-	mutation *walproxyv1.Mutation
-	row      *row
+	record    int // index in the batch
+	mutation  *walproxyv1.Mutation
+	statement *walproxyv1.Statement
+	row       *row
 }
 
 // rejection says which record cannot be applied.
@@ -81,27 +84,49 @@ func (w *work) collect(ctx context.Context) error {
 			}
 			continue
 		}
-		ms, err := mutation.Mutations(rec.Body)
-		if err != nil {
-			return halt("LSN %v: %w", rec.LSN, err)
-		}
-		for _, m := range ms {
-			if err := w.note(i, m); err != nil {
-				return w.blame(i, err)
-			}
+		if err := w.noteAll(i, rec); err != nil {
+			return w.blame(i, err)
 		}
 	}
 	// Only now, when the flags say it of the whole batch.
 	for i := range w.writes {
 		wr := &w.writes[i]
-		wr.row.reads = wr.row.reads || !wr.row.m.writesBlindly(wr.mutation)
+		wr.row.reads = wr.row.reads || wr.statement == nil && !wr.row.m.writesBlindly(wr.mutation)
+	}
+	return nil
+}
+
+// noteAll adds what record i consists of.
+func (w *work) noteAll(i int, rec *sinks.Record) error {
+	if s := rec.Body.GetStatement(); s != nil {
+		return w.noteStatement(i, s)
+	}
+	members := rec.Body.GetGroup().GetMembers()
+	for _, member := range members {
+		var err error
+		switch k := member.GetKind().(type) {
+		case *walproxyv1.Group_Member_Mutation:
+			err = w.note(i, k.Mutation)
+		case *walproxyv1.Group_Member_Statement:
+			err = w.noteStatement(i, k.Statement)
+		default:
+			_, unknown := mutation.Mutations(rec.Body)
+			err = halt("LSN %v: %w", rec.LSN, unknown)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	if len(members) == 0 {
+		_, err := mutation.Mutations(rec.Body)
+		return halt("LSN %v: %w", rec.LSN, err)
 	}
 	return nil
 }
 
 // note adds a mutation of record i.
 func (w *work) note(i int, m *walproxyv1.Mutation) error {
-	r, err := w.row(m)
+	r, err := w.row(m.GetCollection(), m.GetKey())
 	if err != nil {
 		return err
 	}
@@ -118,21 +143,21 @@ func (w *work) blame(i int, err error) error {
 	return err
 }
 
-func (w *work) row(m *walproxyv1.Mutation) (*row, error) {
+func (w *work) row(collection string, in *walproxyv1.Key) (*row, error) {
 	var buf [128]byte
-	id := mutation.AppendKey(buf[:0], m.GetCollection(), m.GetKey())
+	id := mutation.AppendKey(buf[:0], collection, in)
 	if r := w.rows[string(id)]; r != nil {
 		return r, nil
 	}
-	mp, err := w.mapping(m.GetCollection())
+	mp, err := w.mapping(collection)
 	if err != nil {
 		return nil, err
 	}
-	key, err := w.keyValues(mp, m.GetKey())
+	key, err := w.keyValues(mp, in)
 	if err != nil {
 		return nil, err
 	}
-	stream, err := w.streamOf(mp, m.GetKey())
+	stream, err := w.streamOf(mp, in)
 	if err != nil {
 		return nil, err
 	}
@@ -173,6 +198,9 @@ func (m *mapping) raise(mu *walproxyv1.Mutation) {
 		if op.GetAppendEvent() != nil {
 			m.flags.streaming.Store(true)
 		}
+	}
+	if m.beside() && !m.flags.recorded.Load() {
+		m.flags.recorded.Store(true)
 	}
 }
 
@@ -222,6 +250,15 @@ func (w *work) apply(ctx context.Context) error {
 	}
 	for i := range w.writes {
 		wr := &w.writes[i]
+		if wr.statement != nil {
+			if err := w.writeStatement(wr); err != nil {
+				return w.blame(wr.record, err)
+			}
+			if err := w.sendFull(ctx); err != nil {
+				return err
+			}
+			continue
+		}
 		if wr.row.reads && !wr.row.known {
 			if err := w.readAgain(ctx, i); err != nil {
 				return err
@@ -243,6 +280,7 @@ func (w *work) apply(ctx context.Context) error {
 		}
 	}
 	commands, owners := w.commands()
+	commands, owners = w.become(nil, -1, commands, owners)
 	commands = append(commands, w.besides()...)
 	commands = append(commands, w.checks()...)
 	if _, err := w.exchange(ctx, commands, owners, true); err != nil {
@@ -270,9 +308,9 @@ func (w *work) finish(r *row) error {
 
 var binaryParams = []int16{formatBinary}
 
-// exchange is link.run, with its errors explained; owners has the only record
-// behind each command, or -1.
-func (w *work) exchange(ctx context.Context, commands []command, owners []int, commit bool) ([]answer, error) {
+// exchange is link.run, with its errors explained; owners has what is behind each
+// command.
+func (w *work) exchange(ctx context.Context, commands []command, owners []origin, commit bool) ([]answer, error) {
 	owners = append(w.owners, owners...)
 	w.owners = nil
 	answers, err := w.link.run(ctx, commands, commit)
@@ -301,7 +339,7 @@ const codeChanged = "WP002"
 // What the server refuses counts only if the tables are as they were read: an
 // insert that lacks a column made NOT NULL a moment ago, say, is no fault of its
 // record. The transaction has failed, so that is looked up behind it.
-func (w *work) explain(ctx context.Context, err error, owners []int) error {
+func (w *work) explain(ctx context.Context, err error, owners []origin) error {
 	at, ok := errors.AsType[*commandError](err)
 	if !ok {
 		return err
@@ -313,15 +351,23 @@ func (w *work) explain(ctx context.Context, err error, owners []int) error {
 	if codeOf(err) == "23505" && (w.inserts.disappoint() || w.merges.disappoint()) {
 		return fmt.Errorf("%w: %w", errExists, err)
 	}
+	from := ours
+	if at.index >= 0 && at.index < len(owners) {
+		from = owners[at.index]
+	}
 	outcome, said := judge(err, false)
+	outcome, said = judgeFrom(err, from, outcome, said)
 	if outcome != sinks.Rejected && outcome != sinks.Halt {
 		return err
 	}
 	if _, err := w.link.run(ctx, append([]command{{sql: "ROLLBACK"}}, w.checks()...), false); codeOf(err) == codeChanged {
 		return fmt.Errorf("%w: %w", errStale, err)
 	}
-	if outcome == sinks.Rejected && at.index >= 0 && at.index < len(owners) && owners[at.index] >= 0 {
-		return &rejection{record: owners[at.index], err: said}
+	if outcome == sinks.Rejected && from.record >= 0 {
+		return &rejection{record: from.record, err: said}
+	}
+	if from.writer || from.becomes {
+		return sinks.WithOutcome(outcome, said)
 	}
 	return err
 }
@@ -330,7 +376,8 @@ func (w *work) explain(ctx context.Context, err error, owners []int) error {
 // they were read. Nothing is committed.
 func (w *work) reject(ctx context.Context, bad *rejection) ([]sinks.Result, error) {
 	if _, server := errors.AsType[*pgconn.PgError](bad.err); !server {
-		_, err := w.exchange(ctx, w.checks(), nil, false)
+		commands, owners := w.become(nil, -1, nil, nil)
+		_, err := w.exchange(ctx, append(commands, w.checks()...), owners, false)
 		if earlier, ok := errors.AsType[*rejection](err); ok {
 			bad = earlier // of what was sent before
 		} else if err != nil {

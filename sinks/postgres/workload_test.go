@@ -28,6 +28,7 @@ type workload struct {
 	ends        bool
 	events      bool
 	conditions  bool
+	sql         bool // some of the records are statements that write table plain
 	last        sinks.LSN
 	clock       time.Time
 }
@@ -138,10 +139,13 @@ func (w *workload) records(n int) []sinks.Record {
 	for range n {
 		w.clock = w.clock.Add(rapid.SampledFrom([]time.Duration{time.Microsecond, time.Second, time.Hour}).Draw(w.rt, "passes"))
 		w.last++
-		list = append(list, sinks.Record{
-			LSN: w.last, Accepted: w.clock, Bytes: 1,
-			Body: &walproxyv1.Record{Format: 1, Body: &walproxyv1.Record_Mutation{Mutation: w.mutation(w.clock)}},
-		})
+		body := &walproxyv1.Record{Format: 1}
+		if w.sql && rapid.Bool().Draw(w.rt, "sql") {
+			w.drawStatement(body)
+		} else {
+			body.Body = &walproxyv1.Record_Mutation{Mutation: w.mutation(w.clock)}
+		}
+		list = append(list, sinks.Record{LSN: w.last, Accepted: w.clock, Bytes: 1, Body: body})
 	}
 	return list
 }
@@ -225,7 +229,9 @@ func (t *target) apply(lane int, records []sinks.Record) error {
 	}
 	if len(records) == 1 {
 		t.mu.Lock()
-		t.dead[to] = reasonOf(err)
+		if t.dead[to] = reasonOf(err); records[0].Body.GetGroup() != nil {
+			t.dead[to] = "a group" // of several faults the batch decides which is met first
+		}
 		t.mu.Unlock()
 		_, err := t.send(lane, to, nil)
 		return err
@@ -264,7 +270,7 @@ func (t *target) once(lane int, to sinks.LSN, records []sinks.Record, try int) (
 	t.mu.Lock()
 	from := t.cp.Lanes[lane]
 	t.mu.Unlock()
-	b := &sinks.Batch{Epoch: t.cp.Epoch, Records: records, Moves: []sinks.Move{{
+	b := &sinks.Batch{Epoch: t.cp.Epoch, Records: inSchema(records, t.store.name), Moves: []sinks.Move{{
 		Lane: lane, From: from, To: sinks.Point{Incarnation: t.inc, LSN: to},
 	}}}
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)

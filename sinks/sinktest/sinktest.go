@@ -34,7 +34,8 @@ type Harness struct {
 	NullIsAbsent bool
 	// RecordBytes is the largest record that the store takes; 0: several megabytes.
 	RecordBytes int
-	// Statements: the sink applies Statement bodies. Without it they must halt it.
+	// Statements: the sink applies Statement bodies. Without it they must halt it, as a
+	// Command must with it.
 	Statements bool
 	// NoEvents, NoExpiry, NoGroups: the sink has no such feature. What the sink
 	// cannot do must still not be dropped: say in your docs how it is refused.
