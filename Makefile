@@ -29,7 +29,7 @@ test: install-deps lint check-generate race fuzz aerospike-short
 ## it would disturb. A program with it sleeps before it ends, by default for 1 s,
 ## in case threads that nobody joined still have a race: here they are joined.
 race:
-	GORACE="atexit_sleep_ms=50 $$GORACE" $(GO) test -race -timeout 15m $(PKGS)
+	GORACE="atexit_sleep_ms=50 $${GORACE-}" $(GO) test -race -timeout 15m $(PKGS)
 	$(GO) test -timeout 5m -run TestBacklogNeedsNoMemory ./wal
 	$(GO) test -timeout 5m -tags failpoint -run Failpoints ./wal ./replay
 
