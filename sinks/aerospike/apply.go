@@ -43,6 +43,9 @@ func (s *Sink) apply(ctx context.Context, b *sinks.Batch) ([]sinks.Result, error
 		return sinks.Results(len(b.Records), sinks.Applied, nil), nil
 	}
 	if len(b.Records) > 0 {
+		if err := s.owner.takeSets(ctx, t, phases); err != nil {
+			return nil, err
+		}
 		client, err := s.client(ctx)
 		if err != nil {
 			return nil, err

@@ -59,25 +59,12 @@ func newBook(t *testing.T, o Options) *book {
 
 func (b *book) open() {
 	b.Helper()
-	var err error
-	if b.sink, err = Open(b.o); err != nil {
-		b.Fatal(err)
-	}
-	o := walproxy.Options{Dir: b.dir, Sinks: []walproxy.SinkOptions{{Name: "main", Sink: b.sink}}, DrainTimeout: time.Minute}
-	o.Log.MinFree = -1
-	o.Sinks[0].Loop.RetryMax = 100 * time.Millisecond
-	if b.p, err = walproxy.Open(b.Context(), o); err != nil {
-		b.Fatal(err)
-	}
+	b.sink, b.p = openProxy(b.T, b.o, b.dir)
 }
 
 func (b *book) close() {
 	b.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
-	defer cancel()
-	if err := errors.Join(b.p.Close(ctx), b.sink.Close(ctx)); err != nil {
-		b.Error(err)
-	}
+	closeProxy(b.T, b.p, b.sink)
 }
 
 // rewinds counts those since it was opened.

@@ -9,7 +9,6 @@ import (
 	"time"
 
 	as "github.com/aerospike/aerospike-client-go/v7"
-	"github.com/aerospike/aerospike-client-go/v7/types"
 	"github.com/google/uuid"
 
 	"github.com/walproxy/walproxy/sinks"
@@ -37,6 +36,8 @@ type state struct {
 	Lanes   []sinks.Point `json:"lanes"`
 	Settled sinks.LSN     `json:"settled"` // the log may be freed up to it
 	Nodes   nodes         `json:"nodes"`   // as they were when this was written
+	// Former are the streams before this one, the last last: their sets are its own.
+	Former []uuid.UUID `json:"former,omitempty"`
 
 	generation uint32 // 0: there is no record
 }
@@ -61,37 +62,13 @@ func (e *StateError) Error() string {
 
 func (e *StateError) Unwrap() error { return e.Err }
 
-func (o *owner) key() (*as.Key, error) {
-	p := o.sink.o.State
-	key, err := as.NewKey(p.Namespace, p.Set, stateKey)
-	if err != nil {
-		return nil, &StateError{p, err}
-	}
-	return key, nil
-}
+// record is where the state record is.
+func (o *owner) record() name { return name{o.sink.o.State, stateKey} }
 
 // load reads the state record; nil: there is none.
 func (o *owner) load(ctx context.Context) (*state, error) {
-	key, err := o.key()
-	if err != nil {
-		return nil, err
-	}
-	client, err := o.sink.client(ctx)
-	if err != nil {
-		return nil, err
-	}
-	policy, err := o.sink.readPolicy(ctx)
-	if err != nil {
-		return nil, err
-	}
-	r, failed := client.Get(policy, key, stateBin)
-	if failed != nil {
-		err = judge(failed, notSent)
-	}
-	switch {
-	case codeOf(err) == types.KEY_NOT_FOUND_ERROR:
-		return nil, nil
-	case err != nil:
+	r, err := o.sink.fetch(ctx, o.record(), stateBin)
+	if r == nil || err != nil {
 		return nil, err
 	}
 	st, err := decodeState(r.Bins[stateBin])
@@ -123,33 +100,13 @@ func decodeState(bin any) (*state, error) {
 // save writes st where the record still has the generation that st was read with:
 // errMoved if not. Then st has the new one.
 func (o *owner) save(ctx context.Context, st *state) error {
-	key, err := o.key()
-	if err != nil {
-		return err
-	}
-	client, err := o.sink.client(ctx)
-	if err != nil {
-		return err
-	}
-	policy, err := o.sink.writePolicy(ctx)
-	if err != nil {
-		return err
-	}
-	policy.RecordExistsAction, policy.SendKey = as.CREATE_ONLY, true
-	if st.generation > 0 {
-		policy.RecordExistsAction = as.UPDATE_ONLY
-		policy.GenerationPolicy, policy.Generation = as.EXPECT_GEN_EQUAL, st.generation
-	}
 	st.Format = stateFormat
 	text, err := json.Marshal(st)
 	if err != nil {
 		return err
 	}
-	if failed := client.PutBins(policy, key, as.NewBin(stateBin, string(text))); failed != nil {
-		err = judge(failed, sent)
-	}
-	switch codeOf(err) {
-	case types.GENERATION_ERROR, types.KEY_EXISTS_ERROR, types.KEY_NOT_FOUND_ERROR:
+	err = o.sink.replace(ctx, o.record(), st.generation, as.NewBin(stateBin, string(text)))
+	if overtaken(codeOf(err)) {
 		return fmt.Errorf("%w: %w", errMoved, err)
 	}
 	if err != nil {

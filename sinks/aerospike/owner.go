@@ -31,6 +31,7 @@ type owner struct {
 		before   *ledger          // what was, before the store lost some of it; nil once that is applied again
 		settled  sinks.LSN        // the log may be freed up to it
 		stream   string           // the guard's name, of the last state record seen
+		sets     map[Place]bool   // that are known to be this stream's
 		run      context.CancelFunc
 		finished bool // end was called
 	}

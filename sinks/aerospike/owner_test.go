@@ -253,7 +253,7 @@ func TestStateDamaged(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	key, err := s.owner.key()
+	key, err := s.owner.record().asKey()
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -28,6 +28,9 @@ func (o *Options) placeOf(collection string) (place, error) {
 	if p.Place == o.State {
 		return p, &mutation.RejectedError{Field: "collection", Reason: fmt.Sprintf("the set %q is where walproxy keeps its checkpoints", p.Set)}
 	}
+	if p.Set == claimsSet {
+		return p, &mutation.RejectedError{Field: "collection", Reason: fmt.Sprintf("the set %q is where walproxy notes whose sets they are", p.Set)}
+	}
 	return p, nil
 }
 

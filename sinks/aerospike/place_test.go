@@ -56,11 +56,12 @@ func TestPlaces(t *testing.T) {
 		collection string
 		key        *walproxyv1.Key
 	}{
-		"at most 63":              {strings.Repeat("s", 64), mutation.String("x")},
-		"contains : or ;":         {"a:b", mutation.String("x")},
-		"no digest of 20 bytes":   {"raw", mutation.Bytes([]byte{1})},
-		"no digest of 20 bytes, ": {"raw", mutation.String("x")},
-		"keeps its checkpoints":   {DefaultStateSet, mutation.String("x")},
+		"at most 63":                {strings.Repeat("s", 64), mutation.String("x")},
+		"contains : or ;":           {"a:b", mutation.String("x")},
+		"no digest of 20 bytes":     {"raw", mutation.Bytes([]byte{1})},
+		"no digest of 20 bytes, ":   {"raw", mutation.String("x")},
+		"notes whose sets they are": {claimsSet, mutation.String("x")},
+		"keeps its checkpoints":     {DefaultStateSet, mutation.String("x")},
 	} {
 		if _, _, err := o.keyOf(c.collection, c.key); err == nil || !strings.Contains(err.Error(), strings.TrimSuffix(what, ", ")) {
 			t.Errorf("%q: %v, want %q", c.collection, err, what)

@@ -89,7 +89,7 @@ func (o *owner) begun(st *state) sinks.Checkpoint {
 		m.before = merged(m.before, m.recent)
 	}
 	m.state, m.at, m.seen, m.refused = st, st.checkpoint(), time.Now(), nil
-	m.recent, m.stream = newLedger(), guardName(st.Stream)
+	m.recent, m.stream, m.sets = newLedger(), guardName(st.Stream), map[Place]bool{}
 	m.settled = max(m.settled, st.Settled)
 	if m.before != nil && m.at.Low().LSN >= m.before.highest() {
 		m.before = nil
@@ -183,6 +183,10 @@ func (s *Sink) Rebase(ctx context.Context, owner string, from, to sinks.Checkpoi
 			return nil
 		case !stored.SamePlace(from):
 			return sinks.ErrMoved
+		}
+		if st.Stream != uuid.Nil && st.Stream != to.Stream {
+			st.Former = append(st.Former, st.Stream)
+			st.Former = st.Former[max(len(st.Former)-maxFormer, 0):]
 		}
 		st.Stream, st.Lanes, st.Settled = to.Stream, slices.Clone(to.Lanes), 0
 		st.Epoch++
