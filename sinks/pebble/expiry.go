@@ -5,13 +5,16 @@ import (
 	"errors"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2"
 	"go.uber.org/zap"
 
+	"github.com/walproxy/walproxy/internal/horizon"
 	"github.com/walproxy/walproxy/internal/pebblekit"
 	"github.com/walproxy/walproxy/mutation"
+	"github.com/walproxy/walproxy/sinks"
 )
 
 // The sweep removes what ended before the horizon (package horizon), so that
@@ -20,9 +23,14 @@ import (
 // sweepRecords is how many records one sweep removes while lanes wait.
 const sweepRecords = 256
 
+// lookEvery is how often a store that is not written to is looked at for records
+// that have ended, and how often at most the log is asked for the time.
+const lookEvery = 10 * time.Second
+
 // sweeper is the goroutine that removes expired records.
 type sweeper struct {
 	signal  chan struct{}
+	ask     atomic.Pointer[askHorizon] // nil: nobody can tell the time
 	cancel  context.CancelFunc
 	joined  sync.WaitGroup
 	removed uint64 // records; guarded by Sink.mu
@@ -33,10 +41,14 @@ func (w *sweeper) start(s *Sink) {
 	ctx, cancel := context.WithCancel(context.Background())
 	w.cancel = cancel
 	w.joined.Go(func() {
+		ticker := time.NewTicker(s.lookEvery)
+		defer ticker.Stop()
 		for {
 			select {
 			case <-w.signal:
 				s.sweepAll(ctx)
+			case <-ticker.C:
+				s.sweepIdle(ctx)
 			case <-ctx.Done():
 				return
 			}
@@ -55,6 +67,45 @@ func (w *sweeper) wake() {
 func (w *sweeper) join() {
 	w.cancel()
 	w.joined.Wait()
+}
+
+// askHorizon is what sinks.Expirer's UseHorizon takes.
+type askHorizon func(context.Context) (sinks.LSN, time.Time, error)
+
+// UseHorizon implements sinks.Expirer.
+func (s *Sink) UseHorizon(f func(context.Context) (sinks.LSN, time.Time, error)) {
+	ask := askHorizon(f)
+	s.sweep.ask.Store(&ask)
+}
+
+// sweepIdle removes what has ended where nothing is written that would tell the time:
+// the log is asked for it, if a record has ended by this clock.
+func (s *Sink) sweepIdle(ctx context.Context) {
+	ask := s.sweep.ask.Load()
+	if ask == nil || s.readOnly || s.failure() != nil {
+		return
+	}
+	entries, err := s.expiredBefore(s.now(), 1)
+	if err == nil && len(entries) > 0 {
+		if err = s.observe(ctx, *ask); err == nil {
+			s.sweepAll(ctx)
+		}
+	}
+	if err != nil && ctx.Err() == nil {
+		s.log.Debug("expired records were not removed", zap.Error(err))
+	}
+}
+
+// observe takes over how far time has come, once all lanes are as far.
+func (s *Sink) observe(ctx context.Context, ask askHorizon) error {
+	above, at, err := ask(ctx)
+	if err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.mu.horizon.Observe(horizon.Sample{LSN: above, Accepted: at}, s.mu.checkpoint.Low().LSN)
+	return nil
 }
 
 // sweepAll removes all there is to remove, a few records at a time. A failure
@@ -76,7 +127,7 @@ func (s *Sink) sweepSome(ctx context.Context) (more bool, err error) {
 	s.mu.Lock()
 	at := s.mu.horizon.At()
 	s.mu.Unlock()
-	entries, err := s.expiredBefore(at)
+	entries, err := s.expiredBefore(at, sweepRecords)
 	if err != nil || len(entries) == 0 {
 		return false, err
 	}
@@ -100,8 +151,9 @@ func (s *Sink) sweepSome(ctx context.Context) (more bool, err error) {
 	return len(entries) == sweepRecords, nil
 }
 
-// expiredBefore returns index entries of records that ended before at.
-func (s *Sink) expiredBefore(at time.Time) (entries [][]byte, err error) {
+// expiredBefore returns index entries of records that ended before at, the first
+// ones, so many at most.
+func (s *Sink) expiredBefore(at time.Time, most int) (entries [][]byte, err error) {
 	if at.IsZero() {
 		return nil, nil
 	}
@@ -113,7 +165,7 @@ func (s *Sink) expiredBefore(at time.Time) (entries [][]byte, err error) {
 		return nil, err
 	}
 	defer it.Close()
-	for ok := it.First(); ok && len(entries) < sweepRecords; ok = it.Next() {
+	for ok := it.First(); ok && len(entries) < most; ok = it.Next() {
 		entries = append(entries, slices.Clone(it.Key()))
 	}
 	return entries, it.Error()

@@ -3,6 +3,7 @@ package pebble
 import (
 	"context"
 	"errors"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -121,6 +122,45 @@ func TestExpiredAreRemoved(t *testing.T) {
 	}
 	if got := e.keys(prefixExpiry); got != 3 {
 		t.Errorf("%d index entries left, want those of longer, exact and later longer", got)
+	}
+}
+
+// TestExpiredAreRemovedIdle: where nothing is written the log says how far time has
+// come; it is asked only when a record has ended, and is believed once all lanes have
+// passed what it knows of.
+func TestExpiredAreRemovedIdle(t *testing.T) {
+	var now atomic.Int64 // nanoseconds behind start
+	clock := func() time.Time { return start.Add(time.Duration(now.Load())) }
+	s, err := Open("store", Options{fs: vfs.NewMem(), Now: clock, lookEvery: time.Millisecond})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { closeSink(t, s) })
+	e := &expiring{T: t, s: s,
+		cp: must[sinks.Checkpoint](t)(s.Resume(t.Context(), sinks.Claim{Stream: uuid.New(), Lanes: 2, Fresh: true}))}
+	e.apply(0, start, setUntil(t, "a", start.Add(time.Hour)), eventOn(t, "a"), setUntil(t, "b", start.Add(2*time.Hour)))
+	last := e.n
+	var asked atomic.Int64
+	s.UseHorizon(func(context.Context) (sinks.LSN, time.Time, error) {
+		if asked.Add(1) == 1 {
+			return 0, time.Time{}, errors.New("no answer") // it is asked again
+		}
+		return last, clock(), nil
+	})
+	if time.Sleep(20 * time.Millisecond); asked.Load() != 0 { // it has looked some times
+		t.Error("the log was asked while no record had ended")
+	}
+	now.Store(int64(time.Hour + time.Second))
+	for asked.Load() < 5 {
+		time.Sleep(time.Millisecond)
+	}
+	if n := s.Metrics().Expired; n != 0 {
+		t.Errorf("%d records removed while lane 1 had not passed what was written", n)
+	}
+	e.move(1, &sinks.Batch{Epoch: e.cp.Epoch})
+	e.swept(1)
+	if documents, events := e.keys(prefixDocument), e.keys(prefixEvent); documents != 1 || events != 0 {
+		t.Errorf("%d documents and %d events left, want that of b", documents, events)
 	}
 }
 

@@ -29,7 +29,8 @@ type Options struct {
 	Now    func() time.Time
 	Logger *zap.Logger // nil logs nothing
 
-	fs vfs.FS // tests: default is the operating system's
+	fs        vfs.FS        // tests: default is the operating system's
+	lookEvery time.Duration // tests: default is lookEvery
 }
 
 // memTableCount memtables may exist before writes wait for a flush.
@@ -50,6 +51,9 @@ func (o Options) withDefaults() Options {
 	}
 	if o.fs == nil {
 		o.fs = vfs.Default
+	}
+	if o.lookEvery == 0 {
+		o.lookEvery = lookEvery
 	}
 	if o.Now == nil {
 		o.Now = time.Now

@@ -66,6 +66,8 @@ type Sink struct {
 	now      func() time.Time
 	identity uuid.UUID
 	readOnly bool
+	// lookEvery is Options.lookEvery.
+	lookEvery time.Duration
 
 	gate  *gate
 	reads chan struct{} // a token per running read
@@ -108,7 +110,7 @@ type Sink struct {
 func Open(dir string, o Options) (*Sink, error) {
 	o = o.withDefaults()
 	s := &Sink{
-		dir: dir, log: o.Logger, now: o.Now, readOnly: o.ReadOnly,
+		dir: dir, log: o.Logger, now: o.Now, readOnly: o.ReadOnly, lookEvery: o.lookEvery,
 		gate: newGate(), reads: make(chan struct{}, o.Reads),
 		stop: make(chan struct{}),
 	}
@@ -287,5 +289,6 @@ var (
 	_ sinks.Sink       = (*Sink)(nil)
 	_ sinks.Reader     = (*Sink)(nil)
 	_ sinks.Identifier = (*Sink)(nil)
+	_ sinks.Expirer    = (*Sink)(nil)
 	_ sinks.Positioner = (*Sink)(nil)
 )
