@@ -162,8 +162,17 @@ func (s *sink) status() replay.Status {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	st := s.countLocked(s.loop().Status())
-	if s.mu.halt != nil {
+	switch {
+	case s.mu.halt != nil:
 		st.State, st.Err = replay.Halted, s.mu.halt
+	case st.State == replay.Halted && errors.Is(st.Err, sinks.ErrRewound):
+		// No halt: another loop is on its way, however long the store takes to answer.
+		st.State = replay.Retrying
+		if s.mu.next != nil {
+			if next := s.mu.next.Status(); next.Err != nil {
+				st.Err = next.Err
+			}
+		}
 	}
 	return st
 }

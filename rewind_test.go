@@ -24,6 +24,9 @@ func TestStoreForgets(t *testing.T) {
 	const keys, rounds, size = 4, 24, 50
 	var acked [keys]atomic.Int64
 	read := func(k int) (complete bool) {
+		if s := sinkStatus(t, p, "main"); s.State == replay.Halted {
+			t.Errorf("the sink is shown as halted, which it is not while it goes back: %v", s.Err)
+		}
 		before := acked[k].Load()
 		record, err := p.Read(t.Context(), "things", mutation.String(fmt.Sprint("k", k)))
 		switch {
