@@ -11,7 +11,7 @@ import (
 )
 
 // Reading the log back is what a drain spends most of its time on, and nearly all
-// of a log are writes to one key. So those are decoded by hand: messages that
+// of a log are writes to one key, mutations and statements. So those are decoded by hand: messages that
 // come together are allocated together, and strings are cut out of the payload.
 // Whatever is not exactly as Encode writes it (another kind of record, a field
 // that is unknown, repeated, or of another wire type) is left to package proto
@@ -25,6 +25,7 @@ const (
 	recordRoutes    = 3
 	recordPrincipal = 4
 	recordMutation  = 10
+	recordStatement = 12
 
 	mutationCollection   = 1
 	mutationKey          = 2
@@ -80,7 +81,7 @@ type plain struct {
 	routes   [1]string
 }
 
-// decodePlain decodes a record with a mutation; nil: left to others.
+// decodePlain decodes a record with a mutation or a statement; nil: left to others.
 func decodePlain(payload string) *walproxyv1.Record {
 	w := wire{rest: payload}
 	p := &plain{}
@@ -106,6 +107,10 @@ func decodePlain(payload string) *walproxyv1.Record {
 			p.body.Mutation = &p.mutation
 			rec.Body = &p.body
 			w.bad = !p.decodeMutation(w.bytes()) || w.bad
+		case number == recordStatement && kind == wireBytes && rec.Body == nil:
+			s := decodeStatement(w.bytes())
+			w.bad = s == nil || w.bad
+			rec.Body = &walproxyv1.Record_Statement{Statement: s}
 		default:
 			return nil
 		}

@@ -202,7 +202,32 @@ func smallRecords(t testing.TB) (payloads [][]byte) {
 		}
 		payloads = append(payloads, payload)
 	}
-	return payloads
+	return append(payloads, plainStatement(t))
+}
+
+func plainStatement(t testing.TB) []byte {
+	t.Helper()
+	payload, err := Encode(nil, &walproxyv1.Record{Format: Format, Routes: []string{"main"}, Body: &walproxyv1.Record_Statement{Statement: &walproxyv1.Statement{
+		Text: "DELETE", ParameterOids: []uint32{23, 300}, Parameters: []byte{1}, Role: "me", SearchPath: "p", Settings: map[string]string{"TimeZone": "UTC"},
+		Collection: "c", Key: Int64(300), RequestId: "r",
+	}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return payload
+}
+
+// TestPlainStatement: a statement is read without package proto, and its outline has
+// the place of a mutation's.
+func TestPlainStatement(t *testing.T) {
+	payload := plainStatement(t)
+	var o Outline
+	if rec := decodePlain(string(payload)); rec.GetStatement().GetText() != "DELETE" || !o.Read(payload) {
+		t.Fatalf("left to package proto: %v", rec)
+	}
+	if o.Collection != "c" || !bytes.Equal(o.Key, AppendKey(nil, "c", Int64(300))) || !o.Routed("main") {
+		t.Errorf("the outline is %+v", o)
+	}
 }
 
 // TestDamagedPlainRecords: with any byte changed both ways still agree.

@@ -40,7 +40,7 @@ func (o *Outline) Routes() []string { return o.routes }
 // still refuse; where both read it they agree.
 func (o *Outline) Read(payload []byte) bool {
 	w := wire{rest: unsafe.String(unsafe.SliceData(payload), len(payload))} // read only, while payload is valid
-	format, body := uint64(0), ""
+	format, body, collection, key := uint64(0), "", mutationCollection, mutationKey
 	o.routes, o.Accepted = o.routes[:0], 0
 	for {
 		number, kind, ok := w.next()
@@ -58,11 +58,13 @@ func (o *Outline) Read(payload []byte) bool {
 			w.bytes()
 		case number == recordMutation && kind == wireBytes && body == "":
 			body = w.bytes()
+		case number == recordStatement && kind == wireBytes && body == "":
+			body, collection, key = w.bytes(), statementCollection, statementKey
 		default:
 			return false
 		}
 	}
-	return !w.bad && uint32(format) == Format && o.readMutation(body)
+	return !w.bad && uint32(format) == Format && o.readTarget(body, collection, key)
 }
 
 // ReadRoutes reads at least the routes of payload, and when it was accepted, of whatever kind its record is:
@@ -76,7 +78,9 @@ func (o *Outline) ReadRoutes(payload []byte) error {
 	return err
 }
 
-func (o *Outline) readMutation(body string) bool {
+// readTarget reads what a mutation or a statement writes; the numbers are those of its
+// fields.
+func (o *Outline) readTarget(body string, collectionField, keyField int) bool {
 	w := wire{rest: body}
 	key := ""
 	o.Collection = ""
@@ -86,11 +90,11 @@ func (o *Outline) readMutation(body string) bool {
 			break
 		}
 		switch {
-		case number == mutationCollection && kind == wireBytes:
+		case number == collectionField && kind == wireBytes:
 			o.Collection = w.bytes()
-		case number == mutationKey && key != "":
+		case number == keyField && key != "":
 			return false
-		case number == mutationKey && kind == wireBytes:
+		case number == keyField && kind == wireBytes:
 			key = w.bytes()
 		default:
 			w.skip(kind)

@@ -53,7 +53,9 @@ func (s *Server) imported(sink string, item []byte) (in walproxy.ImportedLetter,
 		Sink     string          `json:"sink"`
 		Mutation json.RawMessage `json:"mutation"`
 		Group    json.RawMessage `json:"group"`
-		Record   []byte          `json:"record"`
+		// Statement is there for one that came over the Postgres wire.
+		Statement json.RawMessage `json:"statement"`
+		Record    []byte          `json:"record"`
 	}
 	if err := json.NewDecoder(bytes.NewReader(item)).Decode(&line); err != nil {
 		return in, &Error{Status: http.StatusBadRequest, Code: codeInvalid, Message: "want a line of an export: " + err.Error()}
@@ -70,6 +72,9 @@ func (s *Server) imported(sink string, item []byte) (in walproxy.ImportedLetter,
 		if of, err = mutation.Decode(line.Record); err != nil {
 			return in, invalid("record", "%s", err)
 		}
+	}
+	if len(line.Statement) > 0 {
+		line.Mutation = dlq.StatementText(line.Statement)
 	}
 	rec, failed := lineRecord(line.Mutation, line.Group, of)
 	if failed != nil {

@@ -36,12 +36,15 @@ func (e *TextError) Error() string {
 	return strings.Join(append(where, e.Reason), ": ")
 }
 
-// Text is the write of l for people: an object, or an array for a group.
+// Text is the write of l for people: an object, {"statement": object}, or an array for
+// a group.
 func (l *Letter) Text() ([]byte, error) {
 	var raw []byte
 	switch {
-	case l.Whole == nil || l.Mutation == nil && l.Group == nil:
+	case l.Whole == nil || l.Mutation == nil && l.Group == nil && l.Statement == nil:
 		return nil, ErrNoForm
+	case l.Statement != nil:
+		raw = statementDocument(l.Statement)
 	case l.Mutation != nil:
 		raw = l.Mutation
 	default:
@@ -74,7 +77,7 @@ func blankComments(text []byte) []byte {
 }
 
 // Parse reads a write: a mutation, as POST /v1/mutations takes it, or an array of
-// them, a group. Lines that begin with # are comments. Errors are *TextError, or
+// them, a group, or {"statement": ...}. Lines that begin with # are comments. Errors are *TextError, or
 // mutation's *InvalidError where the key type decides.
 func Parse(text []byte) (*walproxyv1.Record, error) {
 	text = blankComments(text)
@@ -90,6 +93,13 @@ func Parse(text []byte) (*walproxyv1.Record, error) {
 			g.Members = append(g.Members, &walproxyv1.Group_Member{Kind: &walproxyv1.Group_Member_Mutation{Mutation: m}})
 		}
 		return &walproxyv1.Record{Body: &walproxyv1.Record_Group{Group: g}}, textError(text, mutation.ValidateGroup(g))
+	}
+	if inner := statementOf(text); inner != nil {
+		s, err := ParseStatement(inner)
+		if err != nil {
+			return nil, textError(text, err)
+		}
+		return &walproxyv1.Record{Body: &walproxyv1.Record_Statement{Statement: s}}, textError(text, mutation.ValidateStatement(s))
 	}
 	m, err := jsonform.DecodeMutation(text)
 	if err != nil {
@@ -173,6 +183,12 @@ func change(doc json.RawMessage, path string, f func(parent map[string]json.RawM
 		return changeElement(doc, path, parts, func(m json.RawMessage, rest []string) (json.RawMessage, error) {
 			return changeMutation(m, path, rest, f)
 		})
+	}
+	if statementOf(doc) != nil {
+		if parts[0] != memberStatement {
+			parts = append([]string{memberStatement}, parts...)
+		}
+		return descend(doc, path, parts, f)
 	}
 	return changeMutation(doc, path, parts, f)
 }

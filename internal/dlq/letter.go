@@ -48,6 +48,8 @@ type Whole struct {
 	// were one write. Neither is there if the write has no such form.
 	Mutation json.RawMessage   `json:"mutation,omitempty"`
 	Group    []json.RawMessage `json:"group,omitempty"`
+	// Statement is what came over the Postgres wire; see ParseStatement.
+	Statement json.RawMessage `json:"statement,omitempty"`
 	// Record as it was logged: Base64 of its protobuf encoding (walproxy.v1.Record).
 	Record []byte `json:"record"`
 	// Queue is what waits behind it for its key, the first of them, and QueueMore says
@@ -116,6 +118,9 @@ func WholeOf(d *state.DeadLetter, stream string) (Letter, error) {
 		return out, err
 	}
 	out.Mutation, out.Group = formsOf(body)
+	if s := body.GetStatement(); s != nil {
+		out.Statement = jsonform.AppendStatement(nil, s)
+	}
 	return out, nil
 }
 

@@ -6,8 +6,10 @@ import (
 	"slices"
 	"strconv"
 	"time"
+	"unicode/utf8"
 
 	walproxyv1 "github.com/walproxy/walproxy/api/proto/walproxy/v1"
+	"github.com/walproxy/walproxy/internal/pgstatement"
 )
 
 // KindOf names what a record is, as AppendRecord does.
@@ -127,7 +129,43 @@ func appendStatement(dst []byte, s *walproxyv1.Statement) []byte {
 		}
 		dst = append(dst, '}')
 	}
-	return append(appendBytes(append(dst, `,"parameters":`...), s.GetParameters()), '}')
+	return append(appendParameters(append(dst, `,"parameters":`...), s), '}')
+}
+
+// AppendStatement appends a statement as an object.
+func AppendStatement(dst []byte, s *walproxyv1.Statement) []byte { return appendStatement(dst, s) }
+
+// appendParameters appends the values of a statement: those that came as text are
+// strings; binary ones {"$binary": text}, where that gives back the same bytes, else
+// {"$bytes": Base64}.
+func appendParameters(dst []byte, s *walproxyv1.Statement) []byte {
+	formats, values, err := pgstatement.Parameters(s.GetParameters())
+	if err != nil {
+		return appendBytes(dst, s.GetParameters())
+	}
+	dst = append(dst, '[')
+	for i, value := range values {
+		if i > 0 {
+			dst = append(dst, ',')
+		}
+		readable, ok := "", false
+		if oids := s.GetParameterOids(); i < len(oids) && formats[i] == pgstatement.Binary && value != nil {
+			readable, ok = pgstatement.Readable(oids[i], value)
+		}
+		switch {
+		case value == nil:
+			dst = append(dst, "null"...)
+		case ok:
+			dst = append(appendString(append(dst, `{"$binary":`...), readable), '}')
+		case formats[i] == pgstatement.Text && utf8.Valid(value):
+			dst = appendString(dst, string(value))
+		case formats[i] == pgstatement.Text:
+			dst = append(base64.StdEncoding.AppendEncode(append(dst, `{"$text":"`...), value), `"}`...)
+		default:
+			dst = appendBytes(dst, value)
+		}
+	}
+	return append(dst, ']')
 }
 
 func appendCommand(dst []byte, c *walproxyv1.Command) []byte {

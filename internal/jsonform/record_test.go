@@ -6,6 +6,7 @@ import (
 	"time"
 
 	walproxyv1 "github.com/walproxy/walproxy/api/proto/walproxy/v1"
+	"github.com/walproxy/walproxy/internal/pgstatement"
 )
 
 // TestAppendRecord: every kind of record has a form, and it is JSON.
@@ -18,18 +19,18 @@ func TestAppendRecord(t *testing.T) {
 	touch := &walproxyv1.Op{Kind: &walproxyv1.Op_Touch_{Touch: &walproxyv1.Op_Touch{}}}
 	m := &walproxyv1.Mutation{Collection: "c", Key: text("k"), Ops: []*walproxyv1.Op{set}, RequestId: "r"}
 	odd := &walproxyv1.Mutation{Collection: "c", Key: text("k"), Ops: []*walproxyv1.Op{touch, set, set}}
-	s := &walproxyv1.Statement{Text: `UPDATE "x"`, ParameterOids: []uint32{23, 25}, Parameters: []byte{1}, Role: "me", SearchPath: "public", Settings: map[string]string{"TimeZone": "UTC", "A": "b"}, Collection: "t", Key: text("k")}
+	s := &walproxyv1.Statement{Text: `UPDATE "x"`, ParameterOids: []uint32{23, 25}, Parameters: pgstatement.AppendParameters(nil, []int16{1, 0, 1, 1, 0}, [][]byte{{0, 0, 0, 7}, []byte("a\"b"), {9}, nil, {0xff}}), Role: "me", SearchPath: "public", Settings: map[string]string{"TimeZone": "UTC", "A": "b"}, Collection: "t", Key: text("k")}
 	c := &walproxyv1.Command{Message: []byte{2}, Collection: "ns.set", RequestId: "r"}
 	const head = `"time":"2020-01-02T03:04:05Z","routes":["main"],`
 	at := time.Date(2020, 1, 2, 3, 4, 5, 0, time.UTC).UnixNano()
 	for want, rec := range map[string]*walproxyv1.Record{
-		head + `"kind":"mutation","mutation":{"collection":"c","key":"k","set":{"n":1},"request_id":"r"}`:                                                                                                                           {Body: &walproxyv1.Record_Mutation{Mutation: m}},
-		head + `"kind":"mutation","mutation":{"collection":"c","key":"k","ops":[{"touch":true},{"set":{"n":1}},{"set":{"n":1}}]}`:                                                                                                   {Body: &walproxyv1.Record_Mutation{Mutation: odd}},
-		head + `"kind":"command","command":{"collection":"ns.set","request_id":"r","message":{"$bytes":"Ag=="}}`:                                                                                                                    {Body: &walproxyv1.Record_Command{Command: c}},
-		head + `"principal":"p","origin":{"lsn":9,"sink":"main"},"kind":"unknown","unknown":null`:                                                                                                                                   {Principal: "p", Origin: &walproxyv1.Origin{Lsn: 9, Sink: "main"}},
-		head + `"kind":"statement","statement":{"collection":"t","key":"k","text":"UPDATE \"x\"","parameter_oids":[23,25],"role":"me","search_path":"public","settings":{"A":"b","TimeZone":"UTC"},"parameters":{"$bytes":"AQ=="}}`: {Body: &walproxyv1.Record_Statement{Statement: s}},
+		head + `"kind":"mutation","mutation":{"collection":"c","key":"k","set":{"n":1},"request_id":"r"}`:                         {Body: &walproxyv1.Record_Mutation{Mutation: m}},
+		head + `"kind":"mutation","mutation":{"collection":"c","key":"k","ops":[{"touch":true},{"set":{"n":1}},{"set":{"n":1}}]}`: {Body: &walproxyv1.Record_Mutation{Mutation: odd}},
+		head + `"kind":"command","command":{"collection":"ns.set","request_id":"r","message":{"$bytes":"Ag=="}}`:                  {Body: &walproxyv1.Record_Command{Command: c}},
+		head + `"principal":"p","origin":{"lsn":9,"sink":"main"},"kind":"unknown","unknown":null`:                                 {Principal: "p", Origin: &walproxyv1.Origin{Lsn: 9, Sink: "main"}},
+		head + `"kind":"statement","statement":{"collection":"t","key":"k","text":"UPDATE \"x\"","parameter_oids":[23,25],"role":"me","search_path":"public","settings":{"A":"b","TimeZone":"UTC"},"parameters":[{"$binary":"7"},"a\"b",{"$bytes":"CQ=="},null,{"$text":"/w=="}]}`: {Body: &walproxyv1.Record_Statement{Statement: s}},
 		head + `"kind":"group","group":{"request_id":"r","members":[{"mutation":{"collection":"c","key":"k","set":{"n":1},"request_id":"r"}},` +
-			`{"statement":{"collection":"t","key":"k","text":"UPDATE \"x\"","parameter_oids":[23,25],"role":"me","search_path":"public","settings":{"A":"b","TimeZone":"UTC"},"parameters":{"$bytes":"AQ=="}}},` +
+			`{"statement":{"collection":"t","key":"k","text":"UPDATE \"x\"","parameter_oids":[23,25],"role":"me","search_path":"public","settings":{"A":"b","TimeZone":"UTC"},"parameters":[{"$binary":"7"},"a\"b",{"$bytes":"CQ=="},null,{"$text":"/w=="}]}},` +
 			`{"command":{"collection":"ns.set","request_id":"r","message":{"$bytes":"Ag=="}}},null]}`: {Body: &walproxyv1.Record_Group{Group: &walproxyv1.Group{RequestId: "r", Members: []*walproxyv1.Group_Member{
 			{Kind: &walproxyv1.Group_Member_Mutation{Mutation: m}}, {Kind: &walproxyv1.Group_Member_Statement{Statement: s}},
 			{Kind: &walproxyv1.Group_Member_Command{Command: c}}, {},
