@@ -30,6 +30,7 @@ test: install-deps lint check-generate race fuzz aerospike-short
 ## in case threads that nobody joined still have a race: here they are joined.
 race:
 	GORACE="atexit_sleep_ms=50 $${GORACE-}" $(GO) test -race -timeout 15m $(PKGS)
+	WALPROXY_TEST_ENGINE=native $(GO) test -race -timeout 10m ./wal
 	$(GO) test -timeout 5m -run TestBacklogNeedsNoMemory ./wal
 	$(GO) test -timeout 5m -tags failpoint -run Failpoints ./wal ./replay
 
@@ -75,6 +76,7 @@ backlog:
 
 ## soak: property and model tests with many more seeds
 soak:
+	WALPROXY_LONG=1 WALPROXY_TEST_ENGINE=native $(GO) test -race -timeout 2h -count 1 ./wal
 	WALPROXY_LONG=1 $(GO) test -race -timeout 2h -count 1 ./wal/... ./replay/... ./sinks/... ./internal/accept/...
 
 ## bench: the log beside a raw append + fdatasync loop, and the whole path

@@ -77,7 +77,8 @@ func (l *Log) takeGroup() *group {
 func (l *Log) write(g *group) error {
 	w := &l.writer
 	rolled := false
-	if w.end.offset > w.seg.headerEnd && w.end.offset+l.sizeOnDisk(g) > l.o.SegmentBytes {
+	room := min(l.o.SegmentBytes, w.file.room())
+	if w.end.offset > w.seg.headerEnd && w.end.offset+l.sizeOnDisk(g) > room {
 		if err := l.roll(); err != nil {
 			return err
 		}

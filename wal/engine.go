@@ -7,6 +7,15 @@ import (
 	"github.com/walproxy/walproxy/internal/vfs"
 )
 
+// The engines; see Options.Engine.
+const (
+	EngineTidwall = "tidwall"
+	EngineNative  = "native"
+)
+
+// Engines lists the names that Options.Engine can have.
+func Engines() []string { return []string{EngineTidwall, EngineNative} }
+
 // engine stores the frames of segments. It decides how they get to the disk,
 // not what they are: numbering, checksums, recovery and reading are the log's.
 type engine interface {
@@ -25,6 +34,8 @@ type segmentFile interface {
 	append(b []byte, ends []int) error
 	// sync makes everything appended durable.
 	sync() error
+	// room is how many bytes the file is made for: more may be slow.
+	room() int64
 	// seal closes the file; everything appended was synced. It runs in the
 	// background.
 	seal() error
@@ -50,12 +61,14 @@ type layout interface {
 	// complete reports whether a file of size bytes can be a segment of which
 	// the first end bytes were written.
 	complete(end, size int64) bool
+	// roomy reports whether zeros may follow the frames: room for more of them.
+	roomy() bool
 }
 
 const maxPrefix = 10
 
 // layouts of all engines, by which existing segments are recognised.
-var layouts = []layout{tidwallLayout{}}
+var layouts = []layout{tidwallLayout{}, nativeLayout{}}
 
 // layoutIn finds the layout of the segment in dir; nil if there is no file.
 func layoutIn(entries []fs.DirEntry) layout {
@@ -69,9 +82,12 @@ func layoutIn(entries []fs.DirEntry) layout {
 	return nil
 }
 
-func newEngine(name string) (engine, error) {
-	if name == "tidwall" {
+func newEngine(o Options) (engine, error) {
+	switch o.Engine {
+	case EngineTidwall:
 		return &tidwallEngine{}, nil
+	case EngineNative:
+		return &nativeEngine{segmentBytes: o.SegmentBytes}, nil
 	}
-	return nil, fmt.Errorf("wal: unknown engine %q: there is \"tidwall\"", name)
+	return nil, fmt.Errorf("wal: unknown engine %q: there are %q", o.Engine, Engines())
 }

@@ -35,6 +35,7 @@ var (
 // leave the package.
 var (
 	errShort       = errors.New("the file ends within a frame")
+	errRoom        = errors.New("zeros where a frame should be")
 	errMagic       = errors.New("no frame begins here")
 	errHeaderCRC   = errors.New("frame header checksum mismatch")
 	errPayloadCRC  = errors.New("payload checksum mismatch")

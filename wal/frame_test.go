@@ -105,7 +105,7 @@ func TestSearchEveryByte(t *testing.T) {
 			putFrame(frame, kindRecord, 9, 0, 0)
 			s.stamp(frame, 8, offset)
 			b = append(b, frame...)
-			sc := scanner{file: bytes.NewReader(b), layout: tidwallLayout{}, limit: int64(len(b))}
+			sc := scanner{file: bytes.NewReader(b), layout: testLayout(), limit: int64(len(b))}
 			h, _, ok, err := sc.search(0, []seed{s}, func(frameHeader) bool { return true })
 			if err != nil || !ok || h.lsn != 9 {
 				t.Fatalf("after %d bytes and %d of a magic number: found %v, %v", at, lead, ok, err)

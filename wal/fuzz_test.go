@@ -42,7 +42,7 @@ func fuzzSegment(t testing.TB) []byte {
 	}
 	var file []byte
 	for i, f := range frames {
-		file = appendUvarint(file, uint64(len(f)))
+		file = testLayout().appendPrefix(file, len(f))
 		h.seed().stamp(f, LSN(6+max(0, i-1)), int64(len(file)))
 		file = append(file, f...)
 	}
@@ -122,14 +122,14 @@ func FuzzGap(f *testing.F) {
 		if first == 0 || last < LSN(first) || last == 1<<64-1 {
 			t.Fatalf("from %d to %d", first, last)
 		}
-		b := &builder{layout: tidwallLayout{}, seed: newSeed(fuzzStream, fuzzIncarnation, 3)}
+		b := &builder{layout: testLayout(), seed: newSeed(fuzzStream, fuzzIncarnation, 3)}
 		b.end.last = LSN(first) - 1
 		out := &bytes.Buffer{}
 		b.out = out
 		if err := b.gap(lsnRun{LSN(first), last}); err != nil {
 			t.Fatal(err)
 		}
-		sc := scanner{file: bytes.NewReader(out.Bytes()), layout: tidwallLayout{}, limit: int64(out.Len()), seed: b.seed, next: LSN(first)}
+		sc := scanner{file: bytes.NewReader(out.Bytes()), layout: testLayout(), limit: int64(out.Len()), seed: b.seed, next: LSN(first)}
 		if fr, err := sc.verified(); err != nil || fr.kind != kindGap || fr.lsn != LSN(first) || fr.last != last || !bytes.Equal(fr.payload, payload) {
 			t.Fatalf("%+v, %v", fr, err)
 		}
@@ -173,7 +173,7 @@ func FuzzSegment(f *testing.F) {
 	f.Add(whole[:len(whole)-3])
 	f.Add(append(bytes.Clone(whole), whole...))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		sc := scanner{file: bytes.NewReader(b), layout: tidwallLayout{}, limit: int64(len(b))}
+		sc := scanner{file: bytes.NewReader(b), layout: testLayout(), limit: int64(len(b))}
 		h, _, err := sc.header(fuzzStream, 3)
 		if err != nil {
 			var bad *badFrameError
@@ -232,7 +232,7 @@ func FuzzOpen(f *testing.F) {
 	l := mustOpen(f, origin, testOptions())
 	appendN(f, l, 5, damageSize)
 	mustClose(f, l)
-	names := []string{"FORMAT", "watermark", filepath.Join("segments", segmentName(1), tidwallLayout{}.file())}
+	names := []string{"FORMAT", "watermark", filepath.Join("segments", segmentName(1), testLayout().file())}
 	for i, name := range names {
 		b := mustRead(f, filepath.Join(origin, name))
 		f.Add(uint8(i), b)

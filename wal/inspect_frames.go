@@ -162,7 +162,7 @@ func (sv *survey) run(file vfs.File, size int64) error {
 		sv.sc, sv.id, sv.end, sv.told = f.records(sv.file, limit), f.header.incarnation(), f.headerEnd(), f.header.base-1
 	}
 	sv.sc.step = headerReadSize
-	if sv.records() && sv.complete() && size > limit {
+	if sv.records() && sv.complete() && !f.layout.complete(limit, size) {
 		sv.damage(limit, 0, fmt.Errorf("%d bytes; its successor says %d", size, sv.seg.next.pred.offset), 0)
 	}
 	return nil
@@ -185,6 +185,9 @@ func (sv *survey) records() bool {
 		if errors.Is(err, io.EOF) {
 			return true
 		}
+		if sv.room(err) {
+			return true
+		}
 		if err != nil {
 			if !sv.badFrame(f, err) {
 				return false
@@ -195,6 +198,14 @@ func (sv *survey) records() bool {
 			return false
 		}
 	}
+}
+
+// room reports whether err is where the room begins that follows the records.
+// What cannot be read is not room, whatever is read in its place.
+func (sv *survey) room(err error) bool {
+	bad, _ := errors.AsType[*badFrameError](err)
+	room, err := sv.sc.isRoom(bad)
+	return room && err == nil && sv.file.err(bad.offset, sv.size) == nil
 }
 
 func (sv *survey) good(f frame) bool {
@@ -247,7 +258,7 @@ func (sv *survey) badFrame(f frame, err error) bool {
 	}
 	if errors.Is(bad.err, errPayloadCRC) {
 		sv.sc.next = f.lsn
-		from = f.offset + maxPrefix + frameHeaderSize
+		from = f.offset + frameHeaderSize
 		due++
 	}
 	return sv.resume(bad, from, due, []seed{sv.sc.seed})
@@ -259,7 +270,8 @@ func (sv *survey) tornAt(bad *badFrameError, due LSN) bool {
 		return false
 	}
 	if sv.seg.in.Owner == nil {
-		sv.give(Frame{}, &TornTailError{Segment: sv.seg.Path, Offset: bad.offset, Bytes: sv.size - bad.offset, LSN: due, Err: bad.err})
+		end, _ := tornEnd(sv.file, sv.sc.layout, bad.offset, sv.size) // it reads what was read before
+		sv.give(Frame{}, &TornTailError{Segment: sv.seg.Path, Offset: bad.offset, Bytes: end - bad.offset, LSN: due, Err: bad.err})
 	}
 	return true
 }

@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+
+	"github.com/walproxy/walproxy/internal/vfs"
 )
 
 // SegmentState is what is known of a segment.
@@ -226,11 +228,21 @@ func (in *Inspection) readTail(last *Segment, judged error) error {
 	bad, isBad := errors.AsType[*badFrameError](err)
 	in.Durable = max(in.Durable, durable)
 	last.Last, in.Last = end.last, end.last
+	torn := last.Bytes
+	if s.tail.cut {
+		readErr := withFile(s.fs, last.found.path(), func(file vfs.File, size int64) (err error) {
+			torn, err = tornEnd(file, last.found.layout, end.offset, size)
+			return err
+		})
+		if readErr != nil {
+			return readErr
+		}
+	}
 	in.Clean = judged == nil && s.tail.clean
 	switch {
-	case judged == nil && isBad:
+	case judged == nil && s.tail.cut:
 		last.State = StateTorn
-		last.Torn = &TornTailError{Segment: last.Path, Offset: end.offset, Bytes: last.Bytes - end.offset, LSN: end.last + 1, Err: bad.err}
+		last.Torn = &TornTailError{Segment: last.Path, Offset: end.offset, Bytes: torn - end.offset, LSN: end.last + 1, Err: bad.err}
 	case err != nil && !isBad:
 		in.damaged(&CorruptError{Segment: last.Path, Offset: end.offset, First: end.last + 1, Last: max(end.last+1, in.Durable), Err: err})
 	}
@@ -251,7 +263,7 @@ func (in *Inspection) liveTail(last *Segment) error {
 		}
 		in.Durable = max(in.Durable, durable)
 		last.Last = min(end.last, in.Durable)
-		if !isBad && end.last >= in.Durable {
+		if (!isBad || errors.Is(bad, errRoom)) && end.last >= in.Durable {
 			return nil
 		}
 		// It may have been written since: only what is still bad after a witness was

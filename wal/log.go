@@ -69,7 +69,7 @@ func Open(dir string, o Options) (*Log, error) {
 	if err != nil {
 		return nil, err
 	}
-	eng, err := newEngine(o.Engine)
+	eng, err := newEngine(o)
 	if err != nil {
 		return nil, err
 	}

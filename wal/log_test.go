@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"os"
 	"testing"
 	"time"
 
@@ -21,7 +22,18 @@ func TestMain(m *testing.M) {
 			panic(err)
 		}
 	}
+	if engine := os.Getenv("WALPROXY_TEST_ENGINE"); engine != "" {
+		defaultEngine = engine
+	}
 	goleak.VerifyTestMain(m)
+}
+
+// testLayout is that of the engine that the tests run on.
+func testLayout() layout {
+	if defaultEngine == EngineNative {
+		return nativeLayout{}
+	}
+	return tidwallLayout{}
 }
 
 func flagSet(name string) (set bool) {

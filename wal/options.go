@@ -12,7 +12,8 @@ import (
 
 // Options of Open; the zero value is the default.
 type Options struct {
-	// Engine stores the frames: "tidwall" (default).
+	// Engine stores the frames: EngineTidwall (default) or EngineNative. A log that
+	// one of them wrote is read, and gone on with, by the other.
 	Engine string
 	// SegmentBytes is where a segment is sealed and the next begun. 16 MiB.
 	SegmentBytes int64
@@ -49,13 +50,16 @@ type Options struct {
 	wrapEngine func(engine) engine
 }
 
+// defaultEngine is what Options.Engine is by default. Only tests change it.
+var defaultEngine = EngineTidwall
+
 const (
 	maxRecordLimit = 1 << 30
 	maxGroupCount  = 16384 // records in a group
 )
 
 func (o Options) withDefaults() (Options, error) {
-	setDefault(&o.Engine, "tidwall")
+	setDefault(&o.Engine, defaultEngine)
 	setDefault(&o.SegmentBytes, 16<<20)
 	setDefault(&o.MaxBytes, 64<<30)
 	setDefault(&o.MinFree, 2<<30)

@@ -283,9 +283,7 @@ func TestGap(t *testing.T) {
 	}{{kindGap, 6, gap}, {kindRecord, 9, append(make([]byte, frameHeaderSize), payloadOf(9, 50)...)}} {
 		payload := f.frame[frameHeaderSize:]
 		putFrame(f.frame, f.kind, f.lsn, len(payload), payloadCRC(payload))
-		b = append(b, byte(len(f.frame)))
-		seed.stamp(f.frame, 5, int64(len(b)))
-		b = append(b, f.frame...)
+		b = appendPrefixed(b, f.frame, func(frame []byte, at int64) { seed.stamp(frame, 5, at) })
 	}
 	mustWrite(t, file, b)
 	l = mustOpen(t, dir+".copy", testOptions())

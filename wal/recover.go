@@ -1,6 +1,7 @@
 package wal
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -93,6 +94,10 @@ func (s *start) rewriteTail(f *found) error {
 // setAside copies what follows the judged end into the quarantine. The name
 // says where it was; a start that repeats it writes the same bytes again.
 func (s *start) setAside(f *found, old vfs.File, size int64) error {
+	size, err := tornEnd(old, f.layout, s.tail.end.offset, size)
+	if err != nil {
+		return err
+	}
 	name := fmt.Sprintf("%s-%d.broken", segmentName(f.seq), s.tail.end.offset)
 	path := filepath.Join(s.quarantineDir(), name)
 	s.log.Warn("torn tail: cut off and set aside", zap.String("segment", f.place()),
@@ -102,6 +107,27 @@ func (s *start) setAside(f *found, old vfs.File, size int64) error {
 		return err
 	}
 	return s.fs.SyncDir(s.quarantineDir())
+}
+
+// tornEnd is where the bytes end that follow from in a file of size bytes: the
+// room behind them is left out.
+func tornEnd(file io.ReaderAt, l layout, from, size int64) (int64, error) {
+	if !l.roomy() {
+		return size, nil
+	}
+	b := make([]byte, scanBufferSize)
+	for size > from {
+		part := b[:min(int64(len(b)), size-from)]
+		if n, err := file.ReadAt(part, size-int64(len(part))); n < len(part) {
+			return size, err
+		}
+		content := bytes.TrimRight(part, "\x00")
+		size -= int64(len(part) - len(content))
+		if len(content) > 0 {
+			break
+		}
+	}
+	return size, nil
 }
 
 // copySynced makes path the bytes [from, to) of src, durably but for its name.

@@ -51,7 +51,7 @@ func TestRepairedHistory(t *testing.T) {
 	cut := func(seq uint64, keep int) func(string) {
 		return func(dir string) {
 			file := segmentFileOf(dir, seq)
-			if err := os.Truncate(file, int64(len(mustRead(t, file))-keep)); err != nil {
+			if err := os.Truncate(file, int64(len(written(mustRead(t, file)))-keep)); err != nil {
 				t.Fatal(err)
 			}
 		}

@@ -26,12 +26,12 @@ type placed struct {
 func ledgerOf(t *testing.T, dir string) (ledger []placed) {
 	t.Helper()
 	for _, seq := range segmentsIn(t, dir) {
-		b := mustRead(t, segmentFileOf(dir, seq))
+		b := written(mustRead(t, segmentFileOf(dir, seq)))
 		stream, err := readFormat(vfs.OS(), filepath.Join(dir, "FORMAT"))
 		if err != nil {
 			t.Fatal(err)
 		}
-		sc := scanner{file: bytes.NewReader(b), layout: tidwallLayout{}, limit: int64(len(b))}
+		sc := scanner{file: bytes.NewReader(b), layout: testLayout(), limit: int64(len(b))}
 		if _, _, err := sc.header(stream, seq); err != nil {
 			t.Fatal(err)
 		}
@@ -304,6 +304,9 @@ func TestRepairEveryBit(t *testing.T) {
 		for i := 0; i < len(whole); i += sparse {
 			if name == "watermark" && i%watermarkSlotSize >= watermarkSize+4 {
 				continue // padding
+			}
+			if filepath.Base(name) == testLayout().file() && i >= len(written(whole)) {
+				break // room
 			}
 			copyDir(t, origin, dir)
 			damaged := bytes.Clone(whole)

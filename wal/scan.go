@@ -115,7 +115,7 @@ func (s *scanner) header(stream uuid.UUID, seq uint64) (segmentHeader, uint32, e
 	}
 	raw, err := rawHeader(b)
 	if err != nil {
-		return segmentHeader{}, 0, &badFrameError{0, err}
+		return segmentHeader{}, 0, &badFrameError{0, s.orRoom(b, err)}
 	}
 	size := frameHeaderSize + min(int64(raw.length), headerMaxBytes+1)
 	if claim >= 0 && claim != size || n != s.layout.prefixLen(int(size)) {
@@ -151,13 +151,33 @@ func (s *scanner) frame() (frame, error) {
 	}
 	start := s.offset + int64(n)
 	if f.frameHeader, err = s.seed.parse(b[n:], start); err != nil {
-		return bad(err)
+		return bad(s.orRoom(b[n:], err))
 	}
 	size := frameHeaderSize + int64(f.length)
 	if claim >= 0 && claim != size || n != s.layout.prefixLen(int(size)) {
 		return bad(errPrefix)
 	}
 	return f, s.body(&f, start)
+}
+
+// orRoom is err, which says why b is no frame's header, or errRoom.
+func (s *scanner) orRoom(b []byte, err error) error {
+	b = b[:min(len(b), frameHeaderSize)]
+	if s.layout.roomy() && len(bytes.TrimLeft(b, "\x00")) == 0 {
+		return errRoom
+	}
+	return err
+}
+
+// isRoom reports whether bad, which s met, is where room begins: no frame of s's
+// segment is behind it. Zeros before one are a hole in what was written.
+func (s *scanner) isRoom(bad *badFrameError) (bool, error) {
+	if bad == nil || !errors.Is(bad, errRoom) {
+		return false, nil
+	}
+	sc := scanner{file: s.file, layout: s.layout, limit: s.limit}
+	_, _, found, err := sc.search(bad.offset+1, []seed{s.seed}, func(frameHeader) bool { return true })
+	return err == nil && !found, err
 }
 
 // body completes f, whose header at start has verified, and moves behind it. f

@@ -1,6 +1,7 @@
 package wal
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -52,6 +53,7 @@ type found struct {
 	crc    uint32 // header CRC of the header frame
 	end    int64  // of the header frame
 	err    error  // what is wrong with the header
+	blank  bool   // nothing but room
 }
 
 // place is for messages.
@@ -72,7 +74,7 @@ func (f *found) records(file io.ReaderAt, size int64) *scanner {
 	return &scanner{file: file, layout: f.layout, limit: size, seed: f.header.seed(), offset: f.end, next: f.header.base}
 }
 
-func (f *found) empty() bool { return f.layout == nil || f.size == 0 }
+func (f *found) empty() bool { return f.layout == nil || f.size == 0 || f.blank }
 
 // examine reads the header of the segment in dir. Damage goes to found.err; an
 // error means that reading failed.
@@ -105,9 +107,28 @@ func examine(fsys vfs.FS, dir string, seq uint64, stream uuid.UUID) (*found, err
 		if errors.As(err, &bad) {
 			f.err, err = bad.err, nil
 		}
+		if errors.Is(f.err, errRoom) {
+			f.blank = allZeros(file, size)
+		}
 		return err
 	})
 	return f, err
+}
+
+// allZeros: what cannot be read is none.
+func allZeros(file io.ReaderAt, size int64) bool {
+	b := make([]byte, min(size, scanBufferSize))
+	for at := int64(0); at < size; at += int64(len(b)) {
+		b = b[:min(int64(len(b)), size-at)]
+		n, err := file.ReadAt(b, at)
+		if n < len(b) && !errors.Is(err, io.EOF) { // who writes it may have cut it meanwhile
+			return false
+		}
+		if len(bytes.TrimLeft(b[:n], "\x00")) > 0 {
+			return false
+		}
+	}
+	return true
 }
 
 const headerReadSize = 1 << 10

@@ -100,7 +100,11 @@ func TestFullByFloor(t *testing.T) {
 	o.FS, o.MinFree = small, 40_000
 	l := mustOpen(t, dir, o)
 	fillUp(t, l)
-	if s := l.Stats(); s.FreeBytes < 40_000 || s.FreeBytes > 55_000 {
+	most := int64(55_000)
+	if testLayout().roomy() {
+		most += o.SegmentBytes // room is not free, and what is written into it counts until the disk is asked
+	}
+	if s := l.Stats(); s.FreeBytes < 40_000 || s.FreeBytes > most {
 		t.Fatalf("full with %d bytes free, the floor is 40,000", s.FreeBytes)
 	}
 	small.size.Store(200_000)

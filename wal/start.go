@@ -42,8 +42,8 @@ type start struct {
 // tail is the judged end of the last segment.
 type tail struct {
 	end   segmentEnd
-	clean bool // everything up to the file's end was durable at a clean stop
-	cut   bool // there are bytes after end
+	clean bool // everything up to end was durable at a clean stop
+	cut   bool // there are bytes after end, and not only room
 }
 
 func (s *start) segmentsDir() string   { return filepath.Join(s.dir, "segments") }
@@ -359,7 +359,11 @@ func (s *start) judge() error {
 	if err != nil && !errors.As(err, &bad) {
 		return err
 	}
-	s.tail = tail{end: end, cut: bad != nil}
+	room, err := s.isRoom(f, bad)
+	if err != nil {
+		return err
+	}
+	s.tail = tail{end: end, cut: bad != nil && !room}
 	if bad != nil && errors.Is(bad, ErrVersion) {
 		return fmt.Errorf("%w: %s at offset %d: %w", ErrFormat, f.place(), bad.offset, bad.err)
 	}
@@ -372,11 +376,23 @@ func (s *start) judge() error {
 		return err
 	}
 	m := s.mark
-	s.tail.clean = bad == nil && m.clean && m.segment == f.seq && m.end == end.offset &&
+	s.tail.clean = !s.tail.cut && m.clean && m.segment == f.seq && m.end == end.offset &&
 		m.durable == end.last && m.incarnation == f.header.incarnation()
 	s.log.Info("end of the log found", zap.Uint64("last_lsn", uint64(end.last)), zap.Int("segments", len(s.segments)),
 		zap.Bool("clean", s.tail.clean), zap.Bool("torn", s.tail.cut), zap.Duration("took", time.Since(began)))
 	return nil
+}
+
+// isRoom reports whether bad is the room behind f's records; see scanner.isRoom.
+func (s *start) isRoom(f *found, bad *badFrameError) (room bool, err error) {
+	if bad == nil || !errors.Is(bad, errRoom) {
+		return false, nil
+	}
+	err = withFile(s.fs, f.path(), func(file vfs.File, size int64) (err error) {
+		room, err = f.records(file, size).isRoom(bad)
+		return err
+	})
+	return room, err
 }
 
 // witnessed reports the end of f as damage if records after it are known to
@@ -388,7 +404,7 @@ func (s *start) witnessed(f *found, end segmentEnd, bad *badFrameError) (*Corrup
 		return nil, err
 	}
 	reason := errEnds
-	if bad != nil {
+	if bad != nil && !errors.Is(bad, errRoom) {
 		reason = bad.err
 	}
 	return &CorruptError{Segment: f.place(), Offset: end.offset, First: due, Last: witness,

@@ -15,7 +15,7 @@ import (
 // (appendBinaryEntry) to a file named by the first index.
 type tidwallLayout struct{}
 
-func (tidwallLayout) name() string { return "tidwall" }
+func (tidwallLayout) name() string { return EngineTidwall }
 
 func (tidwallLayout) file() string { return "00000000000000000001" }
 
@@ -30,6 +30,8 @@ func (tidwallLayout) prefix(b []byte) (int, int64, error) {
 }
 
 func (tidwallLayout) complete(end, size int64) bool { return end == size }
+
+func (tidwallLayout) roomy() bool { return false }
 
 // tidwallEngine keeps one tidwall log per segment and uses of it only what is
 // safe: create in an empty directory, WriteBatch, Sync, Close. It never opens
@@ -79,6 +81,8 @@ func (f *tidwallFile) sync() error {
 	}
 	return f.log.Sync()
 }
+
+func (f *tidwallFile) room() int64 { return math.MaxInt64 }
 
 func (f *tidwallFile) seal() error { return f.log.Close() }
 

@@ -117,6 +117,9 @@ func newServer(t *testing.T, dir string, env ...string) *server {
 	s.env = append([]string{
 		"WALPROXY_LOG__SEGMENT_BYTES=64KiB", "WALPROXY_LOG__MIN_FREE=1MiB",
 	}, env...)
+	if engine := os.Getenv("WALPROXY_TEST_ENGINE"); engine != "" {
+		s.env = append(s.env, "WALPROXY_LOG__ENGINE="+engine)
+	}
 	t.Cleanup(func() {
 		if s.process != nil {
 			s.process.Kill()

@@ -19,20 +19,21 @@ const (
 	OpMkdir   Op = "mkdir"
 	OpRead    Op = "read"  // Read, ReadAt
 	OpWrite   Op = "write" // Write, WriteAt: half of the bytes are written
-	OpSync    Op = "sync"  // Sync, Datasync
+	OpResize  Op = "resize"
+	OpSync    Op = "sync" // Sync, Datasync
 	OpSyncDir Op = "syncdir"
 	OpReadDir Op = "readdir"
 	OpRename  Op = "rename" // by the old name
 	OpRemove  Op = "remove" // Remove, RemoveAll
 	OpSpace   Op = "space"
-	// OpChange is any call that changes the disk: create, mkdir, write, sync,
-	// syncdir, rename, remove.
+	// OpChange is any call that changes the disk: create, mkdir, write, resize,
+	// sync, syncdir, rename, remove.
 	OpChange Op = "change"
 )
 
 func (o Op) changes() bool {
 	switch o {
-	case OpCreate, OpMkdir, OpWrite, OpSync, OpSyncDir, OpRename, OpRemove:
+	case OpCreate, OpMkdir, OpWrite, OpResize, OpSync, OpSyncDir, OpRename, OpRemove:
 		return true
 	}
 	return false
@@ -246,4 +247,11 @@ func (f *faultyFile) Datasync() error {
 		return err
 	}
 	return f.File.Datasync()
+}
+
+func (f *faultyFile) Truncate(size int64) error {
+	if err := f.faults.check(OpResize, f.name); err != nil {
+		return err
+	}
+	return f.File.Truncate(size)
 }

@@ -51,6 +51,11 @@ func wrap(op, name string, err error) error {
 	return &fs.PathError{Op: op, Path: name, Err: err}
 }
 
+func (f osFile) Truncate(size int64) error {
+	failpoint.Hit(change)
+	return f.File.Truncate(size)
+}
+
 func (f osFile) Write(b []byte) (int, error) {
 	failpoint.Hit(change)
 	return f.File.Write(b)

@@ -58,6 +58,8 @@ type File interface {
 	// Datasync makes contents durable, and of the metadata what is needed to
 	// read them back.
 	Datasync() error
+	// Truncate sets the size.
+	Truncate(size int64) error
 }
 
 // Mapper is a File that can be read without copying it. The operating system's
