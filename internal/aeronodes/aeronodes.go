@@ -44,6 +44,7 @@ type Cluster struct {
 		shift      int    // see owner
 		refuse     func(partition int) codec.Result
 		strays     int
+		starting   bool
 	}
 }
 
@@ -119,6 +120,13 @@ func (c *Cluster) Refuse(f func(partition int) codec.Result) {
 	c.mu.refuse = f
 }
 
+// Starting has the nodes not know their statistics, as real ones do for a moment.
+func (c *Cluster) Starting(are bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.mu.starting = are
+}
+
 // Strays is how many records were asked of a node that does not own their partition.
 func (c *Cluster) Strays() int {
 	c.mu.Lock()
@@ -151,13 +159,14 @@ type view struct {
 	key        uint64
 	shift      int
 	refuse     func(partition int) codec.Result
+	starting   bool
 }
 
 func (c *Cluster) view() view {
 	members := c.members()
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return view{members, c.mu.generation, c.mu.key, c.mu.shift, c.mu.refuse}
+	return view{members, c.mu.generation, c.mu.key, c.mu.shift, c.mu.refuse, c.mu.starting}
 }
 
 // owner is the node that has a partition, rank 0, or a copy of it.
@@ -180,6 +189,8 @@ func (m *node) answer(v view, name string) (string, bool) {
 		return fmt.Sprint(v.generation), true
 	case name == "replicas":
 		return m.replicas(v), true
+	case name == "statistics" && v.starting:
+		return "", true
 	case name == "statistics":
 		return fmt.Sprintf("cluster_size=%d;cluster_key=%X;cluster_integrity=true;cluster_is_member=true;uptime=%d",
 			len(v.members), v.key, int(time.Since(m.began()).Seconds())), true

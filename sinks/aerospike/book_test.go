@@ -14,6 +14,7 @@ import (
 
 	"github.com/walproxy/walproxy"
 	"github.com/walproxy/walproxy/mutation"
+	"github.com/walproxy/walproxy/replay"
 )
 
 // book is a proxy with an Aerospike sink, and what was written to it.
@@ -98,6 +99,9 @@ func (b *book) wait(lsn walproxy.LSN) {
 		}
 		if ctx.Err() != nil {
 			b.Fatalf("LSN %d is not applied: %v", lsn, err)
+		}
+		if s := b.p.Status().Sinks[0]; s.State == replay.Halted {
+			b.Fatalf("the sink has halted: %v", s.Err)
 		}
 	}
 }

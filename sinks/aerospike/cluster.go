@@ -73,8 +73,8 @@ func (s *Sink) look(ctx context.Context) (nodes, error) {
 			return nil, judge(failed, notSent)
 		}
 		uptime, err := strconv.ParseInt(stats["uptime"], 10, 64)
-		if err != nil {
-			return nil, sinks.WithOutcome(sinks.Halt, fmt.Errorf("sink aerospike: node %s does not say its uptime: %w", n.GetName(), err))
+		if err != nil { // one that is just starting does not
+			return nil, sinks.WithOutcome(sinks.Retry, fmt.Errorf("sink aerospike: node %s does not say its uptime: %w", n.GetName(), err))
 		}
 		started := time.Now().Add(-time.Duration(uptime) * time.Second).UTC().Truncate(time.Second)
 		found[n.GetName()] = node{Key: stats["cluster_key"], Started: started}

@@ -44,10 +44,13 @@ func TestCluster(t *testing.T) {
 		b.wait(b.write(100))
 		b.read(false)
 		b.write(50)
+		nodes.Starting(true)
 		if err := nodes.Restart(round); err != nil {
 			t.Fatal(err)
 		}
-		b.wait(b.write(100))
+		b.write(50)
+		nodes.Starting(false)
+		b.wait(b.write(50))
 		soon(t, "the sink goes back", func() bool { return b.rewinds() > before })
 		b.wait(lsn)
 
