@@ -2,6 +2,7 @@ package aerowire
 
 import (
 	"context"
+	"iter"
 
 	"github.com/walproxy/walproxy/api/aerowire/codec"
 	"github.com/walproxy/walproxy/api/aerowire/expression"
@@ -19,7 +20,8 @@ func (s *Server) batch(ctx context.Context, m *codec.Message, field []byte, out 
 		return out.last(codec.Parameter)
 	}
 	var filter *expression.Expression
-	if sent, ok := m.Field(codec.FieldFilter); ok {
+	sent, filtered := m.Field(codec.FieldFilter)
+	if filtered && s.o.Store == nil {
 		release, err := s.reserve(ctx, sent)
 		if err != nil {
 			return out.last(resultOf(err))
@@ -30,8 +32,11 @@ func (s *Server) batch(ctx context.Context, m *codec.Message, field []byte, out 
 		}
 	}
 	result := codec.OK
-	for i := range b.Rows {
-		a := s.row(ctx, &b.Rows[i], filter)
+	rows := s.rows(ctx, b, filter)
+	if s.o.Store != nil {
+		rows = s.frontRows(ctx, b, sent)
+	}
+	for i, a := range rows {
 		a.Timeout = b.Rows[i].Index
 		if a.Result == codec.NamespaceNotFound { // which ends the batch
 			result = codec.Parameter
@@ -60,6 +65,17 @@ func (s *Server) batch(ctx context.Context, m *codec.Message, field []byte, out 
 	return out.last(result)
 }
 
+// rows does the rows one after the other.
+func (s *Server) rows(ctx context.Context, b *codec.Batch, filter *expression.Expression) iter.Seq2[int, *answer] {
+	return func(yield func(int, *answer) bool) {
+		for i := range b.Rows {
+			if !yield(i, s.row(ctx, &b.Rows[i], filter)) {
+				return
+			}
+		}
+	}
+}
+
 // row does one row; the batch's filter counts where the row has none.
 func (s *Server) row(ctx context.Context, row *codec.Row, filter *expression.Expression) *answer {
 	o, err := s.operation(row.Message, &row.Digest)
@@ -74,6 +90,9 @@ func (s *Server) row(ctx context.Context, row *codec.Row, filter *expression.Exp
 
 // attempt does a message for one record, or says what room it needs for that.
 func (s *Server) attempt(ctx context.Context, o *operation) *answer {
+	if s.o.Store != nil {
+		return s.front(ctx, o)
+	}
 	if err := o.parseFilter(); err != nil {
 		return s.failure(err)
 	}

@@ -97,9 +97,16 @@ func (r *rig) client() *as.Client {
 // against instead of the endpoint: its namespace test is emptied.
 var realServer = os.Getenv("WALPROXY_TEST_AEROSPIKE")
 
+// throughFront has the tests of behaviour talk to an endpoint in front of the endpoint,
+// or of the real server.
+var throughFront = os.Getenv("WALPROXY_TEST_FRONT") != ""
+
 // client connects to the endpoint, or to the real server if there is one.
 func client(t testing.TB) *as.Client {
 	t.Helper()
+	if throughFront {
+		return connect(t, newFrontRig(t, "").addr)
+	}
 	if realServer == "" {
 		return newRig(t).client()
 	}

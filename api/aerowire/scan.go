@@ -34,6 +34,9 @@ type scan struct {
 
 // scan answers a message that names no record.
 func (s *Server) scan(ctx context.Context, m *codec.Message, out *stream) error {
+	if s.o.Store != nil {
+		return s.frontScan(ctx, m, out)
+	}
 	sc, err := s.newScan(m)
 	if err == nil && sc.rawFilter != nil {
 		var release func()

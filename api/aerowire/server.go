@@ -38,6 +38,14 @@ type Options struct {
 	// collections' key type must be mutation.KeyBytes.
 	Namespaces []string
 	TLS        *tls.Config // nil: none
+	// Store, if set, is a cluster that keeps the records: its sink is the only one
+	// that the namespaces are routed to.
+	Store Store
+	// LogDeletes has deletions without a condition logged and answered as done,
+	// without asking Store whether the record is there.
+	LogDeletes bool
+	// Patience is how long a request waits for Store. 2 s.
+	Patience time.Duration
 	// Node names this node, 16 hexadecimal digits. By default it comes from the
 	// listener's address.
 	Node        string
@@ -87,6 +95,9 @@ func (o Options) withDefaults() (Options, error) {
 	o.MaxInFlightBytes = max(o.MaxInFlightBytes, int64(o.MaxRequestBytes))
 	if o.IdleTimeout <= 0 {
 		o.IdleTimeout = 10 * time.Minute
+	}
+	if o.Patience <= 0 {
+		o.Patience = 2 * time.Second
 	}
 	if o.RequestTimeout <= 0 {
 		o.RequestTimeout = 30 * time.Second

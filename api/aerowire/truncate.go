@@ -32,6 +32,9 @@ func (s *Server) truncate(ctx context.Context, what string, args map[string]stri
 	if len(set) > setNameMax {
 		return infoFail(codec.Parameter, "set name too long"), nil
 	}
+	if s.o.Store != nil {
+		return infoFail(codec.Unsupported, "not in front of a cluster"), nil
+	}
 	t := &truncation{s: s, upTo: s.o.Core.Status().Log.Appended}
 	if text := args["lut"]; text != "" {
 		nanos, err := strconv.ParseInt(text, 10, 64)

@@ -23,6 +23,7 @@ func (i *instance) openAerospike(name string, c config.Sink) (*aerospike.Sink, e
 	if err != nil {
 		return nil, err
 	}
+	o.Collections = append(fronted(i.config.AeroWire, name), o.Collections...)
 	o.Clients = i.clusters
 	return aerospike.Open(o)
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/walproxy/walproxy/api"
 	"github.com/walproxy/walproxy/api/aerowire"
 	"github.com/walproxy/walproxy/internal/config"
+	"github.com/walproxy/walproxy/sinks/aerospike"
 )
 
 // startAerowire serves clients of Aerospike, if the configuration says so.
@@ -22,7 +23,11 @@ func (i *instance) startAerowire() error {
 	if err != nil {
 		return fmt.Errorf("aerowire.tls: %w", err)
 	}
+	store, _ := i.sinks[c.Sink].(aerowire.Store) // a cluster's; others have their records here
 	i.aerowire, err = aerowire.Start(aerowire.Options{
+		Store:            store,
+		LogDeletes:       c.Deletes == config.LogDeletes,
+		Patience:         time.Duration(c.Patience),
 		Core:             api.New(i.proxy),
 		Listener:         i.aerowireListener,
 		Namespaces:       c.Namespaces,
@@ -37,6 +42,20 @@ func (i *instance) startAerowire() error {
 		Logger:           i.logger.Named("aerowire"),
 	})
 	return err
+}
+
+// fronted says where the collections of the endpoint's namespaces are in the cluster
+// of a sink: the sets of the same names, by digest.
+func fronted(c *config.AeroWire, sink string) (list []aerospike.Collection) {
+	if c == nil || c.Sink != sink {
+		return nil
+	}
+	for _, ns := range c.Namespaces {
+		list = append(list,
+			aerospike.Collection{Pattern: ns, Namespace: ns, NoSet: true, Digest: true},
+			aerospike.Collection{Pattern: ns + ".*", Namespace: ns, Set: "*", Digest: true})
+	}
+	return list
 }
 
 // aerowireFailed is nil, and so never ready, without an endpoint.

@@ -27,7 +27,18 @@ type AeroWire struct {
 	MaxRecordBytes   Size     `yaml:"max_record_bytes"`
 	MaxBatchRows     int      `yaml:"max_batch_rows"`
 	IdleTimeout      Duration `yaml:"idle_timeout"`
+
+	// Deletes and Patience are for a sink of type aerospike: whether the cluster is
+	// asked if a record is there that is deleted (asked, logged), and how long a
+	// request waits for the cluster.
+	Deletes  string   `yaml:"deletes"`
+	Patience Duration `yaml:"patience"`
 }
+
+// LogDeletes is what Deletes says.
+const LogDeletes = "logged"
+
+const askDeletes = "asked"
 
 func (a *AeroWire) withDefaults(sinks map[string]Sink) {
 	orString(&a.Listen, "127.0.0.1:3000")
@@ -40,6 +51,10 @@ func (a *AeroWire) withDefaults(sinks map[string]Sink) {
 		}
 	}
 	orString(&a.Sink, MainSink)
+	if sinks[a.Sink].Type == TypeAerospike {
+		orString(&a.Deletes, askDeletes)
+		or(&a.Patience, Duration(2*time.Second))
+	}
 	or(&a.MaxConnections, 4096)
 	or(&a.MaxRequestBytes, 16*mib)
 	or(&a.MaxInFlightBytes, 256*mib)
@@ -93,7 +108,14 @@ func (c *checker) aerowireSink(cfg *Config, a *AeroWire) {
 		c.fault("aerowire.sink", "there is no sink %q: want one of %s", a.Sink, strings.Join(slices.Sorted(maps.Keys(cfg.Sinks)), ", "))
 		return
 	}
-	c.want(sink.Type == TypePebble, "aerowire.sink", "%s is of type %s: in this version the endpoint needs type %s", a.Sink, sink.Type, TypePebble)
+	c.want(sink.Type == TypePebble || sink.Type == TypeAerospike, "aerowire.sink", "%s is of type %s: in this version the endpoint needs type %s or %s",
+		a.Sink, sink.Type, TypePebble, TypeAerospike)
+	if sink.Type == TypeAerospike {
+		c.aerowireFront(cfg, a, sink)
+	} else {
+		c.want(a.Deletes == "", "aerowire.deletes", "is for a sink of type %s; %s is of type %s", TypeAerospike, a.Sink, sink.Type)
+		c.want(a.Patience == 0, "aerowire.patience", "is for a sink of type %s; %s is of type %s", TypeAerospike, a.Sink, sink.Type)
+	}
 	for _, ns := range a.Namespaces {
 		for _, collection := range []string{ns, ns + ".set"} {
 			reads := cfg.reads(collection)
@@ -103,15 +125,44 @@ func (c *checker) aerowireSink(cfg *Config, a *AeroWire) {
 	}
 }
 
-// reads names the sink that answers reads for a collection; empty: none.
-func (c *Config) reads(collection string) string {
-	for _, r := range c.Routes {
-		for _, pattern := range r.Collections {
-			ok, _ := path.Match(pattern, collection) // validated elsewhere
-			if (ok || pattern == "*") && len(r.Sinks) > 0 {
-				return r.Sinks[0]
+// aerowireFront judges an endpoint in front of a cluster: its collections are the
+// cluster's sets, and all that is written to them goes there alone.
+func (c *checker) aerowireFront(cfg *Config, a *AeroWire, sink Sink) {
+	c.want(a.Deletes == askDeletes || a.Deletes == LogDeletes, "aerowire.deletes", "%q: want %s or %s", a.Deletes, askDeletes, LogDeletes)
+	c.want(a.Patience >= Duration(10*time.Millisecond) && a.Patience <= Duration(time.Minute), "aerowire.patience", "%s is out of range: 10ms to 1m", a.Patience)
+	for _, ns := range a.Namespaces {
+		for _, collection := range []string{ns, ns + ".set"} {
+			for _, r := range cfg.Routes {
+				if !r.takes(collection) {
+					continue
+				}
+				c.want(len(r.Sinks) == 1, "aerowire.sink", "the routes send collection %s to %s: what a client has the cluster answer is not in the log, "+
+					"so only %s can have it", collection, strings.Join(r.Sinks, ", "), a.Sink)
+				break
+			}
+			for pattern, col := range sink.Collections {
+				matches, _ := path.Match(pattern, collection) // validated elsewhere
+				c.want(!matches || col.Namespace == "" && col.Set == "" && !col.Digest && !col.SendKey && col.KeyType == "",
+					"sinks."+a.Sink+".collections."+pattern, "aerowire.namespaces says where collection %s is: leave namespace, set, key_type, digest and send_key out", collection)
 			}
 		}
 	}
+}
+
+// reads names the sink that answers reads for a collection; empty: none.
+func (c *Config) reads(collection string) string {
+	for _, r := range c.Routes {
+		if r.takes(collection) && len(r.Sinks) > 0 {
+			return r.Sinks[0]
+		}
+	}
 	return ""
+}
+
+// takes reports whether the route is one of a collection's.
+func (r Route) takes(collection string) bool {
+	return slices.ContainsFunc(r.Collections, func(pattern string) bool {
+		ok, _ := path.Match(pattern, collection) // validated elsewhere
+		return ok || pattern == "*"
+	})
 }
