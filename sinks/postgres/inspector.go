@@ -1,0 +1,60 @@
+package postgres
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// Inspector asks the sink's database about itself, on one connection of its own, which
+// is made when it is needed and again when it is lost.
+type Inspector struct {
+	config *pgx.ConnConfig
+
+	mu   sync.Mutex // held during a query
+	conn *pgx.Conn  // nil: none
+}
+
+// Inspector returns a new one. The caller closes it; it does not depend on the sink.
+func (s *Sink) Inspector() *Inspector { return &Inspector{config: s.owner.config} }
+
+// Query runs one statement as a simple query and returns its rows in text, a null as
+// "". Calls may be concurrent; they wait for each other. After an error the session
+// may be another one.
+func (i *Inspector) Query(ctx context.Context, sql string) ([][]string, error) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if i.conn == nil || i.conn.IsClosed() {
+		conn, err := pgx.ConnectConfig(ctx, i.config)
+		if err != nil {
+			return nil, err
+		}
+		i.conn = conn
+	}
+	results, err := i.conn.PgConn().Exec(ctx, sql).ReadAll()
+	if err != nil || len(results) == 0 {
+		return nil, err
+	}
+	var rows [][]string
+	for _, values := range results[len(results)-1].Rows {
+		row := make([]string, len(values))
+		for i, v := range values {
+			row[i] = string(v)
+		}
+		rows = append(rows, row)
+	}
+	return rows, nil
+}
+
+// Close ends the connection. It waits for a query that runs.
+func (i *Inspector) Close() {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if i.conn != nil {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		_ = i.conn.Close(ctx) // nothing is under way
+	}
+}
