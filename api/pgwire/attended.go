@@ -26,6 +26,7 @@ type attended struct {
 	prepared map[string]*prepared // statements by name
 	texts    int                  // bytes of them
 	open     bool                 // a part of an extended query was passed on without its Sync
+	dropped  bool                 // PostgreSQL still has an unnamed statement that a query dropped
 	serial   bool                 // what was passed on last decides how the next is read
 	plans    plans
 

@@ -16,13 +16,16 @@ type known struct {
 	session behind.Session
 	// why nothing of the session can be written behind; "": it can.
 	why string
-	// store names the database as sinks/postgres does.
+	// store names the database.
 	store string
 }
 
+// storeSQL names a database, whatever address it has.
+const storeSQL = `(SELECT pg_catalog.concat('system ', c.system_identifier, ' database ', d.oid) FROM pg_catalog.pg_control_system() c, pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database())`
+
 // knownSQL asks for all of it.
 const knownSQL = `SELECT pg_catalog.current_setting('search_path'), pg_catalog.current_setting('TimeZone'), current_user,
- (SELECT pg_catalog.concat('postgres system ', c.system_identifier, ' database ', d.oid) FROM pg_catalog.pg_control_system() c, pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database()),
+ ` + storeSQL + `,
  CASE WHEN pg_catalog.current_setting('client_encoding') <> 'UTF8' THEN 'its client_encoding is not UTF8'
  WHEN pg_catalog.current_setting('standard_conforming_strings') <> 'on' THEN 'standard_conforming_strings is off'
  WHEN pg_catalog.current_setting('transaction_read_only') <> 'off' THEN 'its transactions are read-only'
@@ -42,7 +45,7 @@ func (x *attended) learn() error {
 	if !changed {
 		return nil
 	}
-	frames, _, err := x.ask(appendQuery(nil, knownSQL))
+	frames, _, err := x.ask(appendQuestion(nil, knownSQL))
 	if err != nil {
 		return err
 	}
@@ -142,10 +145,22 @@ func quotedName(s string) (name, rest string, ok bool) {
 	}
 }
 
-// appendQuery appends a Query message.
-func appendQuery(b []byte, sql string) []byte {
-	b, start := begin(b, cQuery)
-	return finish(append(append(b, sql...), 0), start)
+// ownName is of the endpoint's own statements and portals in a session. A simple
+// query, or one without a name, would take the place of the client's.
+const ownName = "walproxy's own"
+
+// appendQuestion appends an extended query that is asked once.
+func appendQuestion(b []byte, sql string) []byte {
+	b = appendParse(b, ownName, sql, nil)
+	b, start := begin(b, cBind)
+	b = append(append(b, ownName...), 0)
+	b = append(append(b, ownName...), 0, 0, 0, 0, 0, 0, 0)
+	b = finish(b, start)
+	b, start = begin(b, cExecute)
+	b = finish(append(append(b, ownName...), 0, 0, 0, 0, 0), start)
+	b, start = begin(b, cClose)
+	b = finish(append(append(append(b, 'S'), ownName...), 0), start)
+	return appendEmpty(b, cSync)
 }
 
 // textRow reads a DataRow in text; a null reads as "".

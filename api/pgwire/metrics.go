@@ -2,6 +2,7 @@ package pgwire
 
 import (
 	"fmt"
+	"sync/atomic"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -70,17 +71,15 @@ func newMetrics(reg prometheus.Registerer, s *Server) (*metrics, error) {
 
 // behindMetrics are those of sessions that may write behind.
 type behindMetrics struct {
-	logged      prometheus.Counter
+	logged      atomic.Uint64
 	passed      *prometheus.CounterVec
 	failed      *prometheus.CounterVec
 	gateSeconds prometheus.Histogram
+	why         atomic.Value // string: of the last write that was passed through
 }
 
 func newBehindMetrics(reg prometheus.Registerer) (*behindMetrics, error) {
 	m := &behindMetrics{
-		logged: prometheus.NewCounter(prometheus.CounterOpts{
-			Name: "walproxy_pgwire_behind_total", Help: "Queries that were acknowledged from the log.",
-		}),
 		passed: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "walproxy_pgwire_passed_total", Help: "Writes that were looked at and passed through instead, by reason.",
 		}, []string{"reason"}),
@@ -92,7 +91,10 @@ func newBehindMetrics(reg prometheus.Registerer) (*behindMetrics, error) {
 			Buckets: prometheus.ExponentialBuckets(0.0001, 4, 9),
 		}),
 	}
-	if err := promset.Register(reg, m.logged, m.passed, m.failed, m.gateSeconds); err != nil {
+	logged := prometheus.NewCounterFunc(prometheus.CounterOpts{
+		Name: "walproxy_pgwire_behind_total", Help: "Queries that were acknowledged from the log.",
+	}, func() float64 { return float64(m.logged.Load()) })
+	if err := promset.Register(reg, logged, m.passed, m.failed, m.gateSeconds); err != nil {
 		return nil, fmt.Errorf("pgwire: metrics: %w", err)
 	}
 	return m, nil

@@ -67,6 +67,10 @@ func (x *attended) ready() (*catalogue.Snapshot, error) {
 		return nil, nil
 	}
 	known := x.t.catalogue(context.Background())
+	if known != nil && x.t.store(context.Background()) != x.known.store {
+		x.passes("store", "its database is not the one that the sink applies to")
+		return nil, nil
+	}
 	if known == nil {
 		x.passes("catalogue", "the catalogue cannot be read")
 	}
@@ -90,6 +94,7 @@ func (x *attended) eligible(known *catalogue.Snapshot, p *prepared) *behind.Plan
 // passes takes note of why a write is not written behind.
 func (x *attended) passes(reason, why string) {
 	x.settings.why = "passed through: " + why
+	x.t.m.why.Store(why)
 	x.t.m.passed.WithLabelValues(reason).Inc()
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/walproxy/walproxy/api"
@@ -66,6 +67,7 @@ type tables struct {
 	gates map[string]*gate // by collection
 	rows  map[string]bool  // collections with AssumeRows
 	m     *behindMetrics
+	named atomic.Pointer[string] // the database, as storeSQL names it
 }
 
 func newTables(s *Server, o WriteBehind, m *behindMetrics) *tables {
@@ -99,6 +101,21 @@ func (t *tables) catalogue(ctx context.Context) *catalogue.Snapshot {
 		return nil // Run says why
 	}
 	return s
+}
+
+// store names the database that the sink applies to; "": it cannot be said now.
+func (t *tables) store(ctx context.Context) string {
+	if named := t.named.Load(); named != nil {
+		return *named
+	}
+	ctx, cancel := context.WithTimeout(ctx, refreshTimeout)
+	defer cancel()
+	rows, err := t.o.Query(ctx, "SELECT "+storeSQL)
+	if err != nil || len(rows) != 1 || len(rows[0]) != 1 {
+		return ""
+	}
+	t.named.Store(&rows[0][0])
+	return rows[0][0]
 }
 
 // collections of tables, each once, in order.

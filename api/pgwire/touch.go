@@ -22,6 +22,7 @@ type touch struct {
 	session       bool // it may change what is known of the session
 	// unnamed is the statement without a name that it uses and PostgreSQL lacks.
 	unnamed *prepared
+	drop    bool // it uses one that PostgreSQL has and the client has not any more
 	naming  []naming
 }
 
@@ -99,7 +100,7 @@ func (x *attended) admit(t *touch) (failed *failure, err error) {
 
 // settledFrom waits for what is under way if t has to be alone.
 func (x *attended) settledFrom(t *touch) error {
-	if !t.anything && len(t.writes) == 0 && len(t.naming) == 0 && t.unnamed == nil && !x.serial && !t.serial {
+	if !t.anything && len(t.writes) == 0 && len(t.naming) == 0 && t.unnamed == nil && !t.drop && !x.serial && !t.serial {
 		return nil
 	}
 	return x.settled()
@@ -205,7 +206,7 @@ func (x *attended) fail(answer []byte, f *failure) error {
 	x.mu.Unlock()
 	if tx == txOpen {
 		var err error
-		if _, tx, err = x.ask(appendQuery(nil, "walproxy")); err != nil { // no statement begins so
+		if _, tx, err = x.ask(appendEmpty(appendParse(nil, ownName, "walproxy", nil), cSync)); err != nil { // no statement begins so
 			return err
 		}
 	}

@@ -1,6 +1,8 @@
 package pgwire
 
 import (
+	"encoding/binary"
+
 	"github.com/walproxy/walproxy/api/pgwire/statement"
 )
 
@@ -116,8 +118,8 @@ func (x *attended) lookOne(m *message, made map[string]*prepared, t *touch) {
 		if !ok {
 			p = x.lookup(m.name)
 		}
-		if m.name == "" && p != nil && !p.upstream {
-			t.unnamed = p
+		if m.name == "" && !ok {
+			x.needs(p, t)
 		}
 		return p
 	}
@@ -130,6 +132,7 @@ func (x *attended) lookOne(m *message, made map[string]*prepared, t *touch) {
 		}
 		if m.name == "" {
 			x.keep("", p)
+			x.dropped = false
 		} else {
 			t.naming = append(t.naming, naming{m.name, p})
 		}
@@ -158,27 +161,39 @@ func (x *attended) bound(name string, t *touch) {
 		t.anything, t.serial = true, true
 		return
 	}
-	if name == "" && !p.upstream {
-		t.unnamed = p
+	if name == "" {
+		x.needs(p, t)
 	}
 	x.touches(t, p.text)
 }
 
-// unnamed makes the unnamed statement upstream that was answered here. A failure is
+// needs: messages use the unnamed statement p as it was before them; nil: there is
+// none.
+func (x *attended) needs(p *prepared, t *touch) {
+	switch {
+	case p != nil && !p.upstream:
+		t.unnamed = p
+	case p == nil && x.dropped:
+		t.drop = true
+	}
+}
+
+// unnamed makes the unnamed statement upstream that was answered here, or drops the
+// one that a query answered here would have dropped. A failure is
 // what PostgreSQL says to it.
 func (x *attended) unnamed(t *touch) (*failure, error) {
+	if t.drop {
+		x.dropped = false
+		b, start := begin(nil, cClose)
+		_, _, err := x.ask(appendEmpty(finish(append(b, 'S', 0), start), cSync))
+		return nil, err
+	}
 	p := t.unnamed
 	if p == nil {
 		return nil, nil
 	}
-	b, start := begin(nil, cParse)
-	b = append(append(b, 0), p.sql...)
-	b = append(b, 0, byte(len(p.types)>>8), byte(len(p.types)))
-	for _, oid := range p.types {
-		b = append(b, byte(oid>>24), byte(oid>>16), byte(oid>>8), byte(oid))
-	}
-	b = finish(b, start)
-	b = append(b, cSync, 0, 0, 0, 4)
+	x.dropped = false
+	b := appendEmpty(appendParse(nil, "", p.sql, p.types), cSync)
 	frames, _, err := x.ask(b)
 	if err != nil {
 		return nil, err
@@ -190,6 +205,17 @@ func (x *attended) unnamed(t *touch) (*failure, error) {
 	}
 	p.upstream = true
 	return nil, nil
+}
+
+func appendParse(b []byte, name, sql string, types []uint32) []byte {
+	b, start := begin(b, cParse)
+	b = append(append(b, name...), 0)
+	b = append(append(b, sql...), 0)
+	b = binary.BigEndian.AppendUint16(b, uint16(len(types)))
+	for _, oid := range types {
+		b = binary.BigEndian.AppendUint32(b, oid)
+	}
+	return finish(b, start)
 }
 
 // unit handles an extended query with its Sync.
@@ -246,9 +272,11 @@ func (x *attended) query(body []byte) error {
 			return err
 		}
 		if done, err := x.hereSimple(sql); done || err != nil {
+			x.dropped = true
 			return err
 		}
 	}
+	x.dropped = false
 	x.touches(&touched, text)
 	return x.passUnit(&touched)
 }

@@ -19,6 +19,9 @@ import (
 
 var errAckLate = errors.New("pgwire: the acknowledgement's time-out")
 
+// notNull is the SQLSTATE of a null where none may be.
+const notNull = "23502"
+
 // batch is what one query writes: one record of the log.
 type batch struct {
 	x       *attended
@@ -138,6 +141,8 @@ func (x *attended) answerWrites(list []message) (done bool, err error) {
 				return false, nil
 			case p.failed != nil && p.stage == behind.Parsing:
 				return false, nil // it is Parse's to fail
+			case p.failed != nil && p.stage == behind.Executing && p.failed.code != notNull:
+				return false, nil // a plan for these values fails at Bind, one for any at Execute
 			case p.failed != nil && p.stage == behind.Binding:
 				return true, x.fail(reply, p.failed)
 			}
@@ -192,7 +197,7 @@ func (x *attended) acknowledge(b *batch, before, behind []byte) (done bool, err 
 	}
 	x.settings.last, x.settings.requestID, x.settings.why = lsn, "", "written behind"
 	x.own_.add(lsn, b.tables)
-	x.t.m.logged.Inc()
+	x.t.m.logged.Add(1)
 	var warning []byte
 	if x.settings.ack == ackApplied {
 		failed, late := b.applied(lsn)
