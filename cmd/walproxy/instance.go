@@ -50,11 +50,12 @@ type instance struct {
 	rest                       *rpc.Server
 	adminHandler               *admin.Server
 	apiServer, adminServer     *httpserve.Server
-	aerowireListener           net.Listener     // nil: there is no such endpoint
-	aerowire                   *aerowire.Server // once it serves
-	pgwireListener             net.Listener     // nil: there is no such endpoint
-	pgwire                     *pgwire.Server   // once it serves
-	noted                      bool             // the data directory says how to reach this one
+	aerowireListener           net.Listener        // nil: there is no such endpoint
+	aerowire                   *aerowire.Server    // once it serves
+	pgwireListener             net.Listener        // nil: there is no such endpoint
+	pgwire                     *pgwire.Server      // once it serves
+	inspector                  *postgres.Inspector // of the tables that it writes behind; nil: there are none
+	noted                      bool                // the data directory says how to reach this one
 }
 
 // start opens everything and serves. ctx bounds the start alone. After an error
@@ -284,6 +285,9 @@ func (i *instance) close() error {
 
 func (i *instance) closeSinks() error {
 	var errs []error
+	if i.inspector != nil {
+		i.inspector.Close()
+	}
 	for _, name := range slices.Sorted(maps.Keys(i.sinks)) {
 		ctx, cancel := context.WithTimeout(context.Background(), frontTimeout)
 		if err := i.sinks[name].Close(ctx); err != nil {

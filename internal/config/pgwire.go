@@ -14,9 +14,18 @@ import (
 type PGWire struct {
 	Listen   string `yaml:"listen"`
 	Upstream string `yaml:"upstream"` // PostgreSQL; see ParseUpstream
-	// Sink and WriteBehind are recognised and not in this version yet.
-	Sink        string         `yaml:"sink"`
-	WriteBehind map[string]any `yaml:"write_behind"`
+	// Sink applies what is logged of the tables of WriteBehind.
+	Sink        string                 `yaml:"sink"`
+	WriteBehind map[string]WriteBehind `yaml:"write_behind"` // by table, with its schema
+	// GateTimeout bounds how long a direct write waits for what is pending of its
+	// tables, ReadTimeout how long a read waits for its session's writes, and
+	// AckTimeout how long a write waits to be acknowledged.
+	GateTimeout Duration `yaml:"gate_timeout"`
+	ReadTimeout Duration `yaml:"read_timeout"`
+	AckTimeout  Duration `yaml:"ack_timeout"`
+	// CatalogueInterval is how long a change of the schema made past the proxy may go
+	// unnoticed.
+	CatalogueInterval Duration `yaml:"catalogue_interval"`
 
 	TLS        TLS  `yaml:"tls"`
 	RequireTLS bool `yaml:"require_tls"`
@@ -58,6 +67,9 @@ func (p *PGWire) withDefaults() {
 	or(&p.IdleInTransactionTimeout, Duration(10*time.Minute))
 	or(&p.StallTimeout, Duration(10*time.Minute))
 	p.awayDefaults()
+	if len(p.WriteBehind) > 0 {
+		p.behindDefaults()
+	}
 }
 
 func (c *checker) pgwire(p *PGWire) {
@@ -71,8 +83,6 @@ func (c *checker) pgwire(p *PGWire) {
 	} else if _, err := ParseUpstream(p.Upstream); err != nil {
 		c.fault("pgwire.upstream", "%s", err)
 	}
-	c.want(p.Sink == "", "pgwire.sink", notYet)
-	c.want(len(p.WriteBehind) == 0, "pgwire.write_behind", notYet)
 	c.want((p.TLS.Cert == "") == (p.TLS.Key == ""), "pgwire.tls", "needs both cert and key")
 	c.want(p.TLS.ClientCA == "" || p.TLS.Cert != "", "pgwire.tls.client_ca", "needs cert and key")
 	c.want(p.TLS.ClientCA == "" || p.RequireTLS, "pgwire.tls.client_ca", "needs require_tls: true, else a client without TLS needs no certificate")
