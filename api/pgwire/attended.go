@@ -7,6 +7,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"go.uber.org/zap"
 )
 
 // attended carries a session that may write behind. A goroutine attends to the
@@ -25,7 +27,6 @@ type attended struct {
 	known    known                // of the session, as PostgreSQL has it
 	prepared map[string]*prepared // statements by name
 	texts    int                  // bytes of them
-	open     bool                 // a part of an extended query was passed on without its Sync
 	dropped  bool                 // PostgreSQL still has an unnamed statement that a query dropped
 	serial   bool                 // what was passed on last decides how the next is read
 	plans    plans
@@ -43,6 +44,7 @@ type attended struct {
 		last     byte  // type of PostgreSQL's last message
 		over     bool  // nothing is passed on any more
 		why      error // it ended; nil: one of both sides wanted it
+		finished bool  // PostgreSQL has ended the session
 		gone     bool  // the client said good-bye or closed its end
 		busy     bool  // the endpoint is at an answer of its own
 		moves    uint64
@@ -87,10 +89,31 @@ func (x *attended) run(fromClient, fromServer []byte) error {
 	x.mu.Unlock()
 	x.give(net.ErrClosed)
 	up.Wait()
+	x.giveUp()
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	x.mu.ends.release()
 	return x.mu.why
+}
+
+// giveUp sees to it that PostgreSQL does not go on with a write that nobody waits for
+// any more: behind the session's gates writes are logged again.
+func (x *attended) giveUp() {
+	x.mu.Lock()
+	under := len(x.mu.ends.direct) > 0 && !x.mu.finished && x.mu.turn.pending()
+	x.mu.Unlock()
+	address, key := x.address, x.key
+	if l := x.link.Load(); l != nil {
+		address, key, _ = l.target()
+	}
+	if !under || len(key) == 0 {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), cancelTimeout)
+	defer cancel()
+	if err := x.s.passCancel(ctx, address, key); err != nil {
+		x.s.log.Warn("a direct write that was given up may still be under way", append(x.fields(), zap.Error(err))...)
+	}
 }
 
 // attend reads what the client sends until that ends. That PostgreSQL takes no more
@@ -182,13 +205,14 @@ func (x *attended) stirLocked() {
 }
 
 // settled waits until PostgreSQL has answered everything, or waits for data of a
-// COPY: nothing else would make it go on.
+// COPY: nothing else would make it go on. Where it is not known whose turn it is it
+// does not wait, and the endpoint says nothing itself. No query is open.
 func (x *attended) settled() error {
 	if err := x.flush(); err != nil {
 		return err
 	}
 	return x.await(context.Background(), func() bool {
-		if !x.mu.turn.copyIn && (x.mu.turn.pending() || !x.mu.down.between()) {
+		if t := &x.mu.turn; t.exact && !t.copyIn && (t.pending() || !x.mu.down.between()) {
 			return false
 		}
 		for _, n := range x.mu.ends.named {
@@ -197,6 +221,20 @@ func (x *attended) settled() error {
 		x.mu.ends.named = nil
 		return true
 	})
+}
+
+// isOpen reports that a part of an extended query was passed on without its Sync.
+func (x *attended) isOpen() bool {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.mu.turn.open
+}
+
+// exact reports that it is known whose turn it is.
+func (x *attended) exact() bool {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.mu.turn.exact
 }
 
 // say writes to the client, between two messages: settled was called.

@@ -44,6 +44,7 @@ func (x *attended) passDown(first []byte) {
 		return
 	}
 	x.mu.Lock()
+	x.mu.finished = true
 	lost := !x.mu.gone && x.mu.last != sError
 	x.mu.Unlock()
 	if lost {

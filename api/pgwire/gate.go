@@ -136,12 +136,17 @@ type naming struct {
 	*prepared
 }
 
-// release leaves the gates.
-func (e *ends) release() {
+// leave leaves the gates.
+func (e *ends) leave() {
 	for _, name := range e.direct {
 		e.tables.gates[name].leaveDirect()
 	}
 	e.direct = nil
+}
+
+// release leaves the gates, and has the schema looked at if it may have changed.
+func (e *ends) release() {
+	e.leave()
 	if e.schema {
 		e.schema = false
 		e.tables.watch.Changed()

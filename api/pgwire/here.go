@@ -142,7 +142,7 @@ func (x *attended) mine() (tx byte, ok bool) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	t := &x.mu.turn
-	return t.tx, t.exact && !t.pending() && x.mu.down.between() && t.tx != txFailed && !x.open
+	return t.tx, t.exact && !t.pending() && x.mu.down.between() && t.tx != txFailed && !t.copyIn
 }
 
 // answerOwn answers an extended query of statements that are the endpoint's own.

@@ -20,6 +20,7 @@ type ownWrites struct {
 	writes []ownWrite
 	lost   wal.LSN
 	dead   []ownWrite // dead letters, which reads of their tables do not see
+	blind  bool       // there were more than writesMax of them: no read is let through
 }
 
 type ownWrite struct {
@@ -77,6 +78,12 @@ func (x *attended) see(ctx context.Context, lsn wal.LSN, collections []string, a
 		if err := x.settleWrites(lsn); err != nil {
 			return err
 		}
+	}
+	if len(o.dead) > writesMax {
+		o.dead, o.blind = o.dead[:writesMax], true
+	}
+	if o.blind {
+		return &unseenError{o.dead[0].lsn}
 	}
 	for i := 0; i < len(o.dead); i++ {
 		w := o.dead[i]

@@ -91,6 +91,32 @@ func (x *attended) eligible(known *catalogue.Snapshot, p *prepared) *behind.Plan
 	return plan
 }
 
+// resolve has PostgreSQL say what types the parameters of a statement have that it
+// made; false: it does not.
+func (x *attended) resolve(name string, p *prepared) (bool, error) {
+	if p.resolved || !p.upstream {
+		return true, nil
+	}
+	b, start := begin(nil, cDescribe)
+	frames, _, err := x.ask(appendEmpty(finish(append(append(append(b, 'S'), name...), 0), start), cSync))
+	if err != nil {
+		return false, err
+	}
+	for _, frame := range frames {
+		n, rest, ok := count(frame[headBytes:], 4)
+		if frame[0] != sParameters || !ok || len(rest) != 4*n {
+			continue
+		}
+		p.types, p.resolved = make([]uint32, n), true
+		for i := range p.types {
+			p.types[i] = binary.BigEndian.Uint32(rest[4*i:])
+		}
+		return true, nil
+	}
+	x.passes("statement", "PostgreSQL does not describe the statement")
+	return false, nil
+}
+
 // passes takes note of why a write is not written behind.
 func (x *attended) passes(reason, why string) {
 	x.settings.why = "passed through: " + why

@@ -135,6 +135,10 @@ func turnOf(t testing.TB, x *session) turn {
 		c.mu.Lock()
 		defer c.mu.Unlock()
 		return c.mu.turn
+	case *attended:
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		return c.mu.turn
 	case *looped:
 		told := make(chan turn)
 		if !c.l.post(func() { told <- c.turn }) {

@@ -38,24 +38,21 @@ func (x *attended) take(kind byte, body []byte) error {
 	alone := len(x.in.unit()) == headBytes+len(body)
 	switch kind {
 	case cParse, cBind, cDescribe, cExecute, cClose:
-		if x.open {
+		if x.isOpen() {
 			return x.part()
 		}
 		return nil
 	case cSync:
-		if x.open {
-			x.open = false
+		if x.isOpen() {
 			return x.forward()
 		}
 		return x.unit()
 	case cQuery:
-		if !alone || x.open {
-			x.open = false
+		if !alone || x.isOpen() {
 			return x.mixed(body)
 		}
 		return x.query(body)
 	case cFunctionCall:
-		x.open = false
 		return x.mixed(nil)
 	case cFlush:
 		if alone {
@@ -108,13 +105,10 @@ func (x *attended) part() error {
 	var touched touch
 	x.look(x.in.unit(), &touched)
 	touched.begins = true // its snapshot may be older than what comes with the rest
-	if !x.open {
-		if err := x.settled(); err != nil {
-			return err
-		}
+	failed, err := x.opening(&touched)
+	if err == nil && failed == nil {
+		failed, err = x.admit(&touched)
 	}
-	x.open = true
-	failed, err := x.admit(&touched)
 	if err != nil {
 		return err
 	}
@@ -122,6 +116,21 @@ func (x *attended) part() error {
 		return endUnadmitted(failed)
 	}
 	return x.forward()
+}
+
+// opening waits for what is under way before the first part of a query that is passed
+// on in parts. Behind it nothing can be asked until its Sync.
+func (x *attended) opening(t *touch) (*failure, error) {
+	if x.isOpen() {
+		return nil, nil
+	}
+	if err := x.settled(); err != nil {
+		return nil, err
+	}
+	if t.unnamed == nil && !t.drop {
+		x.needs(x.prepared[""], t) // a later part may
+	}
+	return x.unnamed(t)
 }
 
 // mixed passes on a Query or FunctionCall: behind parts of an extended query, or one
@@ -135,10 +144,10 @@ func (x *attended) mixed(query []byte) error {
 		x.touches(&touched, x.parse(sql))
 		x.look(x.in.unit(), &touched)
 	}
-	if err := x.settledFrom(&touched); err != nil {
-		return err
+	failed, err := x.opening(&touched)
+	if err == nil && failed == nil {
+		failed, err = x.admit(&touched)
 	}
-	failed, err := x.admit(&touched)
 	if err != nil {
 		return err
 	}
@@ -155,29 +164,25 @@ const largePrefix = 8 << 10
 func (x *attended) large(kind byte, body int64) error {
 	touched := touch{begins: true}
 	x.look(x.in.unit(), &touched)
-	x.passing(kind)
 	switch kind {
 	case cQuery, cFunctionCall, cParse:
 		touched.anything, touched.serial = true, true
 		if kind == cParse {
-			if err := x.fill(headBytes + largePrefix); err != nil {
+			if err := x.fill(headBytes + int(min(body, largePrefix))); err != nil {
 				return err
 			}
-			if name, _, ok := cutString(x.in.rest()[headBytes:]); ok {
+			if name, _, ok := cutString(x.in.rest()[headBytes:]); ok { // it may be another one from now on
 				x.forget(name)
 			}
 		}
 	case cBind:
-		if err := x.fill(headBytes + largePrefix); err != nil {
+		if err := x.fill(headBytes + int(min(body, largePrefix))); err != nil {
 			return err
 		}
 		x.largeBind(x.in.rest()[headBytes:], &touched)
 	}
 	if kind != cCopyData {
-		if err := x.settledFrom(&touched); err != nil {
-			return err
-		}
-		failed, err := x.unnamed(&touched)
+		failed, err := x.opening(&touched)
 		if err == nil && failed == nil {
 			failed, err = x.admit(&touched)
 		}
@@ -209,16 +214,6 @@ func (x *attended) largeBind(body []byte, touched *touch) {
 		}
 	}
 	touched.anything = touched.anything || !ok
-}
-
-// passing keeps note of whether an extended query is open upstream.
-func (x *attended) passing(kind byte) {
-	switch kind {
-	case cParse, cBind, cDescribe, cExecute, cClose:
-		x.open = true
-	case cQuery, cFunctionCall, cSync:
-		x.open = false
-	}
 }
 
 // stream passes on the next n bytes as they come.

@@ -48,8 +48,10 @@ func (x *attended) touchesOne(t *touch, st *statement.Statement) {
 		} else {
 			x.forget(st.Object)
 		}
-	case statement.Select:
-		t.session = t.session || slices.Contains(st.Names, "set_config")
+	case statement.Select, statement.Explain:
+		// SELECT INTO, or locks of rows, which look alike here.
+		t.session = t.session || st.Writes != statement.Nothing || slices.Contains(st.Names, "set_config")
+		t.schema = t.schema || st.Writes != statement.Nothing && slices.Contains(st.Names, "into")
 	case statement.Schema, statement.Call, statement.Other, statement.Execute:
 		t.serial, t.session = true, true
 		t.schema = t.schema || st.Writes != statement.Nothing
@@ -122,7 +124,7 @@ func (x *attended) enterDirect(list []string) *failure {
 	defer func() { x.t.m.gateSeconds.Observe(time.Since(began).Seconds()) }()
 	for _, c := range list {
 		if err := x.t.gates[c].enterDirect(ctx); err != nil {
-			return x.unadmitted(c, err, x.t.o.GateTimeout)
+			return x.unadmitted(c, err, x.t.o.GateTimeout) // fail leaves those before it
 		}
 		x.mu.Lock()
 		x.mu.ends.tables = x.t
@@ -200,6 +202,9 @@ func (x *attended) fail(answer []byte, f *failure) error {
 	if err := x.settled(); err != nil {
 		return err
 	}
+	if !x.exact() {
+		return endUnadmitted(f)
+	}
 	x.in.drop()
 	x.mu.Lock()
 	tx := x.mu.turn.tx
@@ -209,6 +214,11 @@ func (x *attended) fail(answer []byte, f *failure) error {
 		if _, tx, err = x.ask(appendEmpty(appendParse(nil, ownName, "walproxy", nil), cSync)); err != nil { // no statement begins so
 			return err
 		}
+	}
+	if tx == txIdle { // nothing was passed on behind the gates that were entered
+		x.mu.Lock()
+		x.mu.ends.leave()
+		x.mu.Unlock()
 	}
 	x.t.m.failed.WithLabelValues(f.reason).Inc()
 	return x.say(appendReady(f.appendTo(answer), tx))

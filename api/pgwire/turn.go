@@ -53,6 +53,10 @@ func newTurn() turn { return turn{exact: true, quiet: true, tx: txIdle} }
 func (t *turn) client(kind byte) error {
 	switch kind {
 	case cQuery, cFunctionCall:
+		if t.exact && t.open && t.skipping { // PostgreSQL skips it, too
+			t.quiet = false
+			return nil
+		}
 		ask := byte(askPlain)
 		if t.open {
 			ask = askMixed

@@ -15,6 +15,7 @@ import (
 	"github.com/jackc/pgx/v5/pgproto3"
 
 	"github.com/walproxy/walproxy/internal/pgtest"
+	"github.com/walproxy/walproxy/mutation"
 )
 
 // randomMessages is what a client might send, in an order that no client has.
@@ -127,6 +128,19 @@ func testRandomOrders(t *testing.T, way func(*Options)) {
 	t.Parallel()
 	s, through, direct := shared(t, way)
 	do(t, pgtest.Connect(t, direct), "CREATE TABLE t (v int)")
+	compareRandomOrders(t, s, through, direct)
+}
+
+// TestRandomOrdersAttended: the same where every message is looked at, and may have to
+// wait at a gate.
+func TestRandomOrdersAttended(t *testing.T) {
+	t.Parallel()
+	r := newBehindRig(t, "CREATE TABLE t (v int)", []Table{table("t", mutation.KeyInt64)})
+	compareRandomOrders(t, r.Server, r.through, r.direct)
+}
+
+func compareRandomOrders(t *testing.T, s *Server, through, direct string) {
+	t.Helper()
 	seed := uint64(time.Now().UnixNano())
 	r := rand.New(rand.NewPCG(seed, 0))
 	var exact, inexact int

@@ -11,6 +11,9 @@ type prepared struct {
 	sql   string
 	types []uint32
 	text  statement.Text
+	// resolved: types are all that its parameters have. PostgreSQL settles them when it
+	// is made, whatever the tables and the session are later.
+	resolved bool
 	// upstream: PostgreSQL has it, too. One without a name that was answered here is
 	// made there when it is needed.
 	upstream bool
@@ -182,6 +185,9 @@ func (x *attended) needs(p *prepared, t *touch) {
 // one that a query answered here would have dropped. A failure is
 // what PostgreSQL says to it.
 func (x *attended) unnamed(t *touch) (*failure, error) {
+	if (t.drop || t.unnamed != nil) && !x.exact() {
+		return nil, endUnadmitted(&failure{code: "08P01", reason: "protocol", message: "walproxy lost track of the session: simple and extended queries were mixed"})
+	}
 	if t.drop {
 		x.dropped = false
 		b, start := begin(nil, cClose)

@@ -114,12 +114,16 @@ func (x *attended) answerWrites(list []message) (done bool, err error) {
 		var plan *behind.Plan
 		if m.prepared != nil {
 			literals = literals || len(m.prepared.text.Literals) > 0
+			if ok, err := x.resolve(m.name, m.prepared); !ok || err != nil {
+				return false, err
+			}
 			if plan = x.eligible(known, m.prepared); plan == nil {
 				return false, nil
 			}
 		}
 		switch m.kind {
 		case cParse:
+			m.prepared.types, m.prepared.resolved = plan.Parameters, true
 			reply = appendEmpty(reply, sParseComplete)
 		case cDescribe:
 			if m.object == 'S' {
