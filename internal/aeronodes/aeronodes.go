@@ -194,6 +194,8 @@ func (m *node) answer(v view, name string) (string, bool) {
 	case name == "statistics":
 		return fmt.Sprintf("cluster_size=%d;cluster_key=%X;cluster_integrity=true;cluster_is_member=true;uptime=%d",
 			len(v.members), v.key, int(time.Since(m.began()).Seconds())), true
+	case strings.HasPrefix(name, "namespace/"):
+		return fmt.Sprintf("ns_cluster_size=%d;replication-factor=%d;conflict-resolution-policy=generation;nsup-period=120;stop_writes=false", len(v.members), replicas), true
 	case strings.HasPrefix(name, "peers-"):
 		var peers []string
 		for _, p := range v.members {

@@ -215,12 +215,23 @@ func (s *server) waitEnded(ctx context.Context) int {
 	return s.process.ExitCode()
 }
 
-// report drains and compares.
+// report drains and compares. What may be tried again, as a read of a store that goes
+// back, is.
 func (s *server) report(ctx context.Context) (ledger.Report, error) {
-	if err := s.client.WaitDrained(ctx); err != nil {
-		return ledger.Report{}, err
+	for {
+		if err := s.client.WaitDrained(ctx); err != nil {
+			return ledger.Report{}, err
+		}
+		report, err := s.ledger.Check(ctx, s.client)
+		if answered, ok := errors.AsType[*ledger.APIError](err); !ok || !answered.Retryable {
+			return report, err
+		}
+		select {
+		case <-ctx.Done():
+			return report, err
+		case <-time.After(50 * time.Millisecond):
+		}
 	}
-	return s.ledger.Check(ctx, s.client)
 }
 
 // check fails the test unless the store holds what was acked.

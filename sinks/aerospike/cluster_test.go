@@ -1,6 +1,7 @@
 package aerospike
 
 import (
+	"strings"
 	"testing"
 	"time"
 
@@ -36,6 +37,9 @@ func TestCluster(t *testing.T) {
 		if n == 0 {
 			t.Errorf("node %d was asked for nothing", i)
 		}
+	}
+	if d := b.sink.Describe(); len(d.Warnings) != 1 || !strings.Contains(d.Warnings[0], "last-update-time") || d.Owner == "" {
+		t.Errorf("the sink says %+v, want its owner, and a warning of what resolves conflicts", d)
 	}
 	for round := range 2 {
 		before := b.rewinds()
@@ -108,4 +112,21 @@ func TestClusterForgets(t *testing.T) {
 		b.wait(b.write(50))
 	}
 	b.read(true)
+}
+
+// TestAdvice: what a configuration takes away is said, and nothing else.
+func TestAdvice(t *testing.T) {
+	for want, config := range map[string]map[string]string{
+		"":                 {"replication-factor": "2", "conflict-resolution-policy": "last-update-time"},
+		"one copy of each": {"replication-factor": "1", "conflict-resolution-policy": "last-update-time"},
+		"more writes":      {"replication-factor": "2", "conflict-resolution-policy": "generation"},
+	} {
+		got := adviceFor("shop", config)
+		if want == "" && len(got) == 0 {
+			continue
+		}
+		if len(got) != 1 || !strings.Contains(got[0], want) || !strings.Contains(got[0], "shop") {
+			t.Errorf("%v: %q, want %q", config, got, want)
+		}
+	}
 }

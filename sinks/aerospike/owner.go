@@ -32,6 +32,7 @@ type owner struct {
 		settled  sinks.LSN        // the log may be freed up to it
 		stream   string           // the guard's name, of the last state record seen
 		sets     map[Place]bool   // that are known to be this stream's
+		warnings []string         // see advise
 		run      context.CancelFunc
 		finished bool // end was called
 	}

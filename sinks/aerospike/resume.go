@@ -49,6 +49,7 @@ func (o *owner) claim(ctx context.Context, claim sinks.Claim) (sinks.Checkpoint,
 		st.Nodes = found
 		err = o.save(ctx, st)
 		if err == nil {
+			o.advise(ctx, len(found))
 			return o.begun(st), nil
 		}
 		if !errors.Is(err, errMoved) {

@@ -1,0 +1,102 @@
+package aerospike
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+
+	as "github.com/aerospike/aerospike-client-go/v7"
+	"go.uber.org/zap"
+
+	"github.com/walproxy/walproxy/sinks"
+)
+
+// Describe implements sinks.Describer.
+func (s *Sink) Describe() sinks.Description {
+	o := s.owner
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	d := sinks.Description{Warnings: slices.Clone(o.mu.warnings)}
+	if o.mu.state != nil && o.mu.refused == nil {
+		d.Owner = o.mu.state.Owner
+	}
+	return d
+}
+
+// advise looks for what in the namespaces' configuration takes away what is promised.
+// It is asked at every claim, of a cluster with so many nodes.
+func (o *owner) advise(ctx context.Context, members int) {
+	var warnings []string
+	if members > 1 {
+		for _, ns := range o.sink.o.namespaces() {
+			config, err := o.sink.namespace(ctx, ns)
+			if err != nil {
+				o.sink.log.Debug("the configuration of a namespace was not read", zap.String("namespace", ns), zap.Error(err))
+				continue
+			}
+			warnings = append(warnings, adviceFor(ns, config)...)
+		}
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for _, w := range warnings {
+		if !slices.Contains(o.mu.warnings, w) {
+			o.sink.log.Warn(w)
+		}
+	}
+	o.mu.warnings = warnings
+}
+
+// adviceFor is what somebody should change in a namespace of several nodes.
+func adviceFor(ns string, config map[string]string) (list []string) {
+	if config["replication-factor"] == "1" {
+		list = append(list, fmt.Sprintf("namespace %s has one copy of each record (replication-factor 1): while a node is away its records are, and what is written to them meanwhile is lost when it is back", ns))
+	}
+	if config["conflict-resolution-policy"] == "generation" {
+		list = append(list, fmt.Sprintf("namespace %s keeps the copy with more writes, not the newer one: a node that was away while a record was deleted and made anew brings the old one back; set conflict-resolution-policy last-update-time on every node", ns))
+	}
+	return list
+}
+
+// namespaces that collections are known to be in, and the state record.
+func (o *Options) namespaces() []string {
+	list := []string{o.Namespace, o.State.Namespace}
+	for _, c := range o.Collections {
+		if c.Namespace != "" {
+			list = append(list, c.Namespace)
+		}
+	}
+	slices.Sort(list)
+	return slices.Compact(list)
+}
+
+// namespace asks a node for a namespace's configuration and statistics.
+func (s *Sink) namespace(ctx context.Context, ns string) (map[string]string, error) {
+	client, err := s.client(ctx)
+	if err != nil {
+		return nil, err
+	}
+	policy := as.BasePolicy{}
+	if err := s.timeouts(ctx, &policy); err != nil {
+		return nil, err
+	}
+	members := client.GetNodes()
+	if len(members) == 0 {
+		return nil, sinks.WithOutcome(sinks.Retry, errNoNodes)
+	}
+	command := "namespace/" + ns
+	answers, failed := members[0].RequestInfo(&as.InfoPolicy{Timeout: policy.SocketTimeout}, command)
+	if failed != nil {
+		return nil, judge(failed, notSent)
+	}
+	config := map[string]string{}
+	for part := range strings.SplitSeq(answers[command], ";") {
+		if key, value, ok := strings.Cut(part, "="); ok {
+			config[key] = value
+		}
+	}
+	return config, nil
+}
+
+var _ sinks.Describer = (*Sink)(nil)
