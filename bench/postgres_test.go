@@ -51,7 +51,18 @@ type contender struct {
 	// existing: with write=upsert its rows exist.
 	existing bool
 	fill     int // the table's fillfactor; 0: PostgreSQL's own, full pages
+	// worn: its rows have been updated for a while, and vacuum has passed now and
+	// then; it does again, off the clock, whenever wornShare of them have been.
+	worn bool
 }
+
+// wornShare is the part of a table's rows, one in so many, that is updated until
+// autovacuum would look after it (autovacuum_vacuum_scale_factor is 0.2), and
+// wornRounds how often that has happened before.
+const (
+	wornShare  = 5
+	wornRounds = 15
+)
 
 // BenchmarkPostgres writes rows of five columns, about 200 bytes, and their
 // version into a table that is empty (write=insert) or holds all of them
@@ -62,6 +73,9 @@ type contender struct {
 //   - room (upsert): the same with a fillfactor of 50: there is room for another
 //     version on each page
 //   - random (upsert): the first in no order of the keys
+//   - worn (upsert): the same on a table that lives under updates, of three times as
+//     many rows as it has, in no order, with a vacuum after every fifth of them: some
+//     pages have room, some have not (vacuum's own time is not counted)
 //   - copy: plain COPY on as many connections, which can only insert: into an
 //     empty table, with the same primary key
 //   - merge (upsert): COPY into a temporary table, INSERT .. ON CONFLICT from it
@@ -106,6 +120,7 @@ func contenders(upsert bool, lanes int) []contender {
 		list = append(list,
 			contender{method: "room", share: 1, existing: true, fill: 50, open: openSink},
 			contender{method: "random", share: 1, existing: true, open: openRandom},
+			contender{method: "worn", share: 1, existing: true, worn: true, open: openRandom},
 			contender{method: "merge", share: 1, open: openMerge, existing: true})
 	}
 	if lanes == 1 {
@@ -145,11 +160,15 @@ func compare(b *testing.B, cluster *pgtest.Cluster, list []contender, ddl string
 			openCopy(b, dsn, 1, 1000)(0, b.N)
 		}
 		execute(b, conns[i], "VACUUM ANALYZE rows")
+		if c.worn {
+			wear(b, dsn, per)
+		}
 		write[i] = c.open(b, dsn, lanes, per)
 	}
 	execute(b, conns[0], "CHECKPOINT")
 	turns := make([][]turn, len(list))
-	transactions := max(1, 4000/per) // of each lane in a round
+	updated := make([]int, len(list)) // since the last vacuum
+	transactions := max(1, 4000/per)  // of each lane in a round
 	b.ResetTimer()
 	for from := 0; from < b.N; from += transactions * lanes * per {
 		to := min(from+transactions*lanes*per, b.N)
@@ -161,6 +180,10 @@ func compare(b *testing.B, cluster *pgtest.Cluster, list []contender, ddl string
 			t.took = time.Since(began)
 			t.client, t.server = clientTime()-client, serverTime(b, conns[i])-server
 			turns[i] = append(turns[i], t)
+			if updated[i] += t.rows; c.worn && updated[i] >= b.N/wornShare {
+				execute(b, conns[i], "VACUUM rows")
+				updated[i] = 0
+			}
 		}
 	}
 	b.StopTimer()
@@ -186,6 +209,28 @@ func compare(b *testing.B, cluster *pgtest.Cluster, list []contender, ddl string
 		if err := conns[i].QueryRow(b.Context(), "SELECT count(*) FROM rows").Scan(&n); err != nil || n < all.rows {
 			b.Fatalf("%s: %d rows in the table, %v; want %d", c.method, n, err, all.rows)
 		}
+	}
+}
+
+// wear updates rows in no order, per in a transaction, with a vacuum now and then.
+func wear(b *testing.B, dsn string, per int) {
+	conn := pgtest.Connect(b, dsn)
+	execute(b, conn, "SET enable_hashjoin = off; SET enable_mergejoin = off; SET enable_bitmapscan = off; SET enable_seqscan = off")
+	r := rand.New(rand.NewPCG(3, 4))
+	for range wornRounds {
+		for left := b.N / wornShare; left > 0; left -= per {
+			ids := make([]int64, min(per, left))
+			for i := range ids {
+				ids[i] = r.Int64N(int64(b.N))
+			}
+			if _, err := conn.Exec(b.Context(), "UPDATE rows AS t SET version = t.version + 1 FROM unnest($1::bigint[]) AS s (id) WHERE t.id = s.id", ids); err != nil {
+				b.Fatal(err)
+			}
+		}
+		execute(b, conn, "VACUUM rows")
+	}
+	if err := conn.Close(b.Context()); err != nil {
+		b.Fatal(err)
 	}
 }
 
