@@ -39,7 +39,7 @@ func TestImports(t *testing.T) {
 		// The codec and what computes with its values know no connection and no log.
 		{"./api/aerowire/codec", []string{"net", module + "wal"}},
 		{"./api/aerowire/expression", []string{"net", module + "wal", module + "mutation"}},
-		{"./api/pgwire", []string{module + "wal", module + "internal/config", "github.com/spf13/cobra"}},
+		{"./api/pgwire", []string{module + "sinks/pebble", module + "sinks/aerospike", module + "internal/config", "github.com/spf13/cobra"}},
 		{"./api/pgwire/statement", []string{"net", module + "wal", module + "mutation"}},
 		{"./api/pgwire/catalogue", []string{module + "wal", module + "sinks"}},
 		{"./api/pgwire/behind", []string{module + "wal", module + "sinks"}},
