@@ -11,6 +11,7 @@ VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev
 LDFLAGS  := -X main.version=$(VERSION)
 DATA_DIR ?= ./walproxy-data
 FUZZTIME ?= 1000x
+AT_ONCE  ?= $(shell expr 2 \* $$(nproc 2>/dev/null || echo 2))
 
 .PHONY: run build test race short lint fuzz aerospike aerospike-short pgsuites crash backlog soak bench demo generate check-generate vuln install-deps clean
 
@@ -27,9 +28,10 @@ test: install-deps lint check-generate race fuzz aerospike-short
 
 ## race: all tests under the race detector, in their short form, and those that
 ## it would disturb. A program with it sleeps before it ends, by default for 1 s,
-## in case threads that nobody joined still have a race: here they are joined.
+## in case threads that nobody joined still have a race: here they are joined. Twice
+## as many packages as processors run at once: many tests wait, for processes and disks.
 race:
-	GORACE="atexit_sleep_ms=50 $${GORACE-}" $(GO) test -race -timeout 15m $(PKGS)
+	GORACE="atexit_sleep_ms=50 $${GORACE-}" $(GO) test -race -p $(AT_ONCE) -timeout 15m $(PKGS)
 	WALPROXY_TEST_ENGINE=native $(GO) test -race -timeout 10m ./wal
 	$(GO) test -timeout 5m -run TestBacklogNeedsNoMemory ./wal
 	$(GO) test -timeout 5m -tags failpoint -run Failpoints ./wal ./replay
