@@ -374,7 +374,11 @@ type writer struct {
 }
 
 func newWriter(b *testing.B, dsn string, lanes int) *writer {
-	sink, err := postgres.Open(postgres.Options{DSN: dsn, Collections: []postgres.Collection{{Pattern: "rows", VersionColumn: "version"}}})
+	return writerOf(b, postgres.Collection{Pattern: "rows", VersionColumn: "version"}, dsn, lanes)
+}
+
+func writerOf(b *testing.B, c postgres.Collection, dsn string, lanes int) *writer {
+	sink, err := postgres.Open(postgres.Options{DSN: dsn, Collections: []postgres.Collection{c}})
 	if err != nil {
 		b.Fatal(err)
 	}

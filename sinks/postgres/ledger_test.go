@@ -85,6 +85,8 @@ type ledger struct {
 	refused  []atomic.Int64 // batches refused because the lock is not held, per lane
 	unknowns atomic.Int64
 	retries  atomic.Int64
+	// statements: the records are such, and the sink's own planner applies them.
+	statements bool
 }
 
 // ledgerIncarnation lets processes that follow each other continue one log.
@@ -104,7 +106,11 @@ func (l *ledger) batch(lane int, from sinks.Point) *sinks.Batch {
 	}
 	b := &sinks.Batch{Epoch: l.cp.Epoch}
 	for range l.size {
-		b.Records = append(b.Records, sinks.Record{LSN: next, Body: &walproxyv1.Record{}, Bytes: 200})
+		body := &walproxyv1.Record{}
+		if l.statements {
+			body = ledgerStatement(lane, next)
+		}
+		b.Records = append(b.Records, sinks.Record{LSN: next, Body: body, Bytes: 200})
 		next += lanes
 	}
 	b.Moves = []sinks.Move{{Lane: lane, From: from, To: sinks.Point{Incarnation: l.inc, LSN: next - lanes}}}

@@ -30,6 +30,8 @@ type processOptions struct {
 	// Hold makes it stop in the middle of its third transaction until its stdin
 	// says to go on.
 	Hold bool
+	// Statements: its records are statements, of a table as statementLedger has it.
+	Statements bool
 }
 
 // runProcess claims the stream, waiting for its turn, and applies until it is
@@ -49,7 +51,11 @@ func runProcess(config string) int {
 			_, _ = in.ReadString('\n')
 		}
 	}
-	s, err := Open(Options{DSN: o.DSN, Timeouts: hasty(), planner: p})
+	options := Options{DSN: o.DSN, Timeouts: hasty()}
+	if !o.Statements {
+		options.planner = p
+	}
+	s, err := Open(options)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
@@ -71,6 +77,7 @@ func runProcess(config string) int {
 		}
 		fmt.Println("owns", cp.Epoch)
 		l := newLedger(s, cp)
+		l.statements = o.Statements
 		var wg sync.WaitGroup
 		errs := make(chan error, len(cp.Lanes))
 		for lane := range cp.Lanes {
