@@ -5,9 +5,12 @@ import (
 	"maps"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 	"unicode/utf8"
 
+	"github.com/walproxy/walproxy/api/aerowire/codec"
+	"github.com/walproxy/walproxy/api/aerowire/command"
 	walproxyv1 "github.com/walproxy/walproxy/api/proto/walproxy/v1"
 	"github.com/walproxy/walproxy/internal/pgstatement"
 )
@@ -170,7 +173,35 @@ func appendParameters(dst []byte, s *walproxyv1.Statement) []byte {
 
 func appendCommand(dst []byte, c *walproxyv1.Command) []byte {
 	dst = appendTarget(append(dst, '{'), c.GetCollection(), c.GetKey(), c.GetRequestId())
+	if m, err := codec.ParseMessage(c.GetMessage()); err == nil { // in words, for people
+		dst = appendCommandOps(dst, m)
+	}
 	return append(appendBytes(append(dst, `"message":`...), c.GetMessage()), '}')
+}
+
+// appendCommandOps appends what a message does to which bins, its time to live in
+// seconds if it says one, and a comma. The values are in the message.
+func appendCommandOps(dst []byte, m *codec.Message) []byte {
+	dst = append(dst, `"ops":[`...)
+	for i := range m.Ops {
+		if i > 0 {
+			dst = append(dst, ',')
+		}
+		dst = appendString(append(dst, `{"op":`...), command.Name(&m.Ops[i]))
+		if bin := m.Ops[i].Name; len(bin) > 0 {
+			dst = appendString(append(dst, `,"bin":`...), strings.ToValidUTF8(string(bin), "\uFFFD"))
+		}
+		dst = append(dst, '}')
+	}
+	dst = append(dst, "],"...)
+	if m.Info3&codec.Info3CreateOrReplace != 0 {
+		dst = append(dst, `"replace":true,`...)
+	}
+	switch m.TTL {
+	case command.TTLDefault, command.TTLNever, command.TTLDontUpdate:
+		return dst
+	}
+	return append(strconv.AppendUint(append(dst, `"ttl":`...), uint64(m.TTL), 10), ',')
 }
 
 func appendBytes(dst, b []byte) []byte {

@@ -79,6 +79,16 @@ func (all links) drained(t *testing.T) {
 	}
 }
 
+// waiting is how many connections carry what is held back, or was and is not answered.
+func (all links) waiting() (n int) {
+	for _, l := range all {
+		l.mu.Lock()
+		n += l.mu.late
+		l.mu.Unlock()
+	}
+	return n
+}
+
 func newLink(to string) (*link, error) {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

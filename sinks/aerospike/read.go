@@ -78,6 +78,10 @@ func (s *Sink) record(ctx context.Context, collection string, key *walproxyv1.Ke
 	if err != nil && !absent {
 		return nil, "", err
 	}
+	if absent && floor > 0 {
+		// What it had may have settled since, and its tombstone be gone.
+		floor = min(floor, s.readFloor(at.Place, [20]byte(k.Digest())))
+	}
 	if floor > 0 && (absent || guardOf(r, guard) < floor) {
 		return nil, "", sinks.WithOutcome(sinks.Retry, fmt.Errorf("%w: it has version %v, and had %v", errRolledBack, guardOf(r, guard), floor))
 	}

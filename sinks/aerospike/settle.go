@@ -32,7 +32,7 @@ type settler struct {
 	claimed *state
 	samples []sample // one for each age of the ledger but the last
 	low     sinks.Point
-	dead    map[spot]entry // tombstones that are settled and still there
+	dead    map[spot]entry // tombstones that have left the ledger and are still there
 	written []sample       // state records that are not settled yet
 	failing bool
 }
@@ -88,7 +88,7 @@ func (s *settler) step(ctx context.Context) error {
 	}
 	since := began.Add(-max(s.sink.o.Settle, 0))
 	n := 0
-	for n < len(s.samples) && !s.samples[n].taken.After(since) {
+	for n < len(s.samples) && !s.samples[n].taken.After(since) && len(s.dead) < maxUnsettled {
 		s.low = s.samples[n].low
 		n++
 	}
@@ -96,14 +96,11 @@ func (s *settler) step(ctx context.Context) error {
 	for at, e := range recent.settle(n) {
 		s.dead[at] = e
 	}
-	if err := s.bury(ctx); err != nil {
-		return err
-	}
 	if err := s.store(ctx); err != nil {
 		return err
 	}
 	s.free(since)
-	return nil
+	return s.bury(ctx)
 }
 
 // rewound says what was seen of a restart.
@@ -128,9 +125,18 @@ func (s *settler) sampled(now time.Time) (*ledger, *state, error) {
 	return s.mu.recent, s.mu.state, nil
 }
 
-// bury removes the settled tombstones that are still what they were.
+// bury removes the tombstones below the settled point that are still what they were.
+// Not before: as long as a crash can bring their deletions back, these have to find
+// what they did, and not a record that never was.
 func (s *settler) bury(ctx context.Context) error {
-	if len(s.dead) == 0 {
+	settled := s.sink.Settled()
+	var spots []spot
+	for at, e := range s.dead {
+		if e.lsn <= settled {
+			spots = append(spots, at)
+		}
+	}
+	if len(spots) == 0 {
 		return nil
 	}
 	client, err := s.sink.client(ctx)
@@ -140,10 +146,6 @@ func (s *settler) bury(ctx context.Context) error {
 	guard, err := s.guard(ctx)
 	if err != nil {
 		return err
-	}
-	var spots []spot
-	for at := range s.dead {
-		spots = append(spots, at)
 	}
 	for part := range slices.Chunk(spots, s.sink.o.BatchKeys) {
 		policy, err := s.sink.batchPolicy(ctx)
