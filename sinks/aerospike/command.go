@@ -68,7 +68,7 @@ func joins(m, next *codec.Message) bool {
 	plain := func(m *codec.Message) bool {
 		return m.Info3&codec.Info3CreateOrReplace == 0 &&
 			(m.TTL == command.TTLDefault || m.TTL == command.TTLNever || m.TTL == command.TTLDontUpdate) &&
-			!slices.ContainsFunc(m.Ops, func(op codec.Op) bool { return op.Type == codec.OpTouch })
+			!mustExist(m)
 	}
 	key := func(m *codec.Message) []byte { key, _ := m.Field(codec.FieldKey); return key }
 	return plain(m) && plain(next) && m.TTL == next.TTL && bytes.Equal(key(m), key(next))
@@ -81,7 +81,9 @@ type order struct {
 	left    written
 	anew    bool // the record was deleted, and is made again
 	lost    int  // rounds in a row that found another record than the one before
-	touches bool
+	last    sinks.LSN
+	hollow  bool // the record may have no bin of the client's left
+	changes bool // it makes no record that is absent
 }
 
 // commands does works whose steps are commands, each as one guarded message.
@@ -90,7 +92,7 @@ func (a *applier) commands(ctx context.Context, works []*work) {
 	for i, w := range works {
 		w.floor = a.window.floor(w.place.Place, w.digest())
 		orders[i] = &order{work: w}
-		orders[i].touches = mustExist(w.steps[0].command)
+		orders[i].changes = mustExist(w.steps[0].command)
 	}
 	for len(orders) > 0 {
 		parcels := make([]*parcel, len(orders))
@@ -101,15 +103,21 @@ func (a *applier) commands(ctx context.Context, works []*work) {
 			parcels[i] = &o.parcel
 		}
 		a.sink.exchange(ctx, a.client, parcels)
-		var again, unclear []*order
+		var again, unclear, hollow []*order
 		for _, o := range orders {
+			o.last, o.hollow = last(o.steps), o.hollows()
 			switch a.answered(ctx, o) {
 			case sendAgain:
 				again = append(again, o)
 			case lookAt:
 				unclear = append(unclear, o)
+			case settled:
+				if o.hollow && o.err == nil && o.reply.Result == codec.OK && !o.left.dead {
+					hollow = append(hollow, o)
+				}
 			}
 		}
+		a.bury(ctx, hollow)
 		orders = append(again, a.look(ctx, unclear)...)
 	}
 }
@@ -144,7 +152,7 @@ func (o *order) guarded(guard string, now time.Time) (*codec.Message, written) {
 		m.Ops = append(m.Ops, codec.Op{Type: codec.OpWrite, Name: []byte(binDead)})
 	default:
 		filters = append(filters, as.ExpNot(as.ExpBinExists(binDead)))
-		m.Info3 = unless[byte](o.floor > 0, codec.Info3UpdateOnly, 0)
+		m.Info3 = unless[byte](o.floor > 0 || o.changes, codec.Info3UpdateOnly, 0)
 	}
 	m.Ops = append(m.Ops, guardOp(guard, last(o.steps)))
 	filter := filters[0]
@@ -199,7 +207,7 @@ func (a *applier) answered(ctx context.Context, o *order) next {
 		if a.missing(ctx, w) {
 			return sendAgain
 		}
-	case code == types.KEY_NOT_FOUND_ERROR && o.touches: // there was nothing to change
+	case code == types.KEY_NOT_FOUND_ERROR && o.changes: // there was nothing to change
 		a.advance(w, len(w.steps))
 	case sinks.OutcomeOf(err) == sinks.Rejected && len(w.steps) > 1:
 		// Which of them is to blame shows when each is sent alone.
@@ -263,7 +271,7 @@ func (a *applier) seen(ctx context.Context, o *order, said answer) bool {
 		a.note(w, guard, written{dead: dead})
 		a.advance(w, covered)
 	}
-	if len(w.steps) > 0 && dead && o.touches { // there is nothing to change
+	if len(w.steps) > 0 && dead && o.changes { // there is nothing to change
 		a.advance(w, len(w.steps))
 	}
 	if len(w.steps) == 0 {
@@ -277,4 +285,52 @@ func (a *applier) seen(ctx context.Context, o *order, said answer) bool {
 	}
 	o.anew = dead
 	return true
+}
+
+// hollows reports that w's commands may leave a record without a bin, which is none.
+func (w *work) hollows() bool {
+	hollow := false
+	for _, s := range w.steps {
+		if fills(s.command) {
+			hollow = false
+		} else {
+			hollow = hollow || mayEmpty(s.command)
+		}
+	}
+	return hollow
+}
+
+// bury makes tombstones of the records that have no bin of the client's left. One that
+// is not seen, by a crash in between, stays a record without bins.
+func (a *applier) bury(ctx context.Context, orders []*order) {
+	if len(orders) == 0 {
+		return
+	}
+	parcels := make([]*parcel, len(orders))
+	for i, o := range orders {
+		parcels[i] = &parcel{key: o.work.key, message: &codec.Message{
+			Header: codec.Header{Info1: codec.Info1Read | codec.Info1GetAll}, Fields: fieldsOfKey(o.work.key)}}
+	}
+	a.sink.exchange(ctx, a.client, parcels)
+	var of []*order
+	var graves []*parcel
+	for i, p := range parcels {
+		if p.err == nil && p.reply.Result == codec.OK &&
+			!slices.ContainsFunc(p.reply.Ops, func(op codec.Op) bool { return !isOwn(string(op.Name)) || string(op.Name) == binEvents }) {
+			of = append(of, orders[i])
+			graves = append(graves, &parcel{key: p.key, message: &codec.Message{
+				Header: codec.Header{Info2: codec.Info2Write | codec.Info2Generation, Info3: codec.Info3ReplaceOnly, Generation: p.reply.Generation, TTL: command.TTLNever},
+				Fields: fieldsOfKey(p.key), Ops: []codec.Op{deadOp(), guardOp(a.guard, orders[i].last)},
+			}})
+		}
+	}
+	if len(graves) == 0 {
+		return
+	}
+	a.sink.exchange(ctx, a.client, graves)
+	for i, p := range graves {
+		if p.err == nil && p.reply.Result == codec.OK {
+			a.note(of[i].work, of[i].last, written{dead: true})
+		}
+	}
 }

@@ -168,6 +168,33 @@ func TestCommandOrder(t *testing.T) {
 	d.holds("other", "map[n:1]")
 }
 
+// TestCommandEmpties: a record that a command leaves without a bin is none, and one is
+// not made by a command that only takes away.
+func TestCommandEmpties(t *testing.T) {
+	t.Parallel()
+	d := newDirect(t, options(t))
+	none := codec.Op{Type: codec.OpWrite, Name: []byte("n")}
+	clears := codec.Op{Type: codec.OpCDTModify, Particle: value.ParticleBlob, Name: []byte("l"), Value: []byte{0, 11}}
+	for _, c := range []struct {
+		bodies []any
+		want   string
+	}{
+		{[]any{raw(t, d.s, "k", none)}, "absent"},
+		{[]any{raw(t, d.s, "k", clears)}, "absent"},
+		{[]any{raw(t, d.s, "k", none), rawAdd(t, d.s, "k", 1)}, "map[n:1]"},
+		{[]any{raw(t, d.s, "k", none)}, "absent"},
+		{[]any{rawAdd(t, d.s, "k", 1), rawAppend(t, d.s, "k", 1), raw(t, d.s, "k", clears, none)}, "map[l:[]]"},
+		{[]any{raw(t, d.s, "k", codec.Op{Type: codec.OpWrite, Name: []byte("l")})}, "absent"},
+		{[]any{raw(t, d.s, "k", none, clears), rawAdd(t, d.s, "k", 4)}, "map[n:4]"},
+	} {
+		b := d.of(c.bodies...)
+		for range 2 {
+			d.want(b, sinks.Applied)
+			d.holds("k", c.want)
+		}
+	}
+}
+
 // TestCommandRejected: of commands that go together the one that is to blame is
 // rejected, those before it are applied, and a later one of its key is not.
 func TestCommandRejected(t *testing.T) {
