@@ -231,10 +231,19 @@ func TestForwardAway(t *testing.T) {
 	}
 
 	l.cut()
-	ctx, cancel = context.WithTimeout(t.Context(), time.Minute)
+	client, err := s.client(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, n := range client.GetNodes() { // no connection is left that would end
+		for conn, err := n.GetConnection(20 * time.Millisecond); err == nil; conn, err = n.GetConnection(20 * time.Millisecond) {
+			n.InvalidateConnection(conn)
+		}
+	}
+	ctx, cancel = context.WithTimeout(t.Context(), 20*time.Second) // below the sink's time-outs
 	defer cancel()
-	if _, errs := s.Forward(ctx, []*codec.Message{get()}, nil); sinks.OutcomeOf(errs[0]) != sinks.Retry || ctx.Err() != nil {
-		t.Fatalf("%v; want retry, at once", errs[0])
+	if _, errs := s.Forward(ctx, []*codec.Message{get()}, nil); !errors.Is(errs[0], sinks.ErrAway) || ctx.Err() != nil {
+		t.Fatalf("%v; want ErrAway, long before the time-outs", errs[0])
 	}
 	refused()
 

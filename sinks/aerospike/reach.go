@@ -130,9 +130,10 @@ func (r *reach) connection(n *as.Node, deadline time.Time) (*as.Connection, erro
 			return conn, nil
 		case errors.Is(err, as.ErrServerNotAvailable):
 			return nil, away(err)
-		case !errors.Is(err, as.ErrConnectionPoolExhausted):
-			r.doubt(n)
 		}
+		// All are in use, or none can be made: the client has one error for both, and
+		// the node itself says which.
+		r.doubt(n)
 	}
 }
 
