@@ -78,6 +78,7 @@ const (
 //     pages have room, some have not (vacuum's own time is not counted)
 //   - copy: plain COPY on as many connections, which can only insert: into an
 //     empty table, with the same primary key
+//   - copy-random (upsert): copy in no order of the keys: the same data as random and worn write
 //   - merge (upsert): COPY into a temporary table, INSERT .. ON CONFLICT from it
 //   - pipeline (one lane): one transaction of pipelined INSERTs, or upserts
 //   - autocommit (one lane): an INSERT, or upsert, after another
@@ -121,6 +122,7 @@ func contenders(upsert bool, lanes int) []contender {
 			contender{method: "room", share: 1, existing: true, fill: 50, open: openSink},
 			contender{method: "random", share: 1, existing: true, open: openRandom},
 			contender{method: "worn", share: 1, existing: true, worn: true, open: openRandom},
+			contender{method: "copy-random", share: 1, open: openCopyRandom},
 			contender{method: "merge", share: 1, open: openMerge, existing: true})
 	}
 	if lanes == 1 {
@@ -309,7 +311,17 @@ func inTurns(b *testing.B, dsn string, conns, per int, f func(conn *pgx.Conn, fr
 }
 
 func openCopy(b *testing.B, dsn string, conns, per int) func(from, to int) {
+	return openCopyOf(made(b.N), b, dsn, conns, per)
+}
+
+// openCopyRandom is openCopy in no order of the keys.
+func openCopyRandom(b *testing.B, dsn string, conns, per int) func(from, to int) {
 	rows := made(b.N)
+	rand.New(rand.NewPCG(1, 2)).Shuffle(len(rows), func(i, j int) { rows[i], rows[j] = rows[j], rows[i] })
+	return openCopyOf(rows, b, dsn, conns, per)
+}
+
+func openCopyOf(rows [][]any, b *testing.B, dsn string, conns, per int) func(from, to int) {
 	return inTurns(b, dsn, conns, per, func(conn *pgx.Conn, from, to int) error {
 		_, err := conn.CopyFrom(b.Context(), pgx.Identifier{"rows"}, copyColumns, pgx.CopyFromRows(rows[from:to]))
 		return err
