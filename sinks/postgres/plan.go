@@ -391,6 +391,9 @@ func (p *tablePlanner) create(ctx context.Context, conn *pgconn.PgConn, collecti
 		kind = "bytea"
 	}
 	table := quote(name.schema) + "." + quote(name.name)
+	if err := createSchema(ctx, conn, collection, name); err != nil {
+		return err
+	}
 	_, err := runPipeline(ctx, conn, []command{
 		{sql: fmt.Sprintf(`CREATE TABLE IF NOT EXISTS %s (key %s PRIMARY KEY, doc jsonb NOT NULL DEFAULT '{}', version bigint NOT NULL,
 			updated_at timestamptz NOT NULL DEFAULT now(), expires_at timestamptz, event_count bigint NOT NULL DEFAULT 0)`, table, kind)},
@@ -405,4 +408,21 @@ func (p *tablePlanner) create(ctx context.Context, conn *pgconn.PgConn, collecti
 	}
 	p.log.Info("document table created", zap.String("collection", collection), zap.Stringer("table", name))
 	return nil
+}
+
+// createSchema makes the schema of a document table if it is not there: that of
+// collection a.b is a, and may be nobody else's yet.
+func createSchema(ctx context.Context, conn *pgconn.PgConn, collection string, name relationName) error {
+	answers, err := runPipeline(ctx, conn, []command{{sql: "SELECT count(*)::text FROM pg_catalog.pg_namespace WHERE nspname = $1",
+		types: []uint32{oidText}, params: [][]byte{[]byte(name.schema)}}})
+	if err == nil && string(answers[0].rows[0][0]) == "0" {
+		_, err = runPipeline(ctx, conn, []command{{sql: "CREATE SCHEMA IF NOT EXISTS " + quote(name.schema)}})
+	}
+	switch {
+	case err == nil:
+		return nil
+	case codeOf(err) == "42501":
+		return halt("collection %q: its table is to be made in schema %s, which is not there, and the role may not create it: %w; create it, or name a table (collections.*.table)", collection, quote(name.schema), err)
+	}
+	return sinks.WithOutcome(sinks.Retry, fmt.Errorf("sink postgres: schema %s for collection %q: %w", quote(name.schema), collection, err))
 }

@@ -73,18 +73,28 @@ func (m *mapping) live(a *answer) (*mutation.Document, error) {
 	return d, err
 }
 
-// reading runs f on a connection of the read pool; the collection's table is
-// known. When the table has changed it is run again.
+// reading runs f with the row of a key; see mapped.
 func (s *Sink) reading(ctx context.Context, collection string, key *walproxyv1.Key, f func(context.Context, *pgconn.PgConn, *row) error) error {
-	ctx, leave, err := s.calls.Enter(ctx)
-	if err != nil {
-		return err
-	}
-	defer leave()
-	lost := false
-	read := func(conn *pgx.Conn) error {
+	return s.mapped(ctx, collection, func(ctx context.Context, pc *pgconn.PgConn, m *mapping) error {
+		w := &work{arena: make([]byte, 0, 64)}
+		values, err := w.keyValues(m, key)
+		if err != nil {
+			return mutation.ErrNotFound // no such key was ever written
+		}
+		stream, err := w.streamOf(m, key)
+		if err != nil {
+			return mutation.ErrNotFound
+		}
+		return f(ctx, pc, &row{m: m, key: values, stream: stream, id: mutation.AppendKey(nil, collection, key)[m.prefix:]})
+	})
+}
+
+// mapped runs f on a connection of the read pool; the collection's table is
+// known, mutation.ErrNotFound if there is none. When the table has changed it is run
+// again.
+func (s *Sink) mapped(ctx context.Context, collection string, f func(context.Context, *pgconn.PgConn, *mapping) error) error {
+	return s.readConn(ctx, func(conn *pgx.Conn) error {
 		pc := conn.PgConn()
-		defer func() { lost = pc.IsClosed() }()
 		for try := 1; ; try++ {
 			m, err := s.planner.lookup(ctx, pc, collection)
 			if err != nil {
@@ -93,17 +103,7 @@ func (s *Sink) reading(ctx context.Context, collection string, key *walproxyv1.K
 			if m == nil {
 				return mutation.ErrNotFound
 			}
-			w := &work{arena: make([]byte, 0, 64)}
-			values, err := w.keyValues(m, key)
-			if err != nil {
-				return mutation.ErrNotFound // no such key was ever written
-			}
-			stream, err := w.streamOf(m, key)
-			if err != nil {
-				return mutation.ErrNotFound
-			}
-			r := &row{m: m, key: values, stream: stream, id: mutation.AppendKey(nil, collection, key)[m.prefix:]}
-			err = f(ctx, pc, r)
+			err = f(ctx, pc, m)
 			if try > staleLimit || !errors.Is(err, errStale) && !staleCode(codeOf(err)) {
 				return err
 			}
@@ -112,6 +112,20 @@ func (s *Sink) reading(ctx context.Context, collection string, key *walproxyv1.K
 				return err
 			}
 		}
+	})
+}
+
+// readConn runs f on a connection of the read pool, once more if that was dead.
+func (s *Sink) readConn(ctx context.Context, f func(*pgx.Conn) error) error {
+	ctx, leave, err := s.calls.Enter(ctx)
+	if err != nil {
+		return err
+	}
+	defer leave()
+	lost := false
+	read := func(conn *pgx.Conn) error {
+		defer func() { lost = conn.PgConn().IsClosed() }()
+		return f(conn)
 	}
 	err = s.onConn(ctx, s.readPool, read)
 	if err != nil && lost && ctx.Err() == nil {
