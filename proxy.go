@@ -118,7 +118,11 @@ func (p *Proxy) openSinks(ctx context.Context) error {
 			return err
 		}
 		p.sinks = append(p.sinks, s)
-		targets[s.name] = accept.Target{Loop: s, Reader: s.reader, Lag: s, Turn: s.turn}
+		target := accept.Target{Loop: s, Reader: s.reader, Lag: s, Turn: s.turn}
+		if shaper, ok := so.Sink.(sinks.Shaper); ok {
+			target.Exact = shaper.Exact
+		}
+		targets[s.name] = target
 	}
 	if err := p.state.SetComplete(); err != nil {
 		return err

@@ -153,6 +153,30 @@ type Entry struct {
 	Document *mutation.Document
 }
 
+// Shaper is a Reader whose collections may be tables: they hold what has a column.
+type Shaper interface {
+	Reader
+	// Shape says what a collection's records can hold, from memory where it is known.
+	Shape(ctx context.Context, collection string) (Shape, error)
+	// Exact reports whether a record of the collection, once it is written, is known
+	// to be what mutation.Apply makes of it. It asks nobody.
+	Exact(collection string) bool
+}
+
+// Shape of a collection's records, as it was when it was asked for.
+type Shape interface {
+	// Document: every field has its place, and is kept as it is.
+	Document() bool
+	// Check says why a write of these fields, of a whole record or of some of it, would
+	// be rejected, as far as that can be known here: *mutation.RejectedError, of which
+	// Field is "fields." and the name; nil if nothing is known against it.
+	Check(fields map[string]*walproxyv1.Value, whole bool) error
+	// Has reports whether a field has a place.
+	Has(field string) bool
+	// Computed reports whether the store computes a field, which nobody writes.
+	Computed(field string) bool
+}
+
 // Identifier is a Sink that can say which store it is, so that a copy of the
 // log never drains into another one: Postgres' system identifier, say.
 type Identifier interface {

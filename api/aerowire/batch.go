@@ -93,6 +93,9 @@ func (s *Server) attempt(ctx context.Context, o *operation) *answer {
 	if s.o.Store != nil {
 		return s.front(ctx, o)
 	}
+	if o.linearized() {
+		return failed(codec.EnterpriseOnly)
+	}
 	if err := o.parseFilter(); err != nil {
 		return s.failure(err)
 	}

@@ -7,6 +7,7 @@ import (
 	"github.com/walproxy/walproxy"
 	"github.com/walproxy/walproxy/api/aerowire/codec"
 	"github.com/walproxy/walproxy/mutation"
+	"github.com/walproxy/walproxy/sinks"
 	"github.com/walproxy/walproxy/wal"
 )
 
@@ -28,8 +29,8 @@ func resultOf(err error) codec.Result {
 		{wal.ErrFull, codec.OutOfSpace},
 		{wal.ErrTooLarge, codec.RecordTooBig},
 		{walproxy.ErrBehind, codec.DeviceOverload},
+		{walproxy.ErrParked, codec.KeyBusy}, // before what it may stand within
 		{walproxy.ErrVersionUnknown, codec.Unavailable},
-		{walproxy.ErrParked, codec.KeyBusy},
 		{walproxy.ErrHalted, codec.Unavailable},
 		{walproxy.ErrPaused, codec.Unavailable},
 		{walproxy.ErrNoReader, codec.Unsupported},
@@ -49,6 +50,9 @@ func resultOf(err error) codec.Result {
 	}
 	if _, ok := errors.AsType[*mutation.RejectedError](err); ok {
 		return codec.RecordTooBig // the only rejection of a set of bins
+	}
+	if o, ok := errors.AsType[*sinks.OutcomeError](err); ok && o.Outcome != sinks.Rejected {
+		return codec.Unavailable // of a read: the store did not answer, or is not the right one
 	}
 	return codec.Unknown
 }

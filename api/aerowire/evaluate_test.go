@@ -336,7 +336,8 @@ func (e evaluation) run(t interface{ Fatalf(string, ...any) }) {
 			t.Fatalf("op %d answers with particle %d, %x: %v", op.Type, op.Particle, cut(op.Value), err)
 		}
 	}
-	m := w.mutation(false)
+	w.table.keeps = true
+	m, _, _ := w.mutation(false)
 	m.Collection, m.Key = "test.s", mutation.Bytes(make([]byte, codec.DigestBytes))
 	if err := mutation.Validate(m); err != nil && w.r.size() < limit {
 		t.Fatalf("what would be logged: %v", err)

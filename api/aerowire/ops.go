@@ -15,6 +15,7 @@ import (
 type work struct {
 	o       *operation
 	r       *record // ours to change
+	table   table   // that r is in
 	old     *record // as it was; nil: absent
 	before  []bin   // of old
 	existed bool

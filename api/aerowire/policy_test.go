@@ -29,6 +29,31 @@ func fresh(c *as.Client) *as.WritePolicy {
 	return &p
 }
 
+// A linearized read is of namespaces with strong consistency, which the Community
+// Edition has none of.
+func TestReadModes(t *testing.T) {
+	c := client(t)
+	k, absent := key(t, "modes", 1), key(t, "modes", 2)
+	want(t, "put", c.Put(nil, k, as.BinMap{"a": 1}), types.OK)
+	for mode, code := range map[as.ReadModeSC]types.ResultCode{as.ReadModeSCSession: types.OK, as.ReadModeSCLinearize: types.ENTERPRISE_ONLY,
+		as.ReadModeSCAllowReplica: types.OK, as.ReadModeSCAllowUnavailable: types.OK} {
+		p := *c.DefaultPolicy
+		p.ReadModeSC, p.MaxRetries = mode, 0
+		_, err := c.Get(&p, k)
+		want(t, fmt.Sprint("get, mode ", mode), err, code)
+		if code != types.OK {
+			_, err = c.Get(&p, absent)
+			want(t, fmt.Sprint("of nothing, mode ", mode), err, code)
+		}
+		b := *c.DefaultBatchPolicy
+		b.ReadModeSC, b.MaxRetries = mode, 0
+		_, err = c.BatchGet(&b, []*as.Key{k})
+		want(t, fmt.Sprint("batch, mode ", mode), err, code)
+		_, err = c.Operate(&as.WritePolicy{BasePolicy: p}, k, as.GetOp())
+		want(t, fmt.Sprint("operate, mode ", mode), err, code)
+	}
+}
+
 func TestExistencePolicies(t *testing.T) {
 	c := client(t)
 	put := func(k *as.Key, action as.RecordExistsAction, bins as.BinMap) as.Error {

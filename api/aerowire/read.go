@@ -13,14 +13,24 @@ import (
 
 // read answers a message that only reads.
 func (s *Server) read(ctx context.Context, o *operation) *answer {
-	doc, err := s.o.Core.Read(ctx, o.collection(), o.documentKey())
-	if errors.Is(err, mutation.ErrNotFound) {
-		return failed(codec.NotFound)
+	var t table
+	var doc *mutation.Document
+	var err error
+	if s.reach(ctx, false, func(ctx context.Context) error {
+		if t, err = s.tableOf(ctx, o.collection()); err == nil {
+			doc, err = s.o.Core.Read(ctx, o.collection(), o.documentKey())
+		}
+		if errors.Is(err, mutation.ErrNotFound) {
+			err = codec.NotFound
+		}
+		return err
+	}) {
+		return failed(codec.Unavailable)
 	}
 	if err != nil {
 		return failed(s.told(err))
 	}
-	r, err := fromDocument(doc)
+	r, err := t.record(doc)
 	if err != nil {
 		return failed(s.told(err))
 	}

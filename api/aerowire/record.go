@@ -53,6 +53,10 @@ type record struct {
 	updated    time.Time
 	expires    time.Time // zero: never
 	key        value.Particle
+	// beside are the fields of blind writes, which are in generation, updated and key
+	// already.
+	beside []string
+	stored map[string]*walproxyv1.Value // the document's fields; nil: a new record
 }
 
 // fromDocument reads a stored record; nil stays nil.
@@ -60,12 +64,19 @@ func fromDocument(d *mutation.Document) (*record, error) {
 	if d == nil {
 		return nil, nil
 	}
-	r := &record{generation: 1, expires: d.ExpiresAt, bins: make([]bin, 0, len(d.Fields))}
+	r := &record{generation: 1, expires: d.ExpiresAt, bins: make([]bin, 0, len(d.Fields)), stored: d.Fields}
+	if !r.expires.Before(endless) {
+		r.expires = time.Time{}
+	}
 	for _, name := range slices.Sorted(maps.Keys(d.Fields)) {
-		if name == recordField {
+		switch name {
+		case recordField:
 			if err := r.parse(d.Fields[name].GetBytes()); err != nil {
 				return nil, err
 			}
+			continue
+		case blindField, updatedField, keyField:
+			r.beside = append(r.beside, name)
 			continue
 		}
 		p, err := fromValue(d.Fields[name])
@@ -76,7 +87,22 @@ func fromDocument(d *mutation.Document) (*record, error) {
 			r.bins = append(r.bins, bin{name, p})
 		}
 	}
+	r.countBlind(d.Fields)
 	return r, nil
+}
+
+// countBlind takes over what blind writes left: they are all later than what the
+// record field says.
+func (r *record) countBlind(fields map[string]*walproxyv1.Value) {
+	if n := fields[blindField].GetInt64(); n > 0 {
+		r.generation = uint32((int64(r.generation)-1+n%generationMax)%generationMax) + 1
+	}
+	if ms := fields[updatedField].GetInt64(); ms > 0 {
+		r.updated = time.UnixMilli(ms)
+	}
+	if key := fields[keyField].GetBytes(); len(key) > 0 && !r.hasKey() {
+		r.key = value.Particle{Type: key[0], Data: key[1:]}
+	}
 }
 
 func (r *record) parse(b []byte) error {

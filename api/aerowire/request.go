@@ -104,6 +104,12 @@ func (s *Server) operation(m *codec.Message, digest *[codec.DigestBytes]byte) (*
 	return o, nil
 }
 
+// linearized reports whether o asks for a linearized read, which a namespace without
+// strong consistency refuses.
+func (o *operation) linearized() bool {
+	return o.Info1&codec.Info1Read != 0 && o.Info3&(codec.Info3ReadType|codec.Info3ReadRelax) == codec.Info3ReadType
+}
+
 // parseFilter parses o's own filter, if it has one.
 func (o *operation) parseFilter() error {
 	if o.rawFilter == nil || o.filter != nil || o.filterError != nil {

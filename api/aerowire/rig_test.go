@@ -10,16 +10,16 @@ import (
 	"time"
 
 	as "github.com/aerospike/aerospike-client-go/v7"
-	"go.uber.org/goleak"
 
 	"github.com/walproxy/walproxy"
 	"github.com/walproxy/walproxy/api"
 	"github.com/walproxy/walproxy/api/aerowire"
+	"github.com/walproxy/walproxy/internal/pgtest"
 	"github.com/walproxy/walproxy/mutation"
 	"github.com/walproxy/walproxy/sinks/pebble"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { pgtest.Main(m) }
 
 // rig is the real thing on a real connection: endpoint, log, loop and Pebble.
 type rig struct {

@@ -199,7 +199,7 @@ func (s *Server) eachRecord(ctx context.Context, collection string, f func(e sin
 func (s *Server) walk(ctx context.Context, collection string, page int, next func(last *walproxyv1.Key) *walproxyv1.Key, f func(e sinks.Entry) error) error {
 	read := min(page, 16) // until it is known how large records are
 	for after := (*walproxyv1.Key)(nil); ; {
-		entries, err := s.o.Core.Scan(ctx, collection, after, read)
+		entries, err := s.scanPage(ctx, collection, after, read)
 		if err != nil {
 			return coreError{err}
 		}
@@ -218,6 +218,16 @@ func (s *Server) walk(ctx context.Context, collection string, page int, next fun
 			return nil
 		}
 	}
+}
+
+// scanPage does not wait for ever for a store that is away.
+func (s *Server) scanPage(ctx context.Context, collection string, after *walproxyv1.Key, limit int) ([]sinks.Entry, error) {
+	if s.o.Remote {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeoutCause(ctx, s.o.RequestTimeout, errPatience)
+		defer cancel()
+	}
+	return s.o.Core.Scan(ctx, collection, after, limit)
 }
 
 // sizeOf is about what a document takes in memory.
@@ -273,7 +283,11 @@ func (s *Server) sendEntry(ctx context.Context, sc *scan, collection string, e s
 	if !asked || string(digest) <= after {
 		return nil
 	}
-	r, err := fromDocument(e.Document)
+	t, err := s.tableOf(ctx, collection)
+	if err != nil {
+		return coreError{err}
+	}
+	r, err := t.record(e.Document)
 	if err != nil {
 		return coreError{err}
 	}

@@ -26,6 +26,7 @@ import (
 	"github.com/walproxy/walproxy/api"
 	"github.com/walproxy/walproxy/api/aerowire/codec"
 	"github.com/walproxy/walproxy/internal/listen"
+	"github.com/walproxy/walproxy/sinks"
 )
 
 // Options of Start. Core, Listener and Namespaces are required; zero values are
@@ -46,6 +47,12 @@ type Options struct {
 	LogDeletes bool
 	// Patience is how long a request waits for Store. 2 s.
 	Patience time.Duration
+	// Tables is the store that answers reads, if its collections may be tables; nil:
+	// every record is a document.
+	Tables sinks.Shaper
+	// Remote: the store that answers reads can be slow or away. Plain writes that need
+	// no answer of its own are then logged without it.
+	Remote bool
 	// Node names this node, 16 hexadecimal digits. By default it comes from the
 	// listener's address.
 	Node        string
@@ -150,6 +157,7 @@ type Server struct {
 	done  chan struct{} // Close has finished
 	err   error         // of Close; read after done
 	stats counters
+	away  away
 }
 
 // counters for info's statistics.

@@ -1,6 +1,7 @@
 package aerowire
 
 import (
+	"cmp"
 	"context"
 	"slices"
 	"strconv"
@@ -53,6 +54,9 @@ func (s *Server) truncate(ctx context.Context, what string, args map[string]stri
 		}
 	}
 	err := s.eachCollection(ctx, namespace, set, func(collection string) error {
+		if at, err := s.tableOf(ctx, collection); err != nil || !at.keeps && !t.before.IsZero() {
+			return coreError{cmp.Or(err, error(codec.Unsupported))} // when they were written is not kept
+		}
 		return s.eachRecord(ctx, collection, func(e sinks.Entry) error { return t.remove(ctx, collection, e) })
 	})
 	if lost := t.settle(ctx); lost != nil {

@@ -89,31 +89,46 @@ func (o *operation) checkGeneration(r *record) error {
 }
 
 // modify runs f on the record under its key's lock and logs what f makes of it.
-func (s *Server) modify(ctx context.Context, o *operation, f func(r *record, now time.Time) (*walproxyv1.Mutation, error)) (api.Pending, error) {
+func (s *Server) modify(ctx context.Context, o *operation, f func(t table, r *record, now time.Time) (*walproxyv1.Mutation, error)) (api.Pending, error) {
+	t, err := s.tableOf(ctx, o.collection())
+	if err == nil {
+		err = t.serves(o, o.Info2&codec.Info2Delete == 0)
+	}
+	if err != nil {
+		return nil, err
+	}
 	return s.o.Core.Modify(ctx, o.collection(), o.documentKey(), func(doc *mutation.Document, now time.Time) (*walproxyv1.Mutation, error) {
-		r, err := fromDocument(doc)
+		r, err := t.record(doc)
 		if err != nil {
 			return nil, err
 		}
-		return f(r, now)
+		return f(t, r, now)
 	})
 }
 
 // remove answers a message that deletes the record.
 func (s *Server) remove(ctx context.Context, o *operation) *answer {
-	pending, err := s.modify(ctx, o, func(r *record, now time.Time) (*walproxyv1.Mutation, error) {
-		if r == nil {
-			return nil, codec.NotFound
-		}
-		if err := o.checkGeneration(r); err != nil {
-			return nil, err
-		}
-		if err := o.pass(r, now); err != nil {
-			return nil, err
-		}
-		return mutation.New("", nil, []*walproxyv1.Op{mutation.DeleteOp()}), nil
+	var pending api.Pending
+	var err error
+	unreachable := s.reach(ctx, false, func(ctx context.Context) error {
+		pending, err = s.modify(ctx, o, func(_ table, r *record, now time.Time) (*walproxyv1.Mutation, error) {
+			if r == nil {
+				return nil, codec.NotFound
+			}
+			if err := o.checkGeneration(r); err != nil {
+				return nil, err
+			}
+			if err := o.pass(r, now); err != nil {
+				return nil, err
+			}
+			return mutation.New("", nil, []*walproxyv1.Op{mutation.DeleteOp()}), nil
+		})
+		return err
 	})
-	if err != nil {
+	switch {
+	case unreachable:
+		return failed(codec.Unavailable)
+	case err != nil:
 		return s.failure(err)
 	}
 	return &answer{pending: pending}
@@ -125,9 +140,26 @@ func (s *Server) write(ctx context.Context, o *operation) *answer {
 	if err != nil {
 		return failed(resultOf(err))
 	}
+	blind := s.o.Remote && o.blindable(p)
+	var a *answer
+	if !s.reach(ctx, blind, func(ctx context.Context) (err error) {
+		a, err = s.evaluate(ctx, o, p)
+		return err
+	}) {
+		return a
+	}
+	if blind {
+		return s.blind(ctx, o)
+	}
+	return failed(codec.Unavailable)
+}
+
+// evaluate writes what the message makes of the record. The answer says all that a
+// client is told of the error.
+func (s *Server) evaluate(ctx context.Context, o *operation, p policy) (*answer, error) {
 	var w *work
-	pending, err := s.modify(ctx, o, func(r *record, now time.Time) (*walproxyv1.Mutation, error) {
-		w = &work{o: o, r: &record{}, now: now, limit: s.o.MaxRecordBytes}
+	pending, err := s.modify(ctx, o, func(t table, r *record, now time.Time) (*walproxyv1.Mutation, error) {
+		w = &work{o: o, r: &record{}, table: t, now: now, limit: s.o.MaxRecordBytes}
 		if r != nil {
 			w.before = r.bins
 			w.old, w.existed = r, true
@@ -139,15 +171,17 @@ func (s *Server) write(ctx context.Context, o *operation) *answer {
 	switch {
 	case err == nil:
 	case w != nil && w.existed && isResult(err):
-		return failed(resultOf(err)).of(w.old)
+		s.explain(o, err)
+		return failed(resultOf(err)).of(w.old), err
 	default:
-		return s.failure(err)
+		s.explain(o, err)
+		return s.failure(err), err
 	}
 	a := &answer{pending: pending, ops: w.results}
 	if !w.deleted {
 		a.of(w.r)
 	}
-	return a
+	return a, nil
 }
 
 func isResult(err error) bool {
@@ -189,7 +223,9 @@ func (w *work) write(p policy) (*walproxyv1.Mutation, error) {
 	if len(w.r.bins) == 0 {
 		return w.emptied()
 	}
-	w.r.generation = w.r.generation%generationMax + 1
+	if w.table.keeps {
+		w.r.generation = w.r.generation%generationMax + 1
+	}
 	w.r.updated = w.now
 	switch o.TTL {
 	case ttlDontUpdate:
@@ -202,7 +238,11 @@ func (w *work) write(p policy) (*walproxyv1.Mutation, error) {
 	if w.r.size() > w.limit {
 		return nil, codec.RecordTooBig
 	}
-	return w.mutation(p.replace), nil
+	m, fields, whole := w.mutation(p.replace)
+	if err := w.table.check(fields, whole); err != nil {
+		return nil, err
+	}
+	return m, nil
 }
 
 // emptied: a record without bins is no record.
@@ -216,33 +256,81 @@ func (w *work) emptied() (*walproxyv1.Mutation, error) {
 
 // mutation is the difference that the message made: the bins that changed, those
 // that are gone, and the rest of the record. A record that loses its expiry is set
-// as a whole, for nothing else says that.
-func (w *work) mutation(whole bool) *walproxyv1.Mutation {
+// as a whole, for nothing else says that. fields are what it sets.
+func (w *work) mutation(whole bool) (m *walproxyv1.Mutation, fields map[string]*walproxyv1.Value, all bool) {
 	var options []mutation.Option
 	if !w.r.expires.IsZero() {
 		options = append(options, mutation.ExpiresAt(w.r.expires))
 	}
-	fields := map[string]*walproxyv1.Value{recordField: w.r.encode()}
+	fields = map[string]*walproxyv1.Value{}
+	if w.table.keeps {
+		fields[recordField] = w.r.encode()
+	}
 	if whole || !w.existed || w.r.expires.IsZero() && !w.old.expires.IsZero() {
-		for _, b := range w.r.bins {
-			fields[b.name] = toValue(b.particle)
-		}
-		return mutation.New("", nil, []*walproxyv1.Op{mutation.SetOp(fields)}, options...)
+		w.setAll(fields, !whole && w.existed)
+		return mutation.New("", nil, []*walproxyv1.Op{mutation.SetOp(fields)}, options...), fields, true
 	}
 	for _, b := range w.r.bins {
-		if old, ok := w.old.get(b.name); !ok || old.Type != b.particle.Type || string(old.Data) != string(b.particle.Data) {
+		if !w.same(b) {
 			fields[b.name] = toValue(b.particle)
 		}
 	}
-	ops := []*walproxyv1.Op{mutation.MergeOp(fields)}
-	var gone []string
+	gone := slices.Clone(w.old.beside)
 	for _, b := range w.before {
-		if _, ok := w.r.find(b.name); !ok {
+		if _, ok := w.r.find(b.name); ok {
+			continue
+		}
+		if w.table.mapped() { // unset is the column's default
+			fields[b.name] = mutation.NullValue()
+		} else {
 			gone = append(gone, b.name)
 		}
+	}
+	var ops []*walproxyv1.Op
+	if len(fields) > 0 {
+		ops = append(ops, mutation.MergeOp(fields))
 	}
 	if len(gone) > 0 {
 		ops = append(ops, mutation.UnsetOp(gone...))
 	}
-	return mutation.New("", nil, ops, options...)
+	if len(ops) == 0 { // nothing changes but the version
+		ops = append(ops, mutation.TouchOp())
+	}
+	return mutation.New("", nil, ops, options...), fields, false
+}
+
+// same reports whether a bin is as it was.
+func (w *work) same(b bin) bool {
+	if w.old == nil {
+		return false
+	}
+	old, ok := w.old.get(b.name)
+	return ok && old.Type == b.particle.Type && string(old.Data) == string(b.particle.Data)
+}
+
+// setAll sets every bin: those that are as they were to what is stored, for a column
+// may hold what no bin can say, a decimal, and but for those that the store computes.
+// keep: columns that are null stay so.
+func (w *work) setAll(fields map[string]*walproxyv1.Value, keep bool) {
+	for _, b := range w.r.bins {
+		switch {
+		case !w.same(b):
+			fields[b.name] = toValue(b.particle)
+		case w.table.shape == nil || !w.table.shape.Computed(b.name):
+			fields[b.name] = w.old.stored[b.name]
+		}
+	}
+	if !keep || !w.table.mapped() {
+		return
+	}
+	for name, v := range w.old.stored {
+		if _, null := v.GetKind().(*walproxyv1.Value_Null); null && fields[name] == nil && !w.table.shape.Computed(name) {
+			fields[name] = v
+		}
+	}
+	for _, b := range w.before {
+		if _, ok := w.r.find(b.name); !ok && !w.table.shape.Computed(b.name) {
+			fields[b.name] = mutation.NullValue()
+		}
+	}
 }

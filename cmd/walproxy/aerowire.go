@@ -10,6 +10,7 @@ import (
 	"github.com/walproxy/walproxy/api"
 	"github.com/walproxy/walproxy/api/aerowire"
 	"github.com/walproxy/walproxy/internal/config"
+	"github.com/walproxy/walproxy/sinks"
 	"github.com/walproxy/walproxy/sinks/aerospike"
 )
 
@@ -24,6 +25,7 @@ func (i *instance) startAerowire() error {
 		return fmt.Errorf("aerowire.tls: %w", err)
 	}
 	store, _ := i.sinks[c.Sink].(aerowire.Store) // a cluster's; others have their records here
+	tables, _ := i.sinks[c.Sink].(sinks.Shaper)
 	i.aerowire, err = aerowire.Start(aerowire.Options{
 		Store:            store,
 		LogDeletes:       c.Deletes == config.LogDeletes,
@@ -31,6 +33,8 @@ func (i *instance) startAerowire() error {
 		Core:             api.New(i.proxy),
 		Listener:         i.aerowireListener,
 		Namespaces:       c.Namespaces,
+		Tables:           tables,
+		Remote:           i.config.Sinks[c.Sink].Type == config.TypePostgres,
 		TLS:              secure,
 		ClusterName:      c.ClusterName,
 		MaxConnections:   c.MaxConnections,

@@ -36,7 +36,7 @@ func postgresOptions(name string, c config.Sink, logger *zap.Logger, registry pr
 		col := c.Collections[pattern]
 		to := postgres.Collection{
 			Pattern: pattern, Table: col.Table, Key: col.Key,
-			VersionColumn: col.VersionColumn, OverflowColumn: col.OverflowColumn,
+			VersionColumn: col.VersionColumn, OverflowColumn: col.OverflowColumn, RecordColumn: col.RecordColumn,
 		}
 		if e := col.Events; e.Table != "" {
 			to.Events = &postgres.Events{Table: e.Table, Key: e.Key, Version: e.Version, Payload: e.Payload, LSN: e.LSN, At: e.At}

@@ -84,6 +84,9 @@ type Target struct {
 	// halted goes on: it takes back dead letters that its store's checkpoint had not
 	// passed. nil: it never does.
 	Turn func() uint64
+	// Exact reports whether a record of a collection, once written, is what
+	// mutation.Apply makes of it; nil: it always is.
+	Exact func(collection string) bool
 }
 
 // Options of New.

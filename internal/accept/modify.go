@@ -181,7 +181,11 @@ func (a *Acceptor) change(ctx context.Context, m *modification, doc *mutation.Do
 	if after != nil {
 		after.Version = w.ticket.LSN
 	}
-	a.images.put(m.hashes[0], m.encoded, after, w.ticket.LSN)
+	// notePending has dropped the image before. Where the store makes something else of
+	// a write, defaults or rounded values, the next one waits for that.
+	if exact := m.route.target.Exact; exact == nil || exact(m.collection) {
+		a.images.put(m.hashes[0], m.encoded, after, w.ticket.LSN)
+	}
 	m.pending = &Pending{ticket: w.ticket, route: w.route, result: Result{LSN: w.ticket.LSN}}
 	return true, nil
 }

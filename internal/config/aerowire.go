@@ -108,8 +108,6 @@ func (c *checker) aerowireSink(cfg *Config, a *AeroWire) {
 		c.fault("aerowire.sink", "there is no sink %q: want one of %s", a.Sink, strings.Join(slices.Sorted(maps.Keys(cfg.Sinks)), ", "))
 		return
 	}
-	c.want(sink.Type == TypePebble || sink.Type == TypeAerospike, "aerowire.sink", "%s is of type %s: in this version the endpoint needs type %s or %s",
-		a.Sink, sink.Type, TypePebble, TypeAerospike)
 	if sink.Type == TypeAerospike {
 		c.aerowireFront(cfg, a, sink)
 	} else {

@@ -133,6 +133,8 @@ type Collection struct {
 	VersionColumn string `yaml:"version_column"`
 	// OverflowColumn takes the fields that have no column; postgres.
 	OverflowColumn string `yaml:"overflow_column"`
+	// RecordColumn takes what an Aerospike record has beside its bins; postgres.
+	RecordColumn string `yaml:"record_column"`
 	// Events, with a table, is where the events go instead of to a table of
 	// walproxy's; postgres.
 	Events Events `yaml:"events"`

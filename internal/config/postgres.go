@@ -95,6 +95,8 @@ func (c *checker) postgres(key string, s Sink) {
 		for i, column := range col.Key {
 			c.want(column != "", key+".collections."+pattern+".key", "column %d is empty", i+1)
 		}
+		c.want(col.RecordColumn == "" || col.OverflowColumn == "", key+".collections."+pattern+".record_column",
+			"is not needed beside overflow_column, which takes the same")
 		c.want(col.Events.empty() || col.Events.Table != "", key+".collections."+pattern+".events.table", "is missing")
 	}
 }
@@ -113,5 +115,6 @@ func (c *checker) noTable(key string, col Collection) {
 	c.want(len(col.Key) == 0, key+".key", "is for type %s", TypePostgres)
 	c.want(col.VersionColumn == "", key+".version_column", "is for type %s", TypePostgres)
 	c.want(col.OverflowColumn == "", key+".overflow_column", "is for type %s", TypePostgres)
+	c.want(col.RecordColumn == "", key+".record_column", "is for type %s", TypePostgres)
 	c.want(col.Events.empty(), key+".events", "is for type %s", TypePostgres)
 }

@@ -351,6 +351,13 @@ func uuidCodec() *codec {
 }
 
 // jsonCodec: jsonb in binary is a version byte and its text.
+// overflowCodec writes the fields of an overflow column: as an object of fields, not as
+// a value, which would wrap a map with names that begin with $.
+var overflowCodec = &codec{element: oidJSONB, array: 3807, binary: true,
+	encode: func(dst []byte, v *walproxyv1.Value) ([]byte, error) {
+		return appendJSONFields(append(dst, 1), v.GetMap().GetFields()), nil
+	}}
+
 func jsonCodec(oid, array uint32) *codec {
 	c := &codec{element: oid, array: array, binary: true, exact: true,
 		text: func(v *walproxyv1.Value) (string, error) { return string(appendJSON(nil, v)), nil },

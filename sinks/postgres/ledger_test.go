@@ -38,6 +38,8 @@ func (*ledgerPlanner) lookup(context.Context, *pgconn.PgConn, string) (*mapping,
 
 func (*ledgerPlanner) prepare(context.Context, *pgconn.PgConn, *sinks.Batch) error { return nil }
 
+func (*ledgerPlanner) mapping(string) *mapping { return nil }
+
 func (*ledgerPlanner) expiring() []string { return nil }
 
 func (*ledgerPlanner) laneGroup(string) string { return "" }

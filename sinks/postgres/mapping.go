@@ -27,6 +27,7 @@ type mapping struct {
 	byField    map[string]*column // the same by name
 	version    *column            // nil: in table record
 	overflow   *column            // nil: unknown fields are rejected
+	prefixed   string             // the unknown fields that are not; "": all
 	events     *eventTable        // nil: events are in walproxy's own table
 
 	group   string   // the table's lane group
@@ -135,6 +136,15 @@ func newMapping(collection string, t *table, o Collection) (*mapping, error) {
 		if m.overflow, err = special(o.OverflowColumn, "overflow", oidJSONB); err != nil {
 			return fail("%v; want jsonb", err)
 		}
+	}
+	if o.RecordColumn != "" && m.overflow != nil {
+		return fail("it has an overflow column, which takes what a record column would")
+	}
+	if o.RecordColumn != "" {
+		if m.overflow, err = special(o.RecordColumn, "record", oidJSONB); err != nil {
+			return fail("%v; want jsonb", err)
+		}
+		m.prefixed = recordPrefix
 	}
 	for _, c := range t.columns {
 		if c != m.version && c != m.overflow && !slices.Contains(m.key, c) {

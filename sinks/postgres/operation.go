@@ -129,7 +129,7 @@ func (w *work) columnsOf(m *mapping, fields fieldMap) (columns []*column, values
 		if slices.ContainsFunc(m.key, func(c *column) bool { return c.name == name }) {
 			return nil, nil, nil, rejected("fields."+name, "is part of the key of table %s", m.table)
 		}
-		if m.overflow == nil || name == m.overflow.name || m.version != nil && name == m.version.name {
+		if !m.keeps(name) {
 			return nil, nil, nil, rejected("fields."+name, "has no column in table %s", m.table)
 		}
 		overflow[name] = v
@@ -146,7 +146,11 @@ func (w *work) operation(s *shape, r *row, record int, columns []*column, values
 	}
 	rest := op.group.arrays[len(r.key):]
 	for i, c := range columns {
-		if err := rest[i].value(c.codec, values[i]); err != nil {
+		codec := c.codec
+		if c == s.mapping.overflow {
+			codec = overflowCodec
+		}
+		if err := rest[i].value(codec, values[i]); err != nil {
 			return op, rejected("fields."+c.name, "%s (%s)", err, c.typeName)
 		}
 	}

@@ -46,6 +46,9 @@ type Collection struct {
 	// OverflowColumn, of type jsonb, takes the fields that have no column; empty:
 	// such records are rejected.
 	OverflowColumn string
+	// RecordColumn, of type jsonb, takes of those only what an Aerospike record has
+	// beside its bins; not with OverflowColumn, which takes it, too.
+	RecordColumn string
 	// Events is the table of the records' events; nil: walproxy's own.
 	Events *Events
 }

@@ -24,6 +24,8 @@ type planner interface {
 	// lookup returns the mapping of a collection for a reader; nil: it has no
 	// table.
 	lookup(ctx context.Context, conn *pgconn.PgConn, collection string) (*mapping, error)
+	// mapping is what is known of a collection's table; nil: nothing.
+	mapping(collection string) *mapping
 	// expiring are the collections in use whose records can have an end.
 	expiring() []string
 	// laneGroup is sinks.Linker's.

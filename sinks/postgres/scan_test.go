@@ -108,3 +108,26 @@ func TestScan(t *testing.T) {
 		}
 	}
 }
+
+// TestOverflowNames: fields without a column keep their names, also those that wraps
+// begin with, whether the record is read in between or not.
+func TestOverflowNames(t *testing.T) {
+	a := newApplier(t, Options{Collections: []Collection{{Pattern: "t", OverflowColumn: "rest"}}}, "CREATE TABLE t (id text PRIMARY KEY, n bigint, rest jsonb)")
+	key := mutation.String("k")
+	value := func(n int64) map[string]*walproxyv1.Value {
+		return map[string]*walproxyv1.Value{fmt.Sprintf("$f%d", n): mutation.Int64Value(n)}
+	}
+	for n, op := range []*walproxyv1.Op{mutation.SetOp(value(0)), mutation.MergeOp(value(1)), mutation.IncrementOp(value(1)), mutation.MergeOp(value(3)), mutation.UnsetOp("$f0")} {
+		a.put(mutation.New("t", key, []*walproxyv1.Op{op}))
+		if n == 0 {
+			a.get("t", key)
+		}
+	}
+	d := a.get("t", key)
+	if len(d.Fields) != 3 || d.Fields["$f1"].GetInt64() != 2 || d.Fields["$f3"].GetInt64() != 3 {
+		t.Errorf("%v", d.Fields)
+	}
+	if text := a.query("SELECT rest::text FROM t"); text != `{"$f1": 2, "$f3": 3}` {
+		t.Errorf("the column: %s", text)
+	}
+}

@@ -33,6 +33,8 @@ const (
 	Info3UpdateOnly      = 1 << 3
 	Info3CreateOrReplace = 1 << 4
 	Info3ReplaceOnly     = 1 << 5
+	Info3ReadType        = 1 << 6 // without Info3ReadRelax: linearized
+	Info3ReadRelax       = 1 << 7
 )
 
 // Field types.

@@ -377,6 +377,12 @@ func (w *work) meta(code int64, args []value.Value) (value.Value, error) {
 		}
 		n := binary.LittleEndian.Uint32(r.Digest[codec.DigestBytes-4:])
 		return value.OfInt(int64(n) % mod), nil
+	case opUpdated, opSince:
+		if r.Updated.IsZero() { // written otherwise, or kept where that has no place
+			return value.Value{}, ErrUnknown
+		}
+	}
+	switch code {
 	case opUpdated:
 		return value.OfInt(r.Updated.UnixNano()), nil
 	case opSince:
