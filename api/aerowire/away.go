@@ -54,8 +54,8 @@ func (a *away) note(now time.Time, unreachable bool) {
 	}
 }
 
-// errPatience ends a wait for the store before the client's own end.
-var errPatience = fmt.Errorf("aerowire: %w: it was not waited for any longer", sinks.ErrAway)
+// errNotWaited ends a wait for the store before the client's own end.
+var errNotWaited = fmt.Errorf("aerowire: %w: it was not waited for any longer", sinks.ErrAway)
 
 // reach runs f, which asks the store and keeps its error, for as long as the request
 // may wait for that; not at all, if the store is known to be away. blind: the request
@@ -75,7 +75,7 @@ func (s *Server) reach(ctx context.Context, blind bool, f func(context.Context) 
 			patience = min(patience, deadline.Sub(now)/2)
 		}
 		var cancel context.CancelFunc
-		within, cancel = context.WithTimeoutCause(ctx, patience, errPatience)
+		within, cancel = context.WithTimeoutCause(ctx, patience, errNotWaited)
 		defer cancel()
 	}
 	unreachable = isUnreachable(f(within)) && ctx.Err() == nil

@@ -61,7 +61,7 @@ func (o *operation) blindable(p policy) bool {
 
 // blind logs a blindable message. The generation of its answer is 0: it is not known.
 func (s *Server) blind(ctx context.Context, o *operation) *answer {
-	within, cancel := context.WithTimeoutCause(ctx, shapePatience, errPatience)
+	within, cancel := context.WithTimeoutCause(ctx, shapePatience, errNotWaited)
 	defer cancel()
 	t, err := s.tableOf(within, o.collection())
 	if err != nil {

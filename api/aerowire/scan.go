@@ -224,7 +224,7 @@ func (s *Server) walk(ctx context.Context, collection string, page int, next fun
 func (s *Server) scanPage(ctx context.Context, collection string, after *walproxyv1.Key, limit int) ([]sinks.Entry, error) {
 	if s.o.Remote {
 		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeoutCause(ctx, s.o.RequestTimeout, errPatience)
+		ctx, cancel = context.WithTimeoutCause(ctx, s.o.RequestTimeout, errNotWaited)
 		defer cancel()
 	}
 	return s.o.Core.Scan(ctx, collection, after, limit)
