@@ -1,10 +1,6 @@
 package pgwire
 
-import (
-	"context"
-
-	"github.com/walproxy/walproxy/api/pgwire/statement"
-)
+import "context"
 
 // answered is a statement that the endpoint answers itself.
 type answered struct {
@@ -15,8 +11,3 @@ type answered struct {
 	// goes on.
 	run func(ctx context.Context) (rows [][]string, tag string, err *failure)
 }
-
-// own returns how a statement is answered here; nil: it is not. Where it is not
-// alone in its query, or other statements stand before the same Sync, all of it
-// goes to PostgreSQL.
-func (x *attended) own(text statement.Text, st *statement.Statement) *answered { return nil }

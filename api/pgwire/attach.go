@@ -83,6 +83,7 @@ func (l *link) adopt(b *backend) {
 		if was, ok := l.mu.held.reported[p.Name]; !ok || was != p.Value {
 			l.mu.say = appendFrame(l.mu.say, sParameterStatus, appendText(nil, p.Name, p.Value))
 			l.mu.held.report(p.Name, p.Value)
+			l.mu.held.served++
 		}
 	}
 	l.x.s.metrics.attached.Inc()

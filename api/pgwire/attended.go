@@ -53,6 +53,7 @@ type attended struct {
 		// backslashes: standard_conforming_strings is off, or not known to be on.
 		backslashes bool
 		changed     bool // something of the session may differ from what is known of it
+		altered     bool // ... as it was at the login
 		ends        ends // what is to be done when PostgreSQL has finished
 	}
 	sending atomic.Bool // to the client, which may not take it
@@ -68,7 +69,7 @@ type attended struct {
 const conforming = "standard_conforming_strings"
 
 func newAttended(s *session, t *tables) *attended {
-	x := &attended{session: s, t: t, settings: defaultSettings(), prepared: map[string]*prepared{}}
+	x := &attended{session: s, t: t, settings: *s.chosen.initial(), prepared: map[string]*prepared{}}
 	x.mu.turn = newTurn()
 	x.mu.down.limit = 1<<31 - 1
 	x.mu.changed = true // nothing is known yet

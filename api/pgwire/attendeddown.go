@@ -87,7 +87,7 @@ func (x *attended) noteLocked(kind byte, body []byte) {
 		x.s.metrics.requests.Inc()
 		x.finishedLocked()
 	case sParameterStatus:
-		x.mu.changed = true
+		x.mu.changed, x.mu.altered = true, true
 		if name, value, _, ok := cutPair(body); ok && name == conforming {
 			x.mu.backslashes = value != "on"
 		}

@@ -18,6 +18,7 @@ import (
 type held struct {
 	statements *statement.Cache
 
+	served   uint64 // requests that began, and changes of what was reported
 	tx       byte
 	queue    []*request // that PostgreSQL has not finished, oldest first
 	current  *request   // of the extended protocol, not ended yet; nil: none
@@ -125,9 +126,11 @@ func (h *held) begin(kind byte) {
 			h.lose("a query between extended ones")
 		}
 		h.current = &request{simple: true}
+		h.served++
 	case cParse, cBind, cDescribe, cExecute, cClose, cSync:
 		if h.current == nil {
 			h.current = &request{}
+			h.served++
 		}
 	}
 }

@@ -16,24 +16,23 @@ func (x *attended) isHere(text statement.Text) bool {
 // prepares, could be answered here. What makes named statements goes to PostgreSQL,
 // so that they are there inside of transactions, too.
 func (x *attended) maybeHere(list []message) bool {
-	var unnamed *prepared
-	made, some := false, false
+	made, some := map[string]*prepared{}, false
 	portals := map[string]bool{}
 	for i := range list {
 		m := &list[i]
-		p := unnamed
-		if m.name != "" || !made {
+		p := made[m.name]
+		if p == nil {
 			p = x.lookup(m.name)
 		}
 		switch m.kind {
 		case cParse:
-			if m.name != "" {
+			if m.name != "" && !x.defers() {
 				return false
 			}
 			if p = x.newPrepared(m); p == nil {
 				return false
 			}
-			unnamed, made = p, true
+			made[m.name] = p
 		case cBind:
 			portals[m.portal] = true
 		case cExecute:
@@ -71,18 +70,21 @@ func (x *attended) here(list []message) (done bool, err error) {
 		return false, nil
 	}
 	own, writes := 0, 0
-	var unnamed *prepared
+	made := map[string]*prepared{}
 	for i := range list {
 		m := &list[i]
 		switch m.kind {
 		case cParse:
-			unnamed = x.newPrepared(m)
-			m.prepared = unnamed
+			if m.name != "" && (!x.defers() || x.lookup(m.name) != nil || made[m.name] != nil) {
+				return false, nil // PostgreSQL's to make, or to refuse
+			}
+			m.prepared = x.newPrepared(m)
+			made[m.name] = m.prepared
 		case cBind, cDescribe:
 			if m.object == 'P' {
 				continue
 			}
-			if m.prepared = unnamed; m.name != "" || unnamed == nil {
+			if m.prepared = made[m.name]; m.prepared == nil {
 				m.prepared = x.lookup(m.name)
 			}
 		default:
@@ -105,8 +107,8 @@ func (x *attended) here(list []message) (done bool, err error) {
 	case own == 0 && writes > 0:
 		x.passes("transaction", "it is in a transaction")
 	}
-	if done && unnamed != nil {
-		x.keep("", unnamed)
+	if done {
+		x.deferred(made)
 	}
 	return done, err
 }

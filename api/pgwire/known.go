@@ -18,6 +18,9 @@ type known struct {
 	why string
 	// store names the database.
 	store string
+	// asked: PostgreSQL said so, when it had been given so many requests.
+	asked  bool
+	served uint64
 }
 
 // storeSQL names a database, whatever address it has.
@@ -45,6 +48,12 @@ func (x *attended) learn() error {
 	if !changed {
 		return nil
 	}
+	if x.recall() {
+		x.mu.Lock()
+		x.mu.changed = true // it is asked when it can be
+		x.mu.Unlock()
+		return nil
+	}
 	frames, _, err := x.ask(appendQuestion(nil, knownSQL))
 	if err != nil {
 		return err
@@ -57,6 +66,7 @@ func (x *attended) learn() error {
 		}
 		if row, ok := textRow(frame[headBytes:]); ok && len(row) == 5 {
 			x.known = knownFrom(row)
+			x.recollect(row)
 		}
 	}
 	return nil

@@ -26,6 +26,7 @@ import (
 type link struct {
 	x       *session
 	startup []byte
+	login   grantKey
 	with    func() (credentials, error)
 
 	up upward // the writer's
@@ -56,7 +57,7 @@ type link struct {
 const linkBytes = 16 << 10
 
 func newLink(x *session, st *startup, parameters []parameter, with func() (credentials, error)) *link {
-	l := &link{x: x, startup: st.packet, with: with}
+	l := &link{x: x, startup: st.packet, login: keyOf(st), with: with}
 	l.mu.held = newHeld(x.s.statements, parameters)
 	l.mu.changed = make(chan struct{})
 	return l

@@ -36,10 +36,11 @@ type roster struct {
 // packet asked for, on which the ParameterStatus depend.
 type grantKey struct{ User, Database, Parameters string }
 
-// grant is what a login was told. It is never changed.
+// grant is what a login was told. It is never changed, but replaced.
 type grant struct {
 	Parameters []parameter
-	Trusted    bool // PostgreSQL asked for nothing
+	Trusted    bool     // PostgreSQL asked for nothing
+	Known      []string // what a session is in PostgreSQL, if one was asked: see known
 	Used       time.Time
 }
 
@@ -128,7 +129,11 @@ func (r *roster) grant(st *startup, parameters []parameter, trusted bool) {
 	}
 	// The time of use alone is not worth a write.
 	r.mu.changed = r.mu.changed || old == nil || old.Trusted != trusted || !slices.Equal(old.Parameters, parameters)
-	r.mu.granted[key] = &grant{Parameters: parameters, Trusted: trusted, Used: time.Now()}
+	g := &grant{Parameters: parameters, Trusted: trusted, Used: time.Now()}
+	if old != nil && slices.Equal(old.Parameters, parameters) {
+		g.Known = old.Known
+	}
+	r.mu.granted[key] = g
 }
 
 // granted is what PostgreSQL said to such a login; nil: it let none in.

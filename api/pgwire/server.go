@@ -167,6 +167,13 @@ func (s *Server) admit(ctx context.Context, c net.Conn, st *startup, interrupt f
 	defer release()
 	x := newSession(s, c, st)
 	defer x.leave()
+	if s.tables != nil {
+		var f *failure
+		if x.chosen, f = choose(st); f != nil {
+			s.refuse(ctx, c, &refusal{code: f.code, message: f.message, hint: f.hint, reason: "protocol"})
+			return
+		}
+	}
 	fromClient, fromServer, err := x.logIn(ctx, st)
 	if err == nil && !interrupt() {
 		err = context.Cause(ctx)

@@ -23,6 +23,7 @@ type session struct {
 	user, database string
 	key            []byte // for cancel requests; nil: none yet
 	from           net.Addr
+	chosen         chosen // walproxy's settings of the startup packet
 	application    string // as it said at the login
 	encrypted      string // the version of TLS; "": none
 	began          time.Time

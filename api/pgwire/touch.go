@@ -42,6 +42,9 @@ func (x *attended) touchesOne(t *touch, st *statement.Statement) {
 		if st.Kind == statement.Discard {
 			x.forgetAll()
 		}
+		if st.Kind == statement.Discard && st.Object == "all" || st.Kind == statement.Reset && st.Setting != nil && st.Setting.Name == "all" {
+			x.settings.reset(x.chosen)
+		}
 	case statement.Deallocate:
 		if st.Object == "" {
 			x.forgetAll()
@@ -93,6 +96,7 @@ func (x *attended) admit(t *touch) (failed *failure, err error) {
 	e := &x.mu.ends
 	e.schema = e.schema || t.schema
 	x.mu.changed = x.mu.changed || t.session
+	x.mu.altered = x.mu.altered || t.session
 	x.serial = t.serial
 	if len(t.naming) > 0 {
 		e.naming, e.parsed = t.naming, 0

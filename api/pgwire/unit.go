@@ -242,6 +242,9 @@ func (x *attended) unit() error {
 
 // passUnit passes on what is held.
 func (x *attended) passUnit(t *touch) error {
+	if failed := x.missing(); failed != nil {
+		return x.fail(nil, failed)
+	}
 	if err := x.settledFrom(t); err != nil {
 		return err
 	}

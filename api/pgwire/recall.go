@@ -1,0 +1,141 @@
+package pgwire
+
+import "slices"
+
+// What lets a session write behind while PostgreSQL is away.
+
+// detached reports that PostgreSQL is away and the session has no connection to it:
+// what is passed on is refused.
+func (l *link) detached() bool {
+	if _, away := l.x.s.presence.away(); away == nil {
+		return false
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.mu.behind == nil
+}
+
+// served counts the requests that PostgreSQL was given, and what else may have
+// changed there.
+func (l *link) served() uint64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.mu.held.served
+}
+
+// remember has the link prepare a statement when it has a connection. It is called
+// while there is none, by who writes.
+func (l *link) remember(name string, frame []byte) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	p := &remade{frame: slices.Clone(frame)}
+	l.mu.held.sent[name] = p
+	l.mu.held.keep(name, p)
+}
+
+// missing refuses a request at once that PostgreSQL is needed for while it is away:
+// there is nothing to wait for first.
+func (x *attended) missing() *failure {
+	l := x.link.Load()
+	if l == nil {
+		return nil
+	}
+	since, away := x.s.presence.away()
+	if away == nil {
+		return nil
+	}
+	l.mu.Lock()
+	quiet := l.mu.held.quiet()
+	l.mu.Unlock()
+	if !quiet {
+		return nil
+	}
+	x.s.metrics.refused.Inc()
+	r := refuseStatement(away, since)
+	return &failure{code: r.code, message: r.message, hint: r.hint, reason: r.reason}
+}
+
+// recall reports that what is known of the session holds although it cannot be
+// asked for: nothing has reached PostgreSQL since, or the session is as it was at
+// the login, and a login like it was asked before.
+func (x *attended) recall() bool {
+	l := x.link.Load()
+	if l == nil || x.missing() == nil {
+		return false
+	}
+	if x.known.asked && x.known.served == l.served() {
+		return true
+	}
+	x.mu.Lock()
+	altered := x.mu.altered
+	x.mu.Unlock()
+	row := x.s.presence.roster.knownOf(l.login)
+	if altered || row == nil {
+		return false
+	}
+	if !x.known.asked {
+		x.plans.clear()
+		x.known = knownFrom(row)
+	}
+	return true
+}
+
+// recollect takes note of what PostgreSQL said of the session.
+func (x *attended) recollect(row []string) {
+	l := x.link.Load()
+	if l == nil {
+		return
+	}
+	x.known.asked, x.known.served = true, l.served()
+	x.mu.Lock()
+	altered := x.mu.altered
+	x.mu.Unlock()
+	if !altered {
+		x.s.presence.roster.know(l.login, row)
+	}
+}
+
+// know keeps what a session like this login's is in PostgreSQL.
+func (r *roster) know(key grantKey, row []string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	old := r.mu.granted[key]
+	if old == nil || slices.Equal(old.Known, row) {
+		return
+	}
+	g := *old
+	g.Known = row
+	r.mu.granted[key], r.mu.changed = &g, true
+}
+
+// knownOf is what know was told; nil: nothing.
+func (r *roster) knownOf(key grantKey) []string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if g := r.mu.granted[key]; g != nil {
+		return g.Known
+	}
+	return nil
+}
+
+// defers reports that a named statement can be made later: there is no PostgreSQL to
+// make it, and what it does is judged here.
+func (x *attended) defers() bool {
+	l := x.link.Load()
+	return l != nil && l.detached()
+}
+
+// deferred keeps the statements of a query that was answered here. PostgreSQL gets
+// those with a name when there is a connection again.
+func (x *attended) deferred(made map[string]*prepared) {
+	for name, p := range made {
+		if p == nil {
+			continue
+		}
+		if l := x.link.Load(); name != "" && l != nil {
+			l.remember(name, p.frame(name))
+			p.upstream = true
+		}
+		x.keep(name, p)
+	}
+}
