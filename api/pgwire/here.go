@@ -14,7 +14,8 @@ func (x *attended) isHere(text statement.Text) bool {
 
 // maybeHere reports whether all that an extended query executes, or all that it
 // prepares, could be answered here. What makes named statements goes to PostgreSQL,
-// so that they are there inside of transactions, too.
+// so that they are there inside of transactions, too, but for those that it does not
+// know.
 func (x *attended) maybeHere(list []message) bool {
 	made, some := map[string]*prepared{}, false
 	portals := map[string]bool{}
@@ -26,10 +27,7 @@ func (x *attended) maybeHere(list []message) bool {
 		}
 		switch m.kind {
 		case cParse:
-			if m.name != "" && !x.defers() {
-				return false
-			}
-			if p = x.newPrepared(m); p == nil {
+			if p = x.newPrepared(m); p == nil || m.name != "" && !x.makes(p) {
 				return false
 			}
 			made[m.name] = p
@@ -75,10 +73,10 @@ func (x *attended) here(list []message) (done bool, err error) {
 		m := &list[i]
 		switch m.kind {
 		case cParse:
-			if m.name != "" && (!x.defers() || x.lookup(m.name) != nil || made[m.name] != nil) {
+			m.prepared = x.newPrepared(m)
+			if m.name != "" && (m.prepared == nil || !x.makes(m.prepared) || x.lookup(m.name) != nil || made[m.name] != nil) {
 				return false, nil // PostgreSQL's to make, or to refuse
 			}
-			m.prepared = x.newPrepared(m)
 			made[m.name] = m.prepared
 		case cBind, cDescribe:
 			if m.object == 'P' {

@@ -77,6 +77,9 @@ func (x *attended) settingValue(name string) (value string, ok bool) {
 	case "lsn":
 		return strconv.FormatUint(uint64(s.last), 10), true
 	case "why":
+		if s.ack == ackOff {
+			return "passed through: walproxy.ack is off", true
+		}
 		return s.why, true
 	case "applied":
 		return strconv.FormatUint(uint64(x.applied()), 10), true

@@ -59,7 +59,7 @@ func TestSettings(t *testing.T) {
 		}
 		return columns, values, rows.CommandTag().String(), rows.Err()
 	}
-	like := strings.NewReplacer("walproxy.ack", "application_name", "applied", "'x'")
+	like := strings.NewReplacer("walproxy.ack", "application_name", "'applied'", "'x'", "applied", "'x'")
 	for _, mode := range modes {
 		for _, sql := range []string{"SET walproxy.ack = applied", "set walproxy.ack to 'applied'", "RESET walproxy.ack", "SHOW walproxy.ack",
 			"SELECT current_setting('walproxy.ack')"} {
@@ -79,17 +79,17 @@ func TestSettings(t *testing.T) {
 			}
 		}
 	}
-	show := func(name string) string { return one[string](t, conn, "SHOW walproxy."+name) }
+	show := func(name string) string { return one[string](t, conn, "SHOW walproxy."+name, pgx.QueryExecModeExec) }
 	if show("lsn") != "0" || show("pending") != "0" {
 		t.Errorf("before any write: %s, %s", show("lsn"), show("pending"))
 	}
-	do(t, conn, "SET walproxy.idempotency_key = 'k1'", "INSERT INTO items VALUES (1, 'a')")
+	do(t, conn, "SET walproxy.idempotency_key = 'k1'", "INSERT INTO items VALUES (1, 'a', 2, '2026-01-01 00:00Z')")
 	lsn := show("lsn")
 	if lsn == "0" || show("idempotency_key") != "" || show("why") != "written behind" {
 		t.Errorf("lsn %s, key %q, why %q", lsn, show("idempotency_key"), show("why"))
 	}
 	eventually(t, "nothing is pending", func() bool { return show("pending") == "0" && show("applied") >= lsn })
-	do(t, conn, "SET walproxy.idempotency_key = 'k1'", "INSERT INTO items VALUES (1, 'a')")
+	do(t, conn, "SET walproxy.idempotency_key = 'k1'", "INSERT INTO items VALUES (1, 'a', 2, '2026-01-01 00:00Z')")
 	if show("lsn") != lsn {
 		t.Errorf("a repeat under one key has the LSN %s instead of %s", show("lsn"), lsn)
 	}

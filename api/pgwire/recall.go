@@ -118,22 +118,28 @@ func (r *roster) knownOf(key grantKey) []string {
 	return nil
 }
 
-// defers reports that a named statement can be made later: there is no PostgreSQL to
-// make it, and what it does is judged here.
-func (x *attended) defers() bool {
+// makes reports that a named statement need not be made by PostgreSQL: it would not
+// know it, or it is away, and gets it when there is a connection again.
+func (x *attended) makes(p *prepared) bool {
+	if x.isOwn(p) {
+		return true
+	}
 	l := x.link.Load()
 	return l != nil && l.detached()
 }
 
-// deferred keeps the statements of a query that was answered here. PostgreSQL gets
-// those with a name when there is a connection again.
+func (x *attended) isOwn(p *prepared) bool {
+	return len(p.text.Statements) == 1 && x.own(p.text, p.text.Statements[0]) != nil
+}
+
+// deferred keeps the statements of a query that was answered here.
 func (x *attended) deferred(made map[string]*prepared) {
 	for name, p := range made {
 		if p == nil {
 			continue
 		}
-		if l := x.link.Load(); name != "" && l != nil {
-			l.remember(name, p.frame(name))
+		if l := x.link.Load(); name != "" && l != nil && !x.isOwn(p) {
+			l.remember(name, appendParse(nil, name, p.sql, p.types))
 			p.upstream = true
 		}
 		x.keep(name, p)

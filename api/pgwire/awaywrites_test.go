@@ -1,0 +1,85 @@
+package pgwire
+
+import (
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/walproxy/walproxy/internal/pgtest"
+)
+
+// TestWritesWhileAway: while PostgreSQL is away, sessions that were there and those
+// that log in write to tables that are written behind, in every mode of pgx's; what
+// needs PostgreSQL is refused at once; all that was acknowledged is there once
+// afterwards, also what was prepared meanwhile.
+func TestWritesWhileAway(t *testing.T) {
+	t.Parallel()
+	c := pgtest.New(t, pgtest.Options{})
+	r := newBehindRig(t, itemsDDL, items(), func(o *behindOptions) {
+		o.cluster = c
+		o.change = append(o.change, quick(nil), func(o *Options) { o.WriteBehind.ReadTimeout = patience })
+	})
+	modes := []pgx.QueryExecMode{pgx.QueryExecModeCacheStatement, pgx.QueryExecModeDescribeExec, pgx.QueryExecModeExec, pgx.QueryExecModeSimpleProtocol}
+	const insert = "INSERT INTO items (id, name) VALUES ($1, $2)"
+	id := 0
+	write := func(conn *pgx.Conn, when string) {
+		t.Helper()
+		id++
+		if _, err := conn.Exec(bounded(t), insert, id, when); err != nil {
+			t.Errorf("%s: %v", when, err)
+			id--
+		}
+	}
+	var before, during []*pgx.Conn
+	for _, mode := range modes {
+		conn := r.connect(mode)
+		write(conn, "before")
+		do(t, conn, "SELECT count(*) FROM items")
+		before = append(before, conn)
+	}
+	fresh := r.connect() // has said nothing yet
+	r.applied()
+	_ = r.admin.Close(bounded(t))
+	c.KillAll(t)
+	r.isAway(t, true)
+	was := r.logged()
+	for round := range 3 {
+		for _, conn := range before {
+			write(conn, "by who was there")
+			began := time.Now()
+			if _, err := conn.Exec(bounded(t), "SELECT count(*) FROM items"); code(err) != "57P03" || time.Since(began) > patience/2 {
+				t.Errorf("a read: %v after %v", err, time.Since(began))
+			}
+		}
+		if round == 0 {
+			for _, mode := range modes {
+				during = append(during, r.connect(mode))
+			}
+		}
+		for _, conn := range append(during, fresh) {
+			write(conn, "by who logged in meanwhile")
+		}
+	}
+	if got := r.logged() - was; got != 3*(2*len(modes)+1) {
+		t.Errorf("%d writes were acknowledged", got)
+	}
+	c.Start(t)
+	r.isAway(t, false)
+	for _, conn := range append(append(before, during...), fresh) {
+		if n := one[int](t, conn, "SELECT count(*) FROM items WHERE name = $1", "before"); n != len(modes) {
+			t.Errorf("%d rows", n)
+		}
+		write(conn, "after") // what was prepared meanwhile is there
+		if _, err := conn.Exec(bounded(t), "BEGIN"); err != nil {
+			t.Error(err)
+		}
+		write(conn, "inside")
+		do(t, conn, "COMMIT")
+	}
+	r.applied()
+	direct := pgtest.Connect(t, r.direct)
+	if n, last := one[int](t, direct, "SELECT count(*) FROM items"), one[int](t, direct, "SELECT max(id) FROM items"); n != id || last != id {
+		t.Errorf("%d rows up to %d, acknowledged were %d", n, last, id)
+	}
+}
