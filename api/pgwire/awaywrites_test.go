@@ -1,6 +1,9 @@
 package pgwire
 
 import (
+	"context"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -81,5 +84,53 @@ func TestWritesWhileAway(t *testing.T) {
 	direct := pgtest.Connect(t, r.direct)
 	if n, last := one[int](t, direct, "SELECT count(*) FROM items"), one[int](t, direct, "SELECT max(id) FROM items"); n != id || last != id {
 		t.Errorf("%d rows up to %d, acknowledged were %d", n, last, id)
+	}
+}
+
+// TestKilledUnderWriters: PostgreSQL is killed and started again, twice, under
+// sessions that write to a table that is written behind: no write fails, and each
+// row is there once.
+func TestKilledUnderWriters(t *testing.T) {
+	t.Parallel()
+	c := pgtest.New(t, pgtest.Options{})
+	r := newBehindRig(t, itemsDDL, items(), func(o *behindOptions) { o.cluster, o.change = c, append(o.change, quick(nil)) })
+	_ = r.admin.Close(bounded(t))
+	var writers sync.WaitGroup
+	var written, goal atomic.Int64
+	goal.Store(1 << 40)
+	for w := range 4 {
+		conn := r.connect([]pgx.QueryExecMode{pgx.QueryExecModeCacheStatement, pgx.QueryExecModeSimpleProtocol}[w%2])
+		writers.Go(func() {
+			for n := 0; written.Load() < goal.Load(); n++ {
+				ctx, cancel := context.WithTimeout(context.Background(), patience)
+				_, err := conn.Exec(ctx, "INSERT INTO items (id, name) VALUES ($1, $2)", w<<20+n, "x")
+				cancel()
+				if err != nil {
+					t.Errorf("writer %d, row %d: %v", w, n, err)
+					goal.Store(0)
+					return
+				}
+				written.Add(1)
+			}
+		})
+	}
+	more := func() {
+		from := written.Load()
+		eventually(t, "more is written", func() bool { return written.Load() > from+200 || goal.Load() == 0 })
+	}
+	for range 2 {
+		more()
+		c.KillAll(t)
+		r.isAway(t, true)
+		more()
+		c.Start(t)
+		r.isAway(t, false)
+	}
+	more()
+	goal.Store(0)
+	writers.Wait()
+	r.applied()
+	if n := one[int64](t, pgtest.Connect(t, r.direct), "SELECT count(*) FROM items"); n != written.Load() {
+		t.Errorf("%d rows, %d were acknowledged", n, written.Load())
 	}
 }
