@@ -31,6 +31,11 @@ type Store interface {
 	// have been done. upTo is the highest LSN that a write to the record can have, all
 	// of which are applied, and none is under way.
 	Forward(ctx context.Context, messages []*codec.Message, upTo []walproxy.LSN) ([]*codec.Message, []error)
+	// Scan sends a message that reads many records, calls f with each and returns what
+	// the cluster says at the end. What f is given may hold what it says of partitions.
+	Scan(ctx context.Context, m *codec.Message, f func(*codec.Message) error) (codec.Result, error)
+	// Reserved reports that a set is walproxy's own.
+	Reserved(namespace, set string) bool
 	// Away says why nothing can be forwarded now; nil: something can. It does not wait.
 	Away() error
 }
@@ -65,8 +70,11 @@ func (s *Server) patient(ctx context.Context) (context.Context, context.CancelFu
 
 // front does a message for one record that is the cluster's.
 func (s *Server) front(ctx context.Context, o *operation) *answer {
-	if reservedBin(o.Message) {
+	switch {
+	case reservedBin(o.Message):
 		return failed(codec.BinName)
+	case s.o.Store.Reserved(o.namespace, o.set):
+		return failed(codec.Forbidden)
 	}
 	switch {
 	case o.Info2&codec.Info2Write == 0 && o.Info1&codec.Info1Read != 0:

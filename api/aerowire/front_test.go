@@ -84,6 +84,10 @@ func TestFront(t *testing.T) {
 	}
 	refusedWith(t, "a bin of walproxy's", c.Put(nil, k, as.BinMap{"wp.dead": 1}), types.BIN_NAME_TOO_LONG)
 
+	refusedWith(t, "a set of walproxy's", c.Put(nil, key(t, r.state, "stream"), as.BinMap{"n": 1}), types.FAIL_FORBIDDEN)
+	_, err = c.Get(nil, key(t, r.state, "stream"))
+	refusedWith(t, "a set of walproxy's, read", err, types.FAIL_FORBIDDEN)
+
 	if existed, err := c.Delete(nil, k); err != nil || !existed {
 		t.Errorf("delete: %v, %v", existed, err)
 	}
@@ -127,6 +131,71 @@ func TestFront(t *testing.T) {
 			at += 2
 		}
 	}
+}
+
+// TestFrontScan: scans show what was acknowledged, and nothing that was deleted or is
+// walproxy's; a truncate deletes what they show.
+func TestFrontScan(t *testing.T) {
+	t.Parallel()
+	r := newFrontRig(t, "")
+	c := connect(t, r.addr)
+	const n = 60
+	for i := range n {
+		if err := c.Put(nil, key(t, "scan", i), as.BinMap{"n": i}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := c.Put(nil, key(t, "scan-other", 1), as.BinMap{"n": 1}); err != nil {
+		t.Fatal(err)
+	}
+	if existed, err := c.Delete(nil, key(t, "scan", 0)); err != nil || !existed {
+		t.Fatal(existed, err)
+	}
+	count := func(p *as.ScanPolicy, filter *as.PartitionFilter, set string) (count int) {
+		t.Helper()
+		results, err := c.ScanPartitions(p, filter, namespace, set)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for res := range results.Results() {
+			if res.Err != nil {
+				t.Fatal(res.Err)
+			}
+			if got := fmt.Sprint(slices.Collect(maps.Keys(res.Record.Bins))); got != "[n]" {
+				t.Errorf("bins %s", got)
+			}
+			count++
+		}
+		return count
+	}
+	check := func(what string, got, want int) {
+		t.Helper()
+		if got != want {
+			t.Errorf("%s: %d records, want %d", what, got, want)
+		}
+	}
+	check("a set", count(nil, as.NewPartitionFilterAll(), "scan"), n-1)
+	check("halves", count(nil, as.NewPartitionFilterByRange(0, 2000), "scan")+count(nil, as.NewPartitionFilterByRange(2000, 2096), "scan"), n-1)
+	few := as.NewScanPolicy()
+	few.FilterExpression = as.ExpLess(as.ExpIntBin("n"), as.ExpIntVal(20))
+	check("a filter", count(few, as.NewPartitionFilterAll(), "scan"), 19)
+	pages, filter := 0, as.NewPartitionFilterAll()
+	page := as.NewScanPolicy()
+	page.MaxRecords = 25
+	for !filter.IsDone() {
+		pages += count(page, filter, "scan")
+	}
+	check("page by page", pages, n-1)
+	if realServer == "" { // where there are others' records
+		check("the namespace", count(nil, as.NewPartitionFilterAll(), ""), n)
+	}
+	before := time.Now()
+	refusedWith(t, "truncate the older", c.Truncate(nil, namespace, "scan", &before), types.UNSUPPORTED_FEATURE)
+	if err := c.Truncate(nil, namespace, "scan", nil); err != nil {
+		t.Fatal(err)
+	}
+	check("truncated", count(nil, as.NewPartitionFilterAll(), "scan"), 0)
+	check("the others", count(nil, as.NewPartitionFilterAll(), "scan-other"), 1)
 }
 
 // counter is one record that many raise, and what they were told.

@@ -123,8 +123,3 @@ func (s *Server) frontKeys(ctx context.Context, rows []frontRow, answers []*answ
 	default:
 	}
 }
-
-// frontScan answers a message that names no record.
-func (s *Server) frontScan(_ context.Context, _ *codec.Message, out *stream) error {
-	return out.refuse(codec.Unsupported)
-}

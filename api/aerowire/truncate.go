@@ -34,7 +34,7 @@ func (s *Server) truncate(ctx context.Context, what string, args map[string]stri
 		return infoFail(codec.Parameter, "set name too long"), nil
 	}
 	if s.o.Store != nil {
-		return infoFail(codec.Unsupported, "not in front of a cluster"), nil
+		return s.frontTruncate(ctx, namespace, set, args["lut"])
 	}
 	t := &truncation{s: s, upTo: s.o.Core.Status().Log.Appended}
 	if text := args["lut"]; text != "" {

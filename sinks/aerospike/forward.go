@@ -78,7 +78,7 @@ func (s *Sink) Forward(ctx context.Context, messages []*codec.Message, upTo []si
 var (
 	errDeletes = errors.New("sink aerospike: a deletion is logged, not forwarded")
 	errMany    = errors.New("sink aerospike: the message is not for one record")
-	errState   = errors.New("sink aerospike: the set is where walproxy keeps its checkpoints")
+	errOwnSet  = errors.New("sink aerospike: the set is walproxy's own")
 )
 
 // forwardable is why a message may not be forwarded.
@@ -90,10 +90,16 @@ func (s *Sink) forwardable(m *codec.Message, key *as.Key) error {
 		return rejected(errMany)
 	case m.Info2&codec.Info2Delete != 0:
 		return rejected(errDeletes)
-	case s.o.State == Place{key.Namespace(), key.SetName()}:
-		return rejected(errState)
+	case s.Reserved(key.Namespace(), key.SetName()):
+		return rejected(errOwnSet)
 	}
 	return nil
+}
+
+// Reserved reports that a set is walproxy's own: of checkpoints, or of who owns a set.
+// Clients neither see nor write it.
+func (s *Sink) Reserved(namespace, set string) bool {
+	return set == claimsSet || s.o.State == Place{namespace, set}
 }
 
 // keyOfMessage is the record that a message is for, by its digest.

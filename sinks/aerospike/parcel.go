@@ -203,6 +203,15 @@ func (t *train) send(conn *as.Connection, deadline time.Time, socket time.Durati
 
 // receive reads one answer about one record.
 func receive(conn *as.Connection) (*codec.Message, error) {
+	body, err := receiveBody(conn)
+	if err != nil {
+		return nil, err
+	}
+	return codec.ParseMessage(body)
+}
+
+// receiveBody reads one message, of one record or many.
+func receiveBody(conn *as.Connection) ([]byte, error) {
 	var head [codec.ProtoBytes]byte
 	if _, err := conn.Read(head[:], len(head)); err != nil {
 		return nil, err
@@ -222,7 +231,7 @@ func receive(conn *as.Connection) (*codec.Message, error) {
 			return nil, err
 		}
 	}
-	return codec.ParseMessage(body)
+	return body, nil
 }
 
 const receiveBytes = 1 << 20
