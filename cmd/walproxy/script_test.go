@@ -171,7 +171,7 @@ func awaitCmd(ts *testscript.TestScript, _ bool, args []string) {
 
 // await reads the file until it is as it should be.
 func await(ts *testscript.TestScript, file string, ready func(text string) bool) {
-	deadline := time.Now().Add(30 * time.Second)
+	deadline := time.Now().Add(2 * time.Minute) // a start on a very busy machine
 	for !ready(ts.ReadFile(file)) {
 		if time.Now().After(deadline) {
 			ts.Fatalf("%s does not become what it should:\n%s", file, ts.ReadFile(file))
