@@ -33,7 +33,7 @@ type attended struct {
 
 	// own writes that were acknowledged from the log, until a read has found them
 	// applied.
-	own_ ownWrites
+	unseen ownWrites
 
 	// out is held while something is written to the client. Lock it before mu.
 	out sync.Mutex

@@ -70,7 +70,7 @@ func (e *unseenError) Error() string {
 // see waits until the session's writes to the collections (any: to all) up to lsn
 // are in PostgreSQL. It returns *unseenError if one of them is a dead letter.
 func (x *attended) see(ctx context.Context, lsn wal.LSN, collections []string, any bool) error {
-	o, core, sink := &x.own_, x.t.o.Core, x.t.o.Sink
+	o, core, sink := &x.unseen, x.t.o.Core, x.t.o.Sink
 	if lsn > 0 {
 		if err := core.WaitSink(ctx, sink, lsn); err != nil {
 			return err
@@ -106,7 +106,7 @@ func (x *attended) see(ctx context.Context, lsn wal.LSN, collections []string, a
 // settleWrites forgets the writes up to lsn, which the sink has passed, but for the
 // dead letters among them.
 func (x *attended) settleWrites(lsn wal.LSN) error {
-	o := &x.own_
+	o := &x.unseen
 	first := o.lost
 	if first == 0 && len(o.writes) > 0 {
 		first = o.writes[0].lsn

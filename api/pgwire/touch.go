@@ -145,7 +145,7 @@ func (x *attended) barrier(t *touch) *failure {
 	}
 	any := t.anything || t.begins
 	list := collections(t.reads)
-	need := x.own_.newest(list, any)
+	need := x.unseen.newest(list, any)
 	if x.settings.read == readAll {
 		of := list
 		if any {
@@ -155,7 +155,7 @@ func (x *attended) barrier(t *touch) *failure {
 			need = max(need, x.t.o.Core.Newest(c))
 		}
 	}
-	if need == 0 && len(x.own_.dead) == 0 {
+	if need == 0 && len(x.unseen.dead) == 0 {
 		return nil
 	}
 	ctx, done := x.work(x.t.o.ReadTimeout, errReadLate, true)

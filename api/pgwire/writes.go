@@ -200,7 +200,7 @@ func (x *attended) acknowledge(b *batch, before, behind []byte) (done bool, err 
 		return true, err
 	}
 	x.settings.last, x.settings.requestID, x.settings.why = lsn, "", "written behind"
-	x.own_.add(lsn, b.tables)
+	x.unseen.add(lsn, b.tables)
 	x.t.m.logged.Add(1)
 	var warning []byte
 	if x.settings.ack == ackApplied {
