@@ -85,12 +85,12 @@ func (x *attended) settingValue(name string) (value string, ok bool) {
 		return strconv.FormatUint(uint64(x.applied()), 10), true
 	case "pending":
 		applied, n := x.applied(), 0
-		for _, w := range x.own_.writes {
+		for _, w := range x.unseen.writes {
 			if w.lsn > applied {
 				n++
 			}
 		}
-		if x.own_.lost > 0 {
+		if x.unseen.lost > 0 {
 			return strconv.Itoa(n) + " or more", true
 		}
 		return strconv.Itoa(n), true
