@@ -49,14 +49,6 @@ func fuzzSegment(t testing.TB) []byte {
 	return file
 }
 
-func appendUvarint(b []byte, n uint64) []byte {
-	for n >= 0x80 {
-		b = append(b, byte(n)|0x80)
-		n >>= 7
-	}
-	return append(b, byte(n))
-}
-
 // FuzzFrame: what verifies re-encodes to the same bytes.
 func FuzzFrame(f *testing.F) {
 	s := newSeed(fuzzStream, fuzzIncarnation, 3)
