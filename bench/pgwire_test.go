@@ -63,10 +63,7 @@ func initPGBench(b *testing.B, c *pgtest.Cluster) {
 func pgwireWays(b *testing.B, c *pgtest.Cluster) []way {
 	b.Helper()
 	socket := fmt.Sprintf("postgres:///?host=%s&port=%d", c.Socket(), c.Port())
-	binary := filepath.Join(b.TempDir(), "walproxy")
-	if out, err := exec.Command("go", "build", "-o", binary, "../cmd/walproxy").CombinedOutput(); err != nil {
-		b.Fatalf("%v\n%s", err, out)
-	}
+	binary := buildWalproxy(b)
 	ways := []way{{name: "direct", addr: c.Addr()}}
 	for _, p := range []struct {
 		name string
@@ -81,17 +78,27 @@ func pgwireWays(b *testing.B, c *pgtest.Cluster) []way {
 		ways = append(ways, way{p.name, started.Addr, started.PID})
 	}
 	return append(ways,
-		startWalproxy(b, binary, "walproxy", "postgres://"+c.Addr()+"/?sslmode=disable"),
-		startWalproxy(b, binary, "walproxy-socket", socket))
+		startWalproxy(b, binary, "walproxy", "postgres://"+c.Addr()+"/?sslmode=disable", "", "log: {min_free: -1}\n"),
+		startWalproxy(b, binary, "walproxy-socket", socket, "", "log: {min_free: -1}\n"))
 }
 
-// startWalproxy runs a server with an endpoint until the benchmark ends.
-func startWalproxy(b *testing.B, binary, name, upstream string) way {
+func buildWalproxy(b *testing.B) (binary string) {
+	b.Helper()
+	binary = filepath.Join(b.TempDir(), "walproxy")
+	if out, err := exec.Command("go", "build", "-o", binary, "../cmd/walproxy").CombinedOutput(); err != nil {
+		b.Fatalf("%v\n%s", err, out)
+	}
+	return binary
+}
+
+// startWalproxy runs a server with an endpoint until the benchmark ends; endpoint
+// and more are added to its configuration.
+func startWalproxy(b *testing.B, binary, name, upstream, endpoint, more string) way {
 	b.Helper()
 	dir := b.TempDir()
 	addr := freeAddr(b)
 	config := filepath.Join(dir, "w.yaml")
-	text := fmt.Sprintf("data_dir: %s/data\nlog: {min_free: -1}\napi: {listen: \"127.0.0.1:0\"}\nadmin: {listen: \"127.0.0.1:0\"}\npgwire: {listen: %q, upstream: %q}\n", dir, addr, upstream)
+	text := fmt.Sprintf("data_dir: %s/data\napi: {listen: \"127.0.0.1:0\"}\nadmin: {listen: \"127.0.0.1:0\"}\npgwire: {listen: %q, upstream: %q%s}\n%s", dir, addr, upstream, endpoint, more)
 	if err := os.WriteFile(config, []byte(text), 0o644); err != nil {
 		b.Fatal(err)
 	}
@@ -137,7 +144,7 @@ func pgwireRounds(b *testing.B, ways []way, protocol string, clients int) {
 	for range b.N {
 		for _, w := range ways {
 			before := cpuOf(b, w.pid)
-			rate, transactions := pgbench(b, w.addr, protocol, clients)
+			rate, transactions := pgbench(b, w.addr, clients, "-S", "-M", protocol, "-T", strconv.Itoa(1+clients/32))
 			tps[w.name] = append(tps[w.name], rate)
 			if w.pid != 0 {
 				cpu[w.name] = append(cpu[w.name], float64((cpuOf(b, w.pid)-before).Microseconds())/transactions)
@@ -169,14 +176,15 @@ func middle(list []float64) float64 {
 
 var pgbenchSays = regexp.MustCompile(`(?s)number of transactions actually processed: (\d+).*tps = ([\d.]+)`)
 
-// pgbench runs for a second; with many clients longer, as it takes them to connect.
-func pgbench(b *testing.B, addr, protocol string, clients int) (tps, transactions float64) {
+// pgbench runs; with many clients it should run for longer than a second, as it takes
+// them to connect.
+func pgbench(b *testing.B, addr string, clients int, more ...string) (tps, transactions float64) {
 	b.Helper()
 	host, port, _ := net.SplitHostPort(addr)
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, "pgbench", "-n", "-S", "-M", protocol, "-c", strconv.Itoa(clients), "-j", "1", "-T", strconv.Itoa(1+clients/32),
-		"-h", host, "-p", port, "-U", pgtest.Superuser, "postgres")
+	cmd := exec.CommandContext(ctx, "pgbench", append([]string{"-n", "-c", strconv.Itoa(clients), "-j", "1",
+		"-h", host, "-p", port, "-U", pgtest.Superuser}, append(more, "postgres")...)...)
 	out, err := cmd.CombinedOutput()
 	found := pgbenchSays.FindSubmatch(out)
 	if err != nil || found == nil {
