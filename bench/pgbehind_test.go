@@ -16,6 +16,7 @@ import (
 // BenchmarkPGBehind has pgbench insert rows of about 200 bytes, one to a
 // transaction, directly and into tables that are written behind, in turns, on a
 // durable server; -benchtime rounds of two to four seconds each (-benchtime=7x).
+// WALPROXY_BENCH_LINGER is the sink's batch.linger, 5ms by default.
 //
 // Reported are the medians over the rounds: tps, acknowledged rows per second; ratio,
 // to the direct way in the same round; rows/txn, rows to a transaction of PostgreSQL's
@@ -27,6 +28,10 @@ func BenchmarkPGBehind(b *testing.B) {
 	}
 	c := pgtest.New(b, pgtest.Options{Settings: map[string]string{"max_connections": "500", "shared_buffers": "'256MB'", "max_wal_size": "'4GB'"}})
 	admin := c.Connect(b, "postgres")
+	linger := os.Getenv("WALPROXY_BENCH_LINGER")
+	if linger == "" {
+		linger = "5ms"
+	}
 	binary := buildWalproxy(b)
 	ways := []way{{name: "direct", addr: c.Addr()}}
 	tables := map[string]string{"direct": "direct"}
@@ -50,8 +55,8 @@ func BenchmarkPGBehind(b *testing.B) {
 		tables[engine] = table
 		ways = append(ways, startWalproxy(b, binary, engine, "postgres://"+c.Addr()+"/?sslmode=disable",
 			fmt.Sprintf(", sink: main, write_behind: {public.%s: {}}", table),
-			fmt.Sprintf("log: {min_free: -1, engine: %s}\nsinks:\n  main:\n    type: postgres\n    dsn: %q\n    schema: walproxy_%s\n    collections:\n      %s: {table: public.%s, key: [id], key_type: int64}\n",
-				engine, c.DSN("postgres"), engine, table, table)))
+			fmt.Sprintf("log: {min_free: -1, engine: %s}\nsinks:\n  main:\n    type: postgres\n    dsn: %q\n    schema: walproxy_%s\n    batch: {linger: %s}\n    collections:\n      %s: {table: public.%s, key: [id], key_type: int64}\n",
+				engine, c.DSN("postgres"), engine, linger, table, table)))
 	}
 	for _, clients := range []int{1, 8, 32, 64, 256} {
 		b.Run(fmt.Sprintf("clients=%d", clients), func(b *testing.B) {
