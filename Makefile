@@ -32,7 +32,7 @@ test: install-deps lint check-generate race fuzz aerospike-short
 ## as many packages as processors run at once: many tests wait, for processes and disks.
 race:
 	GORACE="atexit_sleep_ms=50 $${GORACE-}" $(GO) test -race -p $(AT_ONCE) -timeout 15m $(PKGS)
-	WALPROXY_TEST_ENGINE=native $(GO) test -race -timeout 10m ./wal
+	WALPROXY_TEST_ENGINE=native $(GO) test -timeout 10m ./wal
 	$(GO) test -timeout 5m -run TestBacklogNeedsNoMemory ./wal
 	$(GO) test -timeout 5m -tags failpoint -run Failpoints ./wal ./replay
 
@@ -45,7 +45,7 @@ lint:
 	@unformatted=$$(gofmt -l $$(git ls-files '*.go')); \
 	  if [ -n "$$unformatted" ]; then echo "gofmt would change:"; echo "$$unformatted"; exit 1; fi
 	$(GO) vet $(PKGS)
-	$(GO) vet -tags failpoint $(PKGS)
+	$(GO) vet -tags failpoint ./internal/failpoint ./wal ./replay
 	$(TOOL) staticcheck $(PKGS)
 
 ## vuln: known vulnerabilities in what we use (needs the vulnerability database)

@@ -25,7 +25,7 @@ import (
 
 // Seeds of Run, and with WALPROXY_LONG set.
 const (
-	shortSeeds = 16
+	shortSeeds = 8
 	longSeeds  = 4000
 )
 
