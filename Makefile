@@ -31,8 +31,8 @@ test: install-deps lint check-generate race fuzz aerospike-short
 ## in case threads that nobody joined still have a race: here they are joined. Twice
 ## as many packages as processors run at once: many tests wait, for processes and disks.
 race:
-	GORACE="atexit_sleep_ms=50 $${GORACE-}" $(GO) test -race -p $(AT_ONCE) -timeout 15m $(PKGS)
-	WALPROXY_TEST_ENGINE=native $(GO) test -timeout 10m ./wal
+	GORACE="atexit_sleep_ms=50 $${GORACE-}" $(GO) test -vet=off -race -p $(AT_ONCE) -timeout 15m $(PKGS)
+	WALPROXY_TEST_ENGINE=native $(GO) test -vet=off -timeout 10m ./wal
 	$(GO) test -timeout 5m -run TestBacklogNeedsNoMemory ./wal
 	$(GO) test -timeout 5m -tags failpoint -run Failpoints ./wal ./replay
 
