@@ -2,10 +2,8 @@ package pgwire
 
 import (
 	"context"
-	"errors"
 	"net"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"go.uber.org/zap"
@@ -18,7 +16,7 @@ import (
 // The endpoint speaks for itself only while PostgreSQL owes the client nothing and
 // is between two messages. That makes answers come in the order of what was asked.
 type attended struct {
-	*session
+	carried
 	t *tables
 
 	// The attending goroutine's own.
@@ -35,53 +33,33 @@ type attended struct {
 	// applied.
 	unseen ownWrites
 
-	// out is held while something is written to the client. Lock it before mu.
-	out sync.Mutex
-	mu  struct {
-		sync.Mutex
-		turn     turn
-		down     flow
-		last     byte  // type of PostgreSQL's last message
-		over     bool  // nothing is passed on any more
-		why      error // it ended; nil: one of both sides wanted it
-		finished bool  // PostgreSQL has ended the session
-		gone     bool  // the client said good-bye or closed its end
-		busy     bool  // the endpoint is at an answer of its own
-		moves    uint64
-		stirred  chan struct{} // closed at the next change; nil: nobody waits
-		exchange *exchange     // PostgreSQL answers the endpoint, not the client
+	// guarded by mu.
+	guarded struct {
+		exchange *exchange // PostgreSQL answers the endpoint, not the client
 		// backslashes: standard_conforming_strings is off, or not known to be on.
 		backslashes bool
 		changed     bool // something of the session may differ from what is known of it
 		altered     bool // ... as it was at the login
 		ends        ends // what is to be done when PostgreSQL has finished
 	}
-	sending atomic.Bool // to the client, which may not take it
-
-	// interrupt ends the wait that the endpoint is in for the client.
-	interrupt atomic.Pointer[context.CancelCauseFunc]
-
-	seen  uint64 // moves, when the sweep looked last
-	since time.Time
 }
 
 // conforming is the setting that says what a backslash in a string means.
 const conforming = "standard_conforming_strings"
 
 func newAttended(s *session, t *tables) *attended {
-	x := &attended{session: s, t: t, settings: *s.chosen.initial(), prepared: map[string]*prepared{}}
-	x.mu.turn = newTurn()
-	x.mu.down.limit = 1<<31 - 1
-	x.mu.changed = true // nothing is known yet
-	x.mu.backslashes = s.reported(conforming) != "on"
+	x := &attended{t: t, settings: *s.chosen.initial(), prepared: map[string]*prepared{}}
+	x.begin(s)
+	x.guarded.changed = true // nothing is known yet
+	x.guarded.backslashes = s.reported(conforming) != "on"
 	return x
 }
 
 func (x *attended) run(fromClient, fromServer []byte) error {
 	var up sync.WaitGroup
 	x.in = newInlet(x.client, fromClient)
-	up.Go(x.attend)
-	x.passDown(fromServer)
+	up.Go(func() { x.unheard(x.serve()) })
+	x.down(fromServer, x.pass)
 	_ = x.upstream.Close() // all of it was read, or nobody is there to tell
 	_ = x.client.Close()
 	x.mu.Lock()
@@ -93,7 +71,7 @@ func (x *attended) run(fromClient, fromServer []byte) error {
 	x.giveUp()
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	x.mu.ends.release()
+	x.guarded.ends.release()
 	return x.mu.why
 }
 
@@ -101,7 +79,7 @@ func (x *attended) run(fromClient, fromServer []byte) error {
 // any more: behind the session's gates writes are logged again.
 func (x *attended) giveUp() {
 	x.mu.Lock()
-	under := len(x.mu.ends.direct) > 0 && !x.mu.finished && x.mu.turn.pending()
+	under := len(x.guarded.ends.direct) > 0 && !x.mu.finished && x.mu.turn.pending()
 	x.mu.Unlock()
 	address, key := x.address, x.key
 	if l := x.link.Load(); l != nil {
@@ -116,31 +94,6 @@ func (x *attended) giveUp() {
 		x.s.log.Warn("a direct write that was given up may still be under way", append(x.fields(), zap.Error(err))...)
 	}
 }
-
-// attend reads what the client sends until that ends. That PostgreSQL takes no more
-// of it is left to the other direction, where it says why.
-func (x *attended) attend() {
-	err := x.serve()
-	if r, ok := errors.AsType[*refusal](err); ok {
-		x.tell(r)
-		linger(x.client)
-		x.cut(r)
-		return
-	}
-	if errors.Is(err, errUnreachable) {
-		return
-	}
-	x.mu.Lock()
-	x.mu.gone = true
-	x.mu.Unlock()
-	// As the client did: what is under way is answered, if it still listens.
-	if half, ok := x.upstream.(interface{ CloseWrite() error }); !ok || half.CloseWrite() != nil {
-		_ = x.upstream.Close()
-	}
-}
-
-// errUnreachable: PostgreSQL takes nothing more.
-var errUnreachable = errors.New("PostgreSQL takes nothing")
 
 // flush writes what is marked to be passed on.
 func (x *attended) flush() error {
@@ -172,39 +125,6 @@ func (x *attended) fill(n int) error {
 	return nil
 }
 
-// await waits until ok, which is called with mu held.
-func (x *attended) await(ctx context.Context, ok func() bool) error {
-	for {
-		x.mu.Lock()
-		if x.mu.over {
-			x.mu.Unlock()
-			return errUnreachable
-		}
-		if ok() {
-			x.mu.Unlock()
-			return nil
-		}
-		if x.mu.stirred == nil {
-			x.mu.stirred = make(chan struct{})
-		}
-		stirred := x.mu.stirred
-		x.mu.Unlock()
-		select {
-		case <-stirred:
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		}
-	}
-}
-
-// stirLocked wakes who waits for a change.
-func (x *attended) stirLocked() {
-	if x.mu.stirred != nil {
-		close(x.mu.stirred)
-		x.mu.stirred = nil
-	}
-}
-
 // settled waits until PostgreSQL has answered everything, or waits for data of a
 // COPY: nothing else would make it go on. Where it is not known whose turn it is it
 // does not wait, and the endpoint says nothing itself. No query is open.
@@ -216,10 +136,10 @@ func (x *attended) settled() error {
 		if t := &x.mu.turn; t.exact && !t.copyIn && (t.pending() || !x.mu.down.between()) {
 			return false
 		}
-		for _, n := range x.mu.ends.named {
+		for _, n := range x.guarded.ends.named {
 			x.prepared[n.name] = n.prepared
 		}
-		x.mu.ends.named = nil
+		x.guarded.ends.named = nil
 		return true
 	})
 }
@@ -249,11 +169,7 @@ func (x *attended) say(b []byte) error {
 	if over {
 		return net.ErrClosed
 	}
-	x.sending.Store(true)
-	defer x.sending.Store(false)
-	_, err := x.client.Write(b)
-	x.s.metrics.down.Add(float64(len(b)))
-	return err
+	return x.deliver(b)
 }
 
 // work begins something that the client waits for; done ends it. The session's end
@@ -284,75 +200,9 @@ func (x *attended) work(limit time.Duration, late error, cancellable bool) (ctx 
 	}
 }
 
-// give ends the wait that the endpoint is in, if it is.
-func (x *attended) give(cause error) {
-	if cancel := x.interrupt.Load(); cancel != nil {
-		(*cancel)(cause)
-	}
-}
-
-func (x *attended) end(r *refusal) {
-	x.tell(r)
-	x.cut(r)
-}
-
-func (x *attended) tell(r *refusal) {
-	if !x.out.TryLock() {
-		return // the client does not read
-	}
-	defer x.out.Unlock()
-	if x.finish(r) {
-		_ = x.client.SetWriteDeadline(time.Now().Add(lastWord))
-		_, _ = x.client.Write(r.appendTo(nil)) // it may be gone
-	}
-}
-
-func (x *attended) cut(r *refusal) {
-	x.finish(r)
-	_ = x.upstream.Close()
-	_ = x.client.Close()
-	x.give(r)
-}
-
-// finish stops everything from being passed on. It reports whether the client can
-// be told why: it was the first call, and between two messages.
-func (x *attended) finish(r *refusal) bool {
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	if x.mu.over {
-		return false
-	}
-	x.mu.over, x.mu.why = true, r
-	x.stirLocked()
-	return x.mu.down.between()
-}
-
-func (x *attended) overdue(now time.Time) *refusal {
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	if x.mu.over || x.mu.moves != x.seen || x.since.IsZero() || x.mu.busy && !x.sending.Load() {
-		x.seen, x.since = x.mu.moves, now
-		return nil
-	}
-	return x.s.o.overdue(now.Sub(x.since), &x.mu.turn, x.sending.Load())
-}
-
-// idle reports that ending the session interrupts nothing.
-func (x *attended) idle() bool {
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	return x.mu.turn.idle() && x.mu.down.between() && !x.mu.busy
-}
-
-func (x *attended) stop() {
-	if x.idle() {
-		x.s.joined.Go(func() { x.end(endStopping()) })
-	}
-}
-
 // backslashes: a backslash escapes in plain strings, too.
 func (x *attended) backslashes() bool {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	return x.mu.backslashes
+	return x.guarded.backslashes
 }

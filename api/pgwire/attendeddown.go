@@ -2,54 +2,25 @@ package pgwire
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net"
 	"slices"
 )
 
-// passDown passes on what PostgreSQL sends.
-func (x *attended) passDown(first []byte) {
-	var unreachable error // the client
-	err := pump(x.upstream, first, func(b []byte) (int, error) {
-		x.out.Lock()
-		defer x.out.Unlock()
-		n := 0
-		var err error
-		for step := 1; step > 0 && err == nil && unreachable == nil; n += step {
-			var mine int
-			if step, mine, err = x.scanDown(b[n:]); step > mine {
-				x.sending.Store(true)
-				_, unreachable = x.client.Write(b[n+mine : n+step])
-				x.sending.Store(false)
-				x.s.metrics.down.Add(float64(step - mine))
+// pass passes on what PostgreSQL sent.
+func (x *attended) pass(b []byte) (n int, err error) {
+	for step := 1; step > 0 && err == nil; n += step {
+		var mine int
+		if step, mine, err = x.scanDown(b[n:]); step > mine {
+			if gone := x.deliver(b[n+mine : n+step]); gone != nil {
+				err = gone
 			}
 		}
-		x.mu.Lock()
-		x.stirLocked()
-		x.mu.Unlock()
-		if unreachable != nil {
-			return n, unreachable
-		}
-		if err == nil && x.s.stopping.Load() && x.idle() {
-			err = endStopping()
-		}
-		return n, err
-	})
-	if unreachable != nil {
-		return
-	}
-	if r, ok := errors.AsType[*refusal](err); ok {
-		x.end(r)
-		return
 	}
 	x.mu.Lock()
-	x.mu.finished = true
-	lost := !x.mu.gone && x.mu.last != sError
+	x.stirLocked()
 	x.mu.Unlock()
-	if lost {
-		x.end(endLost(err))
-	}
+	return n, err
 }
 
 // scanDown takes note of what PostgreSQL sent. b[mine:n] is for the client,
@@ -61,14 +32,14 @@ func (x *attended) scanDown(b []byte) (n, mine int, err error) {
 		return 0, 0, net.ErrClosed
 	}
 	x.mu.moves++
-	if x.mu.exchange != nil && x.mu.down.between() {
+	if x.guarded.exchange != nil && x.mu.down.between() {
 		var limit int
 		mine, limit, err = x.hearLocked(b)
 		if err != nil || mine > 0 {
 			return mine, mine, err
 		}
 		b = b[:limit] // what comes unasked is the client's
-	} else if x.mu.exchange != nil {
+	} else if x.guarded.exchange != nil {
 		b = b[:min(int64(len(b)), x.mu.down.body)]
 	}
 	n, err = x.mu.down.scan(b, func(kind byte, body []byte) error {
@@ -87,12 +58,12 @@ func (x *attended) noteLocked(kind byte, body []byte) {
 		x.s.metrics.requests.Inc()
 		x.finishedLocked()
 	case sParameterStatus:
-		x.mu.changed, x.mu.altered = true, true
+		x.guarded.changed, x.guarded.altered = true, true
 		if name, value, _, ok := cutPair(body); ok && name == conforming {
-			x.mu.backslashes = value != "on"
+			x.guarded.backslashes = value != "on"
 		}
 	case sParseComplete:
-		x.mu.ends.parsed++
+		x.guarded.ends.parsed++
 	}
 }
 
@@ -124,11 +95,11 @@ func (x *attended) hearLocked(b []byte) (mine, limit int, err error) {
 			return mine, 0, nil
 		}
 		frame := b[mine : mine+size]
-		x.mu.exchange.frames = append(x.mu.exchange.frames, slices.Clone(frame))
+		x.guarded.exchange.frames = append(x.guarded.exchange.frames, slices.Clone(frame))
 		x.mu.turn.server(kind, frame[headBytes:])
 		mine += size
 		if kind == sReady {
-			x.mu.exchange.done, x.mu.exchange = true, nil
+			x.guarded.exchange.done, x.guarded.exchange = true, nil
 			return mine, 0, nil
 		}
 	}
@@ -145,7 +116,7 @@ func (x *attended) ask(b []byte) (frames [][]byte, tx byte, err error) {
 		x.mu.Unlock()
 		return nil, 0, errUnreachable
 	}
-	x.mu.exchange = e
+	x.guarded.exchange = e
 	for at := 0; at < len(b); {
 		kind, body, err := parseHead(b[at:], 1<<31-1)
 		if err == nil {

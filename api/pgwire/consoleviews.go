@@ -90,13 +90,7 @@ func (t *turn) state() string {
 	return stateActive
 }
 
-func (x *relay) state() string {
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	return x.mu.turn.state()
-}
-
-func (x *attended) state() string {
+func (x *carried) state() string {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	if x.mu.busy {

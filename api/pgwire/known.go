@@ -42,15 +42,15 @@ const knownSQL = `SELECT pg_catalog.current_setting('search_path'), pg_catalog.c
 // session is in no transaction.
 func (x *attended) learn() error {
 	x.mu.Lock()
-	changed := x.mu.changed
-	x.mu.changed = false
+	changed := x.guarded.changed
+	x.guarded.changed = false
 	x.mu.Unlock()
 	if !changed {
 		return nil
 	}
 	if x.recall() {
 		x.mu.Lock()
-		x.mu.changed = true // it is asked when it can be
+		x.guarded.changed = true // it is asked when it can be
 		x.mu.Unlock()
 		return nil
 	}

@@ -68,12 +68,6 @@ func (x *attended) show(name, column, tag string) *answered {
 func (x *attended) settingValue(name string) (value string, ok bool) {
 	s := &x.settings
 	switch name {
-	case "ack":
-		return string(s.ack), true
-	case "read":
-		return string(s.read), true
-	case "idempotency_key":
-		return s.requestID, true
 	case "lsn":
 		return strconv.FormatUint(uint64(s.last), 10), true
 	case "why":
@@ -95,7 +89,7 @@ func (x *attended) settingValue(name string) (value string, ok bool) {
 		}
 		return strconv.Itoa(n), true
 	}
-	return "", false
+	return s.value(name)
 }
 
 // applied is how far the sink has come.

@@ -67,7 +67,7 @@ func (x *attended) recall() bool {
 		return true
 	}
 	x.mu.Lock()
-	altered := x.mu.altered
+	altered := x.guarded.altered
 	x.mu.Unlock()
 	row := x.s.presence.roster.knownOf(l.login)
 	if altered || row == nil {
@@ -88,7 +88,7 @@ func (x *attended) recollect(row []string) {
 	}
 	x.known.asked, x.known.served = true, l.served()
 	x.mu.Lock()
-	altered := x.mu.altered
+	altered := x.guarded.altered
 	x.mu.Unlock()
 	if !altered {
 		x.s.presence.roster.know(l.login, row)

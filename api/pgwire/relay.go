@@ -1,11 +1,9 @@
 package pgwire
 
 import (
-	"errors"
 	"io"
 	"net"
 	"sync"
-	"sync/atomic"
 	"time"
 )
 
@@ -14,37 +12,20 @@ const bufferBytes = 16 << 10
 
 // relay carries a session with a goroutine for each direction.
 type relay struct {
-	*session
-
-	// out is held while something is written to the client. Lock it before mu.
-	out sync.Mutex
-	mu  struct {
-		sync.Mutex
-		turn     turn
-		up, down flow
-		last     byte  // type of PostgreSQL's last message
-		over     bool  // nothing is passed on any more
-		why      error // it ended; nil: one of both sides wanted it
-		gone     bool  // the client said good-bye or closed its end
-		moves    uint64
-	}
-	sending atomic.Bool // to the client, which may not take it
-
-	seen  uint64 // moves, when the sweep looked last
-	since time.Time
+	carried
+	up flow // guarded by mu
 }
 
 func newRelay(s *session) *relay {
-	x := &relay{session: s}
-	x.mu.turn = newTurn()
-	x.mu.up.limit, x.mu.down.limit = s.s.o.MaxMessageBytes, 1<<31-1
+	x := &relay{up: flow{limit: s.s.o.MaxMessageBytes}}
+	x.begin(s)
 	return x
 }
 
 func (x *relay) run(fromClient, fromServer []byte) error {
 	var up sync.WaitGroup
-	up.Go(func() { x.passUp(fromClient) })
-	x.passDown(fromServer)
+	up.Go(func() { x.unheard(pump(x.client, fromClient, x.passUp)) })
+	x.down(fromServer, x.passDown)
 	_ = x.upstream.Close() // all of it was read, or nobody is there to tell
 	_ = x.client.Close()
 	up.Wait()
@@ -53,36 +34,16 @@ func (x *relay) run(fromClient, fromServer []byte) error {
 	return x.mu.why
 }
 
-// passUp passes on what the client sends. That PostgreSQL takes no more of it is
-// left to the other direction, where it says why.
-func (x *relay) passUp(first []byte) {
-	var unreachable error // PostgreSQL
-	err := pump(x.client, first, func(b []byte) (int, error) {
-		n, err := x.scanUp(b)
-		if n > 0 {
-			if _, unreachable = x.upstream.Write(b[:n]); unreachable != nil {
-				return n, unreachable
-			}
-			x.s.metrics.up.Add(float64(n))
+// passUp passes on what the client sent.
+func (x *relay) passUp(b []byte) (int, error) {
+	n, err := x.scanUp(b)
+	if n > 0 {
+		if _, err := x.upstream.Write(b[:n]); err != nil {
+			return n, errUnreachable
 		}
-		return n, err
-	})
-	if r, ok := errors.AsType[*refusal](err); ok {
-		x.tell(r)
-		linger(x.client)
-		x.cut(r)
-		return
+		x.s.metrics.up.Add(float64(n))
 	}
-	if unreachable != nil {
-		return
-	}
-	x.mu.Lock()
-	x.mu.gone = true
-	x.mu.Unlock()
-	// As the client did: what is under way is answered, if it still listens.
-	if half, ok := x.upstream.(interface{ CloseWrite() error }); !ok || half.CloseWrite() != nil {
-		_ = x.upstream.Close()
-	}
+	return n, err
 }
 
 func (x *relay) scanUp(b []byte) (int, error) {
@@ -92,7 +53,7 @@ func (x *relay) scanUp(b []byte) (int, error) {
 		return 0, net.ErrClosed
 	}
 	x.mu.moves++
-	n, err := x.mu.up.scan(b, func(kind byte, _ []byte) error {
+	n, err := x.up.scan(b, func(kind byte, _ []byte) error {
 		if kind == cTerminate {
 			x.mu.gone = true
 		}
@@ -104,40 +65,15 @@ func (x *relay) scanUp(b []byte) (int, error) {
 	return n, err
 }
 
-// passDown passes on what PostgreSQL sends.
-func (x *relay) passDown(first []byte) {
-	var unreachable error // the client
-	err := pump(x.upstream, first, func(b []byte) (int, error) {
-		x.out.Lock()
-		defer x.out.Unlock()
-		n, err := x.scanDown(b)
-		if n > 0 {
-			x.sending.Store(true)
-			_, unreachable = x.client.Write(b[:n])
-			x.sending.Store(false)
-			x.s.metrics.down.Add(float64(n))
+// passDown passes on what PostgreSQL sent.
+func (x *relay) passDown(b []byte) (int, error) {
+	n, err := x.scanDown(b)
+	if n > 0 {
+		if err := x.deliver(b[:n]); err != nil {
+			return n, err
 		}
-		if unreachable != nil {
-			return n, unreachable
-		}
-		if err == nil && x.s.stopping.Load() && x.idle() {
-			err = endStopping()
-		}
-		return n, err
-	})
-	if unreachable != nil {
-		return
 	}
-	if r, ok := errors.AsType[*refusal](err); ok {
-		x.end(r)
-		return
-	}
-	x.mu.Lock()
-	lost := !x.mu.gone && x.mu.last != sError
-	x.mu.Unlock()
-	if lost {
-		x.end(endLost(err))
-	}
+	return n, err
 }
 
 func (x *relay) scanDown(b []byte) (int, error) {
@@ -156,40 +92,6 @@ func (x *relay) scanDown(b []byte) (int, error) {
 		return nil
 	})
 	return n, err
-}
-
-func (x *relay) end(r *refusal) {
-	x.tell(r)
-	x.cut(r)
-}
-
-func (x *relay) tell(r *refusal) {
-	if !x.out.TryLock() {
-		return // the client does not read
-	}
-	defer x.out.Unlock()
-	if x.finish(r) {
-		_ = x.client.SetWriteDeadline(time.Now().Add(lastWord))
-		_, _ = x.client.Write(r.appendTo(nil)) // it may be gone
-	}
-}
-
-func (x *relay) cut(r *refusal) {
-	x.finish(r)
-	_ = x.upstream.Close()
-	_ = x.client.Close()
-}
-
-// finish stops everything from being passed on. It reports whether the client can
-// be told why: it was the first call, and between two messages.
-func (x *relay) finish(r *refusal) bool {
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	if x.mu.over {
-		return false
-	}
-	x.mu.over, x.mu.why = true, r
-	return x.mu.down.between()
 }
 
 // linger takes what a client still sends before its connection is closed: else it
@@ -220,28 +122,5 @@ func pump(from net.Conn, first []byte, pass func([]byte) (int, error)) error {
 		if err != nil && n == 0 {
 			return err
 		}
-	}
-}
-
-func (x *relay) overdue(now time.Time) *refusal {
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	if x.mu.over || x.mu.moves != x.seen || x.since.IsZero() {
-		x.seen, x.since = x.mu.moves, now
-		return nil
-	}
-	return x.s.o.overdue(now.Sub(x.since), &x.mu.turn, x.sending.Load())
-}
-
-// idle reports that ending the session interrupts nothing.
-func (x *relay) idle() bool {
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	return x.mu.turn.idle() && x.mu.down.between()
-}
-
-func (x *relay) stop() {
-	if x.idle() {
-		x.s.joined.Go(func() { x.end(endStopping()) })
 	}
 }

@@ -127,18 +127,18 @@ func eventually(t testing.TB, what string, ok func() bool) {
 // sessions that the endpoint has.
 func (s *Server) sessionCount() int { return len(s.list()) }
 
+func (x *carried) guardedTurn() turn {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.mu.turn
+}
+
 // turnOf a session, whoever carries it.
 func turnOf(t testing.TB, x *session) turn {
 	t.Helper()
 	switch c := x.carrier.(type) {
-	case *relay:
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		return c.mu.turn
-	case *attended:
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		return c.mu.turn
+	case interface{ guardedTurn() turn }:
+		return c.guardedTurn()
 	case *looped:
 		told := make(chan turn)
 		if !c.l.post(func() { told <- c.turn }) {

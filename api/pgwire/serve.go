@@ -99,23 +99,28 @@ func (x *attended) forwardedLocked(kind byte) error {
 }
 
 // part passes on the beginning of an extended query, or more of it: its Sync is to
-// come. What it would have to wait for in vain ends the session, for it cannot be
-// taken back.
+// come.
 func (x *attended) part() error {
 	var touched touch
 	x.look(x.in.unit(), &touched)
 	touched.begins = true // its snapshot may be older than what comes with the rest
-	failed, err := x.opening(&touched)
-	if err == nil && failed == nil {
-		failed, err = x.admit(&touched)
-	}
-	if err != nil {
+	if err := x.admitted(&touched); err != nil {
 		return err
+	}
+	return x.forward()
+}
+
+// admitted waits until a query that is passed on in parts may be. What it would have
+// to wait for in vain ends the session, for it cannot be taken back.
+func (x *attended) admitted(t *touch) error {
+	failed, err := x.opening(t)
+	if err == nil && failed == nil {
+		failed, err = x.admit(t)
 	}
 	if failed != nil {
 		return endUnadmitted(failed)
 	}
-	return x.forward()
+	return err
 }
 
 // opening waits for what is under way before the first part of a query that is passed
@@ -144,15 +149,8 @@ func (x *attended) mixed(query []byte) error {
 		x.touches(&touched, x.parse(sql))
 		x.look(x.in.unit(), &touched)
 	}
-	failed, err := x.opening(&touched)
-	if err == nil && failed == nil {
-		failed, err = x.admit(&touched)
-	}
-	if err != nil {
+	if err := x.admitted(&touched); err != nil {
 		return err
-	}
-	if failed != nil {
-		return endUnadmitted(failed)
 	}
 	return x.forward()
 }
@@ -182,15 +180,8 @@ func (x *attended) large(kind byte, body int64) error {
 		x.largeBind(x.in.rest()[headBytes:], &touched)
 	}
 	if kind != cCopyData {
-		failed, err := x.opening(&touched)
-		if err == nil && failed == nil {
-			failed, err = x.admit(&touched)
-		}
-		if err != nil {
+		if err := x.admitted(&touched); err != nil {
 			return err
-		}
-		if failed != nil {
-			return endUnadmitted(failed)
 		}
 	}
 	if err := x.forward(); err != nil {

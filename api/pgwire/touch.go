@@ -81,7 +81,7 @@ func (x *attended) admit(t *touch) (failed *failure, err error) {
 		direct = x.t.all()
 	}
 	x.mu.Lock()
-	direct = slices.DeleteFunc(direct, func(c string) bool { return slices.Contains(x.mu.ends.direct, c) })
+	direct = slices.DeleteFunc(direct, func(c string) bool { return slices.Contains(x.guarded.ends.direct, c) })
 	x.mu.Unlock()
 	if len(direct) > 0 {
 		if failed := x.enterDirect(direct); failed != nil {
@@ -93,10 +93,10 @@ func (x *attended) admit(t *touch) (failed *failure, err error) {
 	}
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	e := &x.mu.ends
+	e := &x.guarded.ends
 	e.schema = e.schema || t.schema
-	x.mu.changed = x.mu.changed || t.session
-	x.mu.altered = x.mu.altered || t.session
+	x.guarded.changed = x.guarded.changed || t.session
+	x.guarded.altered = x.guarded.altered || t.session
 	x.serial = t.serial
 	if len(t.naming) > 0 {
 		e.naming, e.parsed = t.naming, 0
@@ -131,8 +131,8 @@ func (x *attended) enterDirect(list []string) *failure {
 			return x.unadmitted(c, err, x.t.o.GateTimeout) // fail leaves those before it
 		}
 		x.mu.Lock()
-		x.mu.ends.tables = x.t
-		x.mu.ends.direct = append(x.mu.ends.direct, c)
+		x.guarded.ends.tables = x.t
+		x.guarded.ends.direct = append(x.guarded.ends.direct, c)
 		x.mu.Unlock()
 	}
 	return nil
@@ -221,7 +221,7 @@ func (x *attended) fail(answer []byte, f *failure) error {
 	}
 	if tx == txIdle { // nothing was passed on behind the gates that were entered
 		x.mu.Lock()
-		x.mu.ends.leave()
+		x.guarded.ends.leave()
 		x.mu.Unlock()
 	}
 	x.t.m.failed.WithLabelValues(f.reason).Inc()
@@ -232,7 +232,7 @@ func appendReady(b []byte, tx byte) []byte { return append(b, sReady, 0, 0, 0, 5
 
 // finishedLocked: PostgreSQL has finished what was asked.
 func (x *attended) finishedLocked() {
-	e := &x.mu.ends
+	e := &x.guarded.ends
 	if n := e.parsed; len(e.naming) > 0 {
 		e.named = append(e.named, e.naming[:min(n, len(e.naming))]...)
 		e.naming = nil

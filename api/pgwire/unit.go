@@ -57,7 +57,7 @@ func (x *attended) forgetAll() {
 func (x *attended) lookup(name string) *prepared {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	for _, list := range [][]naming{x.mu.ends.naming, x.mu.ends.named} {
+	for _, list := range [][]naming{x.guarded.ends.naming, x.guarded.ends.named} {
 		for i := len(list) - 1; i >= 0; i-- {
 			if list[i].name == name {
 				return list[i].prepared
