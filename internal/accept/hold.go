@@ -2,8 +2,6 @@ package accept
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"time"
 
 	walproxyv1 "github.com/walproxy/walproxy/api/proto/walproxy/v1"
@@ -29,18 +27,9 @@ func (h *Held) UpTo() wal.LSN { return h.upTo }
 // applied was resumed meanwhile. Nothing keeps others from writing meanwhile.
 // *ParkedError if one of the writes is a dead letter.
 func (a *Acceptor) See(ctx context.Context, collection string, key *walproxyv1.Key, f func(context.Context) error) error {
-	if err := a.enter(); err != nil {
-		return err
-	}
-	defer a.leave()
-	r, key, err := a.findKey(collection, key)
-	if err != nil {
-		return err
-	}
-	ctx, done := a.bound(ctx)
-	defer done()
-	lsn := a.buckets.get(mutation.Hash(collection, key))
-	return a.whileApplied(ctx, r, collection, key, lsn, func() error { return f(ctx) })
+	return a.at(ctx, collection, key, func(ctx context.Context, p place) error {
+		return a.whileApplied(ctx, p, a.buckets.get(p.hash()), func() error { return f(ctx) })
+	})
 }
 
 // Hold calls f under the key's lock once every write to the key is applied where
@@ -51,17 +40,11 @@ func (a *Acceptor) See(ctx context.Context, collection string, key *walproxyv1.K
 // Errors of Hold's own mean that f was not called: *ParkedError, ErrVersionUnknown
 // if the writes were not applied in time, and those of Submit.
 func (a *Acceptor) Hold(ctx context.Context, collection string, key *walproxyv1.Key, f func(context.Context, *Held) error) error {
-	if err := a.enter(); err != nil {
-		return err
-	}
-	defer a.leave()
-	r, key, err := a.findKey(collection, key)
-	if err != nil {
-		return err
-	}
-	ctx, done := a.bound(ctx)
-	defer done()
-	h := &Held{a: a, route: r, hashes: []uint64{mutation.Hash(collection, key)}}
+	return a.at(ctx, collection, key, func(ctx context.Context, p place) error { return a.hold(ctx, p, f) })
+}
+
+func (a *Acceptor) hold(ctx context.Context, p place, f func(context.Context, *Held) error) error {
+	h := &Held{a: a, route: p.route, hashes: []uint64{p.hash()}}
 	until, waited := time.Now().Add(a.o.LookupTimeout), wal.LSN(0)
 	// As in append: a store that is slow or away must not keep blind writes to the
 	// key waiting, unless there are always new ones.
@@ -70,35 +53,19 @@ func (a *Acceptor) Hold(ctx context.Context, collection string, key *walproxyv1.
 			return err
 		}
 		h.upTo = a.buckets.get(h.hashes[0])
-		if h.upTo == waited || r.target.Loop.Applied() >= h.upTo || waits >= lookupsMax {
+		if h.upTo == waited || p.target.Loop.Applied() >= h.upTo || waits >= lookupsMax {
 			defer a.keys.unlock(h.hashes)
-			if err := a.await(ctx, r, collection, key, h.upTo, until); err != nil {
+			if err := a.awaitUntil(ctx, p, h.upTo, until); err != nil {
 				return err
 			}
 			return f(ctx, h)
 		}
 		a.keys.unlock(h.hashes)
-		if err := a.await(ctx, r, collection, key, h.upTo, until); err != nil {
+		if err := a.awaitUntil(ctx, p, h.upTo, until); err != nil {
 			return err
 		}
 		waited = h.upTo
 	}
-}
-
-// await is awaitKey until a time.
-func (a *Acceptor) await(ctx context.Context, r *route, collection string, key *walproxyv1.Key, lsn wal.LSN, until time.Time) error {
-	ctx, cancel := context.WithDeadlineCause(ctx, until,
-		fmt.Errorf("%w: sink %s has not applied LSN %d within %v", context.DeadlineExceeded, r.reads, lsn, a.o.LookupTimeout))
-	defer cancel()
-	err := a.awaitKey(ctx, r, collection, key, lsn)
-	_, parked := errors.AsType[*ParkedError](err)
-	switch {
-	case err == nil || parked:
-		return err
-	case a.closing.Err() != nil:
-		return wal.ErrClosed
-	}
-	return fmt.Errorf("%w: %w", ErrVersionUnknown, err)
 }
 
 // Submit is Acceptor.Submit for a write to the held key alone, without a
@@ -121,14 +88,4 @@ func (h *Held) Submit(ctx context.Context, rec *walproxyv1.Record) (*Pending, er
 	}
 	h.a.notePending(w)
 	return &Pending{ticket: w.ticket, route: w.route, result: Result{LSN: w.ticket.LSN}}, nil
-}
-
-// findKey is findRead for who reads the store otherwise than through its Reader.
-func (a *Acceptor) findKey(collection string, key *walproxyv1.Key) (*route, *walproxyv1.Key, error) {
-	key, err := mutation.CanonicalKey(key, a.o.KeyTypes(collection))
-	if err != nil {
-		return nil, nil, err
-	}
-	r, err := a.router.find(collection)
-	return r, key, err
 }

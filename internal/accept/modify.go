@@ -2,8 +2,6 @@ package accept
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"time"
 
 	walproxyv1 "github.com/walproxy/walproxy/api/proto/walproxy/v1"
@@ -31,13 +29,16 @@ func (a *Acceptor) Modify(ctx context.Context, collection string, key *walproxyv
 		return nil, err
 	}
 	defer a.leave()
-	r, key, err := a.findRead(collection, key)
+	p, err := a.find(collection, key)
 	if err != nil {
 		return nil, err
 	}
+	if err := p.readable(); err != nil {
+		return nil, err
+	}
 	var buf [256]byte
-	encoded := mutation.AppendKey(buf[:0], collection, key)
-	m := &modification{route: r, collection: collection, key: key, encoded: string(encoded),
+	encoded := mutation.AppendKey(buf[:0], p.collection, p.key)
+	m := &modification{place: p, encoded: string(encoded),
 		hashes: []uint64{mutation.HashEncoded(encoded)}, change: f}
 	for lookups := 0; ; lookups++ {
 		missing, err := a.tryModify(ctx, m, lookups >= lookupsMax)
@@ -52,12 +53,10 @@ func (a *Acceptor) Modify(ctx context.Context, collection string, key *walproxyv
 
 // modification is one Modify on its way.
 type modification struct {
-	route      *route
-	collection string
-	key        *walproxyv1.Key
-	encoded    string
-	hashes     []uint64
-	change     Change
+	place
+	encoded string
+	hashes  []uint64
+	change  Change
 
 	// found is what the store said, as of foundAt; see keyWrites.
 	found        *mutation.Document
@@ -123,23 +122,12 @@ func (a *Acceptor) current(m *modification) (doc *mutation.Document, ok bool) {
 
 // lookup reads the record from the store as of m.foundAt.
 func (a *Acceptor) lookup(ctx context.Context, m *modification, held bool) error {
-	if m.lookUntil.IsZero() {
-		m.lookUntil = time.Now().Add(a.o.LookupTimeout)
+	doc, err := a.readUntil(ctx, m.place, m.foundAt, &m.lookUntil)
+	if err != nil {
+		return err
 	}
-	ctx, done := a.bound(ctx)
-	defer done()
-	ctx, cancel := context.WithDeadlineCause(ctx, m.lookUntil,
-		fmt.Errorf("%w: sink %s did not answer within %v", context.DeadlineExceeded, m.route.reads, a.o.LookupTimeout))
-	defer cancel()
-	doc, err := a.readApplied(ctx, m.route, m.collection, m.key, m.foundAt)
-	switch {
-	case err == nil || errors.Is(err, mutation.ErrNotFound):
-		m.found, m.looked, m.held = doc, true, held
-		return nil
-	case a.closing.Err() != nil:
-		return wal.ErrClosed
-	}
-	return fmt.Errorf("%w: %w", ErrVersionUnknown, err)
+	m.found, m.looked, m.held = doc, true, held
+	return nil
 }
 
 // change calls m.change and appends what it wants. done is false if doc ended

@@ -7,7 +7,6 @@ import (
 	"time"
 
 	walproxyv1 "github.com/walproxy/walproxy/api/proto/walproxy/v1"
-	"github.com/walproxy/walproxy/mutation"
 	"github.com/walproxy/walproxy/wal"
 )
 
@@ -105,25 +104,14 @@ func (w *write) endsBy(expires time.Time) {
 // applied. Whatever goes wrong is ErrVersionUnknown, never
 // "absent". held says that the key's lock is held.
 func (a *Acceptor) look(ctx context.Context, w *write, k *keyWrites, held bool) error {
-	r := w.route
-	if r.target.Reader == nil {
-		return fmt.Errorf("%w: %w: %s", ErrVersionUnknown, ErrNoReader, r.reads)
+	at := place{route: w.route, collection: k.collection, key: k.key}
+	if err := at.readable(); err != nil {
+		return fmt.Errorf("%w: %w", ErrVersionUnknown, err)
 	}
-	if w.lookUntil.IsZero() {
-		w.lookUntil = time.Now().Add(a.o.LookupTimeout)
+	doc, err := a.readUntil(ctx, at, k.foundAt, &w.lookUntil)
+	if err != nil {
+		return err
 	}
-	ctx, done := a.bound(ctx)
-	defer done()
-	ctx, cancel := context.WithDeadlineCause(ctx, w.lookUntil,
-		fmt.Errorf("%w: sink %s did not answer within %v", context.DeadlineExceeded, r.reads, a.o.LookupTimeout))
-	defer cancel()
-	doc, err := a.readApplied(ctx, r, k.collection, k.key, k.foundAt)
-	switch {
-	case err == nil || errors.Is(err, mutation.ErrNotFound):
-		k.found, k.looked, k.held = knownOf(doc), true, held
-		return nil
-	case a.closing.Err() != nil:
-		return wal.ErrClosed
-	}
-	return fmt.Errorf("%w: %w", ErrVersionUnknown, err)
+	k.found, k.looked, k.held = knownOf(doc), true, held
+	return nil
 }

@@ -186,24 +186,27 @@ func (a *Acceptor) canonicalMutation(in *walproxyv1.Mutation) (*walproxyv1.Mutat
 	return out, nil
 }
 
-func (a *Acceptor) canonicalStatement(in *walproxyv1.Statement) (*walproxyv1.Statement, error) {
+// canonicalKey returns in itself if its key is canonical already.
+func canonicalKey[M interface {
+	proto.Message
+	GetCollection() string
+	GetKey() *walproxyv1.Key
+}](a *Acceptor, in M, set func(out M, key *walproxyv1.Key)) (M, error) {
 	key, err := mutation.CanonicalKey(in.GetKey(), a.o.KeyTypes(in.GetCollection()))
 	if err != nil || key == in.GetKey() {
 		return in, err
 	}
 	out := proto.CloneOf(in)
-	out.Key = key
+	set(out, key)
 	return out, nil
 }
 
+func (a *Acceptor) canonicalStatement(in *walproxyv1.Statement) (*walproxyv1.Statement, error) {
+	return canonicalKey(a, in, func(out *walproxyv1.Statement, key *walproxyv1.Key) { out.Key = key })
+}
+
 func (a *Acceptor) canonicalCommand(in *walproxyv1.Command) (*walproxyv1.Command, error) {
-	key, err := mutation.CanonicalKey(in.GetKey(), a.o.KeyTypes(in.GetCollection()))
-	if err != nil || key == in.GetKey() {
-		return in, err
-	}
-	out := proto.CloneOf(in)
-	out.Key = key
-	return out, nil
+	return canonicalKey(a, in, func(out *walproxyv1.Command, key *walproxyv1.Key) { out.Key = key })
 }
 
 // findRoute finds the one route of all of w's collections. A record goes to its
