@@ -84,7 +84,7 @@ func (s *start) openFormat() error {
 	stream, err := readFormat(s.fs, path)
 	if err == nil {
 		s.stream = stream
-		return nil
+		return s.renewFormat(path)
 	}
 	if !errors.Is(err, fs.ErrNotExist) {
 		return err
@@ -93,6 +93,29 @@ func (s *start) openFormat() error {
 		return err
 	}
 	return s.createFormat(path)
+}
+
+// renewFormat writes FORMAT again while the log has no segment: the start that made it
+// may have ended by a sync that failed, and what the page cache shows is not on disk
+// then, nor made so by another sync.
+func (s *start) renewFormat(path string) error {
+	entries, err := s.fs.ReadDir(s.segmentsDir())
+	if err != nil && !errors.Is(err, fs.ErrNotExist) || len(entries) > 0 {
+		return err
+	}
+	return s.placeFormat(path)
+}
+
+// placeFormat makes path the FORMAT of s.stream, durably.
+func (s *start) placeFormat(path string) error {
+	whole := filepath.Join(s.dir, "FORMAT.tmp")
+	if err := writeSynced(s.fs, whole, encodeFormat(formatVersion, s.stream)); err != nil {
+		return err
+	}
+	if err := s.fs.Rename(whole, path); err != nil {
+		return err
+	}
+	return s.fs.SyncDir(s.dir)
 }
 
 // nothingBeside refuses to create a log over what is left of one.
@@ -122,16 +145,13 @@ func (s *start) createFormat(path string) error {
 	stream, err := readFormat(s.fs, fresh)
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, ErrFormat) {
 		stream = uuid.New()
-		if err := writeSynced(s.fs, fresh, encodeFormat(formatVersion, stream)); err != nil {
-			return err
-		}
 	} else if err != nil {
 		return err
 	}
-	if err := s.fs.SyncDir(s.dir); err != nil {
+	s.stream, s.created = stream, true
+	if err := s.placeFormat(fresh); err != nil {
 		return err
 	}
-	s.stream, s.created = stream, true
 	if err := s.attach(true); err != nil {
 		return err
 	}

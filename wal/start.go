@@ -76,11 +76,6 @@ func lockDir(fsys vfs.FS, dir string) (io.Closer, error) {
 	if err := vfs.MkdirAllSync(fsys, dir, 0o755); err != nil {
 		return nil, err
 	}
-	// A crash between the two steps above leaves a directory whose entry may not
-	// be durable; its parent's sync costs little.
-	if err := fsys.SyncDir(filepath.Dir(dir)); err != nil {
-		return nil, err
-	}
 	path := filepath.Join(dir, lockFile)
 	lock, err := fsys.Lock(path, strconv.Itoa(os.Getpid())+"\n")
 	for n := 1; n < lockAttempts && errors.Is(err, vfs.ErrLocked); n++ {

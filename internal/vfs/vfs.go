@@ -7,6 +7,8 @@ import (
 	"io"
 	"io/fs"
 	"path/filepath"
+	"slices"
+	"syscall"
 )
 
 // ErrLocked: another process, or another open in this one, holds the lock.
@@ -95,11 +97,13 @@ func ReadFile(fsys FS, name string, limit int64) (b []byte, err error) {
 	return b, nil
 }
 
-// MkdirAllSync creates name and its parents, and makes the entries it created
-// durable, up to the first directory that was there.
+// MkdirAllSync creates name and its parents one by one, each durably before the next,
+// so that whoever was interrupted left one at most whose name is not durable. That is
+// the lowest that is there: its name is made durable first.
 func MkdirAllSync(fsys FS, name string, perm fs.FileMode) error {
-	var created []string // their parents need a sync
-	for dir := filepath.Clean(name); ; dir = filepath.Dir(dir) {
+	var missing []string // the lowest first
+	dir := filepath.Clean(name)
+	for ; ; dir = filepath.Dir(dir) {
 		_, err := fsys.Stat(dir)
 		if err == nil {
 			break
@@ -107,15 +111,26 @@ func MkdirAllSync(fsys FS, name string, perm fs.FileMode) error {
 		if !errors.Is(err, fs.ErrNotExist) || dir == filepath.Dir(dir) {
 			return err
 		}
-		created = append(created, dir)
+		missing = append(missing, dir)
 	}
-	if err := fsys.MkdirAll(name, perm); err != nil {
+	if err := fsys.SyncDir(filepath.Dir(dir)); err != nil && !notOurs(err) {
 		return err
 	}
-	for _, dir := range created {
-		if err := fsys.SyncDir(filepath.Dir(dir)); err != nil {
+	for _, dir := range slices.Backward(missing) {
+		if err := fsys.MkdirAll(dir, perm); err != nil {
 			return err
+		}
+		if err := fsys.SyncDir(filepath.Dir(dir)); err != nil {
+			// Another sync might succeed and do nothing: it is to be made again.
+			return errors.Join(err, fsys.Remove(dir))
 		}
 	}
 	return nil
+}
+
+// notOurs reports an error of who may not read a directory, or cannot sync it: it
+// never made anything there.
+func notOurs(err error) bool {
+	return errors.Is(err, fs.ErrPermission) || errors.Is(err, syscall.EROFS) || errors.Is(err, syscall.EINVAL) ||
+		errors.Is(err, errors.ErrUnsupported)
 }

@@ -125,19 +125,34 @@ func TestReadFileLimit(t *testing.T) {
 	}
 }
 
+// TestMkdirAllSync: each new name is durable before the next is made, and so is the
+// lowest that is there, which somebody may have made and not synced.
 func TestMkdirAllSync(t *testing.T) {
-	fs := NewFaults(OS())
-	dir := t.TempDir()
-	// a, a/b and a/b/c are new: three parents are synced, dir itself among them.
-	fs.Arm(Fault{Op: OpSyncDir, N: 4, Err: errDisk})
-	if err := MkdirAllSync(fs, filepath.Join(dir, "a", "b", "c"), 0o755); err != nil {
-		t.Fatal(err)
-	}
-	if err := fs.SyncDir(dir); !errors.Is(err, errDisk) {
-		t.Fatalf("%v: not three syncs", err)
-	}
-	if err := MkdirAllSync(fs, filepath.Join(dir, "a", "b", "c"), 0o755); err != nil {
-		t.Fatal(err)
+	for made := range 4 {
+		fs := NewFaults(OS())
+		dir := t.TempDir()
+		levels := []string{dir, filepath.Join(dir, "a"), filepath.Join(dir, "a", "b"), filepath.Join(dir, "a", "b", "c")}
+		fs.Arm(Fault{Op: OpSyncDir, N: made + 1, Err: errDisk})
+		if err := MkdirAllSync(fs, levels[3], 0o755); !errors.Is(err, errDisk) {
+			t.Fatalf("sync %d: %v", made+1, err)
+		}
+		made = max(made-1, 0) // the last one was taken away again
+		for i, level := range levels {
+			if _, err := os.Stat(level); (err == nil) != (i <= made) {
+				t.Fatalf("a sync failed: %s: %v", level, err)
+			}
+		}
+		again := Fault{Op: OpSyncDir, Path: filepath.Base(filepath.Dir(levels[made])), Err: errDisk}
+		fs.Arm(again)
+		if err := MkdirAllSync(fs, levels[made], 0o755); !errors.Is(err, errDisk) {
+			t.Fatalf("%s is there, its name was not synced: %v", levels[made], err)
+		}
+		fs.Disarm()
+		again.Err = unix.EACCES
+		fs.Arm(again)
+		if err := MkdirAllSync(fs, levels[made], 0o755); err != nil || fs.Disarm() != 1 {
+			t.Fatalf("a directory above it that is not ours: %v", err)
+		}
 	}
 }
 
