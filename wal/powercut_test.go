@@ -1,0 +1,210 @@
+package wal
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"syscall"
+	"testing"
+	"testing/synctest"
+
+	"github.com/walproxy/walproxy/internal/crashfs"
+)
+
+// cuts are the ways in which a power cut goes.
+var cuts = []crashfs.Cut{
+	{},
+	{Keep: 1},
+	{Keep: 0.5},
+	{Keep: 0.1, Stale: true},
+	{Keep: 0.5, Ordered: true, Stale: true},
+	{Keep: 0.9, Sector: 4096},
+}
+
+// cutter cuts the power in a life, and in the lives after it.
+type powerCutter struct {
+	tb    testing.TB
+	seed  uint64
+	apart int // calls between two cuts of a second life
+	ways  int // of cuts, in turn, after a call
+	lives int
+}
+
+func (c *powerCutter) fail(l *life, n int, cut crashfs.Cut, err error) {
+	c.tb.Helper()
+	calls := l.disk.Calls()
+	var tail strings.Builder
+	for i := max(0, n-25); i < n; i++ {
+		fmt.Fprintf(&tail, "\n%5d %s", i+1, calls[i])
+	}
+	c.tb.Fatalf("rerun with WALPROXY_SEED=%d: %s: power cut after call %d, %+v: %v%s", c.seed, l.name, n, cut, err, tail.String())
+}
+
+// all cuts the power after each call of l, which began on the disk base. depth is how
+// many of the following lives are cut, too.
+func (c *powerCutter) all(l *life, base *crashfs.Disk, depth, apart int) {
+	c.tb.Helper()
+	disk := base.Clone()
+	for n, call := range append([]crashfs.Call{{}}, l.disk.Calls()...) {
+		if n > 0 {
+			disk.Replay(call)
+		}
+		if (n+int(c.seed))%apart != 0 {
+			continue
+		}
+		for i, cut := range cuts {
+			if (n/apart+i)%len(cuts) >= c.ways {
+				continue
+			}
+			cut.Seed = c.seed + uint64(n)
+			left := disk.Cut(cut)
+			name := fmt.Sprintf("%s.%d", l.name, n)
+			if cut.Keep == 0 || cut.Keep == 1 {
+				if err := l.next(name, left.Clone(), n).refusesDamage(); err != nil {
+					c.fail(l, n, cut, err)
+				}
+			}
+			next := l.next(name, left.Clone(), n)
+			c.lives++
+			if err := next.restart(); err != nil {
+				c.fail(l, n, cut, err)
+			}
+			if depth > 1 {
+				c.all(next, left, depth-1, c.apart)
+			}
+		}
+	}
+}
+
+// TestFailureAtEveryCall lets one call fail, each in turn: the log is poisoned or not
+// opened, it does not touch again what failed, and a start afterwards, with the page
+// cache as it was or after a power cut, has what was acknowledged.
+func TestFailureAtEveryCall(t *testing.T) {
+	t.Parallel()
+	seeds, steps, apart, cutsApart := 1, 12, 3, 9
+	if longTest() {
+		seeds, steps, apart, cutsApart = 20, 30, 1, 3
+	}
+	for i := range seeds {
+		seed, asked := seedOf(t, uint64(i+1))
+		failEachCall(t, seed, steps, apart, cutsApart)
+		if asked {
+			break
+		}
+	}
+}
+
+func failEachCall(t *testing.T, seed uint64, steps, apart, cutsApart int) {
+	errnos := []syscall.Errno{syscall.EIO, syscall.ENOSPC, syscall.EINTR}
+	synctest.Test(t, func(t *testing.T) {
+		c := &powerCutter{tb: t, seed: seed, ways: 2}
+		for n := 1 + int(seed)%apart; ; n += apart {
+			l, failed, err := failAt(n, errnos[n/apart%len(errnos)], seed, steps)
+			if failed.Kind == "" {
+				if err != nil || n < 60 {
+					t.Fatalf("call %d: nothing failed: %v", n, err)
+				}
+				t.Logf("%d calls failed in turn, %d starts", n/apart, c.lives)
+				return
+			}
+			calls := len(l.disk.Calls())
+			if err := afterFailure(l, failed, errnos[n/apart%len(errnos)], err); err != nil {
+				c.fail(l, calls, crashfs.Cut{}, fmt.Errorf("call %d, %s, failed: %w", n, failed, err))
+			}
+			for i, cut := range cuts {
+				cut.Seed = uint64(n + i)
+				next := l.next(fmt.Sprintf("%s.%d", l.name, n), l.disk.Cut(cut), calls)
+				c.lives++
+				if err := next.restart(); err != nil {
+					c.fail(l, calls, cut, fmt.Errorf("call %d, %s, failed: %w", n, failed, err))
+				}
+			}
+			next := l.next("b", l.disk.Clone(), calls)
+			next.cached = true
+			if err := next.restart(); err != nil {
+				c.fail(l, calls, crashfs.Cut{Keep: 1}, fmt.Errorf("call %d, %s, failed, no power cut: %w", n, failed, err))
+			}
+			c.all(next, l.disk, 1, cutsApart)
+		}
+	})
+}
+
+// failedCall is one that failed, and how many were made up to it.
+type failedCall struct {
+	crashfs.Call
+	after int
+}
+
+// failAt lets call n of some work fail.
+func failAt(n int, errno syscall.Errno, seed uint64, steps int) (l *life, failed failedCall, err error) {
+	l = newLife(fmt.Sprintf("fail%d", n), crashfs.New(0), seed)
+	seen := 0
+	l.fail = func(c crashfs.Call) error {
+		if seen++; seen == n {
+			failed = failedCall{c, len(l.promises)}
+			if c.Kind == crashfs.Write || c.Kind == crashfs.Sync || c.Kind == crashfs.SyncDir {
+				failed.after++
+			}
+			return errno
+		}
+		return nil
+	}
+	err = l.work(steps)
+	return l, failed, err
+}
+
+// afterFailure looks at what a log did after a call failed, and said.
+func afterFailure(l *life, failed failedCall, errno syscall.Errno, err error) error {
+	if strings.Contains(failed.Path, "/trash/") && failed.Kind == crashfs.Remove {
+		return err // space, no data
+	}
+	if !errors.Is(err, errno) {
+		return fmt.Errorf("the log says %w, not %w", err, errno)
+	}
+	for _, later := range l.disk.Calls()[failed.after:] {
+		if later.Node == failed.Node && (later.Kind == crashfs.Write || later.Kind == crashfs.Sync) {
+			return fmt.Errorf("it is touched again: %s", later)
+		}
+	}
+	return nil
+}
+
+// seedOf is that of WALPROXY_SEED, else fallback.
+func seedOf(t testing.TB, fallback uint64) (seed uint64, asked bool) {
+	t.Helper()
+	text := os.Getenv("WALPROXY_SEED")
+	if text == "" {
+		return fallback, false
+	}
+	if _, err := fmt.Sscan(text, &seed); err != nil {
+		t.Fatalf("WALPROXY_SEED: %v", err)
+	}
+	return seed, true
+}
+
+// TestPowerCutAtEveryCall cuts the power after each call that changes the disk, of
+// random work and of the recoveries after it.
+func TestPowerCutAtEveryCall(t *testing.T) {
+	t.Parallel()
+	seeds, steps, apart, ways := 1, 18, 60, 3
+	if longTest() {
+		seeds, steps, apart, ways = 20, 60, 11, len(cuts)
+	}
+	for i := range seeds {
+		seed, asked := seedOf(t, uint64(i+1))
+		synctest.Test(t, func(t *testing.T) {
+			c := &powerCutter{tb: t, seed: seed, apart: apart, ways: ways}
+			disk := crashfs.New(0)
+			l := newLife("a", disk, seed)
+			if err := l.work(steps); err != nil {
+				t.Fatal(err)
+			}
+			c.all(l, crashfs.New(0), 2, 1)
+			t.Logf("seed %d: %d calls, %d starts", seed, len(disk.Calls()), c.lives)
+		})
+		if asked {
+			break
+		}
+	}
+}
