@@ -211,7 +211,7 @@ func (k *console) run(kind byte, body []byte) *failure {
 		return f
 	}
 	if kind == cDescribe {
-		k.out = appendColumns(k.out, a.columns)
+		k.out = appendColumns(k.out, a.columns, inText)
 	} else {
 		k.out = a.append(k.out, false)
 	}
@@ -231,7 +231,7 @@ func (a *consoleAnswer) append(b []byte, describe bool) []byte {
 		return appendEmpty(b, sEmptyQuery)
 	}
 	if describe && a.columns != nil {
-		b = appendColumns(b, a.columns)
+		b = appendColumns(b, a.columns, inText)
 	}
 	return appendRows(b, a.rows, a.tag)
 }

@@ -150,7 +150,7 @@ func (x *attended) answerOwn(list []message, tx byte) error {
 	ctx, done := x.work(x.t.o.AckTimeout, errAckLate, true)
 	defer done()
 	var b []byte
-	portals := map[string]*answered{}
+	portals, binds := map[string]*answered{}, map[string]*message{}
 	for i := range list {
 		m := &list[i]
 		var a *answered
@@ -161,15 +161,14 @@ func (x *attended) answerOwn(list []message, tx byte) error {
 		case cParse:
 			b = appendEmpty(b, sParseComplete)
 		case cBind:
-			portals[m.portal] = a
+			portals[m.portal], binds[m.portal] = a, m
 			b = appendEmpty(b, sBindComplete)
 		case cDescribe:
 			if m.object == 'P' {
-				a = portals[m.portal]
-			} else {
-				b = appendParameters(b, nil)
+				b = appendColumns(b, portals[m.portal].columns, binds[m.portal].resultFormat)
+				continue
 			}
-			b = appendColumns(b, a.columns)
+			b = appendColumns(appendParameters(b, nil), a.columns, inText)
 		case cClose:
 			b = appendEmpty(b, sCloseComplete)
 		case cExecute:
@@ -193,7 +192,7 @@ func (x *attended) answerOwnSimple(a *answered, tx byte) error {
 	}
 	var b []byte
 	if a.columns != nil {
-		b = appendColumns(b, a.columns)
+		b = appendColumns(b, a.columns, inText)
 	}
 	x.in.drop()
 	return x.say(appendReady(appendRows(b, rows, tag), tx))
@@ -211,19 +210,22 @@ func appendParameters(b []byte, types []uint32) []byte {
 	return finish(b, start)
 }
 
-// appendColumns appends a RowDescription of columns of text, or NoData.
-func appendColumns(b []byte, columns []string) []byte {
+func inText(int) int16 { return 0 }
+
+// appendColumns appends a RowDescription of columns of text, or NoData. They look alike
+// in both formats.
+func appendColumns(b []byte, columns []string, format func(column int) int16) []byte {
 	if columns == nil {
 		return appendEmpty(b, sNoData)
 	}
 	b, start := begin(b, sRowDescription)
 	b = binary.BigEndian.AppendUint16(b, uint16(len(columns)))
-	for _, name := range columns {
+	for i, name := range columns {
 		b = append(append(b, name...), 0)
 		b = append(b, 0, 0, 0, 0, 0, 0)                   // of no table
 		b = append(b, 0, 0, 0, 25)                        // text
 		b = append(b, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff) // of any size, no modifier
-		b = append(b, 0, 0)                               // in text
+		b = binary.BigEndian.AppendUint16(b, uint16(format(i)))
 	}
 	return finish(b, start)
 }

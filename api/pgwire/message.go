@@ -14,6 +14,7 @@ type message struct {
 	sql     string // of Parse
 	types   []uint32
 	formats []int16 // of Bind
+	results []int16 // ... of the columns of what it yields
 	values  [][]byte
 
 	prepared *prepared // what it is about, where that is looked for
@@ -93,8 +94,24 @@ func (m message) bind(body []byte) (_ message, ok bool) {
 			m.values[i], body = body[:size:size], body[size:]
 		}
 	}
-	n, body, ok = count(body, 2)
-	return m, ok && len(body) == 2*n
+	if n, body, ok = count(body, 2); !ok || len(body) != 2*n {
+		return m, false
+	}
+	for i := range n {
+		m.results = append(m.results, int16(binary.BigEndian.Uint16(body[2*i:])))
+	}
+	return m, true
+}
+
+// resultFormat is the format that is asked for of a result's column.
+func (m *message) resultFormat(column int) int16 {
+	switch {
+	case len(m.results) == 1:
+		return m.results[0]
+	case column < len(m.results):
+		return m.results[column]
+	}
+	return 0
 }
 
 // count reads how many elements follow, of at least so many bytes each.

@@ -1,0 +1,139 @@
+package pgwire
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"sync"
+	"testing"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/walproxy/walproxy/internal/pgdrivers"
+	"github.com/walproxy/walproxy/internal/pgtest"
+	"github.com/walproxy/walproxy/mutation"
+)
+
+// driversRig has the tables of pgdrivers.DDL in two databases of one server, which are
+// copies of one another: by way of the endpoint, where all but plain are written
+// behind, and directly.
+type driversRig struct {
+	*behindRig
+	twin  string       // the DSN of the other one
+	conns [2]*pgx.Conn // to the other one, and to the one behind the endpoint
+}
+
+func newDriversRig(t *testing.T, c *pgtest.Cluster, change ...func(*Options)) *driversRig {
+	t.Helper()
+	r := &driversRig{twin: c.Database(t)}
+	conn := pgtest.Connect(t, r.twin)
+	do(t, conn, pgdrivers.DDL)
+	config := conn.Config()
+	if err := conn.Close(bounded(t)); err != nil {
+		t.Fatal(err)
+	}
+	admin, name := c.Connect(t, "postgres"), config.Database+"_behind"
+	do(t, admin, fmt.Sprintf("CREATE DATABASE %s TEMPLATE %s", name, config.Database))
+	t.Cleanup(func() {
+		if err := c.DropDatabase(name); err != nil {
+			t.Error(err)
+		}
+	})
+	assumed := table("assumed", mutation.KeyInt64, "id")
+	assumed.AssumeRows = true
+	r.behindRig = newBehindRig(t, "", []Table{table("items", mutation.KeyInt64, "id"), table("pairs", mutation.KeyComposite, "a", "b"), assumed},
+		func(o *behindOptions) { o.cluster, o.dsn, o.change = c, c.DSN(name), change })
+	r.conns = [2]*pgx.Conn{pgtest.Connect(t, r.twin), r.admin}
+	return r
+}
+
+// empty empties the tables of both.
+func (r *driversRig) empty(t *testing.T) {
+	t.Helper()
+	r.applied()
+	for _, conn := range r.conns {
+		do(t, conn, "DELETE FROM items; DELETE FROM pairs; DELETE FROM assumed; DELETE FROM plain")
+	}
+}
+
+// same fails the test unless both have the same rows.
+func (r *driversRig) same(t *testing.T) {
+	t.Helper()
+	r.applied()
+	var all [2]string
+	for i, conn := range r.conns {
+		for _, name := range []string{"items", "pairs", "assumed", "plain"} {
+			all[i] += one[string](t, conn, fmt.Sprintf("SELECT '%s: ' || coalesce(string_agg(t::text, ' ' ORDER BY t::text), '') || E'\n' FROM %[1]s t", name))
+		}
+	}
+	if all[0] != all[1] {
+		t.Errorf("behind the endpoint are\n%s\ndirectly\n%s", all[1], all[0])
+	}
+}
+
+func serverOf(t *testing.T, dsn string) pgdrivers.Server {
+	t.Helper()
+	c, err := pgconn.ParseConfig(dsn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return pgdrivers.Server{Addr: fmt.Sprintf("%s:%d", c.Host, c.Port), User: c.User, Database: c.Database}
+}
+
+// wholeTransactions are modes in which every statement is in a transaction, or in one
+// pipeline with its reads.
+var wholeTransactions = []string{"psycopg2", "psycopg3-transactions", "psycopg3-pipeline"}
+
+// TestDriverCorpus sends what each driver was recorded to send: to tables that are written
+// behind, through the endpoint, and to PostgreSQL. The answers are the same, message by
+// message, but for the number of rows where it is assumed; so are the rows.
+func TestDriverCorpus(t *testing.T) {
+	t.Parallel()
+	corpus, err := pgdrivers.Corpus()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := len(pgdrivers.Drivers()); len(corpus) != want {
+		t.Errorf("%d transcripts of %d drivers", len(corpus), want)
+	}
+	r := newDriversRig(t, pgtest.Shared(t))
+	assumed := 0
+	for _, transcript := range corpus {
+		t.Run(transcript.Driver, func(t *testing.T) {
+			before := r.logged()
+			r.empty(t)
+			ctx, cancel := context.WithTimeout(t.Context(), 2*patience)
+			defer cancel()
+			var want, have pgdrivers.Replayed
+			var errDirect, err error
+			directly, through := serverOf(t, r.twin), serverOf(t, r.through)
+			var both sync.WaitGroup
+			both.Go(func() { want, errDirect = transcript.Replay(ctx, directly) })
+			both.Go(func() { have, err = transcript.Replay(ctx, through) })
+			both.Wait()
+			if errDirect != nil || err != nil {
+				t.Errorf("directly: %v; through the endpoint: %v", errDirect, err)
+			}
+			for _, d := range transcript.Recorded(want) {
+				t.Errorf("directly, not as recorded: %v", d)
+			}
+			for _, d := range transcript.Compare(want, have) {
+				if d.Rows {
+					assumed++
+					continue
+				}
+				t.Error(d)
+			}
+			r.same(t)
+			behind := r.logged() - before
+			t.Logf("%s: %d queries were acknowledged from the log", transcript.About, behind)
+			if behind == 0 && !slices.Contains(wholeTransactions, transcript.Driver) {
+				t.Errorf("nothing was written behind: %s", r.why())
+			}
+		})
+	}
+	if assumed == 0 {
+		t.Error("no row was assumed")
+	}
+}
