@@ -342,6 +342,7 @@ func (f *feed) finishLocked(ln *lane) {
 	}
 	clear(ln.flight) // the queue may share the array
 	ln.flight, ln.flying, ln.passed = nil, false, 0
+	ln.landed = time.Now()
 	signal(f.room)
 }
 

@@ -18,6 +18,8 @@ type lane struct {
 	queue   []item        // to be applied, in LSN order
 	bytes   int           // of the log, in queue
 	since   time.Time     // when the first of queue could have been taken
+	taken   time.Time     // when the last flight was
+	landed  time.Time     // ... and when it had landed
 	flight  []item        // handed to the sink, not all of it answered yet
 	counted int           // of flight: the checkpoint has passed them, and that is counted
 	passed  wal.LSN       // with a flight: every record of the lane up to it is applied or a dead letter
@@ -99,6 +101,7 @@ func (ln *lane) take(s size) {
 	}
 	ln.bytes -= bytes
 	ln.since = time.Now()
+	ln.taken = ln.since
 }
 
 // errExited: a sink ended the goroutine that called it.
@@ -168,5 +171,10 @@ func (p *pipeline) lingerLocked(ln *lane) time.Duration {
 	if ln.feed.flush || p.alone || o.Batch.Linger < 0 || ln.full(p.size) || uint64(ln.queue[0].LSN) <= p.loop.marks.wanted.Load() {
 		return 0
 	}
-	return o.Batch.Linger - time.Since(ln.since)
+	left := o.Batch.Linger - time.Since(ln.since)
+	if o.Batch.Rest < 0 || left <= 0 {
+		return left
+	}
+	rest := min(o.Batch.Rest*float64(ln.landed.Sub(ln.taken)), float64(o.Batch.Linger)) // which a Duration has room for
+	return min(left, time.Duration(rest)-time.Since(ln.landed))
 }

@@ -108,6 +108,7 @@ func drawOptions(t *rapid.T) Options {
 	o.Batch.Records = rapid.IntRange(1, 20).Draw(t, "batch records")
 	o.Batch.Bytes = rapid.IntRange(1, 2000).Draw(t, "batch bytes")
 	o.Batch.Linger = rapid.SampledFrom([]time.Duration{-1, time.Millisecond, time.Hour}).Draw(t, "linger")
+	o.Batch.Rest = rapid.SampledFrom([]float64{-1, 0, 2}).Draw(t, "rest")
 	o.QueueBytes = rapid.SampledFrom([]int{1, 3000, 1 << 20}).Draw(t, "queue")
 	o.Idle.Records = rapid.SampledFrom([]int{1, 10, 1000}).Draw(t, "idle records")
 	o.Idle.Interval = rapid.SampledFrom([]time.Duration{time.Millisecond, time.Hour}).Draw(t, "idle interval")

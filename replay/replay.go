@@ -49,10 +49,15 @@ type Options struct {
 	Batch struct {
 		Records int // 1000
 		Bytes   int // of the log; 1 MiB. A larger record is a batch of its own.
-		// Linger is how long a batch waits for more records, from its first. It
-		// is cut short by Wait, by the end of the log and by a full queue.
-		// 5 ms; negative: no wait.
+		// Linger is the longest that a batch waits for more records, from when its
+		// first could have been taken. It is cut short by Wait, by the end of the log
+		// and by a full queue. 100 ms; negative: no wait.
 		Linger time.Duration
+		// Rest is how long a lane that has applied a batch waits for more records, in
+		// parts of the time that the batch took; Linger bounds it. So a record that
+		// comes now and then is applied at once, and many make batches so large that
+		// what each costs by itself does not count. 32; negative: as long as Linger.
+		Rest float64
 		// Latency is what an Apply should take: batches get smaller while it is
 		// exceeded, and grow again, up to Records and Bytes. 200 ms.
 		Latency time.Duration
@@ -141,7 +146,8 @@ func (o Options) withDefaults() (Options, error) {
 	}
 	fill(&o.Batch.Records, 1000)
 	fill(&o.Batch.Bytes, 1<<20)
-	fill(&o.Batch.Linger, 5*time.Millisecond)
+	fill(&o.Batch.Linger, 100*time.Millisecond)
+	fill(&o.Batch.Rest, 32)
 	fill(&o.Batch.Latency, 200*time.Millisecond)
 	fill(&o.QueueBytes, 16<<20)
 	fill(&o.Idle.Records, 16384)

@@ -413,7 +413,7 @@ func (r *rig) check(store sinks.Reader) {
 func fast() Options {
 	o := Options{Name: "main", Owner: "test"}
 	o.RetryMin, o.RetryMax = time.Millisecond, 5*time.Millisecond
-	o.Batch.Linger = time.Millisecond
+	o.Batch.Linger, o.Batch.Rest = time.Millisecond, -1
 	o.OnReject = func(string) Policy { return ParkKey }
 	return o
 }

@@ -78,7 +78,7 @@ func newBehindRig(t testing.TB, ddl string, tables []Table, change ...func(*behi
 		}
 	})
 	loop := replay.Options{Lanes: 2}
-	loop.Batch.Linger = o.linger
+	loop.Batch.Linger, loop.Batch.Rest = o.linger, -1
 	po.Sinks = []walproxy.SinkOptions{{Name: "main", Sink: sink, Loop: loop}}
 	if r.proxy, err = walproxy.Open(bounded(t), po); err != nil {
 		t.Fatal(err)

@@ -113,7 +113,7 @@ type DeadLetters struct {
 type Batch struct {
 	Records int      `yaml:"records"`
 	Bytes   Size     `yaml:"bytes"`
-	Linger  Duration `yaml:"linger"`
+	Linger  Duration `yaml:"linger"`  // the longest that a batch waits for more
 	Latency Duration `yaml:"latency"` // batches shrink while an apply takes longer
 }
 
@@ -206,7 +206,7 @@ func (c *Config) withDefaults() {
 		or(&s.Lanes, 4)
 		or(&s.Batch.Records, 1000)
 		or(&s.Batch.Bytes, 1*mib)
-		or(&s.Batch.Linger, Duration(5*time.Millisecond))
+		or(&s.Batch.Linger, Duration(100*time.Millisecond))
 		or(&s.ApplyTimeout, Duration(30*time.Second))
 		or(&s.Batch.Latency, min(Duration(200*time.Millisecond), s.ApplyTimeout))
 		or(&s.DeadLetters.Bytes, 1*gib)

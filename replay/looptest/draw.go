@@ -125,6 +125,7 @@ func (d *driver) drawOptions(sink string) replay.Options {
 	o.Batch.Records = 1 + d.draw(25)
 	o.Batch.Bytes = 1 + d.draw(3000)
 	o.Batch.Linger = pick(d, -1, time.Millisecond, time.Hour)
+	o.Batch.Rest = pick(d, -1.0, 0, 2)
 	o.Batch.Latency = pick(d, time.Nanosecond, time.Millisecond, time.Hour)
 	o.QueueBytes = pick(d, 1, 3000, 1<<20)
 	o.Idle.Records = pick(d, 1, 10, 1000)
