@@ -101,7 +101,10 @@ type server struct {
 	process *child.Process
 	output  *bytes.Buffer // the process's stdout; read it when it is gone
 	runs    int
-	pad     int // bytes of a set or event of load
+	writers int    // of load
+	batch   int    // of its requests, at most
+	pad     int    // bytes of a set or event
+	keys    string // in front of its keys
 }
 
 const (
@@ -113,7 +116,7 @@ const (
 // frees and batches frequent.
 func newServer(t *testing.T, dir string, env ...string) *server {
 	t.Helper()
-	s := &server{T: t, dir: dir, client: ledger.NewClient(clients), ledger: ledger.New(), pad: 200}
+	s := &server{T: t, dir: dir, client: ledger.NewClient(clients), ledger: ledger.New(), writers: clients, batch: 20, pad: 200}
 	s.env = append([]string{
 		"WALPROXY_LOG__SEGMENT_BYTES=64KiB", "WALPROXY_LOG__MIN_FREE=1MiB",
 	}, env...)
@@ -169,8 +172,8 @@ func (s *server) load(ctx context.Context) (stop func() int) {
 	before := s.ledger.Acked()
 	ctx, cancel := context.WithCancel(ctx)
 	s.runs++
-	load := ledger.Load{Client: s.client, Ledger: s.ledger, Clients: clients, Keys: 10, Batch: 20, Pad: s.pad,
-		Name: fmt.Sprintf("r%d", s.runs), Again: true}
+	load := ledger.Load{Client: s.client, Ledger: s.ledger, Clients: s.writers, Keys: 10, Batch: s.batch, Pad: s.pad,
+		Prefix: s.keys, Name: fmt.Sprintf("r%d", s.runs), Again: true}
 	done := make(chan error, 1)
 	go func() { done <- load.Run(ctx) }()
 	stopped := false

@@ -182,6 +182,23 @@ func (c *Client) WaitDrained(ctx context.Context) error {
 	}
 }
 
+// Import logs a line of an export of dead letters, and returns when that is durable.
+func (c *Client) Import(ctx context.Context, sink string, line []byte) error {
+	body, err := c.do(ctx, http.MethodPost, "/v1/dlq/"+sink+":import", "application/x-ndjson", "", line)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = body.Close() }()
+	var a Answer
+	if err := json.NewDecoder(body).Decode(&a); err != nil {
+		return err
+	}
+	if a.Error != nil {
+		return a.Error
+	}
+	return nil
+}
+
 func notFound(err error) bool {
 	var answered *APIError
 	return errors.As(err, &answered) && answered.Code == "not_found"

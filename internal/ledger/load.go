@@ -21,6 +21,8 @@ type Load struct {
 	Records int
 	// Keys of each kind; all clients write to all of them.
 	Keys int
+	// Prefix of the keys: another one makes records anew.
+	Prefix string
 	// Batch is how many writes a client sends at once, unless it sends single ones.
 	Batch int
 	// Pad makes sets and events this much larger, in bytes.
@@ -102,7 +104,7 @@ func hash(name string) uint64 {
 func (l *Load) write(rng *rand.Rand, client, n int) Write {
 	w := Write{
 		Kind:  Kind(rng.IntN(int(kinds))),
-		Key:   fmt.Sprintf("k%d", rng.IntN(max(1, l.Keys))),
+		Key:   fmt.Sprintf("%sk%d", l.Prefix, rng.IntN(max(1, l.Keys))),
 		Token: fmt.Sprintf("%s-%d-%d", l.Name, client, n),
 		Delta: 1 + rng.Int64N(1000),
 		Pad:   l.Pad,

@@ -103,7 +103,7 @@ func newCluster(o Options) (*Cluster, error) {
 	if err := os.Chmod(c.dir, 0o700); err != nil {
 		return c, err
 	}
-	if c.port, err = freePort(); err != nil {
+	if c.port, err = FreePort(); err != nil {
 		return c, err
 	}
 	if o.StandbyOf != nil {
@@ -189,9 +189,9 @@ const (
 	portHigh = 32_000
 )
 
-// freePort returns a port that nobody listens on. Others may choose at the same
-// time, so it is one of many.
-func freePort() (port int, err error) {
+// FreePort returns a loopback port that nobody listens on, for a server that comes back
+// to it. Others may choose at the same time, so it is one of many.
+func FreePort() (port int, err error) {
 	for range 100 {
 		port = portLow + rand.IntN(portHigh-portLow)
 		var l net.Listener

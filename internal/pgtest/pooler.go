@@ -56,7 +56,7 @@ func (c *Cluster) StartPooler(t testing.TB, o PoolerOptions) Pooler {
 	if err != nil {
 		t.Fatal(err)
 	}
-	port, err := freePort()
+	port, err := FreePort()
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -67,15 +68,15 @@ func (c *clock) stop() (start func()) {
 	}
 }
 
-// realRestart kills the server of WALPROXY_TEST_AEROSPIKE and starts it again.
-var realRestart = os.Getenv("WALPROXY_TEST_AEROSPIKE_RESTART")
+// realCommands kill the first server of WALPROXY_TEST_AEROSPIKE, and start it again.
+var realCommands = []string{os.Getenv("WALPROXY_TEST_AEROSPIKE_KILL"), os.Getenv("WALPROXY_TEST_AEROSPIKE_START")}
 
 func newForgetful(t *testing.T) *forgetful {
 	t.Helper()
 	f := &forgetful{t: t, addrs: realServers, dir: filepath.Join(t.TempDir(), "store")}
 	if realServers != nil {
-		if realRestart == "" {
-			t.Skip("WALPROXY_TEST_AEROSPIKE_RESTART names no command that kills the server and starts it again")
+		if slices.Contains(realCommands, "") {
+			t.Skip("NOT TESTED: WALPROXY_TEST_AEROSPIKE_KILL and _START do not say how a server is killed and started")
 		}
 		return f
 	}
@@ -127,9 +128,12 @@ func (f *forgetful) restart(during func()) {
 	f.t.Helper()
 	if realServers != nil {
 		during()
-		out, err := exec.CommandContext(f.t.Context(), "sh", "-c", realRestart).CombinedOutput()
-		if err != nil {
-			f.t.Fatalf("%s: %v: %s", realRestart, err, out)
+		for _, command := range realCommands {
+			cmd := exec.CommandContext(f.t.Context(), "sh", "-c", command)
+			cmd.Env = append(os.Environ(), "NODE=0")
+			if out, err := cmd.CombinedOutput(); err != nil {
+				f.t.Fatalf("%s: %v: %s", command, err, out)
+			}
 		}
 		return
 	}
