@@ -28,6 +28,7 @@ type attended struct {
 	dropped  bool                 // PostgreSQL still has an unnamed statement that a query dropped
 	serial   bool                 // what was passed on last decides how the next is read
 	plans    plans
+	tx       *transaction // that PostgreSQL does not know of; nil: none
 
 	// own writes that were acknowledged from the log, until a read has found them
 	// applied.
@@ -137,7 +138,7 @@ func (x *attended) settled() error {
 			return false
 		}
 		for _, n := range x.guarded.ends.named {
-			x.prepared[n.name] = n.prepared
+			x.keep(n.name, n.prepared)
 		}
 		x.guarded.ends.named = nil
 		return true

@@ -19,7 +19,7 @@ import (
 func TestWritesWhileAway(t *testing.T) {
 	t.Parallel()
 	c := pgtest.New(t, pgtest.Options{})
-	r := newBehindRig(t, itemsDDL, items(), func(o *behindOptions) {
+	r := newBehindRig(t, itemsDDL, items(), logging, func(o *behindOptions) {
 		o.cluster = c
 		o.change = append(o.change, quick(nil), func(o *Options) { o.WriteBehind.ReadTimeout = patience })
 	})
@@ -42,11 +42,22 @@ func TestWritesWhileAway(t *testing.T) {
 		before = append(before, conn)
 	}
 	fresh := r.connect() // has said nothing yet
+	within := r.connect()
+	do(t, within, "BEGIN")
+	write(within, "in a transaction")
 	r.applied()
 	_ = r.admin.Close(bounded(t))
 	c.KillAll(t)
 	r.isAway(t, true)
 	was := r.logged()
+	write(within, "in a transaction")
+	do(t, within, "COMMIT", "BEGIN", "INSERT INTO items VALUES (0, 'never')")
+	for _, want := range []string{"57P03", "25P02"} { // a transaction is over that needs PostgreSQL
+		if _, err := within.Exec(bounded(t), "SELECT 1"); code(err) != want {
+			t.Errorf("a read in a transaction: %v, want %s", err, want)
+		}
+	}
+	do(t, within, "ROLLBACK")
 	for round := range 3 {
 		for _, conn := range before {
 			write(conn, "by who was there")
@@ -64,7 +75,7 @@ func TestWritesWhileAway(t *testing.T) {
 			write(conn, "by who logged in meanwhile")
 		}
 	}
-	if got := r.logged() - was; got != 3*(2*len(modes)+1) {
+	if got := r.logged() - was; got != 1+3*(2*len(modes)+1) {
 		t.Errorf("%d writes were acknowledged", got)
 	}
 	c.Start(t)
@@ -74,9 +85,7 @@ func TestWritesWhileAway(t *testing.T) {
 			t.Errorf("%d rows", n)
 		}
 		write(conn, "after") // what was prepared meanwhile is there
-		if _, err := conn.Exec(bounded(t), "BEGIN"); err != nil {
-			t.Error(err)
-		}
+		do(t, conn, "BEGIN")
 		write(conn, "inside")
 		do(t, conn, "COMMIT")
 	}

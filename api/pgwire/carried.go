@@ -25,6 +25,7 @@ type carried struct {
 		finished bool  // PostgreSQL has ended the session
 		gone     bool  // the client said good-bye or closed its end
 		busy     bool  // the endpoint is at an answer of its own
+		holding  bool  // a transaction is open that PostgreSQL does not know of
 		moves    uint64
 		stirred  chan struct{} // closed at the next change; nil: nobody waits
 	}
@@ -195,14 +196,14 @@ func (x *carried) overdue(now time.Time) *refusal {
 		x.seen, x.since = x.mu.moves, now
 		return nil
 	}
-	return x.s.o.overdue(now.Sub(x.since), &x.mu.turn, x.sending.Load())
+	return x.s.o.overdue(now.Sub(x.since), &x.mu.turn, x.mu.holding, x.sending.Load())
 }
 
 // idle reports that ending the session interrupts nothing.
 func (x *carried) idle() bool {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	return x.mu.turn.idle() && x.mu.down.between() && !x.mu.busy
+	return x.mu.turn.idle() && x.mu.down.between() && !x.mu.busy && !x.mu.holding
 }
 
 func (x *carried) stop() {

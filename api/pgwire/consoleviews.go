@@ -96,6 +96,9 @@ func (x *carried) state() string {
 	if x.mu.busy {
 		return stateActive
 	}
+	if x.mu.holding && x.mu.turn.idle() {
+		return stateTransaction
+	}
 	return x.mu.turn.state()
 }
 

@@ -9,7 +9,7 @@ import (
 // isHere reports whether a text of one statement could be answered here.
 func (x *attended) isHere(text statement.Text) bool {
 	st := text.Statements[0]
-	return st.Write != nil && x.settings.ack != ackOff || x.own(text, st) != nil
+	return st.Write != nil && x.settings.ack != ackOff || x.isControl(st) || x.own(text, st) != nil
 }
 
 // maybeHere reports whether all that an extended query executes, or all that it
@@ -67,7 +67,7 @@ func (x *attended) here(list []message) (done bool, err error) {
 	if !ok {
 		return false, nil
 	}
-	own, writes := 0, 0
+	own, writes, controls := 0, 0, 0
 	made := map[string]*prepared{}
 	for i := range list {
 		m := &list[i]
@@ -91,18 +91,23 @@ func (x *attended) here(list []message) (done bool, err error) {
 		if m.prepared == nil {
 			return false, nil
 		}
-		if m.prepared.text.Statements[0].Write != nil {
+		switch st := m.prepared.text.Statements[0]; {
+		case st.Write != nil:
 			writes++
-		} else {
+		case x.isControl(st):
+			controls++
+		default:
 			own++
 		}
 	}
 	switch {
-	case own > 0 && writes == 0:
-		done, err = true, x.answerOwn(list, tx)
-	case own == 0 && writes > 0 && tx == txIdle:
+	case own > 0:
+		if done = writes+controls == 0 && tx != txFailed; done {
+			err = x.answerOwn(list, tx)
+		}
+	case x.tx != nil || tx == txIdle:
 		done, err = x.answerWrites(list)
-	case own == 0 && writes > 0:
+	case writes > 0:
 		x.passes("transaction", "it is in a transaction")
 	}
 	if done {
@@ -122,27 +127,33 @@ func (x *attended) hereSimple(sql string) (done bool, err error) {
 		return false, nil
 	}
 	st := text.Statements[0]
-	if st.Write == nil {
-		own := x.own(text, st)
-		if own == nil {
-			return false, nil
+	switch {
+	case x.isControl(st):
+		return x.control(st, sql, nil, nil)
+	case tx == txFailed:
+	case st.Write == nil:
+		if own := x.own(text, st); own != nil {
+			return true, x.answerOwnSimple(own, tx)
 		}
-		return true, x.answerOwnSimple(own, tx)
-	}
-	if tx != txIdle {
+	case x.tx != nil || tx == txIdle:
+		return x.answerWrite(sql, text)
+	default:
 		x.passes("transaction", "it is in a transaction")
-		return false, nil
 	}
-	return x.answerWrite(sql, text)
+	return false, nil
 }
 
 // mine reports whether it is the endpoint's to answer, and how the session's
-// transaction stands. One that has failed is PostgreSQL's.
+// transaction stands. One of PostgreSQL's that has failed is PostgreSQL's.
 func (x *attended) mine() (tx byte, ok bool) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	t := &x.mu.turn
-	return t.tx, t.exact && !t.pending() && x.mu.down.between() && t.tx != txFailed && !t.copyIn
+	tx = t.tx
+	if x.tx != nil {
+		tx = x.tx.status()
+	}
+	return tx, t.exact && !t.pending() && x.mu.down.between() && t.tx != txFailed && !t.copyIn
 }
 
 // answerOwn answers an extended query of statements that are the endpoint's own.

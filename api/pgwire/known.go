@@ -3,6 +3,7 @@ package pgwire
 import (
 	"bytes"
 	"encoding/binary"
+	"math"
 	"strings"
 	"time"
 
@@ -162,15 +163,43 @@ const ownName = "walproxy's own"
 // appendQuestion appends an extended query that is asked once.
 func appendQuestion(b []byte, sql string) []byte {
 	b = appendParse(b, ownName, sql, nil)
+	b = appendExecute(appendBind(b, nil, nil))
+	return appendEmpty(appendCloseOwn(b), cSync)
+}
+
+// appendBind appends the Bind of the endpoint's own statement and portal.
+func appendBind(b []byte, formats []int16, values [][]byte) []byte {
 	b, start := begin(b, cBind)
-	b = append(append(b, ownName...), 0)
-	b = append(append(b, ownName...), 0, 0, 0, 0, 0, 0, 0)
-	b = finish(b, start)
-	b, start = begin(b, cExecute)
-	b = finish(append(append(b, ownName...), 0, 0, 0, 0, 0), start)
-	b, start = begin(b, cClose)
-	b = finish(append(append(append(b, 'S'), ownName...), 0), start)
-	return appendEmpty(b, cSync)
+	b = appendText(b, ownName, ownName)
+	b = binary.BigEndian.AppendUint16(b, uint16(len(formats)))
+	for _, f := range formats {
+		b = binary.BigEndian.AppendUint16(b, uint16(f))
+	}
+	b = binary.BigEndian.AppendUint16(b, uint16(len(values)))
+	for _, v := range values {
+		size := uint32(len(v))
+		if v == nil {
+			size = math.MaxUint32 // -1
+		}
+		b = append(binary.BigEndian.AppendUint32(b, size), v...)
+	}
+	return finish(append(b, 0, 0), start)
+}
+
+// appendExecute appends the Execute of the endpoint's own portal.
+func appendExecute(b []byte) []byte {
+	b, start := begin(b, cExecute)
+	return finish(append(appendText(b, ownName), 0, 0, 0, 0), start)
+}
+
+// appendCloseOwn appends the Close of the endpoint's own statement and portal.
+func appendCloseOwn(b []byte) []byte {
+	for _, object := range []byte{'P', 'S'} {
+		var start int
+		b, start = begin(b, cClose)
+		b = finish(appendText(append(b, object), ownName), start)
+	}
+	return b
 }
 
 // textRow reads a DataRow in text; a null reads as "".

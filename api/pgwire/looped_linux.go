@@ -414,7 +414,7 @@ func (c *looped) look(now time.Time) {
 		c.seen, c.since = c.moves, now
 		return
 	}
-	if r := c.l.s.o.overdue(now.Sub(c.since), &c.turn, len(c.ends[atClient].unsent) > 0); r != nil {
+	if r := c.l.s.o.overdue(now.Sub(c.since), &c.turn, false, len(c.ends[atClient].unsent) > 0); r != nil {
 		c.tell(r)
 	}
 }

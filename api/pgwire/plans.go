@@ -91,11 +91,19 @@ func (x *attended) eligible(known *catalogue.Snapshot, p *prepared) *behind.Plan
 	return plan
 }
 
+// describedMax is how many parameters PostgreSQL is asked about: the answer has to fit
+// into a buffer.
+const describedMax = bufferBytes/4 - 100
+
 // resolve has PostgreSQL say what types the parameters of a statement have that it
 // made; false: it does not.
 func (x *attended) resolve(name string, p *prepared) (bool, error) {
 	if p.resolved || !p.upstream {
 		return true, nil
+	}
+	if p.text.Statements[0].Write.Parameters > describedMax {
+		x.passes("statement", "it has too many parameters that PostgreSQL chose the types of")
+		return false, nil
 	}
 	b, start := begin(nil, cDescribe)
 	frames, _, err := x.ask(appendEmpty(finish(append(append(append(b, 'S'), name...), 0), start), cSync))
@@ -119,9 +127,14 @@ func (x *attended) resolve(name string, p *prepared) (bool, error) {
 
 // passes takes note of why a write is not written behind.
 func (x *attended) passes(reason, why string) {
+	x.passesAs(why)
+	x.t.m.passed.WithLabelValues(reason).Inc()
+}
+
+// passesAs is passes without a count.
+func (x *attended) passesAs(why string) {
 	x.settings.why = "passed through: " + why
 	x.t.m.why.Store(why)
-	x.t.m.passed.WithLabelValues(reason).Inc()
 }
 
 // unique names, in order.

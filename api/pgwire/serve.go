@@ -113,9 +113,13 @@ func (x *attended) part() error {
 // admitted waits until a query that is passed on in parts may be. What it would have
 // to wait for in vain ends the session, for it cannot be taken back.
 func (x *attended) admitted(t *touch) error {
+	x.touchesHeld(t)
 	failed, err := x.opening(t)
 	if err == nil && failed == nil {
 		failed, err = x.admit(t)
+	}
+	if err == nil && failed == nil {
+		failed, err = x.replay()
 	}
 	if failed != nil {
 		return endUnadmitted(failed)

@@ -99,14 +99,15 @@ func (x *session) fields() []zap.Field {
 }
 
 // overdue says why a session has to end in which nothing has moved for so long.
-// sending: something is on its way to the client, which does not take it.
-func (o *Options) overdue(silent time.Duration, t *turn, sending bool) *refusal {
+// holding: a transaction is open that PostgreSQL does not know of. sending: something
+// is on its way to the client, which does not take it.
+func (o *Options) overdue(silent time.Duration, t *turn, holding, sending bool) *refusal {
 	switch {
 	case sending:
 		if silent > o.StallTimeout {
 			return endStalled(o.StallTimeout)
 		}
-	case t.holds():
+	case t.holds() || holding && t.idle():
 		if silent > o.IdleInTransactionTimeout {
 			return endIdleInTransaction(o.IdleInTransactionTimeout)
 		}

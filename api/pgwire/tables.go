@@ -31,6 +31,9 @@ type WriteBehind struct {
 	GateTimeout time.Duration
 	// ReadTimeout bounds how long a read waits for its session's writes. 10 s.
 	ReadTimeout time.Duration
+	// LogTransactions: a BEGIN .. COMMIT of nothing but writes that can be written behind
+	// is held until its COMMIT, and acknowledged as one record.
+	LogTransactions bool
 	// AckTimeout bounds how long a write waits for its place in the log, and with
 	// walproxy.ack = 'applied' for being applied. 30 s.
 	AckTimeout time.Duration

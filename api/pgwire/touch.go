@@ -191,6 +191,11 @@ func (x *attended) unadmitted(collection string, err error, limit time.Duration)
 	return &failure{code: "57P03", reason: "unapplied", message: "walproxy: acknowledged writes cannot be applied now: " + err.Error()}
 }
 
+// aborted is PostgreSQL's answer to whatever is asked in a transaction that failed.
+func aborted() *failure {
+	return &failure{code: "25P02", reason: "aborted", message: "current transaction is aborted, commands ignored until end of transaction block"}
+}
+
 func cancelled() *failure {
 	return &failure{code: "57014", reason: "cancelled", message: "canceling statement due to user request"}
 }
@@ -213,11 +218,17 @@ func (x *attended) fail(answer []byte, f *failure) error {
 	x.mu.Lock()
 	tx := x.mu.turn.tx
 	x.mu.Unlock()
+	status := tx
 	if tx == txOpen {
 		var err error
 		if _, tx, err = x.ask(appendEmpty(appendParse(nil, ownName, "walproxy", nil), cSync)); err != nil { // no statement begins so
 			return err
 		}
+		status = tx
+	}
+	if x.tx != nil {
+		x.tx.fail()
+		status = txFailed
 	}
 	if tx == txIdle { // nothing was passed on behind the gates that were entered
 		x.mu.Lock()
@@ -225,7 +236,7 @@ func (x *attended) fail(answer []byte, f *failure) error {
 		x.mu.Unlock()
 	}
 	x.t.m.failed.WithLabelValues(f.reason).Inc()
-	return x.say(appendReady(f.appendTo(answer), tx))
+	return x.say(appendReady(f.appendTo(answer), status))
 }
 
 func appendReady(b []byte, tx byte) []byte { return append(b, sReady, 0, 0, 0, 5, tx) }

@@ -94,6 +94,8 @@ type twinAuthor struct {
 	r     *rand.Rand
 	fresh int
 	names []string
+	// transactions: more of them, in all ways.
+	transactions bool
 }
 
 func (a *twinAuthor) pick(list ...string) string { return list[a.r.IntN(len(list))] }
@@ -133,6 +135,9 @@ func (a *twinAuthor) next() (messages []pgproto3.FrontendMessage) {
 		return []pgproto3.FrontendMessage{&pgproto3.Query{String: sql}}
 	}
 	s := &pgproto3.Sync{}
+	if a.transactions && a.r.IntN(2) == 0 {
+		return a.transaction()
+	}
 	switch a.r.IntN(26) {
 	case 0, 1, 2, 3:
 		return q(a.literal())
@@ -189,6 +194,29 @@ func (a *twinAuthor) next() (messages []pgproto3.FrontendMessage) {
 	return []pgproto3.FrontendMessage{&pgproto3.Bind{DestinationPortal: "p", Parameters: a.values()}, &pgproto3.Execute{Portal: "p"}, &pgproto3.Close{ObjectType: 'P', Name: "p"}, &pgproto3.Execute{Portal: "p"}, s}
 }
 
+// transaction is a query of one: its begin, its end, a write, or several of them.
+func (a *twinAuthor) transaction() (messages []pgproto3.FrontendMessage) {
+	parts := []string{a.pick("BEGIN", "begin;", "START TRANSACTION", "BEGIN READ WRITE")}
+	switch a.r.IntN(5) {
+	case 0:
+	case 1:
+		parts = []string{a.pick("COMMIT", "END", "COMMIT WORK", "ROLLBACK", "ABORT", "COMMIT AND CHAIN")}
+	case 2:
+		parts = append(parts, a.literal())
+	case 3:
+		parts = []string{a.literal(), a.pick("COMMIT", "ROLLBACK", "END")}
+	default:
+		parts = []string{a.literal()}
+	}
+	if len(parts) == 1 && a.r.IntN(2) == 0 {
+		return []pgproto3.FrontendMessage{&pgproto3.Query{String: parts[0]}}
+	}
+	for _, part := range parts {
+		messages = append(messages, &pgproto3.Parse{Query: part}, &pgproto3.Bind{}, &pgproto3.Describe{ObjectType: 'P'}, &pgproto3.Execute{})
+	}
+	return append(messages, &pgproto3.Sync{})
+}
+
 const twinDDL = `CREATE TABLE items (id int PRIMARY KEY, name text NOT NULL, n smallint, at text DEFAULT 'then');
 CREATE SCHEMA other; CREATE TABLE other.items (id int PRIMARY KEY, name text, n int);
 CREATE VIEW all_items AS SELECT * FROM items;
@@ -199,17 +227,29 @@ CREATE FUNCTION changed(k int) RETURNS int LANGUAGE plpgsql AS $$ BEGIN UPDATE i
 // same rows.
 func TestTwins(t *testing.T) {
 	t.Parallel()
+	testTwins(t, false)
+}
+
+// TestTwinTransactions: so do those whose transactions are held and logged at COMMIT.
+func TestTwinTransactions(t *testing.T) {
+	t.Parallel()
+	testTwins(t, true)
+}
+
+func testTwins(t *testing.T, transactions bool) {
 	sessions, queries := 4, 60
 	if os.Getenv("WALPROXY_LONG") != "" {
 		sessions, queries = 60, 300
 	}
-	r := newBehindRig(t, twinDDL, items())
+	r := newBehindRig(t, twinDDL, items(), func(o *behindOptions) {
+		o.change = append(o.change, func(o *Options) { o.WriteBehind.LogTransactions = transactions })
+	})
 	twin := pgtest.Shared(t).Database(t)
 	direct := pgtest.Connect(t, twin)
 	do(t, direct, twinDDL)
 	seed := uint64(time.Now().UnixNano())
 	for session := range sessions {
-		a := &twinAuthor{r: rand.New(rand.NewPCG(seed, uint64(session))), fresh: session * 1000}
+		a := &twinAuthor{r: rand.New(rand.NewPCG(seed, uint64(session))), fresh: session * 1000, transactions: transactions}
 		through, other := newWire(t, r.through), newWire(t, twin)
 		var past []string
 		for range queries {

@@ -226,7 +226,8 @@ func appendParse(b []byte, name, sql string, types []uint32) []byte {
 
 // unit handles an extended query with its Sync.
 func (x *attended) unit() error {
-	if list, ok := x.messages(x.in.unit()); ok && x.maybeHere(list) {
+	list, ok := x.messages(x.in.unit())
+	if ok && x.maybeHere(list) {
 		if err := x.settled(); err != nil {
 			return err
 		}
@@ -236,21 +237,86 @@ func (x *attended) unit() error {
 		}
 	}
 	var touched touch
+	if ok && x.tx != nil && !x.tx.failed && x.prepares(list) && x.missing() == nil {
+		return x.prepareBeside()
+	}
 	x.look(x.in.unit(), &touched)
 	return x.passUnit(&touched)
+}
+
+// prepares reports whether an extended query only makes and describes statements, all
+// of them writes: which tables they are about does not depend on the transaction.
+func (x *attended) prepares(list []message) bool {
+	for i := range list {
+		switch m := &list[i]; {
+		case m.kind == cParse:
+			// Others make PostgreSQL do the transaction anyway, once they are executed.
+			text := x.parse(m.sql)
+			if len(text.Statements) != 1 || text.Statements[0].Write == nil || text.Statements[0].Write.Parameters > describedMax {
+				return false
+			}
+		case m.kind == cDescribe && m.object == 'S' && i > 0 && list[i-1].kind == cParse && list[i-1].name == m.name:
+		default:
+			return false
+		}
+	}
+	return len(list) > 0
+}
+
+// prepareBeside has PostgreSQL make statements while a transaction is held that it
+// does not know of.
+func (x *attended) prepareBeside() error {
+	var t touch
+	x.look(x.in.unit(), &t)
+	failed, err := x.unnamed(&t)
+	if err != nil {
+		return err
+	}
+	if failed != nil {
+		return x.fail(nil, failed)
+	}
+	frames, _, err := x.ask(x.in.unit())
+	if err != nil {
+		return err
+	}
+	var b []byte
+	made := 0
+	for _, frame := range frames {
+		switch frame[0] {
+		case sParseComplete:
+			if made < len(t.naming) {
+				x.keep(t.naming[made].name, t.naming[made].prepared)
+			}
+			made++
+		case sError:
+			x.tx.fail()
+		case sReady:
+			continue
+		}
+		b = append(b, frame...)
+	}
+	x.in.drop()
+	return x.say(appendReady(b, x.tx.status()))
 }
 
 // passUnit passes on what is held.
 func (x *attended) passUnit(t *touch) error {
 	if failed := x.missing(); failed != nil {
+		if x.tx != nil && x.tx.failed {
+			failed = aborted()
+		}
 		return x.fail(nil, failed)
 	}
+	x.touchesHeld(t)
 	if err := x.settledFrom(t); err != nil {
 		return err
 	}
 	failed, err := x.unnamed(t)
 	if err == nil && failed == nil {
 		failed, err = x.admit(t)
+	}
+	if err == nil && failed == nil {
+		failed, err = x.replay()
 	}
 	switch {
 	case err != nil:

@@ -10,6 +10,7 @@ import (
 	"github.com/walproxy/walproxy"
 	"github.com/walproxy/walproxy/api"
 	"github.com/walproxy/walproxy/api/pgwire/behind"
+	"github.com/walproxy/walproxy/api/pgwire/catalogue"
 	"github.com/walproxy/walproxy/api/pgwire/statement"
 	walproxyv1 "github.com/walproxy/walproxy/api/proto/walproxy/v1"
 	"github.com/walproxy/walproxy/mutation"
@@ -32,17 +33,23 @@ type batch struct {
 
 // portal is a bound statement of a query that is answered here.
 type portal struct {
-	members []*walproxyv1.Statement
-	table   string
-	tag     string
-	failed  *failure // what PostgreSQL would say of the values
-	stage   behind.Stage
-	done    bool
+	b         *batch
+	statement *statement.Statement
+	held      heldStatement
+	members   []*walproxyv1.Statement
+	table     string
+	tag       string
+	failed    *failure // what PostgreSQL would say of the values
+	stage     behind.Stage
+	done      bool
 }
 
 // bind judges one execution of a plan; nil: it has to be passed through.
 func (b *batch) bind(plan *behind.Plan, e *behind.Execution) *portal {
-	e.Now, e.Clock, e.UUID = b.now, time.Now, uuid.NewRandom
+	e.Now, e.Started, e.Clock, e.UUID = b.now, b.now, time.Now, uuid.NewRandom
+	if b.x.tx != nil {
+		e.Started = time.Now()
+	}
 	session := &b.x.known.session
 	rows, refusal, why := plan.Bind(session, e)
 	p := &portal{table: plan.Table.Collection}
@@ -85,96 +92,46 @@ func (x *attended) answerWrite(sql string, text statement.Text) (done bool, err 
 	if plan == nil {
 		return false, nil
 	}
-	b := &batch{x: x, now: time.Now()}
+	b := x.batch()
 	p := b.bind(plan, &behind.Execution{Text: text, SQL: sql})
-	if p == nil {
+	switch {
+	case p == nil || !x.plannedWith(known):
 		return false, nil
-	}
-	if p.failed != nil {
+	case p.failed != nil:
 		return true, x.fail(nil, p.failed)
+	case x.tx != nil:
+		if !x.tx.hold(p, text.Statements[0], heldStatement{sql: sql}) {
+			return false, nil
+		}
+		x.in.drop()
+		return true, x.say(appendReady(appendComplete(nil, p.tag), txOpen))
 	}
 	b.execute(p)
 	return x.acknowledge(b, nil, appendComplete(nil, p.tag))
 }
 
-// answerWrites answers an extended query of writes. Its executions are one record:
-// all of them are applied, or none.
-func (x *attended) answerWrites(list []message) (done bool, err error) {
-	known, err := x.ready()
-	if known == nil || err != nil {
-		return false, err
+// batch is what the session's next write belongs to.
+func (x *attended) batch() *batch {
+	if x.tx != nil {
+		return &x.tx.batch
 	}
-	b := &batch{x: x, now: time.Now()}
-	portals := map[string]*portal{}
-	var reply []byte
-	first := -1 // where the first CommandComplete stands in reply
-	literals := false
-	for i := range list {
-		m := &list[i]
-		var plan *behind.Plan
-		if m.prepared != nil {
-			literals = literals || len(m.prepared.text.Literals) > 0
-			if ok, err := x.resolve(m.name, m.prepared); !ok || err != nil {
-				return false, err
-			}
-			if plan = x.eligible(known, m.prepared); plan == nil {
-				return false, nil
-			}
-		}
-		switch m.kind {
-		case cParse:
-			m.prepared.types, m.prepared.resolved = plan.Parameters, true
-			reply = appendEmpty(reply, sParseComplete)
-		case cDescribe:
-			if m.object == 'S' {
-				reply = appendParameters(reply, plan.Parameters)
-			}
-			reply = appendEmpty(reply, sNoData)
-		case cClose:
-			if m.object == 'P' {
-				delete(portals, m.portal)
-			}
-			reply = appendEmpty(reply, sCloseComplete)
-		case cBind:
-			if old := portals[m.portal]; old != nil && m.portal != "" {
-				return false, nil // PostgreSQL refuses to bind it again
-			}
-			p := b.bind(plan, &behind.Execution{Text: m.prepared.text, SQL: m.prepared.sql, Formats: m.formats, Values: m.values})
-			switch {
-			case p == nil:
-				return false, nil
-			case p.failed != nil && p.stage == behind.Parsing:
-				return false, nil // it is Parse's to fail
-			case p.failed != nil && p.stage == behind.Executing && p.failed.code != notNull:
-				return false, nil // a plan for these values fails at Bind, one for any at Execute
-			case p.failed != nil && p.stage == behind.Binding:
-				return true, x.fail(reply, p.failed)
-			}
-			portals[m.portal] = p
-			reply = appendEmpty(reply, sBindComplete)
-		case cExecute:
-			p := portals[m.portal]
-			switch {
-			case p == nil || p.done:
-				return false, nil // PostgreSQL's to refuse
-			case p.failed != nil:
-				return true, x.fail(reply, p.failed)
-			}
-			b.execute(p)
-			if first < 0 {
-				first = len(reply)
-			}
-			reply = appendComplete(reply, p.tag)
-		}
+	return &batch{x: x, now: time.Now()}
+}
+
+// plannedWith reports whether a write that was planned with known can be held beside
+// those that are, if a transaction is.
+func (x *attended) plannedWith(known *catalogue.Snapshot) bool {
+	if x.tx == nil {
+		return true
 	}
-	switch {
-	case first < 0 && literals: // which Parse looks at
-		return false, nil
-	case first < 0: // it only prepares
-		x.in.drop()
-		return true, x.say(appendReady(reply, txIdle))
+	if x.tx.catalogue == nil {
+		x.tx.catalogue = known
 	}
-	return x.acknowledge(b, reply[:first:first], reply[first:])
+	if x.tx.catalogue.Signature != known.Signature {
+		x.passes("transaction", "the schema changed during its transaction")
+		return false
+	}
+	return true
 }
 
 // acknowledge logs b and answers, before that what was said up to the first

@@ -6,6 +6,7 @@ import (
 	"github.com/walproxy/walproxy/api"
 	"github.com/walproxy/walproxy/api/pgwire"
 	"github.com/walproxy/walproxy/api/pgwire/catalogue"
+	"github.com/walproxy/walproxy/internal/config"
 	"github.com/walproxy/walproxy/sinks/postgres"
 )
 
@@ -27,6 +28,8 @@ func (i *instance) writeBehind() *pgwire.WriteBehind {
 		GateTimeout: time.Duration(c.GateTimeout),
 		ReadTimeout: time.Duration(c.ReadTimeout),
 		AckTimeout:  time.Duration(c.AckTimeout),
+		// Validated: it is one of two.
+		LogTransactions: c.Transactions == config.TransactionsLog,
 	}
 	for _, t := range tables {
 		w.Tables = append(w.Tables, pgwire.Table{AssumeRows: t.AssumeRows, Declared: catalogue.Declared{

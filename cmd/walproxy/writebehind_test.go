@@ -25,7 +25,7 @@ log: { min_free: -1 }
 api: { listen: "127.0.0.1:0" }
 admin: { listen: "127.0.0.1:0" }
 shutdown: { drain_timeout: 100ms }
-pgwire: { listen: "127.0.0.1:0", upstream: "postgres://`+c.Addr()+`", away: {}, sink: main, write_behind: { public.items: {} } }
+pgwire: { listen: "127.0.0.1:0", upstream: "postgres://`+c.Addr()+`", away: {}, sink: main, write_behind: { public.items: {} }, transactions: log }
 sinks:
   main:
     type: postgres
@@ -65,7 +65,14 @@ sinks:
 	}
 	c.Stop(t)
 	insert(2)
-	insert(3)
+	for _, sql := range []string{"BEGIN", "INSERT INTO items VALUES (3, 'x'), (4, 'y')", "INSERT INTO items VALUES (5, 'x')", "COMMIT"} {
+		if _, err := conn.Exec(ctx, sql); err != nil {
+			t.Fatalf("%s: %v", sql, err)
+		}
+	}
+	if got := i.proxy.Newest("items"); got != 3 {
+		t.Errorf("LSN %d, want 3: a transaction is one record", got)
+	}
 	if err := i.close(); err == nil {
 		t.Error("nothing stayed in the log")
 	}
@@ -82,7 +89,7 @@ sinks:
 		t.Fatal(err)
 	}
 	var n int
-	if err := c.Connect(t, "postgres").QueryRow(ctx, "SELECT count(*)::int FROM items").Scan(&n); err != nil || n != 3 {
-		t.Errorf("%d rows, %v; want 3", n, err)
+	if err := c.Connect(t, "postgres").QueryRow(ctx, "SELECT count(*)::int FROM items").Scan(&n); err != nil || n != 5 {
+		t.Errorf("%d rows, %v; want 5", n, err)
 	}
 }

@@ -26,6 +26,9 @@ type PGWire struct {
 	// CatalogueInterval is how long a change of the schema made past the proxy may go
 	// unnoticed.
 	CatalogueInterval Duration `yaml:"catalogue_interval"`
+	// Transactions says what becomes of a BEGIN .. COMMIT of nothing but writes that
+	// can be written behind: TransactionsPass or TransactionsLog.
+	Transactions string `yaml:"transactions"`
 
 	TLS        TLS  `yaml:"tls"`
 	RequireTLS bool `yaml:"require_tls"`

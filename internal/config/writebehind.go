@@ -63,12 +63,21 @@ func (c *Config) keyTypeOf(collection string) mutation.KeyType {
 	return mutation.KeyString
 }
 
+// Values of pgwire.transactions.
+const (
+	// TransactionsPass: PostgreSQL does all that stands behind a BEGIN.
+	TransactionsPass = "pass"
+	// TransactionsLog: COMMIT logs the writes as one record.
+	TransactionsLog = "log"
+)
+
 // behindDefaults fills in what only tables that are written behind need.
 func (p *PGWire) behindDefaults() {
 	or(&p.GateTimeout, Duration(10*time.Second))
 	or(&p.ReadTimeout, Duration(10*time.Second))
 	or(&p.AckTimeout, Duration(30*time.Second))
 	or(&p.CatalogueInterval, Duration(time.Second))
+	orString(&p.Transactions, TransactionsPass)
 }
 
 func (c *checker) writeBehind(cfg *Config) {
@@ -78,6 +87,7 @@ func (c *checker) writeBehind(cfg *Config) {
 	}
 	if len(p.WriteBehind) == 0 {
 		c.want(p.Sink == "", "pgwire.sink", "is for the tables of pgwire.write_behind, and there is none")
+		c.want(p.Transactions == "", "pgwire.transactions", "is about the tables of pgwire.write_behind, and there is none")
 		return
 	}
 	for _, d := range []struct {
@@ -88,6 +98,7 @@ func (c *checker) writeBehind(cfg *Config) {
 	} {
 		c.want(d.value >= Duration(time.Millisecond), "pgwire."+d.key, "%s is out of range: 1ms or more", d.value)
 	}
+	c.want(p.Transactions == TransactionsPass || p.Transactions == TransactionsLog, "pgwire.transactions", "%q: want %s or %s", p.Transactions, TransactionsPass, TransactionsLog)
 	sink, ok := cfg.Sinks[p.Sink]
 	if !ok || sink.Type != TypePostgres {
 		c.fault("pgwire.sink", "%q: want the name of a sink of type %s, which applies what pgwire.write_behind logs", p.Sink, TypePostgres)

@@ -28,6 +28,9 @@ func TestWriteBehind(t *testing.T) {
 		!slices.Equal(got[0].Key, []string{"id"}) || got[0].KeyType != mutation.KeyInt64 || !got[0].AssumeRows || got[0].Safe {
 		t.Errorf("%+v", got)
 	}
+	if c.PGWire.Transactions != TransactionsPass {
+		t.Errorf("transactions: %q", c.PGWire.Transactions)
+	}
 	for change, want := range map[[2]string]string{
 		{"sink: main,", ""}:                                                     "pgwire.sink",
 		{"sink: main,", "sink: other,"}:                                         "pgwire.sink",
@@ -35,6 +38,7 @@ func TestWriteBehind(t *testing.T) {
 		{"table: public.orders", "table: public.items"}:                         "collections has none",
 		{"orders: { table", `"o*": { table`}:                                    "collections has none",
 		{"write_behind: { public", "gate_timeout: -1s, write_behind: { public"}: "pgwire.gate_timeout",
+		{"write_behind: { public", "transactions: all, write_behind: { public"}: "pgwire.transactions",
 		{", write_behind: { public.orders: { assume_rows: true } }", ""}:        "there is none",
 		{"\nsinks:", "\nroutes: [{collections: [x], sinks: [main]}]\nsinks:"}:   "routes do not send",
 	} {

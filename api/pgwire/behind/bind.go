@@ -21,10 +21,11 @@ type Execution struct {
 	// Formats and Values of the Bind message; a nil value is null.
 	Formats []int16
 	Values  [][]byte
-	// Now is the time of now(), and Clock of clock_timestamp().
-	Now   time.Time
-	Clock func() time.Time
-	UUID  func() (uuid.UUID, error)
+	// Now is the time of now(), Started of statement_timestamp(), and Clock of
+	// clock_timestamp().
+	Now, Started time.Time
+	Clock        func() time.Time
+	UUID         func() (uuid.UUID, error)
 	// Next draws from a sequence, named as a regclass is written; false: it cannot.
 	// nil: never.
 	Next func(sequence string) (int64, bool)

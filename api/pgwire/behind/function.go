@@ -23,6 +23,8 @@ func (b *binder) evaluate(v *bound) {
 	switch v.value.F {
 	case statement.TransactionTime:
 		timed(micros(b.e.Now))
+	case statement.StatementTime:
+		timed(micros(b.e.Started))
 	case statement.ClockTime:
 		if b.e.Clock == nil {
 			b.unknown("clock_timestamp")

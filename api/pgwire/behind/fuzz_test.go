@@ -61,7 +61,7 @@ func FuzzBind(f *testing.F) {
 	session := &Session{Role: "me", SearchPath: []string{"public"}, TimeZone: "UTC", Location: time.UTC}
 	f.Fuzz(func(t *testing.T, sql string, declared uint32, flags byte, values string) {
 		text := statement.Parse(sql, false)
-		e := &Execution{Text: text, SQL: sql, Formats: []int16{int16(flags >> 1 & 1)}, Now: time.Now(), Clock: time.Now, UUID: uuid.NewRandom,
+		e := &Execution{Text: text, SQL: sql, Formats: []int16{int16(flags >> 1 & 1)}, Now: time.Now(), Started: time.Now(), Clock: time.Now, UUID: uuid.NewRandom,
 			Next: func(string) (int64, bool) { return 5, flags&4 == 0 }}
 		var types []uint32
 		if declared != 0 {

@@ -285,7 +285,7 @@ func comparable(from, target *catalogue.Type) bool {
 }
 
 // functionTypes are what the functions return.
-var functionTypes = map[statement.Func]string{statement.TransactionTime: "timestamptz", statement.ClockTime: "timestamptz",
+var functionTypes = map[statement.Func]string{statement.TransactionTime: "timestamptz", statement.StatementTime: "timestamptz", statement.ClockTime: "timestamptz",
 	statement.LocalTimestamp: "timestamp", statement.CurrentDate: "date", statement.RandomUUID: "uuid", statement.NextValue: "int8"}
 
 // rowsMax is how many rows a statement has at most: a group's members.

@@ -210,8 +210,18 @@ func (c *cursor) control(s *Statement, word string) {
 	at.next++
 	switch s.Kind {
 	case Begin:
-		if word == "start" && !at.word("transaction") {
-			*s = *unknown()
+		tag := "BEGIN"
+		if word == "start" {
+			if !at.word("transaction") {
+				*s = *unknown()
+				return
+			}
+			tag = "START TRANSACTION"
+		} else {
+			_ = at.word("work") || at.word("transaction")
+		}
+		if at.done() {
+			s.Tag = tag
 		}
 	case Commit, Rollback:
 		if at.word("prepared") {
@@ -226,6 +236,9 @@ func (c *cursor) control(s *Statement, word string) {
 			return
 		}
 		s.Chain = at.word("and", "chain")
+		if at.done() && !s.Chain {
+			s.Tag = map[Kind]string{Commit: "COMMIT", Rollback: "ROLLBACK"}[s.Kind]
+		}
 	case Release:
 		if next := at.peek(1); next.kind != tokenEnd {
 			at.word("savepoint")

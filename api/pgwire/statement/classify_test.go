@@ -90,6 +90,21 @@ func TestClassify(t *testing.T) {
 	}
 }
 
+// TestTags: what only begins or ends a transaction is told from what says more.
+func TestTags(t *testing.T) {
+	for text, want := range map[string]string{
+		"begin": "BEGIN", "BEGIN WORK;": "BEGIN", "BEGIN TRANSACTION": "BEGIN", "START TRANSACTION": "START TRANSACTION",
+		"COMMIT": "COMMIT", "END TRANSACTION": "COMMIT", "ROLLBACK": "ROLLBACK", "ABORT WORK": "ROLLBACK",
+		"BEGIN READ ONLY": "", "BEGIN WORK TRANSACTION": "", "START TRANSACTION ISOLATION LEVEL SERIALIZABLE": "", "START ME": "",
+		"COMMIT AND CHAIN": "", "COMMIT AND NO CHAIN": "", "COMMIT PREPARED 'x'": "", "ROLLBACK TO a": "", "ROLLBACK WORK TO SAVEPOINT a": "",
+		"PREPARE TRANSACTION 'x'": "", "SAVEPOINT a": "", "SELECT 1": "",
+	} {
+		if got := Parse(text, false).Statements[0].Tag; got != want {
+			t.Errorf("%s: %q, want %q", text, got, want)
+		}
+	}
+}
+
 func TestNames(t *testing.T) {
 	s := Parse(`SELECT "A".b, lower(C) FROM s.View1 "A" WHERE x ~* 'hidden' AND b <> 3`, false).Statements[0]
 	for _, want := range []string{"A", "b", "c", "s", "view1", "lower", "~*", "<>"} {

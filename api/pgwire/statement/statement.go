@@ -88,6 +88,9 @@ type Statement struct {
 	Prepared *Statement
 	// Chain: COMMIT or ROLLBACK AND CHAIN begins the next transaction.
 	Chain bool
+	// Tag is the command tag of BEGIN, COMMIT and ROLLBACK where they say nothing else;
+	// "": they do.
+	Tag string
 }
 
 // Write is a statement that names all it does by values.
@@ -167,6 +170,8 @@ const (
 	RandomUUID
 	// NextValue is nextval('sequence').
 	NextValue
+	// StatementTime is statement_timestamp().
+	StatementTime
 )
 
 // Setting is what SET, SHOW or RESET names.

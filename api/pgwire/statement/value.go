@@ -96,7 +96,7 @@ var plainValues = map[string]Value{
 
 // functions are called without arguments.
 var functions = map[string]Func{
-	"now": TransactionTime, "transaction_timestamp": TransactionTime, "statement_timestamp": TransactionTime,
+	"now": TransactionTime, "transaction_timestamp": TransactionTime, "statement_timestamp": StatementTime,
 	"clock_timestamp": ClockTime, "gen_random_uuid": RandomUUID,
 }
 

@@ -1,0 +1,212 @@
+package pgwire
+
+import (
+	"bytes"
+
+	"github.com/walproxy/walproxy/api/pgwire/behind"
+	"github.com/walproxy/walproxy/api/pgwire/catalogue"
+	"github.com/walproxy/walproxy/api/pgwire/statement"
+)
+
+// writing answers an extended query of writes, and of what begins and ends the
+// transaction that holds them. What is executed outside of one is one record: all of
+// it is applied, or none.
+type writing struct {
+	x        *attended
+	known    *catalogue.Snapshot // nil: nothing was planned yet
+	b        *batch
+	portals  map[string]*portal
+	reply    []byte
+	first    int     // where the first CommandComplete stands in reply; -1: there is none
+	ended    *portal // COMMIT or ROLLBACK; its CommandComplete is to come at first
+	literals bool
+	failed   *failure
+}
+
+// answerWrites answers an extended query if it can: nothing was done if it reports
+// false.
+func (x *attended) answerWrites(list []message) (done bool, err error) {
+	mark := x.mark()
+	w := &writing{x: x, portals: map[string]*portal{}, first: -1}
+	ok := true
+	for i := 0; i < len(list) && ok && err == nil && w.failed == nil; i++ {
+		ok, err = w.take(&list[i])
+	}
+	switch {
+	case err != nil:
+		return false, err
+	case !ok:
+	case w.failed != nil:
+		return true, x.fail(w.reply, w.failed)
+	default:
+		done, err = w.finish()
+	}
+	if !done && err == nil {
+		x.undo(mark)
+	}
+	return done, err
+}
+
+// finish answers what was taken.
+func (w *writing) finish() (done bool, err error) {
+	x := w.x
+	switch {
+	case w.ended != nil:
+		return x.control(w.ended.statement, "", w.reply[:w.first:w.first], w.reply[w.first:])
+	case w.first < 0 && w.literals: // which Parse looks at
+		return false, nil
+	case x.tx != nil:
+		if p := w.portals[""]; p != nil && !p.done {
+			return false, nil // it would still be there behind the Sync
+		}
+		x.in.drop()
+		return true, x.say(appendReady(w.reply, x.tx.status()))
+	case w.first < 0: // it only prepares
+		x.in.drop()
+		return true, x.say(appendReady(w.reply, txIdle))
+	}
+	return x.acknowledge(w.b, w.reply[:w.first:w.first], w.reply[w.first:])
+}
+
+// take answers one message; false: PostgreSQL has to answer all of them.
+func (w *writing) take(m *message) (ok bool, err error) {
+	if w.ended != nil && m.kind != cClose {
+		return false, nil
+	}
+	var plan *behind.Plan
+	if m.prepared != nil && m.prepared.text.Statements[0].Write != nil {
+		if plan, err = w.plan(m); plan == nil || err != nil {
+			return false, err
+		}
+		w.literals = w.literals || len(m.prepared.text.Literals) > 0
+	} else if m.prepared != nil && len(m.prepared.types) > 0 {
+		return false, nil
+	}
+	switch m.kind {
+	case cParse:
+		if plan != nil {
+			m.prepared.types = plan.Parameters
+		}
+		m.prepared.resolved = true
+		w.reply = appendEmpty(w.reply, sParseComplete)
+	case cDescribe:
+		if m.object == 'S' {
+			var types []uint32
+			if plan != nil {
+				types = plan.Parameters
+			}
+			w.reply = appendParameters(w.reply, types)
+		}
+		w.reply = appendEmpty(w.reply, sNoData)
+	case cClose:
+		if m.object == 'P' {
+			delete(w.portals, m.portal)
+		}
+		w.reply = appendEmpty(w.reply, sCloseComplete)
+	case cBind:
+		return w.bind(m, plan), nil
+	case cExecute:
+		return w.execute(w.portals[m.portal]), nil
+	}
+	return true, nil
+}
+
+// plan of a message's statement; nil: PostgreSQL has to do it.
+func (w *writing) plan(m *message) (*behind.Plan, error) {
+	x := w.x
+	if x.tx != nil && x.tx.failed {
+		return nil, nil
+	}
+	if w.known == nil {
+		known, err := x.ready()
+		if known == nil || err != nil || !x.plannedWith(known) {
+			return nil, err
+		}
+		w.known = known
+	}
+	if ok, err := x.resolve(m.name, m.prepared); !ok || err != nil {
+		return nil, err
+	}
+	return x.eligible(w.known, m.prepared), nil
+}
+
+// bind takes a Bind.
+func (w *writing) bind(m *message, plan *behind.Plan) bool {
+	x := w.x
+	if m.portal != "" && (x.tx != nil || w.portals[m.portal] != nil) {
+		return false // it outlives the Sync; PostgreSQL refuses to bind it again
+	}
+	p := &portal{}
+	if plan == nil {
+		if len(m.values) > 0 || len(m.formats) > 1 {
+			return false
+		}
+	} else {
+		if x.tx != nil { // the values outlive the message
+			for i, v := range m.values {
+				m.values[i] = bytes.Clone(v)
+			}
+		}
+		if w.b == nil || x.tx != nil && w.b != &x.tx.batch {
+			w.b = x.batch()
+		}
+		p = w.b.bind(plan, &behind.Execution{Text: m.prepared.text, SQL: m.prepared.sql, Formats: m.formats, Values: m.values})
+		switch {
+		case p == nil:
+			return false
+		case p.failed != nil && p.stage == behind.Parsing:
+			return false // it is Parse's to fail
+		case p.failed != nil && p.stage == behind.Executing && p.failed.code != notNull:
+			return false // a plan for these values fails at Bind, one for any at Execute
+		case p.failed != nil && p.stage == behind.Binding:
+			w.failed = p.failed
+			return true
+		}
+	}
+	p.b, p.statement = w.b, m.prepared.text.Statements[0]
+	p.held = heldStatement{sql: m.prepared.sql, types: m.prepared.types, formats: m.formats, values: m.values}
+	w.portals[m.portal] = p
+	w.reply = appendEmpty(w.reply, sBindComplete)
+	return true
+}
+
+// execute takes an Execute.
+func (w *writing) execute(p *portal) bool {
+	x := w.x
+	switch {
+	case p == nil || p.done:
+		return false // PostgreSQL's to refuse
+	case p.statement.Write == nil:
+		return w.control(p)
+	case p.failed != nil:
+		w.failed = p.failed
+		return true
+	case x.tx == nil:
+		w.b.execute(p)
+	case p.b != &x.tx.batch || !x.tx.hold(p, p.statement, p.held):
+		return false
+	}
+	if w.first < 0 {
+		w.first = len(w.reply)
+	}
+	p.done = true
+	w.reply = appendComplete(w.reply, p.tag)
+	return true
+}
+
+// control takes the Execute of a BEGIN, COMMIT or ROLLBACK.
+func (w *writing) control(p *portal) bool {
+	x := w.x
+	p.done = true
+	if p.statement.Kind != statement.Begin {
+		w.ended, w.first = p, len(w.reply)
+		return x.tx != nil
+	}
+	if x.tx != nil || w.first >= 0 {
+		return false
+	}
+	x.openHeld(p.held.sql)
+	w.first = len(w.reply)
+	w.reply = appendComplete(w.reply, p.statement.Tag)
+	return true
+}
