@@ -13,7 +13,7 @@ DATA_DIR ?= ./walproxy-data
 FUZZTIME ?= 1000x
 AT_ONCE  ?= $(shell expr 2 \* $$(nproc 2>/dev/null || echo 2))
 
-.PHONY: run build test race short lint fuzz aerospike aerospike-short pgsuites crash backlog soak bench demo generate check-generate vuln install-deps clean
+.PHONY: run build test race short lint fuzz aerospike aerospike-short pgsuites crash backlog soak bench demo generate check-generate vuln install-deps install-drivers clean
 
 ## run: the proxy on the embedded store, in the foreground; data in DATA_DIR
 run: build
@@ -65,9 +65,12 @@ aerospike:
 aerospike-short:
 	$(GO) run ./internal/aerosuite -short
 
-## pgsuites: the test suites of pgx and lib/pq through the PostgreSQL endpoint and directly (minutes)
-pgsuites: install-deps
-	WALPROXY_LONG=1 $(GO) test -timeout 1h -count 1 -v ./internal/pgsuite
+## pgsuites: PostgreSQL's regression tests, the suites of its drivers, and every driver
+## tried as somebody new would, through the PostgreSQL endpoint and directly (minutes).
+## That of node-postgres is in no package: NODE_POSTGRES names a checkout of it.
+pgsuites: install-deps install-drivers
+	WALPROXY_LONG=1 WALPROXY_NODE_POSTGRES=$(NODE_POSTGRES) $(GO) test -timeout 1h -count 1 -v ./internal/pgsuite
+	WALPROXY_LONG=1 $(GO) test -timeout 30m -count 1 -v -run 'TestDriver' ./api/pgwire
 
 ## crash: the long form of every crash, power-cut and fault test (root, /dev/fuse)
 crash: install-deps
@@ -103,6 +106,10 @@ check-generate:
 ## install-deps: what the tests run beside Go: strace, mkfs.ext4, PostgreSQL, pgbouncer, npm's aerospike
 install-deps:
 	./scripts/install-deps
+
+## install-drivers: what pgsuites runs beside that: Node.js' drivers, psycopg, JDBC, pg_regress
+install-drivers:
+	./scripts/install-drivers
 
 clean:
 	rm -rf bin

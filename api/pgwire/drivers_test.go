@@ -1,9 +1,13 @@
 package pgwire
 
 import (
+	"bytes"
 	"context"
+	"crypto/tls"
 	"fmt"
+	"os"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 
@@ -136,4 +140,107 @@ func TestDriverCorpus(t *testing.T) {
 	if assumed == 0 {
 		t.Error("no row was assumed")
 	}
+}
+
+// TestDrivers has each driver that is installed do the programme as somebody would who
+// tries walproxy: with a password, with TLS checked to the end and without, on tables that
+// are written behind, and is told what it is told directly. In the short form those alone that need no
+// other program, and psql and pgbench.
+func TestDrivers(t *testing.T) {
+	t.Parallel()
+	cert := newCertificate(t)
+	files := map[string][]byte{"server.crt": cert.pem, "server.key": cert.key}
+	c, _ := guarded(t, map[string]string{"ssl": "on", "ssl_cert_file": "'server.crt'", "ssl_key_file": "'server.key'"}, files)
+	r := newDriversRig(t, c, func(o *Options) {
+		o.TLS = cert.server()
+		o.Upstream.TLS, o.Upstream.TLSOptional = &tls.Config{RootCAs: cert.pool(), ServerName: "127.0.0.1"}, true
+	})
+	for _, conn := range r.conns {
+		do(t, conn, "GRANT ALL ON ALL TABLES IN SCHEMA public TO app")
+	}
+	short := []string{"pgx", "pq", "psql", "pgbench-prepared"}
+	for _, d := range pgdrivers.Drivers() {
+		for _, root := range []string{"", cert.path} {
+			name := d.Name
+			if root != "" {
+				name += "-tls"
+			}
+			t.Run(name, func(t *testing.T) {
+				if os.Getenv("WALPROXY_LONG") == "" && !slices.Contains(short, d.Name) {
+					t.Skip("takes long: make pgsuites")
+				}
+				if why := d.Missing(); why != "" {
+					t.Skip(why)
+				}
+				r.try(t, d, root)
+			})
+		}
+	}
+}
+
+// try runs a driver both ways.
+func (r *driversRig) try(t *testing.T, d pgdrivers.Driver, root string) {
+	before := r.logged()
+	r.empty(t)
+	ctx, cancel := context.WithTimeout(t.Context(), 4*patience)
+	defer cancel()
+	var printed [2]string
+	for i, dsn := range []string{r.twin, r.through} {
+		s := serverOf(t, dsn)
+		var out bytes.Buffer
+		at := pgdrivers.Target{Addr: s.Addr, User: "app", Password: "s3cret", Database: s.Database, RootCert: root, Walproxy: i == 1, Describe: true}
+		if err := d.Run(ctx, at, &out); err != nil {
+			t.Fatalf("by way of %s: %v\n%s", s.Addr, err, out.String())
+		}
+		printed[i] = out.String()
+	}
+	own, same := ownAnswers(printed[1])
+	_, want := ownAnswers(printed[0])
+	name := ""
+	for i := range max(len(same), len(want)) {
+		have, wanted := "nothing", "nothing"
+		if i < len(same) {
+			have = same[i]
+		}
+		if i < len(want) {
+			wanted = want[i]
+		}
+		if before, _, named := strings.Cut(wanted, ":"); named {
+			name = before
+		}
+		if have != wanted && !(name == "assumed rows" && strings.TrimRight(have, "01") == strings.TrimRight(wanted, "01")) {
+			t.Errorf("line %d: %q\ndirectly  %q", i+1, have, wanted)
+			break
+		}
+	}
+	if strings.HasPrefix(d.Name, "pgbench") {
+		own["why"], own["lsn"] = "written behind", "1" // it has no way to show them
+	}
+	if own["why"] == "" || own["lsn"] == "" {
+		t.Errorf("what walproxy alone answers: %q of\n%s", own, printed[1])
+	}
+	r.same(t)
+	if r.logged() == before && !slices.Contains(wholeTransactions, d.Name) {
+		t.Errorf("nothing was written behind: %s", r.why())
+	}
+}
+
+// ownAnswers are what walproxy alone answers, by their names, and the other lines.
+func ownAnswers(printed string) (own map[string]string, rest []string) {
+	own = map[string]string{}
+	lines := strings.Split(printed, "\n")
+	for i := 0; i < len(lines); i++ {
+		before, text, _ := strings.Cut(lines[i], ":")
+		name, ours := strings.CutPrefix(before, "own ")
+		if !ours {
+			rest = append(rest, lines[i])
+			continue
+		}
+		if text == "" && i+1 < len(lines) && !strings.HasSuffix(lines[i+1], ":") { // psql's in a line of its own
+			i++
+			text = lines[i]
+		}
+		own[name] = strings.TrimSpace(text)
+	}
+	return own, rest
 }

@@ -4,6 +4,7 @@ import datetime
 import decimal
 import io
 import json
+import logging
 import os
 import re
 import uuid
@@ -19,6 +20,8 @@ else:
     from psycopg2.extras import Json, register_uuid
 
     register_uuid()
+# It warns of what is printed already, and not always.
+logging.getLogger("psycopg").setLevel(logging.ERROR)
 # All in one pipeline, which reads without ending it; or each step in one of its own.
 pipelined = mode == "psycopg3-pipeline"
 pipelines = mode == "psycopg3-pipelines"
