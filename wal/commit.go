@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"time"
 
 	"github.com/walproxy/walproxy/internal/failpoint"
@@ -85,6 +86,7 @@ func (l *Log) write(g *group) error {
 		rolled = true
 	}
 	l.stamp(g)
+	g.buf = slices.Grow(g.buf, appendSlack)
 	failpoint.Hit("wal-before-write")
 	if err := w.file.append(g.buf, g.ends); err != nil {
 		return fmt.Errorf("write LSN %d to %d to %s: %w", g.first, g.last(), w.seg.place(), err)
@@ -234,8 +236,13 @@ func (l *Log) prepareSegment(seq uint64) prepared {
 	if p.err = l.o.FS.MkdirAll(p.dir, 0o755); p.err != nil {
 		return p
 	}
-	if p.file, p.err = l.engine.create(l.o.FS, p.dir); p.err != nil {
+	spare := l.takeSpare()
+	p.file, p.err = l.engine.create(l.o.FS, p.dir, spare)
+	if p.err != nil {
 		return p
+	}
+	if spare != "" {
+		l.delete(filepath.Dir(spare))
 	}
 	if p.err = l.o.FS.SyncDir(p.dir); p.err == nil {
 		p.err = l.o.FS.SyncDir(filepath.Dir(p.dir))
@@ -298,7 +305,7 @@ func (l *Log) activate(next prepared, pred segmentEnd) error {
 		seed: h.seed(),
 		end:  segmentEnd{end, pred.last, crc},
 	}
-	if err := next.file.append(b, []int{len(b)}); err != nil {
+	if err := next.file.append(slices.Grow(b, appendSlack), []int{len(b)}); err != nil {
 		return fmt.Errorf("write the header of %s: %w", l.writer.seg.place(), err)
 	}
 	return nil

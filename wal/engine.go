@@ -23,14 +23,20 @@ type engine interface {
 	// create makes an empty segment in the existing, empty directory dir. It
 	// runs in the background, one call at a time. What it leaves on disk must
 	// not look like a segment header. The caller makes dir durable.
-	create(fsys vfs.FS, dir string) (segmentFile, error)
+	//
+	// spare, if it is not empty, is the file of a freed segment of this engine,
+	// which nobody needs: it may be renamed into dir and be written over.
+	create(fsys vfs.FS, dir, spare string) (segmentFile, error)
+	// recycles reports whether create has a use for spares.
+	recycles() bool
 }
 
 // segmentFile is a segment open for writing. Calls are serial. After an error
 // only abandon may be called.
 type segmentFile interface {
 	// append writes frames: they lie back to back in b, ends[i] is where frame
-	// i ends. Nothing is durable yet. b may be reused after the call.
+	// i ends. Nothing is durable yet. b may be reused after the call. Behind b there
+	// is room for appendSlack bytes more, which it may write to.
 	append(b []byte, ends []int) error
 	// sync makes everything appended durable.
 	sync() error
@@ -61,11 +67,15 @@ type layout interface {
 	// complete reports whether a file of size bytes can be a segment of which
 	// the first end bytes were written.
 	complete(end, size int64) bool
-	// roomy reports whether zeros may follow the frames: room for more of them.
+	// roomy reports whether room may follow the frames: zeros where the next one
+	// will be, and behind them anything that is of no frame of this segment.
 	roomy() bool
 }
 
 const maxPrefix = 10
+
+// appendSlack: see segmentFile.append.
+const appendSlack = frameHeaderSize
 
 // layouts of all engines, by which existing segments are recognised.
 var layouts = []layout{tidwallLayout{}, nativeLayout{}}

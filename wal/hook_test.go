@@ -55,11 +55,11 @@ func (h *hookEngine) fail(n int64, which *int64) bool {
 	return true
 }
 
-func (h *hookEngine) create(fsys vfs.FS, dir string) (segmentFile, error) {
+func (h *hookEngine) create(fsys vfs.FS, dir, spare string) (segmentFile, error) {
 	if n := h.creates.Add(1); h.fail(n, &h.failCreate) {
 		return nil, errDisk
 	}
-	f, err := h.engine.create(fsys, dir)
+	f, err := h.engine.create(fsys, dir, spare)
 	if err != nil {
 		return nil, err
 	}

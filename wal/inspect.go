@@ -129,6 +129,7 @@ func (in *Inspection) look() error {
 	if err != nil {
 		return err
 	}
+	s.mark = before
 	if err := s.find(); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
@@ -147,6 +148,7 @@ func (in *Inspection) look() error {
 	if in.Owner != nil && before.segment < after.first {
 		return errChanged // all that was there is freed
 	}
+	s.forget(after.first)
 	// What was active before was listed; what is freed by now is allowed to lack.
 	s.mark = before
 	s.mark.first = max(before.first, after.first)
@@ -157,6 +159,14 @@ func (in *Inspection) look() error {
 		return err
 	}
 	return in.lookAside()
+}
+
+// forget drops segments below first that are not what they were: they are freed,
+// and what was found in their place may be another one by now.
+func (s *start) forget(first uint64) {
+	freed := func(f *found) bool { return f.err != nil && f.seq < first }
+	s.segments = slices.DeleteFunc(s.segments, freed)
+	s.unborn = slices.DeleteFunc(s.unborn, freed)
 }
 
 func (in *Inspection) owner() (*LockedError, error) {

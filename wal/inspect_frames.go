@@ -109,11 +109,21 @@ func (seg *Segment) survey(sv *survey) {
 
 // vanished tells freed from missing.
 func (seg *Segment) vanished(err error) error {
-	s := seg.in.start
-	if m, markErr := loadWatermark(s.fs, s.watermarkPath(), s.stream); markErr == nil && seg.Seq < m.first {
-		return &FreedError{seg.Path, seg.First, seg.Last}
+	if freed := seg.freed(); freed != nil {
+		return freed
 	}
 	return &CorruptError{Segment: seg.Path, First: seg.First, Last: seg.Last, Err: err}
+}
+
+// freed reports that the segment was freed; nil: it was not. The watermark says so
+// before its file is deleted, or made another segment's.
+func (seg *Segment) freed() error {
+	s := seg.in.start
+	m, err := loadWatermark(s.fs, s.watermarkPath(), s.stream)
+	if err != nil || seg.Seq >= m.first {
+		return nil
+	}
+	return &FreedError{seg.Path, seg.First, seg.Last}
 }
 
 // survey goes through one segment's file, over every damage.
@@ -228,6 +238,11 @@ func (sv *survey) give(f Frame, err error) bool {
 // damage reports the bytes from offset to end, and the records from the next one
 // to last, if any.
 func (sv *survey) damage(offset, end int64, err error, last LSN) bool {
+	if in := sv.seg.in; in.Owner != nil || sv.seg.Seq >= sv.s.mark.first {
+		if freed := sv.seg.freed(); freed != nil { // and its file may be another segment's by now
+			return sv.give(Frame{}, freed) && false
+		}
+	}
 	sv.hurt = true
 	c := &CorruptError{Segment: sv.seg.Path, Offset: offset, End: end, Err: err}
 	if ioErr := sv.file.err(offset, end); ioErr != nil {

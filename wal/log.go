@@ -50,6 +50,7 @@ type Log struct {
 		inflight *group     // being written
 		segments []*segment // kept, in order; the last one is active
 		trash    []*segment // released, not yet renamed
+		spares   []string   // files of freed segments, for the next ones
 		appended LSN
 		durable  LSN
 		space    space
@@ -412,6 +413,7 @@ func (l *Log) closeFiles() error {
 		}
 		return nil
 	}
+	l.dropSpares()
 	if spare.file != nil {
 		if err := errors.Join(spare.file.seal(), l.o.FS.RemoveAll(spare.dir), l.o.FS.SyncDir(filepath.Dir(spare.dir))); err != nil {
 			return err

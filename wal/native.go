@@ -9,7 +9,7 @@ import (
 	"github.com/walproxy/walproxy/internal/vfs"
 )
 
-// nativeLayout: frames back to back, and zeros behind the last one until the
+// nativeLayout: frames back to back, and room behind the last one until the
 // segment is sealed.
 type nativeLayout struct{}
 
@@ -31,7 +31,8 @@ func (nativeLayout) roomy() bool { return true }
 // nativeEngine writes segments at their place in files that have their size
 // already: what an fdatasync has to make durable is then the bytes alone, where a
 // file that grows needs its size and its blocks noted, too. Zeros are written, not
-// reserved, for what is only reserved has to be noted as written.
+// reserved, for what is only reserved has to be noted as written. Files of freed
+// segments have all that already.
 type nativeEngine struct {
 	nativeLayout
 	segmentBytes int64
@@ -47,18 +48,30 @@ const (
 
 var zeros [256 << 10]byte
 
-func (e *nativeEngine) create(fsys vfs.FS, dir string) (segmentFile, error) {
+func (e *nativeEngine) create(fsys vfs.FS, dir, spare string) (segmentFile, error) {
 	e.made = min(max(e.made*nativeRoomGrowth, nativeFirstRoom), e.segmentBytes)
-	f, err := fsys.OpenFile(filepath.Join(dir, e.file()), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o644)
+	path := filepath.Join(dir, e.file())
+	name, flag := path, os.O_RDWR|os.O_CREATE|os.O_EXCL
+	if spare != "" {
+		name, flag = spare, os.O_RDWR
+	}
+	f, err := fsys.OpenFile(name, flag, 0o644)
 	if err != nil {
 		return nil, err
 	}
 	file := &nativeFile{file: f, size: e.made}
-	if err := file.fill(); err != nil {
+	if spare != "" {
+		err = file.reuse(fsys, spare, path)
+	} else {
+		err = file.fill(0)
+	}
+	if err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
 	return file, nil
 }
+
+func (*nativeEngine) recycles() bool { return true }
 
 type nativeFile struct {
 	file vfs.File
@@ -66,9 +79,31 @@ type nativeFile struct {
 	end  int64 // of what was appended
 }
 
-// fill writes the room, durably.
-func (f *nativeFile) fill() error {
-	for at := int64(0); at < f.size; {
+// reuse makes room of what a freed segment left in its file, and then gives it its
+// new name: so that no file is ever found in the place of a segment that begins
+// with the header of another one.
+func (f *nativeFile) reuse(fsys vfs.FS, spare, path string) error {
+	info, err := f.file.Stat()
+	if err != nil {
+		return err
+	}
+	f.size = max(f.size, info.Size())
+	if _, err := f.file.WriteAt(zeros[:min(nativeBlank, f.size)], 0); err != nil {
+		return err
+	}
+	if err := f.fill(min(max(info.Size(), nativeBlank), f.size)); err != nil {
+		return err
+	}
+	return fsys.Rename(spare, path)
+}
+
+// nativeBlank is how much of a file's beginning is zeros before it gets the name
+// of a segment.
+const nativeBlank = 4096
+
+// fill writes zeros from an offset on to the end, and makes the file durable.
+func (f *nativeFile) fill(at int64) error {
+	for at < f.size {
 		n, err := f.file.WriteAt(zeros[:min(f.size-at, int64(len(zeros)))], at)
 		if err != nil {
 			return err
@@ -78,10 +113,16 @@ func (f *nativeFile) fill() error {
 	return f.file.Sync()
 }
 
+// append writes zeros behind the frames, where the next one will be: what a freed
+// segment left there would be taken for a torn frame.
 func (f *nativeFile) append(b []byte, _ []int) error {
-	n, err := f.file.WriteAt(b, f.end)
-	f.end += int64(n)
-	return err
+	n := int64(len(b))
+	b = append(b, zeros[:min(appendSlack, max(f.size-f.end-n, 0))]...)
+	if _, err := f.file.WriteAt(b, f.end); err != nil {
+		return err
+	}
+	f.end += n
+	return nil
 }
 
 func (f *nativeFile) sync() error {

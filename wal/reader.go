@@ -266,9 +266,6 @@ func (r *Reader) openSegment(seg segment) error {
 	path := filepath.Join(r.log.dir, seg.place())
 	file, err := r.log.o.FS.OpenFile(path, os.O_RDONLY, 0)
 	if errors.Is(err, os.ErrNotExist) {
-		if first := r.log.First(); r.next < first {
-			return belowFirst(r.next, first)
-		}
 		return r.corrupt(seg, 0, seg.end.last, err)
 	}
 	if err != nil {
@@ -333,7 +330,12 @@ func (r *Reader) corrupt(seg segment, offset int64, last LSN, err error) error {
 	return r.corruptFrom(r.next, seg, offset, last, err)
 }
 
+// corruptFrom is the damage, unless the segment was freed meanwhile: then its file
+// may be another segment's by now. It is released before that.
 func (r *Reader) corruptFrom(first LSN, seg segment, offset int64, last LSN, err error) error {
+	if kept := r.log.First(); r.next < kept {
+		return belowFirst(r.next, kept)
+	}
 	if last < first {
 		first, last = 0, 0 // no record of this segment is known to be hit
 	}

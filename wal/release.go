@@ -118,7 +118,7 @@ func (l *Log) freeSegments() error {
 			return fmt.Errorf("release segment %016x: %w", s.seq, err)
 		}
 		failpoint.Hit("wal-mid-trash")
-		if l.delete(to) {
+		if l.keepSpare(s, to) || l.delete(to) {
 			l.mu.Lock()
 			l.mu.space.bytes -= s.end.offset
 			l.mu.Unlock()

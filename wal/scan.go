@@ -170,13 +170,14 @@ func (s *scanner) orRoom(b []byte, err error) error {
 }
 
 // isRoom reports whether bad, which s met, is where room begins: no frame of s's
-// segment is behind it. Zeros before one are a hole in what was written.
+// segment is behind it. Zeros before one are a hole in what was written. Frames of
+// freed segments, in whose file this one may be, are older than all of its own.
 func (s *scanner) isRoom(bad *badFrameError) (bool, error) {
 	if bad == nil || !errors.Is(bad, errRoom) {
 		return false, nil
 	}
 	sc := scanner{file: s.file, layout: s.layout, limit: s.limit}
-	_, _, found, err := sc.search(bad.offset+1, []seed{s.seed}, func(frameHeader) bool { return true })
+	_, _, found, err := sc.search(bad.offset+1, []seed{s.seed}, func(h frameHeader) bool { return h.lsn >= s.next })
 	return err == nil && !found, err
 }
 

@@ -53,7 +53,7 @@ type found struct {
 	crc    uint32 // header CRC of the header frame
 	end    int64  // of the header frame
 	err    error  // what is wrong with the header
-	blank  bool   // nothing but room
+	blank  bool   // nothing was written to it as this segment
 }
 
 // place is for messages.

@@ -215,7 +215,38 @@ func (s *start) find() error {
 		valid--
 	}
 	s.segments, s.unborn = all[:valid], all[valid:]
+	for _, f := range s.unborn {
+		f.blank = f.blank || s.isBlank(f)
+	}
 	return nil
+}
+
+// isBlank reports whether f, in whose beginning there is nothing, holds only what
+// a freed segment left in its file. What cannot be read is not blank.
+func (s *start) isBlank(f *found) (blank bool) {
+	if !errors.Is(f.err, errRoom) {
+		return false
+	}
+	ids := []uuid.UUID{s.mark.incarnation}
+	base := LSN(1)
+	if n := len(s.segments); n > 0 {
+		h := s.segments[n-1].header
+		base = h.base
+		for _, i := range h.incarnations {
+			ids = append(ids, i.id)
+		}
+	}
+	seeds := make([]seed, len(ids))
+	for i, id := range ids {
+		seeds[i] = newSeed(s.stream, id, f.seq)
+	}
+	err := withFile(s.fs, f.path(), func(file vfs.File, size int64) error {
+		sc := scanner{file: file, layout: f.layout, limit: size}
+		_, _, ok, err := sc.search(0, seeds, func(h frameHeader) bool { return h.lsn >= base })
+		blank = !ok
+		return err
+	})
+	return err == nil && blank
 }
 
 // contiguous checks the segments' names, sizes and bases against each other

@@ -42,7 +42,7 @@ type tidwallEngine struct {
 	batch tidwall.Batch // of the committer, reused from segment to segment
 }
 
-func (e *tidwallEngine) create(_ vfs.FS, dir string) (segmentFile, error) {
+func (e *tidwallEngine) create(_ vfs.FS, dir, _ string) (segmentFile, error) {
 	log, err := tidwall.Open(dir, &tidwall.Options{
 		NoSync:           true, // write and fsync are separate steps here
 		SegmentSize:      math.MaxInt,
@@ -56,6 +56,8 @@ func (e *tidwallEngine) create(_ vfs.FS, dir string) (segmentFile, error) {
 	}
 	return &tidwallFile{engine: e, log: log}, nil
 }
+
+func (*tidwallEngine) recycles() bool { return false }
 
 type tidwallFile struct {
 	engine *tidwallEngine
