@@ -86,7 +86,6 @@ func (l *Log) write(g *group) error {
 		rolled = true
 	}
 	l.stamp(g)
-	g.buf = slices.Grow(g.buf, appendSlack)
 	failpoint.Hit("wal-before-write")
 	if err := w.file.append(g.buf, g.ends); err != nil {
 		return fmt.Errorf("write LSN %d to %d to %s: %w", g.first, g.last(), w.seg.place(), err)

@@ -4,6 +4,7 @@ import (
 	"container/list"
 	"context"
 	"fmt"
+	"slices"
 )
 
 // settlement is the outcome of a group, shared by its tickets.
@@ -33,6 +34,7 @@ func (g *group) add(lsn LSN, payload []byte, crc uint32) {
 	}
 	var header [frameHeaderSize]byte
 	putFrame(header[:], kindRecord, lsn, len(payload), crc)
+	g.buf = slices.Grow(g.buf, len(header)+len(payload)+appendSlack)
 	g.buf = append(g.buf, header[:]...)
 	g.buf = append(g.buf, payload...)
 	g.ends = append(g.ends, len(g.buf))
