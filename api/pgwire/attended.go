@@ -52,6 +52,7 @@ func newAttended(s *session, t *tables) *attended {
 	x := &attended{t: t, settings: *s.chosen.initial(), prepared: map[string]*prepared{}}
 	x.begin(s)
 	x.guarded.changed = true // nothing is known yet
+	x.guarded.ends.tables = t
 	x.guarded.backslashes = s.reported(conforming) != "on"
 	return x
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/walproxy/walproxy/internal/pgtest"
+	"github.com/walproxy/walproxy/mutation"
 )
 
 // TestWritesWhileAway: while PostgreSQL is away, sessions that were there and those
@@ -19,9 +20,11 @@ import (
 func TestWritesWhileAway(t *testing.T) {
 	t.Parallel()
 	c := pgtest.New(t, pgtest.Options{})
-	r := newBehindRig(t, itemsDDL, items(), logging, func(o *behindOptions) {
+	r := newBehindRig(t, itemsDDL+"; CREATE TABLE numbered (id serial PRIMARY KEY, v text)", append(items(), table("numbered", mutation.KeyInt64)), logging, func(o *behindOptions) {
 		o.cluster = c
-		o.change = append(o.change, quick(nil), func(o *Options) { o.WriteBehind.ReadTimeout = patience })
+		o.change = append(o.change, quick(nil), func(o *Options) {
+			o.WriteBehind.ReadTimeout, o.WriteBehind.SequenceBlock = patience, 4
+		})
 	})
 	modes := []pgx.QueryExecMode{pgx.QueryExecModeCacheStatement, pgx.QueryExecModeDescribeExec, pgx.QueryExecModeExec, pgx.QueryExecModeSimpleProtocol}
 	const insert = "INSERT INTO items (id, name) VALUES ($1, $2)"
@@ -43,7 +46,7 @@ func TestWritesWhileAway(t *testing.T) {
 	}
 	fresh := r.connect() // has said nothing yet
 	within := r.connect()
-	do(t, within, "BEGIN")
+	do(t, within, "INSERT INTO numbered (v) VALUES ('before')", "BEGIN")
 	write(within, "in a transaction")
 	r.applied()
 	_ = r.admin.Close(bounded(t))
@@ -58,6 +61,15 @@ func TestWritesWhileAway(t *testing.T) {
 		}
 	}
 	do(t, within, "ROLLBACK")
+	for n := range 4 { // as far as the block reaches
+		want := ""
+		if n == 3 {
+			want = "57P03"
+		}
+		if _, err := within.Exec(bounded(t), "INSERT INTO numbered (v) VALUES ('meanwhile')"); code(err) != want {
+			t.Errorf("value %d of a sequence: %v", n+2, err)
+		}
+	}
 	for round := range 3 {
 		for _, conn := range before {
 			write(conn, "by who was there")
@@ -75,7 +87,7 @@ func TestWritesWhileAway(t *testing.T) {
 			write(conn, "by who logged in meanwhile")
 		}
 	}
-	if got := r.logged() - was; got != 1+3*(2*len(modes)+1) {
+	if got := r.logged() - was; got != 1+3+3*(2*len(modes)+1) {
 		t.Errorf("%d writes were acknowledged", got)
 	}
 	c.Start(t)

@@ -120,9 +120,10 @@ func (t *tables) leaveLog(collections []string) {
 
 // ends is what is to be done when PostgreSQL has finished a session's transaction.
 type ends struct {
-	tables *tables
-	direct []string // collections whose gates it entered
-	schema bool     // it may have changed the schema
+	tables    *tables
+	direct    []string // collections whose gates it entered
+	schema    bool     // it may have changed the schema
+	sequences bool     // it may have set a sequence
 
 	// Of the named Parse messages on their way: nothing else was, when they were
 	// passed on.
@@ -147,6 +148,10 @@ func (e *ends) leave() {
 // release leaves the gates, and has the schema looked at if it may have changed.
 func (e *ends) release() {
 	e.leave()
+	if e.sequences {
+		e.sequences = false
+		e.tables.sequences.forget()
+	}
 	if e.schema {
 		e.schema = false
 		e.tables.watch.Changed()

@@ -34,6 +34,9 @@ type WriteBehind struct {
 	// LogTransactions: a BEGIN .. COMMIT of nothing but writes that can be written behind
 	// is held until its COMMIT, and acknowledged as one record.
 	LogTransactions bool
+	// SequenceBlock is how many values of a sequence are drawn at once, ahead of the
+	// INSERTs that leave them to it. 100.
+	SequenceBlock int
 	// AckTimeout bounds how long a write waits for its place in the log, and with
 	// walproxy.ack = 'applied' for being applied. 30 s.
 	AckTimeout time.Duration
@@ -55,6 +58,9 @@ func (o *WriteBehind) withDefaults() error {
 	o.Interval = positive(o.Interval, time.Second)
 	o.GateTimeout = positive(o.GateTimeout, 10*time.Second)
 	o.ReadTimeout = positive(o.ReadTimeout, 10*time.Second)
+	if o.SequenceBlock < 1 {
+		o.SequenceBlock = 100
+	}
 	o.AckTimeout = positive(o.AckTimeout, 30*time.Second)
 	return nil
 }
@@ -70,11 +76,14 @@ type tables struct {
 	gates map[string]*gate // by collection
 	rows  map[string]bool  // collections with AssumeRows
 	m     *behindMetrics
-	named atomic.Pointer[string] // the database, as storeSQL names it
+
+	sequences *sequences
+	named     atomic.Pointer[string] // the database, as storeSQL names it
 }
 
 func newTables(s *Server, o WriteBehind, m *behindMetrics) *tables {
 	t := &tables{o: o, cache: statement.NewCache(statementCacheBytes), gates: map[string]*gate{}, rows: map[string]bool{}, m: m}
+	t.sequences = newSequences(s, o)
 	var declared []catalogue.Declared
 	for _, table := range o.Tables {
 		declared = append(declared, table.Declared)

@@ -19,6 +19,7 @@ type touch struct {
 	begins        bool // a transaction whose snapshot may be older than its later reads
 	serial        bool // what comes next is read when it is over
 	schema        bool // it may change the schema
+	sequences     bool // it may set one
 	session       bool // it may change what is known of the session
 	// unnamed is the statement without a name that it uses and PostgreSQL lacks.
 	unnamed *prepared
@@ -62,6 +63,8 @@ func (x *attended) touchesOne(t *touch, st *statement.Statement) {
 	if st.Reads == statement.Nothing && st.Writes == statement.Nothing {
 		return
 	}
+	t.sequences = t.sequences || slices.Contains(st.Names, "setval")
+	t.schema = t.schema || st.Kind == statement.Truncate && slices.Contains(st.Names, "restart")
 	known := x.t.watch.Current()
 	if known == nil {
 		t.anything, t.session = true, true
@@ -94,7 +97,7 @@ func (x *attended) admit(t *touch) (failed *failure, err error) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	e := &x.guarded.ends
-	e.schema = e.schema || t.schema
+	e.schema, e.sequences = e.schema || t.schema, e.sequences || t.sequences
 	x.guarded.changed = x.guarded.changed || t.session
 	x.guarded.altered = x.guarded.altered || t.session
 	x.serial = t.serial
@@ -131,7 +134,6 @@ func (x *attended) enterDirect(list []string) *failure {
 			return x.unadmitted(c, err, x.t.o.GateTimeout) // fail leaves those before it
 		}
 		x.mu.Lock()
-		x.guarded.ends.tables = x.t
 		x.guarded.ends.direct = append(x.guarded.ends.direct, c)
 		x.mu.Unlock()
 	}

@@ -46,7 +46,7 @@ type portal struct {
 
 // bind judges one execution of a plan; nil: it has to be passed through.
 func (b *batch) bind(plan *behind.Plan, e *behind.Execution) *portal {
-	e.Now, e.Started, e.Clock, e.UUID = b.now, b.now, time.Now, uuid.NewRandom
+	e.Now, e.Started, e.Clock, e.UUID, e.Next = b.now, b.now, time.Now, uuid.NewRandom, b.x.t.sequences.next
 	if b.x.tx != nil {
 		e.Started = time.Now()
 	}

@@ -21,13 +21,14 @@ func (i *instance) writeBehind() *pgwire.WriteBehind {
 	}
 	i.inspector = sink.Inspector()
 	w := &pgwire.WriteBehind{
-		Core:        api.New(i.proxy),
-		Sink:        c.Sink,
-		Query:       i.inspector.Query,
-		Interval:    time.Duration(c.CatalogueInterval),
-		GateTimeout: time.Duration(c.GateTimeout),
-		ReadTimeout: time.Duration(c.ReadTimeout),
-		AckTimeout:  time.Duration(c.AckTimeout),
+		Core:          api.New(i.proxy),
+		Sink:          c.Sink,
+		Query:         i.inspector.Query,
+		Interval:      time.Duration(c.CatalogueInterval),
+		GateTimeout:   time.Duration(c.GateTimeout),
+		ReadTimeout:   time.Duration(c.ReadTimeout),
+		AckTimeout:    time.Duration(c.AckTimeout),
+		SequenceBlock: c.SequenceBlock,
 		// Validated: it is one of two.
 		LogTransactions: c.Transactions == config.TransactionsLog,
 	}

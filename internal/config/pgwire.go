@@ -29,6 +29,8 @@ type PGWire struct {
 	// Transactions says what becomes of a BEGIN .. COMMIT of nothing but writes that
 	// can be written behind: TransactionsPass or TransactionsLog.
 	Transactions string `yaml:"transactions"`
+	// SequenceBlock is how many values of a sequence are drawn at once.
+	SequenceBlock int `yaml:"sequence_block"`
 
 	TLS        TLS  `yaml:"tls"`
 	RequireTLS bool `yaml:"require_tls"`

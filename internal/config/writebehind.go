@@ -78,6 +78,7 @@ func (p *PGWire) behindDefaults() {
 	or(&p.AckTimeout, Duration(30*time.Second))
 	or(&p.CatalogueInterval, Duration(time.Second))
 	orString(&p.Transactions, TransactionsPass)
+	or(&p.SequenceBlock, 100)
 }
 
 func (c *checker) writeBehind(cfg *Config) {
@@ -99,6 +100,7 @@ func (c *checker) writeBehind(cfg *Config) {
 		c.want(d.value >= Duration(time.Millisecond), "pgwire."+d.key, "%s is out of range: 1ms or more", d.value)
 	}
 	c.want(p.Transactions == TransactionsPass || p.Transactions == TransactionsLog, "pgwire.transactions", "%q: want %s or %s", p.Transactions, TransactionsPass, TransactionsLog)
+	c.want(p.SequenceBlock >= 1 && p.SequenceBlock <= 100_000, "pgwire.sequence_block", "%d is out of range: 1 to 100000", p.SequenceBlock)
 	sink, ok := cfg.Sinks[p.Sink]
 	if !ok || sink.Type != TypePostgres {
 		c.fault("pgwire.sink", "%q: want the name of a sink of type %s, which applies what pgwire.write_behind logs", p.Sink, TypePostgres)

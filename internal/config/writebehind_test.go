@@ -32,15 +32,16 @@ func TestWriteBehind(t *testing.T) {
 		t.Errorf("transactions: %q", c.PGWire.Transactions)
 	}
 	for change, want := range map[[2]string]string{
-		{"sink: main,", ""}:                                                     "pgwire.sink",
-		{"sink: main,", "sink: other,"}:                                         "pgwire.sink",
-		{"{ public.orders: {", "{ orders: {"}:                                   "pgwire.write_behind.orders",
-		{"table: public.orders", "table: public.items"}:                         "collections has none",
-		{"orders: { table", `"o*": { table`}:                                    "collections has none",
-		{"write_behind: { public", "gate_timeout: -1s, write_behind: { public"}: "pgwire.gate_timeout",
-		{"write_behind: { public", "transactions: all, write_behind: { public"}: "pgwire.transactions",
-		{", write_behind: { public.orders: { assume_rows: true } }", ""}:        "there is none",
-		{"\nsinks:", "\nroutes: [{collections: [x], sinks: [main]}]\nsinks:"}:   "routes do not send",
+		{"sink: main,", ""}:                                                      "pgwire.sink",
+		{"sink: main,", "sink: other,"}:                                          "pgwire.sink",
+		{"{ public.orders: {", "{ orders: {"}:                                    "pgwire.write_behind.orders",
+		{"table: public.orders", "table: public.items"}:                          "collections has none",
+		{"orders: { table", `"o*": { table`}:                                     "collections has none",
+		{"write_behind: { public", "gate_timeout: -1s, write_behind: { public"}:  "pgwire.gate_timeout",
+		{"write_behind: { public", "sequence_block: -1, write_behind: { public"}: "pgwire.sequence_block",
+		{"write_behind: { public", "transactions: all, write_behind: { public"}:  "pgwire.transactions",
+		{", write_behind: { public.orders: { assume_rows: true } }", ""}:         "there is none",
+		{"\nsinks:", "\nroutes: [{collections: [x], sinks: [main]}]\nsinks:"}:    "routes do not send",
 	} {
 		text := strings.Replace(behindYAML, change[0], change[1], 1)
 		if text == behindYAML {

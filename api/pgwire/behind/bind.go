@@ -26,9 +26,9 @@ type Execution struct {
 	Now, Started time.Time
 	Clock        func() time.Time
 	UUID         func() (uuid.UUID, error)
-	// Next draws from a sequence, named as a regclass is written; false: it cannot.
+	// Next draws from a sequence that the session may draw from; false: it cannot.
 	// nil: never.
-	Next func(sequence string) (int64, bool)
+	Next func(*catalogue.Sequence) (int64, bool)
 }
 
 // Row is one row to log.

@@ -52,18 +52,29 @@ func (b *binder) evaluate(v *bound) {
 		}
 		v.datum, v.raw = value.Datum{Text: id.String()}, id[:]
 	case statement.NextValue:
-		name := v.column.Default.Sequence
-		if v.value.N >= 0 {
-			name = b.e.Text.Literals[v.value.N].Value
+		if n, ok := b.next(v); ok {
+			v.datum, v.raw = value.Datum{Int: n}, binary.BigEndian.AppendUint64(nil, uint64(n))
 		}
-		n, ok := int64(0), false
-		if b.e.Next != nil {
-			n, ok = b.e.Next(name)
-		}
-		if !ok {
-			b.unknown("nextval")
-			return
-		}
-		v.datum, v.raw = value.Datum{Int: n}, binary.BigEndian.AppendUint64(nil, uint64(n))
 	}
+}
+
+// next draws from a sequence: the one of a default, or one that is named as defaults
+// name theirs.
+func (b *binder) next(v *bound) (n int64, ok bool) {
+	name := v.column.Default.Sequence
+	if v.value.N >= 0 {
+		name = b.e.Text.Literals[v.value.N].Value
+	}
+	s := b.sequences[name]
+	switch {
+	case s == nil || b.e.Next == nil:
+	case v.value.N >= 0 && s.Schema != b.Table.Schema: // the role may not see it
+	case (v.value.N >= 0 || !v.column.Identity) && !s.May(b.session.Role):
+	default:
+		n, ok = b.e.Next(s)
+	}
+	if !ok && b.why == nil {
+		b.why = because(Sequence, name)
+	}
+	return n, ok
 }

@@ -33,6 +33,7 @@ func canned(_ context.Context, sql string) ([][]string, error) {
 			{"1", "3", "price", "1700", "393222", "f", "", "", "0", "t", ""},
 			{"1", "4", "at", "1184", "-1", "f", "", "", "now()", "t", ""}}},
 		{"i.indkey", [][]string{{"1", "t_pkey", "1"}}},
+		{"has_sequence_privilege", [][]string{{"public.s", "public", "7", "8", "me"}}},
 		{"has_table_privilege", [][]string{{"1", "me", "15"}}},
 		{"SELECT n.nspname, c.relname, c.oid", [][]string{{"public", "t", "1"}}},
 	}
@@ -62,7 +63,7 @@ func FuzzBind(f *testing.F) {
 	f.Fuzz(func(t *testing.T, sql string, declared uint32, flags byte, values string) {
 		text := statement.Parse(sql, false)
 		e := &Execution{Text: text, SQL: sql, Formats: []int16{int16(flags >> 1 & 1)}, Now: time.Now(), Started: time.Now(), Clock: time.Now, UUID: uuid.NewRandom,
-			Next: func(string) (int64, bool) { return 5, flags&4 == 0 }}
+			Next: func(*catalogue.Sequence) (int64, bool) { return 5, flags&4 == 0 }}
 		var types []uint32
 		if declared != 0 {
 			types = []uint32{declared}

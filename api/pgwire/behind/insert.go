@@ -97,6 +97,8 @@ func (p *planner) insertRow(targets []*catalogue.Column, values []statement.Valu
 func (p *planner) leftOut(r *row, c *catalogue.Column) (slot, bool) {
 	switch {
 	case c.Generated:
+	case c.Always: // a value for it has to say so
+		p.fail(Defaults, c.Name)
 	case c.Default.Kind == catalogue.ConstantDefault:
 		r.constant = append(r.constant, c)
 	case c.Default.Kind == catalogue.FixableDefault:

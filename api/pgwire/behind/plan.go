@@ -34,6 +34,8 @@ type Plan struct {
 	types []*catalogue.Type // of the parameters
 	rows  []*row
 	zoned bool // a value may depend on TimeZone
+
+	sequences map[string]*catalogue.Sequence // by name
 }
 
 // Text is a statement as it is logged, in the form of internal/pgstatement.
@@ -93,7 +95,7 @@ func Prepare(known *catalogue.Snapshot, st *statement.Statement, types []uint32,
 	case table.Refused != catalogue.Accepted:
 		return nil, &Why{Table: table.Refused, Detail: table.Detail}
 	}
-	p := &planner{Plan: &Plan{Table: table, Kind: st.Kind}, statement: st, write: st.Write}
+	p := &planner{Plan: &Plan{Table: table, Kind: st.Kind, sequences: known.Sequences}, statement: st, write: st.Write}
 	if !table.May(session.Role, p.privileges()) {
 		return nil, because(Privilege, session.Role)
 	}

@@ -160,7 +160,7 @@ func TestFunctions(t *testing.T) {
 		t.Fatal(err)
 	}
 	r.must("SET TimeZone = 'Asia/Kathmandu'")
-	for i, sql := range []string{"INSERT INTO f DEFAULT VALUES", "INSERT INTO f (at, local, day, u, n, c) VALUES (now(), LOCALTIMESTAMP, current_date, gen_random_uuid(), nextval('s'), clock_timestamp())"} {
+	for i, sql := range []string{"INSERT INTO f DEFAULT VALUES", "INSERT INTO f (at, local, day, u, n, c) VALUES (now(), LOCALTIMESTAMP, current_date, gen_random_uuid(), nextval('public.s'), clock_timestamp())"} {
 		plan, rows, refusal, why := r.judge(attempt{sql: sql})
 		if refusal != nil || why != nil {
 			t.Fatalf("%s: %v %v", sql, refusal, why)

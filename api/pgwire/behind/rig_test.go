@@ -124,7 +124,7 @@ func (r *rig) judge(a attempt) (*Plan, []Row, *Refusal, *Why) {
 		return nil, nil, nil, why
 	}
 	rows, refusal, why := plan.Bind(r.session, &Execution{Text: text, SQL: a.sql, Formats: a.formats, Values: a.values, Now: time.Now(), Started: time.Now(), Clock: time.Now,
-		UUID: uuid.NewRandom, Next: func(string) (int64, bool) { r.next++; return r.next, true }})
+		UUID: uuid.NewRandom, Next: func(*catalogue.Sequence) (int64, bool) { r.next++; return r.next, true }})
 	return plan, rows, refusal, why
 }
 

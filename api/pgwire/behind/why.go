@@ -30,18 +30,20 @@ const (
 	Rows
 	// Value: this value cannot be judged; another one of the same statement may be.
 	Value
+	// Sequence: a sequence's next value cannot be had.
+	Sequence
 	// Repeated: two rows of the statement have one key.
 	Repeated
 )
 
-var reasonNames = [...]string{"none", "not_declared", "privilege", "columns", "defaults", "key", "conflict_key", "types", "rows", "value", "repeated"}
+var reasonNames = [...]string{"none", "not_declared", "privilege", "columns", "defaults", "key", "conflict_key", "types", "rows", "value", "sequence", "repeated"}
 
 var reasonTexts = [...]string{
 	"", "its table is not declared write-behind, or it cannot be said which table the name means", "the role may not do this to the table",
 	"a column does not exist or cannot be written", "a column that it leaves out has a default that cannot be evaluated at the ack",
 	"it does not give the whole primary key by values, or changes it", "ON CONFLICT is not about the primary key",
 	"a value's type is not known or does not go into its column", "it has more rows than one group of records", "a value cannot be judged without the server",
-	"two of its rows have the same key",
+	"the next value of a sequence cannot be had", "two of its rows have the same key",
 }
 
 // Why a statement is passed through: the first of the three that is set.

@@ -126,6 +126,9 @@ func load(ctx context.Context, query Query, tables []Declared) (*Snapshot, error
 			step.row(row)
 		}
 	}
+	if err := l.sequences(ctx, query); err != nil {
+		return nil, err
+	}
 	for _, name := range builtinOpaque {
 		l.opaque[name] = true
 	}
@@ -227,7 +230,7 @@ func (l *loader) column(row []string) {
 		return // not of a declared table
 	}
 	c := &Column{Number: l.int(row[1]), Name: row[2], Type: typ, Modifier: int32(l.int(row[4])), NotNull: row[5] == "t",
-		Always: row[6] == "a", Generated: row[7] != "", Deterministic: row[9] == "t"}
+		Always: row[6] == "a", Identity: row[6] != "", Generated: row[7] != "", Deterministic: row[9] == "t"}
 	switch {
 	case row[6] != "":
 		c.Default = Default{Kind: FixableDefault, Func: statement.NextValue, Sequence: row[10]}
@@ -243,6 +246,38 @@ func (l *loader) column(row []string) {
 	if typ.Kind == DomainType && typ.Checked && !t.Safe && t.Refused == Accepted {
 		t.Refused, t.Detail = Checks, "domain "+typ.Display
 	}
+}
+
+// sequences reads those of the columns' defaults.
+func (l *loader) sequences(ctx context.Context, query Query) error {
+	l.Sequences = map[string]*Sequence{}
+	var names []string
+	for _, t := range l.Tables {
+		for _, c := range t.Columns {
+			if c.Default.Sequence != "" {
+				names = append(names, "("+quote(c.Default.Sequence)+")")
+			}
+		}
+	}
+	if len(names) == 0 {
+		return nil
+	}
+	rows, err := query(ctx, fmt.Sprintf(sequencesSQL, strings.Join(names, ", ")))
+	if err != nil {
+		return err
+	}
+	for _, row := range rows {
+		if len(row) != 5 {
+			return fmt.Errorf("a row of %d columns, want 5", len(row))
+		}
+		s := l.Sequences[row[0]]
+		if s == nil {
+			s = &Sequence{Name: row[0], Schema: row[1], OID: l.oid(row[2]), File: l.oid(row[3]), roles: map[string]bool{}}
+			l.Sequences[row[0]] = s
+		}
+		s.roles[row[4]] = true
+	}
+	return nil
 }
 
 // readDefault judges a default as a value of an INSERT.

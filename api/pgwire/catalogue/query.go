@@ -30,7 +30,7 @@ const declaredSQL = `(SELECT c.oid FROM %s JOIN pg_catalog.pg_namespace n ON n.n
 // signatureSQL changes with whatever the other queries here read: every change
 // of a schema writes a row version of one of these tables.
 const signatureSQL = `SELECT pg_catalog.string_agg(s, ',') FROM (
- SELECT count(*) || ' ' || coalesce(sum(xmin::text::int8 + oid::int8), 0) AS s FROM pg_catalog.pg_class WHERE relkind IN ('r','p','v','m','f') AND relpersistence <> 't'
+ SELECT count(*) || ' ' || coalesce(sum(xmin::text::int8 + oid::int8), 0) AS s FROM pg_catalog.pg_class WHERE relkind IN ('r','p','v','m','f','S') AND relpersistence <> 't'
  UNION ALL SELECT count(*) || ' ' || coalesce(sum(xmin::text::int8), 0) FROM pg_catalog.pg_attribute WHERE attrelid IN %[1]s AND attnum > 0
  UNION ALL SELECT count(*) || ' ' || coalesce(sum(xmin::text::int8), 0) FROM pg_catalog.pg_attrdef WHERE adrelid IN %[1]s
  UNION ALL SELECT count(*) || ' ' || coalesce(sum(xmin::text::int8), 0) FROM pg_catalog.pg_index WHERE indrelid IN %[1]s
@@ -85,6 +85,12 @@ const privilegesSQL = `SELECT c.oid, r.rolname, pg_catalog.has_table_privilege(r
 FROM pg_catalog.pg_roles r CROSS JOIN pg_catalog.pg_class c
 WHERE c.oid IN %[1]s AND r.rolname !~ '^pg_' AND pg_catalog.has_schema_privilege(r.oid, c.relnamespace, 'USAGE')
  AND pg_catalog.has_table_privilege(r.oid, c.oid, 'SELECT, INSERT, UPDATE, DELETE') LIMIT 100000`
+
+// sequencesSQL: the sequences of names, with who may draw from them.
+const sequencesSQL = `SELECT s.name, n.nspname, c.oid, c.relfilenode, coalesce(r.rolname, '')
+FROM (VALUES %s) s(name) JOIN pg_catalog.pg_class c ON c.oid = pg_catalog.to_regclass(s.name) JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+LEFT JOIN pg_catalog.pg_roles r ON r.rolname !~ '^pg_' AND pg_catalog.has_sequence_privilege(r.oid, c.oid, 'USAGE, UPDATE')
+WHERE c.relkind = 'S' LIMIT 100000`
 
 // namesakesSQL: every relation with the name of a declared one.
 const namesakesSQL = `SELECT n.nspname, c.relname, c.oid FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace

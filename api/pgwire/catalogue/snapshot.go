@@ -28,6 +28,9 @@ type Snapshot struct {
 	// Tables are those declared, in their order, whether they can be written
 	// behind or not.
 	Tables []*Table
+	// Sequences that columns of theirs draw from by default, by name as a regclass is
+	// written.
+	Sequences map[string]*Sequence
 
 	relations map[statement.Name]*Table // nil: of a declared table's name, but not it
 	reads     map[string][]*Table       // by a name of theirs, a child's, a parent's
@@ -66,6 +69,7 @@ type Column struct {
 	Default   Default
 	Generated bool // GENERATED ALWAYS AS (...)
 	Always    bool // GENERATED ALWAYS AS IDENTITY
+	Identity  bool // GENERATED .. AS IDENTITY: its sequence is drawn from whoever inserts
 	// Deterministic: equal texts are the same bytes.
 	Deterministic bool
 }
@@ -126,6 +130,20 @@ type Default struct {
 	Sequence   string // of NextValue, as a regclass is written
 	Text       string // of a constant, what its type reads
 }
+
+// Sequence is one that a default draws from.
+type Sequence struct {
+	Name   string // as a regclass is written
+	Schema string
+	OID    uint32
+	// File changes when it is restarted, but for setval.
+	File uint32
+
+	roles map[string]bool
+}
+
+// May reports whether a role surely may draw from it.
+func (s *Sequence) May(role string) bool { return s.roles[role] }
 
 // Privilege is what a role may do to a table.
 type Privilege uint8
