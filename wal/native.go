@@ -99,7 +99,7 @@ func (f *nativeFile) reuse(fsys vfs.FS, spare, path string) error {
 
 // nativeBlank is how much of a file's beginning is zeros before it gets the name
 // of a segment.
-const nativeBlank = 4096
+const nativeBlank = 512
 
 // fill writes zeros from an offset on to the end, and makes the file durable.
 func (f *nativeFile) fill(at int64) error {

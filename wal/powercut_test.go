@@ -183,6 +183,16 @@ func seedOf(t testing.TB, fallback uint64) (seed uint64, asked bool) {
 	return seed, true
 }
 
+// usedAgain counts the files of freed segments that became another one's.
+func usedAgain(disk *crashfs.Disk) (n int) {
+	for _, c := range disk.Calls() {
+		if c.Kind == crashfs.Rename && strings.Contains(c.Path, "/trash/") && strings.Contains(c.To, "/segments/") {
+			n++
+		}
+	}
+	return n
+}
+
 // TestPowerCutAtEveryCall cuts the power after each call that changes the disk, of
 // random work and of the recoveries after it.
 func TestPowerCutAtEveryCall(t *testing.T) {
@@ -191,8 +201,9 @@ func TestPowerCutAtEveryCall(t *testing.T) {
 	if longTest() {
 		seeds, steps, apart, ways = 20, 60, 11, len(cuts)
 	}
+	recycled := 0
 	for i := range seeds {
-		seed, asked := seedOf(t, uint64(i+1))
+		seed, asked := seedOf(t, uint64(i+4))
 		synctest.Test(t, func(t *testing.T) {
 			c := &powerCutter{tb: t, seed: seed, apart: apart, ways: ways}
 			disk := crashfs.New(0)
@@ -200,11 +211,16 @@ func TestPowerCutAtEveryCall(t *testing.T) {
 			if err := l.work(steps); err != nil {
 				t.Fatal(err)
 			}
+			again := usedAgain(disk)
 			c.all(l, crashfs.New(0), 2, 1)
-			t.Logf("seed %d: %d calls, %d starts", seed, len(disk.Calls()), c.lives)
+			t.Logf("seed %d: %d calls, %d files of freed segments used again, %d starts", seed, len(disk.Calls()), again, c.lives)
+			recycled += again
 		})
 		if asked {
-			break
+			return
 		}
+	}
+	if recycled == 0 {
+		t.Error("no file of a freed segment was used again")
 	}
 }

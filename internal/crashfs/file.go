@@ -152,13 +152,14 @@ type info struct {
 	name string
 	size int64
 	mode fs.FileMode
+	stat syscall.Stat_t // the number of links alone
 }
 
 func (n *node) info(name string) info {
 	if n.isDir {
-		return info{name, 0, fs.ModeDir | 0o755}
+		return info{name: name, mode: fs.ModeDir | 0o755}
 	}
-	return info{name, int64(len(n.data)), 0o644}
+	return info{name: name, size: int64(len(n.data)), mode: 0o644, stat: syscall.Stat_t{Nlink: uint64(n.links)}}
 }
 
 func (i info) Name() string       { return i.name }
@@ -166,4 +167,4 @@ func (i info) Size() int64        { return i.size }
 func (i info) Mode() fs.FileMode  { return i.mode }
 func (i info) ModTime() time.Time { return time.Time{} }
 func (i info) IsDir() bool        { return i.mode.IsDir() }
-func (i info) Sys() any           { return nil }
+func (i info) Sys() any           { return &i.stat }
