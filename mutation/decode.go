@@ -83,9 +83,21 @@ type plain struct {
 
 // decodePlain decodes a record with a mutation or a statement; nil: left to others.
 func decodePlain(payload string) *walproxyv1.Record {
+	var p *plain
+	var s *plainStatement
+	var rec *walproxyv1.Record
+	var routes []string
+	switch bodyOf(payload) {
+	case recordMutation:
+		p = &plain{}
+		rec, routes = &p.record, p.routes[:0]
+	case recordStatement:
+		s = &plainStatement{}
+		rec, routes = &s.record, s.routes[:0]
+	default:
+		return nil
+	}
 	w := wire{rest: payload}
-	p := &plain{}
-	rec := &p.record
 	for {
 		number, kind, ok := w.next()
 		if !ok {
@@ -98,19 +110,19 @@ func decodePlain(payload string) *walproxyv1.Record {
 			rec.AcceptedUnixNanos = w.zigzag()
 		case number == recordRoutes && kind == wireBytes:
 			if rec.Routes == nil {
-				rec.Routes = p.routes[:0]
+				rec.Routes = routes
 			}
 			rec.Routes = append(rec.Routes, w.text())
 		case number == recordPrincipal && kind == wireBytes:
 			rec.Principal = w.text()
-		case number == recordMutation && kind == wireBytes && rec.Body == nil:
+		case number == recordMutation && kind == wireBytes && rec.Body == nil && p != nil:
 			p.body.Mutation = &p.mutation
 			rec.Body = &p.body
 			w.bad = !p.decodeMutation(w.bytes()) || w.bad
-		case number == recordStatement && kind == wireBytes && rec.Body == nil:
-			s := decodeStatement(w.bytes())
-			w.bad = s == nil || w.bad
-			rec.Body = &walproxyv1.Record_Statement{Statement: s}
+		case number == recordStatement && kind == wireBytes && rec.Body == nil && s != nil:
+			s.body.Statement = &s.statement
+			rec.Body = &s.body
+			w.bad = !s.decodeStatement(w.bytes()) || w.bad
 		default:
 			return nil
 		}
@@ -119,6 +131,18 @@ func decodePlain(payload string) *walproxyv1.Record {
 		return nil
 	}
 	return rec
+}
+
+// bodyOf is the number of the field that is a plain record's body; 0: it has none.
+func bodyOf(payload string) int {
+	w := wire{rest: payload}
+	for {
+		number, kind, ok := w.next()
+		if !ok || number == recordMutation || number == recordStatement {
+			return number
+		}
+		w.skip(kind)
+	}
 }
 
 // text is bytes of a string field.

@@ -1,6 +1,8 @@
 package mutation
 
 import (
+	"unsafe"
+
 	walproxyv1 "github.com/walproxy/walproxy/api/proto/walproxy/v1"
 )
 
@@ -17,14 +19,19 @@ const (
 	statementParameterOIDs = 10
 )
 
-// decodeStatement is decodeMutation for a statement; nil: left to others.
-func decodeStatement(payload string) *walproxyv1.Statement {
-	a := &struct {
-		statement walproxyv1.Statement
-		key       walproxyv1.Key
-		keyText   walproxyv1.Key_String_
-	}{}
-	w, s := wire{rest: payload}, &a.statement
+// plainStatement is a record with a statement, in one allocation.
+type plainStatement struct {
+	record    walproxyv1.Record
+	body      walproxyv1.Record_Statement
+	statement walproxyv1.Statement
+	key       walproxyv1.Key
+	keyText   walproxyv1.Key_String_
+	routes    [1]string
+}
+
+// decodeStatement is decodeMutation for a statement; false: left to others.
+func (p *plainStatement) decodeStatement(payload string) bool {
+	w, s := wire{rest: payload}, &p.statement
 	for {
 		number, kind, ok := w.next()
 		if !ok {
@@ -32,11 +39,13 @@ func decodeStatement(payload string) *walproxyv1.Statement {
 		}
 		switch {
 		case kind != wireBytes:
-			return nil
+			return false
 		case number == statementParameters:
-			if s.Parameters = []byte(w.bytes()); len(s.Parameters) == 0 {
-				return nil // as good as none
+			b := w.bytes()
+			if len(b) == 0 {
+				return false // as good as none
 			}
+			s.Parameters = unsafe.Slice(unsafe.StringData(b), len(b)) // nobody changes them
 		case number == statementRole:
 			s.Role = w.text()
 		case number == statementSearchPath:
@@ -44,8 +53,8 @@ func decodeStatement(payload string) *walproxyv1.Statement {
 		case number == statementCollection:
 			s.Collection = w.text()
 		case number == statementKey && s.Key == nil:
-			s.Key = &a.key
-			w.bad = !decodeKey(w.bytes(), &a.key, &a.keyText) || w.bad
+			s.Key = &p.key
+			w.bad = !decodeKey(w.bytes(), &p.key, &p.keyText) || w.bad
 		case number == statementRequestID:
 			s.RequestId = w.text()
 		case number == statementSettings:
@@ -53,19 +62,18 @@ func decodeStatement(payload string) *walproxyv1.Statement {
 		case number == statementText:
 			s.Text = w.text()
 		case number == statementParameterOIDs && s.ParameterOids == nil:
-			for oids := (wire{rest: w.bytes()}); len(oids.rest) > 0 && !w.bad; {
+			oids := wire{rest: w.bytes()}
+			s.ParameterOids = make([]uint32, 0, oids.varints())
+			for len(oids.rest) > 0 && !w.bad {
 				oid := oids.varint()
 				s.ParameterOids = append(s.ParameterOids, uint32(oid))
 				w.bad = w.bad || oids.bad
 			}
 		default:
-			return nil
+			return false
 		}
 	}
-	if w.bad || s.Key == nil {
-		return nil
-	}
-	return s
+	return !w.bad && s.Key != nil
 }
 
 func addSetting(s *walproxyv1.Statement, payload string) bool {

@@ -202,10 +202,10 @@ func smallRecords(t testing.TB) (payloads [][]byte) {
 		}
 		payloads = append(payloads, payload)
 	}
-	return append(payloads, plainStatement(t))
+	return append(payloads, statementRecord(t))
 }
 
-func plainStatement(t testing.TB) []byte {
+func statementRecord(t testing.TB) []byte {
 	t.Helper()
 	payload, err := Encode(nil, &walproxyv1.Record{Format: Format, Routes: []string{"main"}, Body: &walproxyv1.Record_Statement{Statement: &walproxyv1.Statement{
 		Text: "DELETE", ParameterOids: []uint32{23, 300}, Parameters: []byte{1}, Role: "me", SearchPath: "p", Settings: map[string]string{"TimeZone": "UTC"},
@@ -220,7 +220,7 @@ func plainStatement(t testing.TB) []byte {
 // TestPlainStatement: a statement is read without package proto, and its outline has
 // the place of a mutation's.
 func TestPlainStatement(t *testing.T) {
-	payload := plainStatement(t)
+	payload := statementRecord(t)
 	var o Outline
 	if rec := decodePlain(string(payload)); rec.GetStatement().GetText() != "DELETE" || !o.Read(payload) {
 		t.Fatalf("left to package proto: %v", rec)

@@ -22,6 +22,9 @@ func Encode(dst []byte, rec *walproxyv1.Record) ([]byte, error) {
 	if err := checkRecord(rec); err != nil {
 		return dst, err
 	}
+	if out, ok := appendStatementRecord(dst, rec); ok {
+		return out, nil
+	}
 	out, err := deterministic.MarshalAppend(dst, rec)
 	if err != nil {
 		return dst, fmt.Errorf("%w: %w", ErrEncoding, err)

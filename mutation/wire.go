@@ -55,6 +55,16 @@ func (w *wire) longVarint() (v uint64) {
 	return 0
 }
 
+// varints is how many there are.
+func (w *wire) varints() (n int) {
+	for i := range len(w.rest) {
+		if w.rest[i] < 0x80 {
+			n++
+		}
+	}
+	return n
+}
+
 func (w *wire) zigzag() int64 {
 	v := w.varint()
 	return int64(v>>1) ^ -int64(v&1)

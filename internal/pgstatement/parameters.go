@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 )
 
 // Formats of a parameter, as the Bind message has them.
@@ -28,6 +29,11 @@ const parametersVersion = 1
 //	formats   a bit each, from the lowest of the first byte: 1 is binary
 //	values    each uvarint(its length + 1), 0 for null, and its bytes
 func AppendParameters(dst []byte, formats []int16, values [][]byte) []byte {
+	size := 1 + binary.MaxVarintLen16 + (len(values)+7)/8
+	for _, v := range values {
+		size += binary.MaxVarintLen32 + len(v)
+	}
+	dst = slices.Grow(dst, size)
 	dst = binary.AppendUvarint(append(dst, parametersVersion), uint64(len(values)))
 	start := len(dst)
 	dst = append(dst, make([]byte, (len(values)+7)/8)...)

@@ -1,7 +1,10 @@
 package behind
 
 import (
+	"slices"
+	"sync"
 	"time"
+	"unsafe"
 
 	"github.com/google/uuid"
 
@@ -54,7 +57,7 @@ type Refusal struct {
 
 // bound is a slot with its value.
 type bound struct {
-	slot
+	*slot
 	format  int16
 	raw     []byte // nil: null
 	datum   value.Datum
@@ -77,7 +80,9 @@ func (p *Plan) Bind(session *Session, e *Execution) (rows []Row, refusal *Refusa
 	if len(e.Values) != len(p.types) || len(e.Formats) > 1 && len(e.Formats) != len(e.Values) {
 		return nil, nil, because(Value, "the number of parameters")
 	}
-	b := &binder{Plan: p, session: session, e: e}
+	b := binders.Get().(*binder)
+	b.Plan, b.session, b.e = p, session, e
+	defer b.free()
 	rows = make([]Row, 0, len(p.rows))
 	for _, r := range p.rows {
 		if row, ok := b.row(r); ok {
@@ -106,6 +111,16 @@ type binder struct {
 	e       *Execution
 	why     *Why
 	faults  []fault
+	values  []bound // of the row that is looked at
+}
+
+// binders are large, for every value has room for one of any type.
+var binders = sync.Pool{New: func() any { return &binder{} }}
+
+func (b *binder) free() {
+	clear(b.values[:cap(b.values)])
+	*b = binder{values: b.values[:0]}
+	binders.Put(b)
 }
 
 type fault struct {
@@ -122,16 +137,18 @@ func (b *binder) unknown(detail string) {
 
 func (b *binder) row(r *row) (Row, bool) {
 	out := Row{Text: r.text, Formats: make([]int16, len(r.slots)), Values: make([][]byte, len(r.slots))}
-	values := make([]bound, len(r.slots))
-	for i, s := range r.slots {
+	b.values = slices.Grow(b.values[:0], len(r.slots))[:len(r.slots)]
+	values := b.values
+	for i := range r.slots {
 		v := &values[i]
-		*v = b.read(s)
+		*v = bound{slot: &r.slots[i], verdict: value.Good}
+		b.read(v)
 		out.Formats[i], out.Values[i] = v.format, v.raw
 		switch {
 		case b.why != nil:
 			return out, false
 		case v.verdict == value.Unknown:
-			b.unknown(s.column.Name)
+			b.unknown(v.column.Name)
 			return out, false
 		case v.verdict == value.Bad:
 			b.fault(v, i)
@@ -222,22 +239,28 @@ func (b *binder) repeats(rows []Row) bool {
 }
 
 // read gets a slot's value and judges it for its column.
-func (b *binder) read(s slot) bound {
-	v := bound{slot: s, verdict: value.Good}
-	b.fetch(&v)
+func (b *binder) read(v *bound) {
+	b.fetch(v)
 	if v.raw == nil || v.verdict != value.Good || b.why != nil {
-		return v
+		return
 	}
 	if v.value.Source != statement.Function {
-		v.datum, v.verdict, v.err = value.Input(s.from, v.format, v.raw, b.session.SearchPath)
+		v.datum, v.verdict, v.err = value.Input(v.from, v.format, v.raw, b.session.SearchPath)
 	}
 	switch {
 	case v.verdict == value.Good:
-		b.assign(&v)
-	case isNumber(s.value):
-		b.number(&v)
+		b.assign(v)
+	case isNumber(v.value):
+		b.number(v)
 	}
-	return v
+}
+
+// bytesOf are a text's, which are not to be changed; an empty one is no null.
+func bytesOf(text string) []byte {
+	if text == "" {
+		return []byte{}
+	}
+	return unsafe.Slice(unsafe.StringData(text), len(text))
 }
 
 // assign is what happens to a value that could be read.
@@ -295,7 +318,7 @@ func (b *binder) fetch(v *bound) {
 		if v.value.Minus {
 			text = "-" + text
 		}
-		v.raw, v.stage = append([]byte{}, text...), Parsing // '' is no null
+		v.raw, v.stage = bytesOf(text), Parsing
 	case statement.True:
 		v.raw = []byte("t")
 	case statement.False:

@@ -12,11 +12,18 @@ import (
 
 // checkNulls finds the first column that must not be null and is.
 func (b *binder) checkNulls(r *row, values []bound) {
+	given := true
+	for i := range values {
+		given = given && values[i].raw != nil
+	}
+	if given && len(r.missing) == 0 {
+		return
+	}
 	isNull := func(c *catalogue.Column) bool {
 		if slices.Contains(r.missing, c) {
 			return true
 		}
-		i := slices.IndexFunc(values, func(v bound) bool { return v.column == c && v.part == inserted })
+		i := insertedAt(values, c)
 		return i >= 0 && values[i].raw == nil
 	}
 	for i, c := range b.Table.Columns {
@@ -37,6 +44,16 @@ func (b *binder) checkNulls(r *row, values []bound) {
 		b.faults = append(b.faults, fault{stage: Executing, order: i, Refusal: &Refusal{Error: e, Table: b.Table}})
 		return
 	}
+}
+
+// insertedAt finds the value for a new row's column; -1: there is none.
+func insertedAt(values []bound, c *catalogue.Column) int {
+	for i := range values {
+		if v := &values[i]; v.column == c && v.part == inserted {
+			return i
+		}
+	}
+	return -1
 }
 
 // takesNull: no domain refuses it, or might.
@@ -63,7 +80,7 @@ func (b *binder) failingRow(r *row, values []bound) (string, bool) {
 		if c.Generated {
 			return "", false
 		}
-		i := slices.IndexFunc(values, func(v bound) bool { return v.column == c && v.part == inserted })
+		i := insertedAt(values, c)
 		var datum value.Datum
 		switch {
 		case i >= 0 && values[i].raw != nil:

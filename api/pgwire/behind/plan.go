@@ -10,7 +10,8 @@ import (
 	"github.com/walproxy/walproxy/mutation"
 )
 
-// Session is what of a session a write depends on. A session that may have
+// Session is what of a session a write depends on, never changed once it was used, by
+// one goroutine at a time. A session that may have
 // temporary tables, whose client does not speak UTF-8, or that reads backslashes
 // in plain strings has none.
 type Session struct {
@@ -18,6 +19,8 @@ type Session struct {
 	SearchPath []string // its parts, without quotes
 	TimeZone   string   // as the session has it
 	Location   *time.Location
+
+	written written
 }
 
 // Plan is how the executions of one statement are logged. It is never changed and may

@@ -15,14 +15,35 @@ func (p *Plan) Record(r Row, session *Session) *walproxyv1.Statement {
 		ParameterOids: r.Text.OIDs, // not changed by anybody
 		Parameters:    pgstatement.AppendParameters(nil, r.Formats, r.Values),
 		Role:          session.Role,
-		SearchPath:    joinPath(session.SearchPath),
+		SearchPath:    session.path(),
 		Collection:    p.Table.Collection,
 		Key:           r.Key,
 	}
 	if p.zoned {
-		s.Settings = map[string]string{"TimeZone": session.TimeZone}
+		s.Settings = session.settings()
 	}
 	return s
+}
+
+// written is what records of a session have in common, made once.
+type written struct {
+	path     string
+	settings map[string]string // not changed by anybody
+}
+
+// path is the search path as it reads.
+func (s *Session) path() string {
+	if s.written.path == "" {
+		s.written.path = joinPath(s.SearchPath)
+	}
+	return s.written.path
+}
+
+func (s *Session) settings() map[string]string {
+	if s.written.settings == nil {
+		s.written.settings = map[string]string{"TimeZone": s.TimeZone}
+	}
+	return s.written.settings
 }
 
 // joinPath writes a search path so that SET takes it.
