@@ -84,6 +84,9 @@ func (p *planner) insertRow(targets []*catalogue.Column, values []statement.Valu
 	if conflict := p.write.Conflict; conflict != nil {
 		w.conflict(conflict)
 		for i, a := range conflict.Sets {
+			if p.isInserted(a, given) {
+				a.Value = statement.Value{Source: statement.Excluded, Column: a.Column}
+			}
 			if s, ok := p.assignment(w, i, a); ok {
 				r.slots = append(r.slots, s)
 			}
@@ -91,6 +94,14 @@ func (p *planner) insertRow(targets []*catalogue.Column, values []statement.Valu
 	}
 	r.text = w.finish(r.slots, texts)
 	return r
+}
+
+// isInserted: the column is set to the parameter that the new row has in it, which is what
+// EXCLUDED has, and rows with that can be joined. Where triggers may change
+// the new row first it need not be.
+func (p *planner) isInserted(a statement.Assignment, given map[*catalogue.Column]slot) bool {
+	s, ok := given[p.Table.Column(a.Column)]
+	return ok && a.Value.Source == statement.Parameter && a.Value == s.value && !p.Table.Safe
 }
 
 // leftOut is a column without a value. What is evaluated at the ack is a slot.

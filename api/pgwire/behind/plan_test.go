@@ -3,6 +3,7 @@ package behind
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -148,6 +149,12 @@ func TestParameterDescription(t *testing.T) {
 		if !slices.Equal(plan.Parameters, described.ParamOIDs) {
 			t.Errorf("%s: parameters %v, the server says %v", c.sql, plan.Parameters, described.ParamOIDs)
 		}
+	}
+	// A column that is set to what the new row has in it can be joined with others'.
+	upsert := "INSERT INTO pair (a, b, v, w) VALUES ($1, $2, $3, $4) ON CONFLICT (b, a) DO UPDATE SET w = $4, v = $3"
+	plan, why := Prepare(r.known, r.cache.Parse(upsert, false).Statements[0], nil, r.session)
+	if why != nil || !strings.HasSuffix(plan.rows[0].text.SQL, `SET "w" = EXCLUDED."w", "v" = EXCLUDED."v"`) {
+		t.Errorf("%s: %+v, %v", upsert, plan, why)
 	}
 }
 
