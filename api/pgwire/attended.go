@@ -29,6 +29,8 @@ type attended struct {
 	serial   bool                 // what was passed on last decides how the next is read
 	plans    plans
 	tx       *transaction // that PostgreSQL does not know of; nil: none
+	task     task
+	list     []message // of messages
 
 	// own writes that were acknowledged from the log, until a read has found them
 	// applied.
@@ -175,10 +177,12 @@ func (x *attended) say(b []byte) error {
 }
 
 // work begins something that the client waits for; done ends it. The session's end
-// ends ctx, and so does the client's cancel request if it is cancellable.
+// ends ctx, and so does the client's cancel request if it is cancellable. One thing at
+// a time.
 func (x *attended) work(limit time.Duration, late error, cancellable bool) (ctx context.Context, done func()) {
-	ctx, stop := context.WithTimeoutCause(context.Background(), limit, late)
-	ctx, cancel := context.WithCancelCause(ctx)
+	k := &x.task
+	ctx, round := k.begin(limit, late)
+	cancel := context.CancelCauseFunc(func(cause error) { k.end(round, cause) })
 	x.interrupt.Store(&cancel)
 	if cancellable {
 		x.session.waiting.Store(&cancel)
@@ -197,8 +201,7 @@ func (x *attended) work(limit time.Duration, late error, cancellable bool) (ctx 
 		x.mu.busy = false
 		x.mu.moves++
 		x.mu.Unlock()
-		cancel(nil)
-		stop()
+		k.finish()
 	}
 }
 

@@ -41,7 +41,8 @@ func decode(kind byte, body []byte) (m message, ok bool) {
 		}
 		return m, true
 	case cBind:
-		return m.bind(body)
+		ok = m.bind(body)
+		return m, ok
 	case cDescribe, cClose:
 		if len(body) == 0 {
 			return m, false
@@ -61,46 +62,49 @@ func decode(kind byte, body []byte) (m message, ok bool) {
 	return m, false
 }
 
-func (m message) bind(body []byte) (_ message, ok bool) {
+func (m *message) bind(body []byte) (ok bool) {
 	if m.portal, body, ok = cutString(body); !ok {
-		return m, false
+		return false
 	}
 	if m.name, body, ok = cutString(body); !ok {
-		return m, false
+		return false
 	}
 	n, body, ok := count(body, 2)
 	if !ok {
-		return m, false
+		return false
+	}
+	if n > 0 {
+		m.formats = make([]int16, 0, n)
 	}
 	for i := range n {
 		m.formats = append(m.formats, int16(binary.BigEndian.Uint16(body[2*i:])))
 	}
 	n, body, ok = count(body[2*n:], 4)
 	if !ok {
-		return m, false
+		return false
 	}
 	m.values = make([][]byte, n)
 	for i := range n {
 		if len(body) < 4 {
-			return m, false
+			return false
 		}
 		size := int(int32(binary.BigEndian.Uint32(body)))
 		body = body[4:]
 		switch {
 		case size == -1:
 		case size < 0 || size > len(body):
-			return m, false
+			return false
 		default:
 			m.values[i], body = body[:size:size], body[size:]
 		}
 	}
 	if n, body, ok = count(body, 2); !ok || len(body) != 2*n {
-		return m, false
+		return false
 	}
 	for i := range n {
 		m.results = append(m.results, int16(binary.BigEndian.Uint16(body[2*i:])))
 	}
-	return m, true
+	return true
 }
 
 // resultFormat is the format that is asked for of a result's column.

@@ -67,13 +67,23 @@ func (x *attended) lookup(name string) *prepared {
 	return x.prepared[name]
 }
 
+// messagesKept is how many messages a session keeps room for.
+const messagesKept = 64
+
 // messages decodes a unit; false: something of it cannot be read. They share memory
-// with it.
+// with it, and with those of the next call.
 func (x *attended) messages(unit []byte) (list []message, ok bool) {
+	clear(x.list)
+	list = x.list[:0]
+	defer func() {
+		if x.list = list; cap(list) > messagesKept {
+			x.list = nil
+		}
+	}()
 	for len(unit) > 0 {
 		kind, body, err := parseHead(unit, x.s.o.MaxMessageBytes)
 		if err != nil {
-			return nil, false
+			return list, false
 		}
 		frame := unit[:headBytes+body]
 		unit = unit[len(frame):]
@@ -82,7 +92,7 @@ func (x *attended) messages(unit []byte) (list []message, ok bool) {
 		}
 		m, ok := decode(kind, frame[headBytes:])
 		if !ok {
-			return nil, false
+			return list, false
 		}
 		list = append(list, m)
 	}
@@ -228,10 +238,13 @@ func appendParse(b []byte, name, sql string, types []uint32) []byte {
 func (x *attended) unit() error {
 	list, ok := x.messages(x.in.unit())
 	if ok && x.maybeHere(list) {
+		at := x.in.held
 		if err := x.settled(); err != nil {
 			return err
 		}
-		list, _ = x.messages(x.in.unit()) // it may have moved
+		if x.in.held != at { // what was to be passed on was before it
+			list, _ = x.messages(x.in.unit())
+		}
 		if done, err := x.here(list); done || err != nil {
 			return err
 		}

@@ -3,6 +3,7 @@ package pgwire
 import (
 	"errors"
 	"fmt"
+	"strconv"
 	"time"
 
 	"github.com/google/uuid"
@@ -61,6 +62,7 @@ func (b *batch) bind(plan *behind.Plan, e *behind.Execution) *portal {
 		p.failed, p.stage = refusedValue(refusal), refusal.Stage
 		return p
 	}
+	p.members = make([]*walproxyv1.Statement, 0, len(rows))
 	for _, row := range rows {
 		p.members = append(p.members, plan.Record(row, session))
 	}
@@ -71,7 +73,7 @@ func (b *batch) bind(plan *behind.Plan, e *behind.Execution) *portal {
 	case statement.Update:
 		verb = "UPDATE"
 	}
-	p.tag = fmt.Sprintf("%s %d", verb, len(rows))
+	p.tag = verb + " " + strconv.Itoa(len(rows))
 	return p
 }
 

@@ -27,7 +27,7 @@ type writing struct {
 // false.
 func (x *attended) answerWrites(list []message) (done bool, err error) {
 	mark := x.mark()
-	w := &writing{x: x, portals: map[string]*portal{}, first: -1}
+	w := &writing{x: x, portals: map[string]*portal{}, reply: make([]byte, 0, 128), first: -1}
 	ok := true
 	for i := 0; i < len(list) && ok && err == nil && w.failed == nil; i++ {
 		ok, err = w.take(&list[i])

@@ -33,6 +33,12 @@ type write struct {
 
 	ticket   wal.Ticket
 	accepted int64
+
+	// What most writes consist of, in the same allocation.
+	own      walproxyv1.Record
+	oneKey   [1]keyWrites
+	oneHash  [1]uint64
+	oneWrite [1]*walproxyv1.Mutation
 }
 
 // retry reports whether w retries a dead letter. Its request id and precondition
@@ -65,11 +71,9 @@ func (a *Acceptor) prepare(in *walproxyv1.Record, to *route) (*write, error) {
 	if err := mutation.ValidatePrincipal(in.GetPrincipal()); err != nil {
 		return nil, err
 	}
-	w := &write{route: to, record: &walproxyv1.Record{
-		Format:    mutation.Format,
-		Principal: in.GetPrincipal(),
-		Origin:    in.GetOrigin(),
-	}}
+	w := &write{route: to}
+	w.record = &w.own
+	w.record.Format, w.record.Principal, w.record.Origin = mutation.Format, in.GetPrincipal(), in.GetOrigin()
 	keepUnknown(w.record, in)
 	if err := a.canonical(w.record, in); err != nil {
 		return nil, err
@@ -254,9 +258,19 @@ func (w *write) collectKeys() {
 		}
 		var buf [256]byte
 		encoded := mutation.AppendKey(buf[:0], collection, key)
-		w.keys = append(w.keys, keyWrites{collection: collection, key: key, encoded: string(encoded),
-			hash: mutation.HashEncoded(encoded), mutations: []*walproxyv1.Mutation{m}})
+		k := keyWrites{collection: collection, key: key, encoded: string(encoded), hash: mutation.HashEncoded(encoded)}
+		if len(members) == 0 {
+			k.mutations = append(w.oneWrite[:0], m)
+			w.keys = append(w.oneKey[:0], k)
+			return
+		}
+		k.mutations = []*walproxyv1.Mutation{m}
+		w.keys = append(w.keys, k)
 	})
+	if len(members) == 0 && len(w.keys) == 1 {
+		w.hashes = append(w.oneHash[:0], w.keys[0].hash)
+		return
+	}
 	slices.SortStableFunc(w.keys, func(x, y keyWrites) int {
 		return cmp.Or(cmp.Compare(x.hash, y.hash), cmp.Compare(x.encoded, y.encoded))
 	})

@@ -1,0 +1,65 @@
+package pgwire
+
+import (
+	"context"
+	"sync"
+	"time"
+)
+
+// task is what a session has the client wait for, one time after the other: a context
+// that is made again only when it was ended, for making one costs as much as
+// everything else about an acknowledgement.
+type task struct {
+	mu      sync.Mutex
+	round   uint64 // of uses; what is about an earlier one does nothing
+	busy    bool
+	ctx     context.Context
+	cancel  context.CancelCauseFunc
+	timer   *time.Timer // ends the round with late, at until
+	until   time.Time
+	late    error
+	expires uint64 // the round that the timer is for
+}
+
+// begin begins a round.
+func (k *task) begin(limit time.Duration, late error) (ctx context.Context, round uint64) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.busy = true
+	if k.ctx == nil || k.ctx.Err() != nil {
+		k.ctx, k.cancel = context.WithCancelCause(context.Background())
+	}
+	k.round++
+	k.expires, k.late, k.until = k.round, late, time.Now().Add(limit)
+	if k.timer == nil {
+		k.timer = time.AfterFunc(limit, k.expire)
+	} else {
+		k.timer.Reset(limit)
+	}
+	return k.ctx, k.round
+}
+
+func (k *task) expire() {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.busy && k.expires == k.round && !time.Now().Before(k.until) { // else it was stopped too late
+		k.cancel(k.late)
+	}
+}
+
+// end ends a round's context, unless the round is over.
+func (k *task) end(round uint64, cause error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.busy && k.round == round {
+		k.cancel(cause)
+	}
+}
+
+// finish is called when the round is over.
+func (k *task) finish() {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.busy = false
+	k.timer.Stop()
+}
