@@ -201,12 +201,42 @@ func cpuOf(b *testing.B, pid int) time.Duration {
 	if pid == 0 {
 		return 0
 	}
+	own, _ := cpuTimes(pid)
+	return own
+}
+
+// cpuTimes are a process' and those of its children that have ended.
+func cpuTimes(pid int) (own, children time.Duration) {
 	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return 0, 0 // it has ended
+	}
+	fields := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))
+	var ticks [4]int64
+	for i := range ticks {
+		ticks[i], _ = strconv.ParseInt(fields[11+i], 10, 64)
+	}
+	const tick = 10 * time.Millisecond // USER_HZ is 100
+	return time.Duration(ticks[0]+ticks[1]) * tick, time.Duration(ticks[2]+ticks[3]) * tick
+}
+
+// serverCPU is what the processes of a server have taken, those that have ended too.
+func serverCPU(b *testing.B, dir string) (total time.Duration) {
+	b.Helper()
+	file, err := os.ReadFile(filepath.Join(dir, "postmaster.pid"))
 	if err != nil {
 		b.Fatal(err)
 	}
-	fields := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))
-	user, _ := strconv.ParseInt(fields[11], 10, 64)
-	system, _ := strconv.ParseInt(fields[12], 10, 64)
-	return time.Duration(user+system) * 10 * time.Millisecond // USER_HZ is 100
+	first, _, _ := strings.Cut(string(file), "\n")
+	postmaster, _ := strconv.Atoi(first)
+	_, total = cpuTimes(postmaster)
+	links, _ := filepath.Glob("/proc/[0-9]*/cwd")
+	for _, link := range links {
+		if at, err := os.Readlink(link); err == nil && at == dir {
+			pid, _ := strconv.Atoi(strings.Split(link, "/")[2])
+			own, _ := cpuTimes(pid)
+			total += own
+		}
+	}
+	return total
 }
