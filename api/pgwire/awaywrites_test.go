@@ -117,7 +117,7 @@ func TestKilledUnderWriters(t *testing.T) {
 	r := newBehindRig(t, itemsDDL, items(), func(o *behindOptions) { o.cluster, o.change = c, append(o.change, quick(nil)) })
 	_ = r.admin.Close(bounded(t))
 	var writers sync.WaitGroup
-	var written, goal atomic.Int64
+	var written, goal, began atomic.Int64
 	goal.Store(1 << 40)
 	for w := range 4 {
 		conn := r.connect([]pgx.QueryExecMode{pgx.QueryExecModeCacheStatement, pgx.QueryExecModeSimpleProtocol}[w%2])
@@ -131,13 +131,16 @@ func TestKilledUnderWriters(t *testing.T) {
 					goal.Store(0)
 					return
 				}
-				written.Add(1)
+				if written.Add(1); n == 0 {
+					began.Add(1)
+				}
 			}
 		})
 	}
 	more := func() {
 		from := written.Load()
-		eventually(t, "more is written", func() bool { return written.Load() > from+200 || goal.Load() == 0 })
+		// What a session is set to PostgreSQL is asked before its first write.
+		eventually(t, "more is written", func() bool { return written.Load() > from+200 && began.Load() == 4 || goal.Load() == 0 })
 	}
 	for range 2 {
 		more()
