@@ -98,11 +98,28 @@ func (s *suite) run(t *testing.T) {
 	// Long enough for a suite that leaks connections.
 	c := pgtest.New(t, pgtest.Options{HBA: hba, Settings: map[string]string{"max_connections": "300", "fsync": "off", "wal_level": "logical"}})
 	source := s.source(t)
+	endpoint := through(t, c)
+	s.prepare(t, c)
+	direct := s.outcomes(t, source, c.Addr(), "")
+	through := s.outcomes(t, source, endpoint, "")
+	t.Logf("directly:    %s", tally(direct))
+	t.Logf("through us:  %s", tally(through))
+	if len(direct) < 100 {
+		t.Errorf("only %d tests ran", len(direct))
+	}
+	for _, name := range differences(direct, through) {
+		s.again(t, source, c.Addr(), endpoint, name, direct[name], through[name])
+	}
+}
+
+// through is the address of an endpoint in front of a server.
+func through(t *testing.T, c *pgtest.Cluster) string {
+	t.Helper()
 	listener, err := net.Listen("tcp4", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	endpoint, err := pgwire.Start(pgwire.Options{
+	s, err := pgwire.Start(pgwire.Options{
 		Listener: listener, Logger: zaptest.NewLogger(t),
 		Upstream: pgwire.Upstream{Addresses: []pgwire.Address{{Network: "tcp", Address: c.Addr()}}},
 	})
@@ -112,21 +129,11 @@ func (s *suite) run(t *testing.T) {
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 		defer cancel()
-		if err := endpoint.Close(ctx); err != nil {
+		if err := s.Close(ctx); err != nil {
 			t.Error(err)
 		}
 	})
-	s.prepare(t, c)
-	direct := s.outcomes(t, source, c.Addr(), "")
-	through := s.outcomes(t, source, listener.Addr().String(), "")
-	t.Logf("directly:    %s", tally(direct))
-	t.Logf("through us:  %s", tally(through))
-	if len(direct) < 100 {
-		t.Errorf("only %d tests ran", len(direct))
-	}
-	for _, name := range differences(direct, through) {
-		s.again(t, source, c.Addr(), listener.Addr().String(), name, direct[name], through[name])
-	}
+	return listener.Addr().String()
 }
 
 // again looks whether a test's outcome depends on the way or on luck.
