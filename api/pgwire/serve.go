@@ -58,6 +58,11 @@ func (x *attended) take(kind byte, body []byte) error {
 		if alone {
 			return x.forward()
 		}
+		if !x.isOpen() {
+			if done, err := x.described(); done || err != nil {
+				return err
+			}
+		}
 		return x.part()
 	}
 	if !alone { // a part of an extended query that will have no Sync

@@ -138,7 +138,7 @@ func (a *twinAuthor) next() (messages []pgproto3.FrontendMessage) {
 	if a.transactions && a.r.IntN(2) == 0 {
 		return a.transaction()
 	}
-	switch a.r.IntN(26) {
+	switch a.r.IntN(27) {
 	case 0, 1, 2, 3:
 		return q(a.literal())
 	case 4:
@@ -188,6 +188,17 @@ func (a *twinAuthor) next() (messages []pgproto3.FrontendMessage) {
 		return []pgproto3.FrontendMessage{&pgproto3.Parse{Query: "SELECT id, n FROM items WHERE id < $1 ORDER BY id"}, &pgproto3.Bind{Parameters: [][]byte{[]byte("4")}}, &pgproto3.Execute{}, s}
 	case 23:
 		return []pgproto3.FrontendMessage{&pgproto3.Parse{Query: a.literal()}, &pgproto3.Bind{}, &pgproto3.Execute{}, s}
+	case 25: // the types of the parameters are asked for before the rest comes, or does not
+		list := []pgproto3.FrontendMessage{&pgproto3.Parse{Query: twinText}, &pgproto3.Describe{ObjectType: 'S'}, &pgproto3.Flush{}}
+		switch a.r.IntN(5) {
+		case 0:
+			return append(list, s)
+		case 1:
+			return append(list, &pgproto3.Describe{ObjectType: 'S'}, &pgproto3.Flush{}, &pgproto3.Bind{Parameters: a.values()}, &pgproto3.Execute{}, s)
+		case 2:
+			return append(list, &pgproto3.Parse{Query: "SELECT count(*) FROM items"}, &pgproto3.Bind{}, &pgproto3.Execute{}, s)
+		}
+		return append(list, &pgproto3.Bind{Parameters: a.values()}, &pgproto3.Execute{}, s)
 	case 24:
 		return []pgproto3.FrontendMessage{&pgproto3.Parse{Query: twinText}, &pgproto3.Flush{}, &pgproto3.Bind{Parameters: a.values()}, &pgproto3.Execute{}, s}
 	}

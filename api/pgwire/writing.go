@@ -210,3 +210,38 @@ func (w *writing) control(p *portal) bool {
 	w.reply = appendComplete(w.reply, p.statement.Tag)
 	return true
 }
+
+// described answers Parse and Describe of a write with a Flush behind them, if it can:
+// some drivers (postgres.js) ask for the types of the parameters before they bind. What
+// follows, up to the Sync, is then a query of its own.
+func (x *attended) described() (done bool, err error) {
+	prepares := func() (list []message, ok bool) {
+		unit := x.in.unit()
+		list, ok = x.messages(unit[:len(unit)-headBytes]) // without the Flush
+		return list, ok && len(list) == 2 && list[0].kind == cParse && list[1].kind == cDescribe && list[1].object == 'S' && list[0].name+list[1].name == ""
+	}
+	if list, ok := prepares(); !ok || !x.maybeHere(list) {
+		return false, nil
+	}
+	if err := x.settled(); err != nil {
+		return false, err
+	}
+	list, _ := prepares() // it may have moved
+	tx, ok := x.mine()
+	p := x.newPrepared(&list[0])
+	if !ok || tx != txIdle && x.tx == nil || p == nil || len(p.text.Statements) != 1 || p.text.Statements[0].Write == nil || len(p.text.Literals) > 0 {
+		return false, nil
+	}
+	mark := x.mark()
+	w := &writing{x: x, portals: map[string]*portal{}, first: -1}
+	for i := range list {
+		list[i].prepared = p
+		if ok, err := w.take(&list[i]); !ok || err != nil {
+			x.undo(mark)
+			return false, err
+		}
+	}
+	x.in.drop()
+	x.deferred(map[string]*prepared{"": p})
+	return true, x.say(w.reply)
+}
