@@ -100,7 +100,7 @@ func open(t *testing.T) string {
 }
 
 // regressLine says how a test ended.
-var regressLine = regexp.MustCompile(`(?m)^(?:test| )\s*(\w+)\s+\.\.\. (ok|FAILED|failed)`)
+var regressLine = regexp.MustCompile(`(?m)^(?:test| )\s*([\w.]+)\s+\.\.\. (ok|FAILED|failed)`)
 
 func regress(t *testing.T, dir, way, addr, programs string) map[string]string {
 	t.Helper()
