@@ -12,14 +12,14 @@ import (
 func TestKillAerospike(t *testing.T) {
 	t.Parallel()
 	s := newServer(t, t.TempDir(), "WALPROXY_AEROWIRE__LISTEN=127.0.0.1:0")
-	killEvaluating(t, onEndpoint(s, 12, evaluated), times(6, 100), 400)
+	killEvaluating(t, onEndpoint(s, "crash", 12, evaluated), times(6, 100), 400)
 }
 
 // TestKillAerospikeOnPostgres does the same on what PostgreSQL holds.
 func TestKillAerospikeOnPostgres(t *testing.T) {
 	t.Parallel()
 	s := onPostgres(t, pgtest.Shared(t).Database(t), "WALPROXY_AEROWIRE__LISTEN=127.0.0.1:0")
-	killEvaluating(t, onEndpoint(s, 6, evaluated), times(3, 60), 200)
+	killEvaluating(t, onEndpoint(s, "crash", 6, evaluated), times(3, 60), 200)
 }
 
 // killEvaluating kills the server after at most so many acknowledged writes, each
@@ -47,7 +47,7 @@ func killEvaluating(t *testing.T, a *aerospike, rounds, most int) {
 func TestTerminateAerospike(t *testing.T) {
 	t.Parallel()
 	ctx := timeout(t, 2*time.Minute, 10*time.Minute)
-	a := onEndpoint(newServer(t, t.TempDir(), "WALPROXY_AEROWIRE__LISTEN=127.0.0.1:0"), 12, evaluated)
+	a := onEndpoint(newServer(t, t.TempDir(), "WALPROXY_AEROWIRE__LISTEN=127.0.0.1:0"), "crash", 12, evaluated)
 	a.start(ctx)
 	for range times(2, 20) {
 		c := a.connect()

@@ -27,6 +27,7 @@ type front struct {
 	store     *aeroStore
 	registers []*register
 	commands  *commands
+	rounds    int
 }
 
 // register is a record that one client writes and deletes.
@@ -50,13 +51,11 @@ func newFront(t *testing.T, store *aeroStore) *front {
 	// Its clients stay as they are when it is killed.
 	s := onAerospike(t, store, "WALPROXY_AEROWIRE__LISTEN="+keptAddr(t))
 	s.writers, s.batch, s.pad = 4, 2, 20
-	f := &front{aerospike: onEndpoint(s, 8, frontWrite), store: store, commands: &commands{stream: uuid.NewString()}}
-	f.set, f.comesBack, f.loses, f.also = "crash-"+uuid.NewString()[:8], true, store.loses(), f.turnOver
+	f := &front{aerospike: onEndpoint(s, "crash-"+uuid.NewString()[:8], 8, frontWrite), store: store, commands: &commands{stream: uuid.NewString()}}
+	f.comesBack, f.loses, f.also = true, store.loses(), f.turnOver
 	for i := range f.mine {
 		f.registers = append(f.registers, &register{key: f.key(fmt.Sprint("register", i)), could: []int{0}})
 	}
-	f.renew()
-	f.old = nil
 	return f
 }
 
@@ -164,6 +163,9 @@ func (f *front) under(ctx context.Context, during func()) {
 	}
 	f.check(ctx, c)
 	f.server.check(ctx)
+	if f.rounds++; f.rounds%10 == 0 {
+		f.report()
+	}
 }
 
 // check compares all that the clients of the endpoint and the commands wrote.
@@ -254,8 +256,8 @@ func (f *front) renewed() {
 // report says what was done.
 func (f *front) report() {
 	f.Helper()
-	f.Logf("%d writes over the endpoint, %d of which the store had acknowledged and lost; %d commands; %d writes over the API",
-		f.total.Load(), f.lost, f.commands.acked, f.ledger.Acked())
+	f.Logf("%d rounds: %d writes over the endpoint, %d of which the store had acknowledged and lost; %d commands; %d writes over the API",
+		f.rounds, f.total.Load(), f.lost, f.commands.acked, f.ledger.Acked())
 }
 
 // TestAerospikeClusterKills kills nodes of a cluster, and walproxy, under clients whose

@@ -32,6 +32,7 @@ type aerospike struct {
 	lost  int
 	mine  []*numbers // by client
 	old   []*numbers // that were written before the last renew
+	epoch int
 	total atomic.Int64
 }
 
@@ -49,6 +50,7 @@ const (
 	refused             // not there
 	logged              // acknowledged, from the log
 	told                // acknowledged by the store
+	fallen              // the same, and it was not there when it was looked for
 )
 
 func (n *numbers) most(of ...fate) (count int) {
@@ -61,9 +63,9 @@ func (n *numbers) most(of ...fate) (count int) {
 }
 
 // onEndpoint is the load of so many clients on a server's endpoint.
-func onEndpoint(s *server, clients int, form func(n int) ([]*as.Operation, bool)) *aerospike {
+func onEndpoint(s *server, set string, clients int, form func(n int) ([]*as.Operation, bool)) *aerospike {
 	s.Helper()
-	a := &aerospike{server: s, set: "crash", form: form, mine: make([]*numbers, clients)}
+	a := &aerospike{server: s, set: set, form: form, mine: make([]*numbers, clients)}
 	a.renew()
 	return a
 }
@@ -71,11 +73,12 @@ func onEndpoint(s *server, clients int, form func(n int) ([]*as.Operation, bool)
 // renew has the clients write to other records from now on: they would grow too large.
 func (a *aerospike) renew() {
 	a.Helper()
-	for i, n := range a.mine {
-		if n != nil {
-			a.old = append(a.old, n)
-		}
-		a.mine[i] = &numbers{key: a.key(fmt.Sprintf("%d.%d", i, len(a.old)))}
+	if a.mine[0] != nil {
+		a.old = append(a.old, a.mine...)
+	}
+	a.epoch++
+	for i := range a.mine {
+		a.mine[i] = &numbers{key: a.key(fmt.Sprintf("%d, %d", a.epoch, i))}
 	}
 }
 
@@ -206,7 +209,7 @@ func (a *aerospike) compare(n *numbers, rec *as.Record) error {
 		return err
 	}
 	if there == nil { // it is a counter alone, or absent
-		least, most := n.most(logged), n.most(logged, told, unsure)
+		least, most := n.most(logged), n.most(logged, told, fallen, unsure)
 		if !a.loses {
 			least += n.most(told)
 		}
@@ -236,7 +239,9 @@ func (a *aerospike) compare(n *numbers, rec *as.Record) error {
 		_, asks := a.form(i + 1)
 		switch {
 		case f == told && a.loses && !has:
-			n.fate[i], a.lost = refused, a.lost+1
+			n.fate[i], a.lost = fallen, a.lost+1
+		case f == fallen && has: // a node that had it has come back
+			n.fate[i], a.lost = told, a.lost-1
 		case (f == logged || f == told) && !has:
 			return fmt.Errorf("acknowledged %d is lost (%d numbers are there, of %d)", i+1, len(there), len(n.fate))
 		case f == unsure && !asks: // the log decides once

@@ -17,7 +17,7 @@ func TestAerospikeCountersWhilePostgresIsAway(t *testing.T) {
 	ctx := timeout(t, 3*time.Minute, time.Hour)
 	cluster, r := pgtest.New(t, pgtest.Options{}), rng(t)
 	s := onPostgres(t, cluster.Database(t), "WALPROXY_AEROWIRE__LISTEN=127.0.0.1:0")
-	a := onEndpoint(s, 4, func(int) ([]*as.Operation, bool) {
+	a := onEndpoint(s, "crash", 4, func(int) ([]*as.Operation, bool) {
 		return []*as.Operation{as.AddOp(as.NewBin("count", 1))}, false
 	})
 	for range times(2, 40) {
