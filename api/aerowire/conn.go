@@ -222,7 +222,7 @@ func (c *conn) message(ctx context.Context, body []byte) error {
 		if batch {
 			return c.s.batch(ctx, m, field, out)
 		}
-		return c.s.scan(ctx, m, out)
+		return c.s.scan(ctx, m, c.net.RemoteAddr().String(), out)
 	}
 	a := c.single(ctx, m)
 	c.waiting = append(c.waiting, a)

@@ -31,6 +31,15 @@ type Store interface {
 	// have been done. upTo is the highest LSN that a write to the record can have, all
 	// of which are applied, and none is under way.
 	Forward(ctx context.Context, messages []*codec.Message, upTo []walproxy.LSN) ([]*codec.Message, []error)
+	// Call is Forward for a message that calls a function on its record; there: not on
+	// one that is absent. removed, also beside an error: the record's deletion has to be
+	// logged before anything is answered.
+	Call(ctx context.Context, m *codec.Message, upTo walproxy.LSN, there bool) (reply *codec.Message, removed bool, err error)
+	// Foresee says what is known of the answer to a message before it is sent, but for
+	// codec.OK. ask: it is a write that may be refused, not to be logged unasked.
+	Foresee(ctx context.Context, m *codec.Message) (result codec.Result, ask bool)
+	// Info asks one node, or all.
+	Info(ctx context.Context, command string, all bool) ([]string, error)
 	// Scan sends a message that reads many records, calls f with each and returns what
 	// the cluster says at the end. What f is given may hold what it says of partitions.
 	Scan(ctx context.Context, m *codec.Message, f func(*codec.Message) error) (codec.Result, error)
@@ -76,12 +85,17 @@ func (s *Server) front(ctx context.Context, o *operation) *answer {
 	case s.o.Store.Reserved(o.namespace, o.set):
 		return failed(codec.Forbidden)
 	}
+	result, mustAsk := s.o.Store.Foresee(ctx, o.message())
 	switch {
+	case result != codec.OK:
+		return failed(result)
 	case o.Info2&codec.Info2Write == 0 && o.Info1&codec.Info1Read != 0:
 		return s.ask(ctx, o)
 	case o.Info2&codec.Info2Write == 0:
 		return failed(codec.Parameter)
-	case o.Info2&codec.Info2Delete != 0 && s.o.LogDeletes && o.unconditional():
+	case o.calls():
+		return s.hold(ctx, o, s.callHeld)
+	case o.Info2&codec.Info2Delete != 0 && s.o.LogDeletes && o.unconditional() && !mustAsk:
 		return s.logged(s.o.Core.Append(ctx, o.deletion()))
 	case o.Info2&codec.Info2Delete != 0:
 		return s.hold(ctx, o, s.removeHeld)
@@ -90,7 +104,7 @@ func (s *Server) front(ctx context.Context, o *operation) *answer {
 	switch {
 	case err != nil:
 		return s.failure(err)
-	case plain:
+	case plain && !mustAsk:
 		return s.logged(s.o.Core.Append(ctx, o.command()))
 	}
 	return s.hold(ctx, o, s.forwardHeld)
@@ -216,6 +230,14 @@ func (o *operation) message() *codec.Message {
 	}
 	if o.rawFilter != nil {
 		m.Fields = append(m.Fields, codec.Field{Type: codec.FieldFilter, Data: o.rawFilter})
+	}
+	if o.calls() {
+		for _, f := range o.Fields {
+			switch f.Type {
+			case codec.FieldUDFPackage, codec.FieldUDFFunction, codec.FieldUDFArguments:
+				m.Fields = append(m.Fields, f)
+			}
+		}
 	}
 	return m
 }

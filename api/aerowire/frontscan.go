@@ -10,13 +10,14 @@ import (
 
 // frontScan answers a message that names no record: the cluster is asked once all
 // that was acknowledged is applied. Records come as they are sent.
-func (s *Server) frontScan(ctx context.Context, m *codec.Message, out *stream) error {
+func (s *Server) frontScan(ctx context.Context, m *codec.Message, client string, out *stream) error {
 	namespace, set, err := s.names(m)
 	if err != nil {
 		return out.refuse(resultOf(err))
 	}
-	if _, udf := m.Field(codec.FieldUDFOp); udf || m.Info2&codec.Info2Write != 0 {
-		return out.refuse(codec.Unsupported) // aggregations and background jobs
+	if _, udf := m.Field(codec.FieldUDFOp); udf && !background(m) {
+		// The server takes no filter for an aggregation: it would count what deletions leave.
+		return out.refuse(codec.Unsupported)
 	}
 	if err := s.o.Store.Away(); err != nil {
 		return out.refuse(codec.Unavailable)
@@ -26,6 +27,14 @@ func (s *Server) frontScan(ctx context.Context, m *codec.Message, out *stream) e
 	cancel()
 	if err != nil {
 		return out.refuse(s.late(err))
+	}
+	if background(m) {
+		waiting, cancel := s.patient(ctx)
+		defer cancel()
+		if err := s.frontJob(waiting, m, namespace, set, client); err != nil {
+			return out.refuse(resultOf(err))
+		}
+		return out.last(codec.OK)
 	}
 	var broken error // the client's connection
 	result, err := s.o.Store.Scan(ctx, m, func(r *codec.Message) error {

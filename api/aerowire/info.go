@@ -86,7 +86,7 @@ func (c *conn) infoOf(ctx context.Context, name string) (string, error) {
 		return strings.Join(s.o.Namespaces, ";"), nil
 	case "services", "services-alumni", "alumni-clear-std", "alumni-tls-std":
 		return "", nil
-	case "health-outliers", "health-stats", "udf-list", "sindex", "sindex-list", "sindex-list:", "roster", "query-show", "scan-show", "jobs":
+	case "health-outliers", "health-stats", "roster", "jobs":
 		return "", nil
 	case "status":
 		return "ok", nil
@@ -158,6 +158,9 @@ func (c *conn) command(ctx context.Context, name string) (string, error) {
 	}
 	if ns, ok := strings.CutPrefix(name, "namespace/"); ok {
 		return c.s.namespaceInfo(ns), nil
+	}
+	if answer, ok, err := c.s.frontInfo(ctx, name, what, args); ok || err != nil {
+		return answer, err
 	}
 	switch what {
 	case "truncate", "truncate-namespace":

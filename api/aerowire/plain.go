@@ -24,7 +24,7 @@ func (o *operation) unconditional() bool {
 // if the write can be done at all there is nothing to tell but that. Everything else
 // is the store's to answer, also what is wrong with a message. An error is noRoom.
 func (o *operation) plain(limit int) (bool, error) {
-	if !o.unconditional() || o.Info2 != codec.Info2Write || o.TTL > ttlMax && o.TTL != ttlNever && o.TTL != ttlDontUpdate {
+	if !o.unconditional() || o.calls() || o.oddKey() || o.Info2 != codec.Info2Write || o.TTL > ttlMax && o.TTL != ttlNever && o.TTL != ttlDontUpdate {
 		return false, nil
 	}
 	leaves := false // a record without bins is none, which the store has to see to
@@ -32,6 +32,10 @@ func (o *operation) plain(limit int) (bool, error) {
 		op := &o.Ops[i]
 		switch op.Type {
 		case codec.OpWrite:
+			switch op.Particle { // of which the server knows more
+			case value.ParticleGeoJSON, value.ParticleHLL:
+				return false, nil
+			}
 			leaves = leaves || op.Particle != value.ParticleNull
 		case codec.OpIncrement, codec.OpAppend, codec.OpPrepend:
 			if len(op.Value) == 0 {
@@ -50,6 +54,11 @@ func (o *operation) plain(limit int) (bool, error) {
 		return false, nil
 	}
 	return o.sound(limit)
+}
+
+// oddKey reports that the server would not keep the user's key.
+func (o *operation) oddKey() bool {
+	return o.key.Type == value.ParticleInteger && len(o.key.Data) != 8
 }
 
 // sound reports that a write could be done to a record that is absent.

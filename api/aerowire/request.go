@@ -30,6 +30,7 @@ type operation struct {
 	filterError    error // of a filter that makes no sense, which counts for records that are there
 	filterRoom     int64
 	room           int64 // that is reserved
+	there          bool  // a function is called on a record that exists only
 }
 
 // collectionOf names what holds the records of a set.
@@ -92,7 +93,7 @@ func (s *Server) operation(m *codec.Message, digest *[codec.DigestBytes]byte) (*
 	default:
 		return nil, codec.Parameter
 	}
-	if _, udf := m.Field(codec.FieldUDFPackage); udf {
+	if _, udf := m.Field(codec.FieldUDFPackage); udf && s.o.Store == nil {
 		return nil, codec.Unsupported
 	}
 	if _, transaction := m.Field(codec.FieldTransaction); transaction {

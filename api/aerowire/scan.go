@@ -33,9 +33,9 @@ type scan struct {
 }
 
 // scan answers a message that names no record.
-func (s *Server) scan(ctx context.Context, m *codec.Message, out *stream) error {
+func (s *Server) scan(ctx context.Context, m *codec.Message, client string, out *stream) error {
 	if s.o.Store != nil {
-		return s.frontScan(ctx, m, out)
+		return s.frontScan(ctx, m, client, out)
 	}
 	sc, err := s.newScan(m)
 	if err == nil && sc.rawFilter != nil {

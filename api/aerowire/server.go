@@ -148,6 +148,8 @@ type Server struct {
 	stop     chan struct{} // closed by Close
 	base     context.Context
 	cancel   context.CancelCauseFunc
+	running  context.Context // of background queries: ends with base, or when Close begins
+	halt     context.CancelFunc
 	failed   chan error // capacity 1
 	joined   sync.WaitGroup
 
@@ -158,6 +160,7 @@ type Server struct {
 	err   error         // of Close; read after done
 	stats counters
 	away  away
+	jobs  jobs // in front of a cluster
 }
 
 // counters for info's statistics.
@@ -182,6 +185,7 @@ func Start(o Options) (*Server, error) {
 	s.decodedMax = max(o.MaxInFlightBytes, roomPerByte*int64(o.MaxRecordBytes))
 	s.decoded, s.filters = semaphore.NewWeighted(s.decodedMax), semaphore.NewWeighted(s.decodedMax)
 	s.base, s.cancel = context.WithCancelCause(context.Background())
+	s.running, s.halt = context.WithCancel(s.base)
 	s.joined.Go(s.accept)
 	return s, nil
 }
@@ -252,6 +256,7 @@ func (s *Server) Close(ctx context.Context) error {
 		defer close(s.done)
 		s.stopping.Store(true)
 		close(s.stop)
+		s.halt()
 		s.err = s.o.Listener.Close()
 		s.wakeIdle()
 		stop := context.AfterFunc(ctx, func() {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"slices"
-	"strings"
 
 	as "github.com/aerospike/aerospike-client-go/v7"
 	"go.uber.org/zap"
@@ -90,13 +89,7 @@ func (s *Sink) namespace(ctx context.Context, ns string) (map[string]string, err
 	if failed != nil {
 		return nil, judge(failed, notSent)
 	}
-	config := map[string]string{}
-	for part := range strings.SplitSeq(answers[command], ";") {
-		if key, value, ok := strings.Cut(part, "="); ok {
-			config[key] = value
-		}
-	}
-	return config, nil
+	return settings(answers[command], ";"), nil
 }
 
 var _ sinks.Describer = (*Sink)(nil)

@@ -3,6 +3,7 @@ package aerospike
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -60,26 +61,96 @@ func (e *SetError) Error() string {
 // the stream has already.
 func (o *owner) takeSets(ctx context.Context, t *turn, phases []*phase) error {
 	var wanted []Place
-	o.mu.Lock()
 	for _, p := range phases {
 		for _, w := range p.works {
-			if at := w.place.Place; w.fault == nil && !o.mu.sets[at] && !slices.Contains(wanted, at) {
+			if at := w.place.Place; w.fault == nil && !slices.Contains(wanted, at) {
 				wanted = append(wanted, at)
 			}
 		}
 	}
-	o.mu.Unlock()
 	for _, at := range wanted {
-		if err := o.takeSet(ctx, t.state, at); err != nil {
+		if err := o.own(ctx, t.state, at); err != nil {
 			return err
 		}
-		o.mu.Lock()
-		if o.mu.state != nil && o.mu.state.Claim == t.state.Claim {
-			o.mu.sets[at] = true
-		}
-		o.mu.Unlock()
 	}
 	return nil
+}
+
+// own is takeSet, if the claim of st has not taken the set before.
+func (o *owner) own(ctx context.Context, st *state, at Place) error {
+	o.mu.Lock()
+	has := o.mu.sets[at]
+	o.mu.Unlock()
+	if has {
+		return nil
+	}
+	if err := o.takeSet(ctx, st, at); err != nil {
+		return err
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.mu.state != nil && o.mu.state.Claim == st.Claim {
+		o.mu.sets[at] = true
+	}
+	return nil
+}
+
+// owns reports that a set is known to be this stream's. claimed: there is a claim of
+// the stream that could take it.
+func (o *owner) owns(at Place) (mine, claimed bool) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.mu.sets[at], o.mu.state != nil && o.mu.refused == nil
+}
+
+// peek is nil unless a set is another log's, as far as can be told before this process
+// has claimed the stream.
+func (o *owner) peek(ctx context.Context, at Place) error {
+	st, err := o.load(ctx)
+	if err != nil {
+		return err
+	}
+	claim, err := o.loadClaim(ctx, at)
+	if err != nil || claim == nil {
+		return err
+	}
+	var mine uuid.UUID // of a new stream nothing is known yet
+	if st != nil {
+		mine = st.Stream
+		if claim.Stream == mine || slices.Contains(st.Former, claim.Stream) {
+			return nil
+		}
+	}
+	return sinks.WithOutcome(sinks.Halt, &SetError{Place: at, Stream: claim.Stream, Owner: claim.Owner, Claimed: claim.Claimed, Mine: mine})
+}
+
+// errNotClaimed: this process has not claimed the stream yet.
+var errNotClaimed = errors.New("sink aerospike: the stream is not claimed yet")
+
+// writable is nil if this process may write to a set past the log: it is the owner of
+// the stream, and the stream is that of the set.
+func (o *owner) writable(ctx context.Context, at Place) error {
+	o.mu.Lock()
+	st, epoch, refused := o.mu.state, o.mu.at.Epoch, o.mu.refused
+	o.mu.Unlock()
+	switch {
+	case st == nil:
+		return sinks.WithOutcome(sinks.Retry, errNotClaimed)
+	case refused != nil:
+		return sinks.WithOutcome(sinks.Retry, refused)
+	}
+	if err := o.confirm(ctx, epoch); err != nil {
+		return surelyNot(err)
+	}
+	return surelyNot(o.own(ctx, st, at))
+}
+
+// surelyNot: what an error was of came before the message that was to be sent.
+func surelyNot(err error) error {
+	if err == nil || sinks.OutcomeOf(err) == sinks.Halt {
+		return err
+	}
+	return sinks.WithOutcome(sinks.Retry, err)
 }
 
 // takeSet claims a set for the stream of mine.

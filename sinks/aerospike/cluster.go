@@ -70,6 +70,10 @@ func (s *Sink) look(ctx context.Context) (nodes, error) {
 		}
 		stats, failed := n.RequestStats(&as.InfoPolicy{Timeout: policy.SocketTimeout})
 		if failed != nil {
+			if _, leave, err := s.calls.Enter(ctx); err == nil { // who forwards is to know of it
+				s.reach.doubt(n)
+				leave()
+			}
 			return nil, judge(failed, notSent)
 		}
 		uptime, err := strconv.ParseInt(stats["uptime"], 10, 64)

@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	as "github.com/aerospike/aerospike-client-go/v7"
+	"go.uber.org/zap"
 
 	"github.com/walproxy/walproxy/api/aerowire/codec"
 	"github.com/walproxy/walproxy/api/aerowire/value"
@@ -22,7 +23,8 @@ import (
 // sinks.ErrAway where that was known without asking; Unknown may have been done,
 // and is said of writes only; Halt is a cluster that is not as it must be; Rejected
 // a message that cannot be forwarded: a deletion (its guard would be lost, and what
-// was written before could come back: it has to be logged), or one for many records.
+// was written before could come back: it has to be logged), a function (see Call), or
+// one for many records. A write to a set of another log is refused: codec.Forbidden.
 //
 // Messages go over the client's own connections, many in a row where they are for
 // one node. They wait for each other in no order: the caller sees to it that no two
@@ -61,9 +63,7 @@ func (s *Sink) Forward(ctx context.Context, messages []*codec.Message, upTo []si
 		if i < len(upTo) {
 			w.upTo = upTo[i]
 		}
-		if w.key, w.err = keyOfMessage(m); w.err == nil {
-			w.err = s.forwardable(m, w.key)
-		}
+		f.admit(ctx, w)
 		list = append(list, w)
 	}
 	f.run(ctx, list)
@@ -77,9 +77,28 @@ func (s *Sink) Forward(ctx context.Context, messages []*codec.Message, upTo []si
 
 var (
 	errDeletes = errors.New("sink aerospike: a deletion is logged, not forwarded")
+	errCalls   = errors.New("sink aerospike: a function is not forwarded as a write is")
 	errMany    = errors.New("sink aerospike: the message is not for one record")
 	errOwnSet  = errors.New("sink aerospike: the set is walproxy's own")
 )
+
+// admit finds w's record and whether a message for it may be forwarded: a write only
+// by the owner of the stream, and to a set that is the stream's. One to another log's
+// set is refused as by a server, for clients, and said to whoever runs this one.
+func (f *forwarding) admit(ctx context.Context, w *forward) {
+	w.message = w.sent
+	if w.key, w.err = keyOfMessage(w.sent); w.err != nil {
+		return
+	}
+	if w.err = f.sink.forwardable(w.sent, w.key); w.err != nil || !w.writes() {
+		return
+	}
+	w.err = f.sink.owner.writable(ctx, w.place())
+	if foreign, is := errors.AsType[*SetError](w.err); is {
+		f.sink.log.Warn("a write was refused", zap.Error(foreign))
+		w.reply, w.err = refusal(codec.Forbidden), nil
+	}
+}
 
 // forwardable is why a message may not be forwarded.
 func (s *Sink) forwardable(m *codec.Message, key *as.Key) error {
@@ -90,6 +109,8 @@ func (s *Sink) forwardable(m *codec.Message, key *as.Key) error {
 		return rejected(errMany)
 	case m.Info2&codec.Info2Delete != 0:
 		return rejected(errDeletes)
+	case calls(m):
+		return rejected(errCalls)
 	case s.Reserved(key.Namespace(), key.SetName()):
 		return rejected(errOwnSet)
 	}
@@ -140,9 +161,8 @@ type forwarding struct {
 const rises = 3
 
 func (f *forwarding) run(ctx context.Context, list []*forward) {
-	list = slices.DeleteFunc(slices.Clone(list), func(w *forward) bool { return w.err != nil })
+	list = slices.DeleteFunc(slices.Clone(list), func(w *forward) bool { return w.err != nil || w.reply != nil })
 	for _, w := range list {
-		w.message = w.sent
 		w.floor = f.sink.readFloor(w.place(), [codec.DigestBytes]byte(w.key.Digest()))
 	}
 	f.prepare(ctx, list)

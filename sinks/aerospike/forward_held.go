@@ -59,19 +59,27 @@ func (w *forward) demand(m *codec.Message) {
 	}
 }
 
-// mark adds the filter on the guard, and to a write the guard.
-func (f *forwarding) mark(w *forward, m *codec.Message) {
+// bounds are the filters on the guard: not below what the record has, and for a write
+// not above what it can have.
+func (f *forwarding) bounds(w *forward) (filters []*as.Expression) {
 	if f.guard == "" {
-		return
+		return nil
 	}
-	var filters []*as.Expression
 	if w.floor > 0 {
 		filters = append(filters, as.ExpGreaterEq(as.ExpIntBin(f.guard), as.ExpIntVal(int64(w.floor))))
 	}
 	if w.writes() && w.upTo > 0 {
 		filters = append(filters, as.ExpOr(as.ExpNot(as.ExpBinExists(f.guard)), as.ExpLessEq(as.ExpIntBin(f.guard), as.ExpIntVal(int64(w.upTo)))))
 	}
-	for _, filter := range filters {
+	return filters
+}
+
+// mark adds the filter on the guard, and to a write the guard.
+func (f *forwarding) mark(w *forward, m *codec.Message) {
+	if f.guard == "" {
+		return
+	}
+	for _, filter := range f.bounds(w) {
 		m.Fields = withFilter(m.Fields, packed(filter))
 	}
 	switch {

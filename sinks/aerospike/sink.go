@@ -19,6 +19,7 @@ type Sink struct {
 	shared  *shared
 	owner   *owner
 	reach   *reach
+	rules   *rules
 	places  places
 	metrics *metrics
 
@@ -41,7 +42,7 @@ func Open(o Options) (*Sink, error) {
 	}
 	s := &Sink{o: o, log: o.Logger, calls: gate.New(sinks.ErrClosed)}
 	s.closed.ch = make(chan struct{})
-	s.owner, s.reach = newOwner(s), newReach(s)
+	s.owner, s.reach, s.rules = newOwner(s), newReach(s), newRules(s)
 	var err error
 	if s.metrics, err = newMetrics(s); err != nil {
 		return nil, fmt.Errorf("sink aerospike: %w", err)
@@ -85,6 +86,7 @@ func (s *Sink) Close(ctx context.Context) error {
 		s.calls.Shut()
 		s.owner.end()
 		s.reach.end()
+		s.rules.end()
 		go func() {
 			s.calls.Wait()
 			s.owner.join()
