@@ -38,6 +38,7 @@ func resultOf(err error) codec.Result {
 		{walproxy.ErrDraining, codec.Unavailable},
 		{walproxy.ErrClosed, codec.Unavailable},
 		{wal.ErrPoisoned, codec.Unavailable},
+		{sinks.ErrAway, codec.Unavailable},
 		{context.DeadlineExceeded, codec.Timeout},
 		{context.Canceled, codec.Unavailable},
 	} {

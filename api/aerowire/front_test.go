@@ -352,6 +352,7 @@ func TestFrontAway(t *testing.T) {
 				create := as.NewWritePolicy(0, 0)
 				create.RecordExistsAction = as.CREATE_ONLY
 				refusedWith(t, "read", read(), types.PARTITION_UNAVAILABLE)
+				scanAway(t, c, "away")
 				refusedWith(t, "create", c.Put(create, k, as.BinMap{"n": 1}), types.PARTITION_UNAVAILABLE)
 				_, err := c.Operate(nil, k, as.AddOp(as.NewBin("n", 1)), as.GetBinOp("n"))
 				refusedWith(t, "operate", err, types.PARTITION_UNAVAILABLE)

@@ -11,6 +11,7 @@ import (
 	"github.com/aerospike/aerospike-client-go/v7/types"
 
 	"github.com/walproxy/walproxy/api/aerowire"
+	"github.com/walproxy/walproxy/api/aerowire/codec"
 )
 
 // calls is a client that calls functions.
@@ -131,6 +132,16 @@ func TestFrontCalls(t *testing.T) {
 			t.Errorf("%v: %v, %v", rec.Key, rec.Record, rec.Err)
 		}
 	}
+
+	absent := key(t, set, "absent")
+	reply, _, failed := r.sink.Call(t.Context(), &codec.Message{Header: codec.Header{Info2: codec.Info2Write}, Fields: []codec.Field{
+		{Type: codec.FieldNamespace, Data: []byte(namespace)}, {Type: codec.FieldSet, Data: []byte(set)}, {Type: codec.FieldDigest, Data: absent.Digest()},
+		{Type: codec.FieldUDFPackage, Data: []byte("walproxy_test")}, {Type: codec.FieldUDFFunction, Data: []byte("write")},
+		{Type: codec.FieldUDFArguments, Data: []byte{0x91, 1}}}}, 0, true)
+	if failed != nil || reply.Result != codec.NotFound {
+		t.Errorf("of a record that has to be there: %v, %v", reply, failed)
+	}
+	c.is("of a record that has to be there", absent, -1)
 
 	for name, n := range after {
 		c.is(name, key(t, set, name), n)

@@ -19,14 +19,20 @@ func (s *Server) frontScan(ctx context.Context, m *codec.Message, client string,
 		// The server takes no filter for an aggregation: it would count what deletions leave.
 		return out.refuse(codec.Unsupported)
 	}
+	refuse := func(r codec.Result) error {
+		if background(m) {
+			return out.refuse(r)
+		}
+		return refuseScan(m, r, out)
+	}
 	if err := s.o.Store.Away(); err != nil {
-		return out.refuse(codec.Unavailable)
+		return refuse(codec.Unavailable)
 	}
 	waiting, cancel := s.patient(ctx)
 	err = s.o.Core.SeeAll(waiting, collectionOf(namespace, set))
 	cancel()
 	if err != nil {
-		return out.refuse(s.late(err))
+		return refuse(s.late(err))
 	}
 	if background(m) {
 		waiting, cancel := s.patient(ctx)
@@ -46,9 +52,9 @@ func (s *Server) frontScan(ctx context.Context, m *codec.Message, client string,
 	case broken != nil:
 		return broken
 	case err != nil:
-		return out.refuse(s.replied(m, nil, err).Result)
+		return refuse(s.replied(m, nil, err).Result)
 	case result != codec.OK:
-		return out.refuse(result)
+		return refuse(result)
 	}
 	return out.last(codec.OK)
 }

@@ -42,3 +42,23 @@ func TestPostgresHangs(t *testing.T) {
 	}
 	r.bins(c, k, 1+rounds, as.BinMap{"n": rounds})
 }
+
+// scanAway wants a scan to find nothing, and to say that it has not looked.
+func scanAway(t testing.TB, c *as.Client, set string) {
+	t.Helper()
+	p := as.NewScanPolicy()
+	p.MaxRetries = 0
+	results, err := c.ScanAll(p, namespace, set)
+	if err == nil {
+		for res := range results.Results() {
+			if res.Err == nil {
+				t.Errorf("a scan while away: %v", res.Record)
+			} else {
+				err = res.Err
+			}
+		}
+	}
+	if err == nil || !err.Matches(types.MAX_RETRIES_EXCEEDED) || err.Matches(types.TIMEOUT) {
+		t.Errorf("a scan while away: %v", err)
+	}
+}

@@ -52,9 +52,49 @@ func (s *Server) scan(ctx context.Context, m *codec.Message, client string, out 
 		}
 	}
 	if err != nil {
-		return out.refuse(s.told(err))
+		return refuseScan(m, s.told(err), out)
 	}
 	return out.last(codec.OK)
+}
+
+// refuseScan ends a scan with a result. That a store is away is said of every partition
+// that is asked for, as a server says it: clients take the bare result for a record, or,
+// at the end, for no error.
+func refuseScan(m *codec.Message, r codec.Result, out *stream) error {
+	if r != codec.Unavailable {
+		return out.refuse(r)
+	}
+	for _, id := range partitionsOf(m) {
+		away := codec.Header{Info3: codec.Info3PartitionDone, Result: r, Generation: uint32(id)}
+		out.frame = codec.AppendHeader(out.frame, &away, 0, 0)
+		if err := out.full(); err != nil {
+			return err
+		}
+	}
+	return out.last(codec.OK)
+}
+
+// partitionsOf are the partitions that a scan asks for.
+func partitionsOf(m *codec.Message) []int {
+	whole, named := m.Field(codec.FieldPartitions)
+	partial, resumed := m.Field(codec.FieldDigests)
+	var ids []int
+	for b := range slices.Chunk(whole, 2) {
+		if len(b) == 2 {
+			ids = append(ids, int(binary.LittleEndian.Uint16(b)))
+		}
+	}
+	for b := range slices.Chunk(partial, codec.DigestBytes) {
+		if len(b) == codec.DigestBytes {
+			ids = append(ids, partitionOf(b))
+		}
+	}
+	if !named && !resumed {
+		for id := range partitions {
+			ids = append(ids, id)
+		}
+	}
+	return ids
 }
 
 // coreError is an error of reading, as opposed to one of the connection.
@@ -220,14 +260,43 @@ func (s *Server) walk(ctx context.Context, collection string, page int, next fun
 	}
 }
 
-// scanPage does not wait for ever for a store that is away.
+// scanPage does not wait for a store that is away: it looks whether that is there, as a
+// read does, before the first page and whenever one takes long. All that was logged has
+// to be applied before a page is read, so that alone says nothing.
 func (s *Server) scanPage(ctx context.Context, collection string, after *walproxyv1.Key, limit int) ([]sinks.Entry, error) {
-	if s.o.Remote {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeoutCause(ctx, s.o.RequestTimeout, errNotWaited)
-		defer cancel()
+	if !s.o.Remote {
+		return s.o.Core.Scan(ctx, collection, after, limit)
 	}
-	return s.o.Core.Scan(ctx, collection, after, limit)
+	ctx, cancel := context.WithTimeoutCause(ctx, s.o.RequestTimeout, errNotWaited)
+	defer cancel()
+	look := after == nil
+	for patience := patienceMax; ; patience *= 2 {
+		if look && s.absent(ctx, collection) {
+			return nil, errNotWaited
+		}
+		within, cancel := context.WithTimeoutCause(ctx, patience, errNotWaited)
+		entries, err := s.o.Core.Scan(within, collection, after, limit)
+		late := within.Err() != nil && ctx.Err() == nil
+		cancel()
+		if err == nil || !late {
+			return entries, err
+		}
+		look = true
+	}
+}
+
+// absent reports whether the store does not answer: a record is read that nobody writes.
+func (s *Server) absent(ctx context.Context, collection string) bool {
+	return s.reach(ctx, true, func(ctx context.Context) error {
+		_, err := s.tableOf(ctx, collection)
+		if err == nil {
+			_, err = s.o.Core.Read(ctx, collection, mutation.Bytes(make([]byte, codec.DigestBytes)))
+		}
+		if errors.Is(err, mutation.ErrNotFound) {
+			return nil
+		}
+		return err
+	})
 }
 
 // sizeOf is about what a document takes in memory.

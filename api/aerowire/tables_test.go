@@ -310,7 +310,9 @@ func TestPostgresAway(t *testing.T) {
 	expect := fresh(c)
 	expect.GenerationPolicy, expect.Generation, expect.MaxRetries = as.EXPECT_GEN_EQUAL, 1, 0
 	want(t, "a generation while away", c.Put(expect, k, as.BinMap{"n": 0}), types.PARTITION_UNAVAILABLE)
-	if took := time.Since(began); took > 20*time.Second {
+	scanAway(t, c, "away")
+	want(t, "a truncate while away", c.Truncate(nil, namespace, "away", nil), types.PARTITION_UNAVAILABLE)
+	if took := time.Since(began); took > 20*time.Second { // a scan waits for 30 s for what is not applied
 		t.Errorf("refusals took %v", took)
 	}
 	cluster.Start(t)

@@ -8,6 +8,7 @@ import (
 	as "github.com/aerospike/aerospike-client-go/v7"
 	"github.com/google/uuid"
 
+	"github.com/walproxy/walproxy/api/aerowire/codec"
 	"github.com/walproxy/walproxy/sinks"
 )
 
@@ -31,12 +32,19 @@ func TestSetOfAnotherLog(t *testing.T) {
 	}
 	refused(second)
 	refused(second)
+	if got := (forwarder{t, second.s}).one(message(t, second.s, "k", 0, wr, 0, intOp(codec.OpIncrement, "n", 1))); got != said(t, refusal(codec.Forbidden)) {
+		t.Errorf("a forwarded write: %s", got)
+	}
+	m := message(t, second.s, "k", 0, wr, 0, intOp(codec.OpIncrement, "n", 1))
+	if result, _ := second.s.Foresee(t.Context(), m); result != codec.Forbidden {
+		t.Errorf("a write is foreseen as %v", result)
+	}
 	first = mustOwn(t, first.s, first.cp.Stream, false)
 	refused(mustOwn(t, second.s, second.cp.Stream, false))
-	first.must(bump("k")) // again: it is not settled
+	first.must(bump("k")) // again, unless it is settled by now
 	first.must(bump("k"))
-	if n := first.count("k"); n != 2 {
-		t.Errorf("the owner's counter is %d, want 2", n)
+	if n, want := first.count("k"), int64(first.cp.Lanes[0].LSN); n != want {
+		t.Errorf("the owner's counter is %d, want %d", n, want)
 	}
 	// The first log is given up.
 	client := works(t, first.s)
