@@ -15,7 +15,7 @@ import (
 func TestFrontRefuses(t *testing.T) {
 	t.Parallel()
 	var store string
-	noEnds := func(*as.Client, bool) {}
+	var noEnds func(*as.Client, bool)
 	if realServer == "" {
 		f := newFunctions(t, newRig(t, func(o *aerowire.Options) { o.MaxRecordBytes = 64 << 10 }).addr)
 		store, noEnds = f.listener.Addr().String(), func(_ *as.Client, on bool) { f.noEnds.Store(on) }
