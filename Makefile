@@ -11,9 +11,10 @@ VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev
 LDFLAGS  := -X main.version=$(VERSION)
 DATA_DIR ?= ./walproxy-data
 FUZZTIME ?= 1000x
+BUDGET   ?= 6m
 AT_ONCE  ?= $(shell expr 2 \* $$(nproc 2>/dev/null || echo 2))
 
-.PHONY: run build test race short lint fuzz aerospike aerospike-short pgsuites crash backlog soak bench demo generate check-generate vuln install-deps install-drivers clean
+.PHONY: run build test race short lint fuzz aerospike aerospike-short pgsuites crash backlog soak bench peers demo generate check-generate vuln install-deps install-drivers clean
 
 ## run: the proxy on the embedded store, in the foreground; data in DATA_DIR
 run: build
@@ -88,6 +89,11 @@ soak:
 ## bench: the log beside a raw append + fdatasync loop, and the whole path
 bench:
 	./scripts/bench
+
+## peers: the log beside others that make records durable; writes docs/benchmarks.md
+## and its plots (make peers BUDGET=1h; on a quiet machine)
+peers:
+	cd bench/peers && $(GO) test -count 1 -run TestPeers -timeout 5h -v -budget $(BUDGET) -docs ../../docs -results ../results
 
 ## demo: 200,000 writes, the server killed in mid-drain, the ledger compared
 demo: build
