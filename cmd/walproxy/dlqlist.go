@@ -238,6 +238,8 @@ func describeLetter(l *dlq.Letter) string {
 	line("bytes", "%d", l.Bytes)
 	if text, err := l.Text(); err == nil {
 		b.WriteString("write\n" + indent(text))
+	} else if text, ok := l.Command(); ok {
+		b.WriteString("write, as its client sent it: it can be retried as it is, or discarded\n" + indent(text))
 	} else {
 		line("write", "%v; --json has it as it was logged", err)
 	}

@@ -4,13 +4,14 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"strconv"
 	"strings"
 
 	"github.com/rogpeppe/go-internal/testscript"
 )
 
 // nodeCmd starts a walproxy of its own that is an Aerospike node on the embedded
-// store, in node/, until the script ends.
+// store, in node/, until the script ends; $NODE is its process.
 func nodeCmd(ts *testscript.TestScript, _ bool, args []string) {
 	if len(args) != 1 {
 		ts.Fatalf("usage: node FILE")
@@ -47,5 +48,6 @@ func nodeCmd(ts *testscript.TestScript, _ bool, args []string) {
     namespace: test
     cluster: { seed_only: true, settle: 200ms }
 `, addr)
+	ts.Setenv("NODE", strconv.Itoa(c.cmd.Process.Pid))
 	ts.Check(os.WriteFile(ts.MkAbs(args[0]), []byte(config), 0o644))
 }

@@ -108,7 +108,7 @@ func scripts(t *testing.T, dir string) testscript.Params {
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"serve": serveCmd, "http": httpCmd, "signal": signalCmd, "exit": exitCmd, "flood": floodCmd,
 			"await": awaitCmd, "clone": cloneCmd, "tree": treeCmd, "await-log": awaitLogCmd, "damage": damageCmd,
-			"node": nodeCmd,
+			"node": nodeCmd, "aero": aeroCmd,
 		},
 		Setup: func(env *testscript.Env) error {
 			env.Values[serverKey{}] = &child{}

@@ -9,6 +9,8 @@ import (
 	"strconv"
 	"strings"
 
+	"google.golang.org/protobuf/proto"
+
 	walproxyv1 "github.com/walproxy/walproxy/api/proto/walproxy/v1"
 	"github.com/walproxy/walproxy/internal/jsonform"
 	"github.com/walproxy/walproxy/mutation"
@@ -50,12 +52,30 @@ func (l *Letter) Text() ([]byte, error) {
 	default:
 		raw, _ = json.Marshal(l.Group) // of what was read as JSON
 	}
+	return indented(raw)
+}
+
+func indented(raw []byte) ([]byte, error) {
 	var out bytes.Buffer
 	if err := json.Indent(&out, raw, "", "  "); err != nil {
 		return nil, err
 	}
 	out.WriteByte('\n')
 	return out.Bytes(), nil
+}
+
+// Command is what a client's own message does, for people, as the log's tools show it;
+// ok: the write is one. It cannot be edited.
+func (l *Letter) Command() (text []byte, ok bool) {
+	if l.Whole == nil {
+		return nil, false
+	}
+	rec := &walproxyv1.Record{}
+	if err := proto.Unmarshal(l.Whole.Record, rec); err != nil || rec.GetCommand() == nil {
+		return nil, false
+	}
+	text, err := indented(jsonform.AppendCommand(nil, rec.GetCommand()))
+	return text, err == nil
 }
 
 // blankComments puts spaces in place of lines that begin with #: places stay.

@@ -171,6 +171,9 @@ func appendParameters(dst []byte, s *walproxyv1.Statement) []byte {
 	return append(dst, ']')
 }
 
+// AppendCommand appends what a command does, for people: no API reads it.
+func AppendCommand(dst []byte, c *walproxyv1.Command) []byte { return appendCommand(dst, c) }
+
 func appendCommand(dst []byte, c *walproxyv1.Command) []byte {
 	dst = appendTarget(append(dst, '{'), c.GetCollection(), c.GetKey(), c.GetRequestId())
 	if m, err := codec.ParseMessage(c.GetMessage()); err == nil { // in words, for people
