@@ -102,7 +102,7 @@ demo: build
 ## generate: the code made from api/proto
 generate:
 	cd api/proto && $(TOOL) buf lint && $(TOOL) buf generate && \
-	  git ls-files -- ':!generated.sha256' | xargs sha256sum > generated.sha256
+	  find . -type f ! -name generated.sha256 | sort | xargs sha256sum > generated.sha256
 
 ## check-generate: the generated code is what make generate made of these sources. Sums, for buf
 ## takes longer to compile than most of walproxy's tests take

@@ -41,13 +41,14 @@ func (p *Proxy) Modify(ctx context.Context, collection string, key *walproxyv1.K
 
 // Scan returns up to limit records of a collection in the order of their keys,
 // from behind after (nil: from the first), with every write that was acknowledged
-// before the call. An empty answer is the end.
-func (p *Proxy) Scan(ctx context.Context, collection string, after *walproxyv1.Key, limit int) ([]sinks.Entry, error) {
+// before the call; a prefix that is not empty keeps to the string keys that start
+// with it. An empty answer is the end.
+func (p *Proxy) Scan(ctx context.Context, collection, prefix string, after *walproxyv1.Key, limit int) ([]sinks.Entry, error) {
 	scanner, err := p.scanner(ctx, collection)
 	if err != nil {
 		return nil, err
 	}
-	return scanner.Scan(ctx, collection, "", after, limit)
+	return scanner.Scan(ctx, collection, prefix, after, limit)
 }
 
 // Collections returns up to limit names of collections with records in the sink

@@ -40,7 +40,7 @@ type Core interface {
 	ReadEvents(ctx context.Context, collection string, key *walproxyv1.Key, from uint64, limit int) ([]mutation.StoredEvent, error)
 	// Scan and Collections list what is there, with every write that was
 	// acknowledged before the call.
-	Scan(ctx context.Context, collection string, after *walproxyv1.Key, limit int) ([]sinks.Entry, error)
+	Scan(ctx context.Context, collection, prefix string, after *walproxyv1.Key, limit int) ([]sinks.Entry, error)
 	Collections(ctx context.Context, like, after string, limit int) ([]string, error)
 	WriteState(lsn walproxy.LSN) (walproxy.WriteState, error)
 	// DeadLetters and those behind it are about what a sink could not apply.

@@ -29,11 +29,7 @@ func EncodeDocument(dst []byte, d *Document) ([]byte, error) {
 	if err := checkFields(d.Fields); err != nil {
 		return dst, err
 	}
-	m := &walproxyv1.Document{Version: uint64(d.Version), Fields: d.Fields, EventCount: d.EventCount}
-	if !d.ExpiresAt.IsZero() {
-		m.ExpiresAt = timestamppb.New(d.ExpiresAt)
-	}
-	out, err := deterministic.MarshalAppend(append(dst, documentFormat), m)
+	out, err := deterministic.MarshalAppend(append(dst, documentFormat), d.Message())
 	if err != nil {
 		return dst, fmt.Errorf("%w: %w", ErrEncoding, err)
 	}
@@ -41,6 +37,15 @@ func EncodeDocument(dst []byte, d *Document) ([]byte, error) {
 		return dst, &RejectedError{"document", fmt.Sprintf("would be %d bytes; at most %d", size, MaxDocumentBytes)}
 	}
 	return out, nil
+}
+
+// Message returns d as one; it shares d's fields.
+func (d *Document) Message() *walproxyv1.Document {
+	m := &walproxyv1.Document{Version: uint64(d.Version), Fields: d.Fields, EventCount: d.EventCount}
+	if !d.ExpiresAt.IsZero() {
+		m.ExpiresAt = timestamppb.New(d.ExpiresAt)
+	}
+	return m
 }
 
 // DecodeDocument is the inverse of EncodeDocument; errors are ErrEncoding.

@@ -265,7 +265,7 @@ func (s *Server) walk(ctx context.Context, collection string, page int, next fun
 // to be applied before a page is read, so that alone says nothing.
 func (s *Server) scanPage(ctx context.Context, collection string, after *walproxyv1.Key, limit int) ([]sinks.Entry, error) {
 	if !s.o.Remote {
-		return s.o.Core.Scan(ctx, collection, after, limit)
+		return s.o.Core.Scan(ctx, collection, "", after, limit)
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, s.o.RequestTimeout, errNotWaited)
 	defer cancel()
@@ -275,7 +275,7 @@ func (s *Server) scanPage(ctx context.Context, collection string, after *walprox
 			return nil, errNotWaited
 		}
 		within, cancel := context.WithTimeoutCause(ctx, patience, errNotWaited)
-		entries, err := s.o.Core.Scan(within, collection, after, limit)
+		entries, err := s.o.Core.Scan(within, collection, "", after, limit)
 		late := within.Err() != nil && ctx.Err() == nil
 		cancel()
 		if err == nil || !late {

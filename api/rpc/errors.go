@@ -186,10 +186,7 @@ func fieldName(field string) string {
 
 // fail writes e as the whole answer.
 func (s *Server) fail(w http.ResponseWriter, r *http.Request, e *Error) {
-	if e.cause != nil && e.Status >= 500 {
-		s.logger.Warn("request failed", zap.String("code", e.Code), zap.Int("status", e.Status),
-			zap.String("method", r.Method), zap.Error(e.cause))
-	}
+	s.note(r.Method, e)
 	h := w.Header()
 	if e.after > 0 {
 		h.Set("Retry-After", strconv.Itoa(e.after))
@@ -201,6 +198,18 @@ func (s *Server) fail(w http.ResponseWriter, r *http.Request, e *Error) {
 		h.Set("ETag", etag(walproxy.LSN(version)))
 	}
 	writeJSON(w, e.Status, marshal(e))
+}
+
+// note logs what the operator has to mend.
+func (s *Server) note(method string, e *Error) {
+	if e.cause != nil && e.Status >= 500 {
+		s.logger.Warn("request failed", zap.String("code", e.Code), zap.Int("status", e.Status),
+			zap.String("method", method), zap.Error(e.cause))
+	}
+}
+
+func crossOrigin() *Error {
+	return &Error{Status: http.StatusForbidden, Code: "cross_origin", Message: "a browser sent this from another origin"}
 }
 
 // marshal: an Error holds nothing that could fail.

@@ -37,7 +37,11 @@ func (s *Server) patient(w http.ResponseWriter, body io.Reader) *patientReader {
 }
 
 func (p *patientReader) Read(buf []byte) (int, error) {
-	p.setDeadline(time.Now().Add(p.timeout))
+	var until time.Time // none, for a stream that rests
+	if p.timeout > 0 {
+		until = time.Now().Add(p.timeout)
+	}
+	p.setDeadline(until)
 	n, err := p.body.Read(buf)
 	if err != nil {
 		p.end()

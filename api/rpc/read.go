@@ -6,6 +6,7 @@ import (
 	"net/http"
 
 	"github.com/walproxy/walproxy"
+	walproxyv1 "github.com/walproxy/walproxy/api/proto/walproxy/v1"
 	"github.com/walproxy/walproxy/internal/jsonform"
 	"github.com/walproxy/walproxy/mutation"
 )
@@ -85,29 +86,44 @@ func (s *Server) getEvents(w http.ResponseWriter, r *http.Request, t target) *Er
 		return q.failed
 	}
 	out := append(jsonform.AppendKey([]byte(`{"key":`), key), `,"events":[`...)
-	next, more := from, true
-	for more && next < from+limit && len(out) < eventBytes {
-		// A few at a time: how large events are is seen when they are there.
-		page := int(min(eventPage, from+limit-next))
-		events, err := s.core.ReadEvents(ctx, t.collection, key, next, page)
-		if err != nil {
-			return s.readError(err)
+	next, err := s.eachEvent(ctx, t.collection, key, from, limit, func(e mutation.StoredEvent) (size int) {
+		if e.Number > from {
+			out = append(out, ',')
 		}
-		for _, e := range events {
-			if e.Number > from {
-				out = append(out, ',')
-			}
-			out = appendEvent(out, e)
-		}
-		next += uint64(len(events))
-		more = len(events) == page
+		out = appendEvent(out, e)
+		return len(out)
+	})
+	if err != nil {
+		return s.readError(err)
 	}
 	out = append(out, ']')
-	if more { // there may be
+	if next > 0 {
 		out = appendNumber(out, `,"next":`, next)
 	}
 	writeJSON(w, http.StatusOK, append(out, '}'))
 	return nil
+}
+
+// eachEvent calls add, which returns the size of the answer so far, for up to limit
+// events, fewer if that has eventBytes. next is where there may be more; 0: the end.
+func (s *Server) eachEvent(ctx context.Context, collection string, key *walproxyv1.Key, from, limit uint64, add func(mutation.StoredEvent) (size int)) (next uint64, err error) {
+	size := 0
+	for next = from; next < from+limit && size < eventBytes; {
+		// A few at a time: how large events are is seen when they are there.
+		page := int(min(eventPage, from+limit-next))
+		events, err := s.core.ReadEvents(ctx, collection, key, next, page)
+		if err != nil {
+			return 0, err
+		}
+		for _, e := range events {
+			size = add(e)
+		}
+		next += uint64(len(events))
+		if len(events) < page {
+			return 0, nil
+		}
+	}
+	return next, nil
 }
 
 func appendEvent(out []byte, e mutation.StoredEvent) []byte {
@@ -132,14 +148,22 @@ func (s *Server) getWrite(w http.ResponseWriter, r *http.Request, t target) *Err
 	if failed != nil {
 		return failed
 	}
-	ws, err := s.core.WriteState(lsn)
-	if err != nil {
-		return translate(err, reading)
-	}
-	if ws.State == walproxy.StateUnknown {
-		return translate(walproxy.ErrUnknownLSN, reading)
+	ws, failed := s.writeState(lsn)
+	if failed != nil {
+		return failed
 	}
 	return reply(w, writeState{LSN: uint64(lsn), State: ws.State, Sinks: ws.Sinks})
+}
+
+func (s *Server) writeState(lsn walproxy.LSN) (walproxy.WriteState, *Error) {
+	ws, err := s.core.WriteState(lsn)
+	if err == nil && ws.State == walproxy.StateUnknown {
+		err = walproxy.ErrUnknownLSN
+	}
+	if err != nil {
+		return ws, translate(err, reading)
+	}
+	return ws, nil
 }
 
 func reply(w http.ResponseWriter, body any) *Error { return replyStatus(w, http.StatusOK, body) }

@@ -93,7 +93,7 @@ func newRig(t *testing.T, change ...func(*rigOptions)) *rig {
 	}
 	r.base = "http://" + listener.Addr().String()
 	r.server = httpserve.Start(httpserve.Options{Name: "api", Listener: listener, Handler: r.rest, MaxConnections: 256})
-	r.client = &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 64}, Timeout: 30 * time.Second}
+	r.client = &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 64}, Timeout: 3 * time.Minute}
 	t.Cleanup(func() {
 		r.client.CloseIdleConnections()
 		r.stop()

@@ -1,5 +1,6 @@
-// Package rpc is the API over HTTP. Today it is REST under /v1/; see
-// docs/rest.md for what it promises to clients.
+// Package rpc is the API over HTTP: REST under /v1/, and the procedures of
+// walproxy.v1 over Connect, gRPC and gRPC-Web; see docs/rest.md and docs/rpc.md for
+// what they promise to clients.
 //
 // It only translates: paths, headers and JSON into mutations and reads, errors
 // of the core into one table of statuses. What it adds are limits, before
@@ -92,6 +93,8 @@ type Server struct {
 	stop     context.CancelFunc
 	requests sync.WaitGroup
 	backup   sync.Mutex // one at a time
+	// procedures serves Connect, gRPC and gRPC-Web.
+	procedures http.Handler
 }
 
 // New returns the handler.
@@ -111,6 +114,7 @@ func New(o Options) (*Server, error) {
 		return nil, err
 	}
 	s.stopping, s.stop = context.WithCancel(context.Background())
+	s.procedures = s.newProcedures()
 	return s, nil
 }
 
@@ -122,14 +126,19 @@ func (s *Server) Stop() { s.stop() }
 // closed: it joins handlers whose connections were cut.
 func (s *Server) Wait() { s.requests.Wait() }
 
-// ServeHTTP serves REST. Other protocols of this port get their own prefix.
+// ServeHTTP serves REST under /v1/ and procedures under the names of their services.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	s.requests.Add(1)
 	defer s.requests.Done()
 	ww := &statusWriter{ResponseWriter: w, status: http.StatusOK, timeout: s.options.BodyTimeout}
 	start := time.Now()
 	s.metrics.inFlight.Inc()
-	route := s.rest(ww, r)
+	var route string
+	if isProcedure(r.URL.Path) {
+		route = s.serveProcedure(w, r)
+	} else {
+		route = s.rest(ww, r)
+	}
 	s.metrics.inFlight.Dec()
 	s.metrics.observe(route, r.Method, ww.status, time.Since(start))
 }
@@ -143,8 +152,7 @@ func (s *Server) rest(w http.ResponseWriter, r *http.Request) (route string) {
 	}
 	// A page in somebody's browser must not write into a local proxy.
 	if s.origins.Check(r) != nil {
-		s.fail(w, r, &Error{Status: http.StatusForbidden, Code: "cross_origin",
-			Message: "a browser sent this from another origin"})
+		s.fail(w, r, crossOrigin())
 		return t.route
 	}
 	handler, err := s.handler(t, r.Method)

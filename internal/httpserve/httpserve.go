@@ -37,6 +37,22 @@ type Server struct {
 	fresh  sync.Map // net.Conn without a request yet
 }
 
+// What one connection of HTTP/2 may bring at once.
+const (
+	maxStreams       = 128
+	streamBuffer     = 256 << 10
+	connectionBuffer = 1 << 20
+)
+
+// protocols are HTTP/1 and, as gRPC without TLS begins, HTTP/2 from the first byte.
+func protocols() *http.Protocols {
+	p := &http.Protocols{}
+	p.SetHTTP1(true)
+	p.SetHTTP2(true)
+	p.SetUnencryptedHTTP2(true)
+	return p
+}
+
 // Start serves o.Listener, which it closes.
 func Start(o Options) *Server {
 	if o.HeaderTimeout == 0 {
@@ -61,6 +77,8 @@ func Start(o Options) *Server {
 		IdleTimeout:       o.IdleTimeout,
 		MaxHeaderBytes:    o.HeaderBytes,
 		ErrorLog:          errorLog,
+		Protocols:         protocols(),
+		HTTP2:             &http.HTTP2Config{MaxConcurrentStreams: maxStreams, MaxReceiveBufferPerStream: streamBuffer, MaxReceiveBufferPerConnection: connectionBuffer},
 	}}
 	s.http.ConnState = s.follow
 	listener := o.Listener

@@ -1,0 +1,131 @@
+package rpc
+
+import (
+	"context"
+	"time"
+
+	"connectrpc.com/connect"
+	"google.golang.org/protobuf/proto"
+
+	walproxyv1 "github.com/walproxy/walproxy/api/proto/walproxy/v1"
+	"github.com/walproxy/walproxy/mutation"
+	"github.com/walproxy/walproxy/sinks"
+)
+
+const (
+	defaultEntries = 100
+	maxEntries     = 1000
+	// entryPage are read at once; an answer ends early once it has entryBytes.
+	entryPage  = 16
+	entryBytes = 4 << 20
+)
+
+// procedureContext bounds a read by its deadline, or the default one, and by a stop.
+func (p procedures) procedureContext(ctx context.Context) (context.Context, context.CancelFunc) {
+	until, ok := ctx.Deadline()
+	if !ok {
+		until = time.Now().Add(defaultTimeout)
+	}
+	ctx, cancel := context.WithDeadline(ctx, until)
+	undo := context.AfterFunc(p.stopping, cancel)
+	return ctx, func() { undo(); cancel() }
+}
+
+// limitOf is a limit as asked for, or missing.
+func limitOf(asked, missing, most uint32) (uint64, *Error) {
+	switch {
+	case asked == 0:
+		return uint64(missing), nil
+	case asked > most:
+		return 0, invalid("limit", "is %d; at most %d", asked, most)
+	}
+	return uint64(asked), nil
+}
+
+// GetWrite implements walproxyv1connect.WriteServiceHandler.
+func (p procedures) GetWrite(_ context.Context, r *connect.Request[walproxyv1.GetWriteRequest]) (*connect.Response[walproxyv1.GetWriteResponse], error) {
+	ws, failed := p.writeState(sinks.LSN(r.Msg.GetLsn()))
+	if failed != nil {
+		return nil, p.fails(r.Spec().Procedure, failed)
+	}
+	out := &walproxyv1.GetWriteResponse{State: states[ws.State], Sinks: make(map[string]walproxyv1.State, len(ws.Sinks))}
+	for sink, state := range ws.Sinks {
+		out.Sinks[sink] = states[state]
+	}
+	return connect.NewResponse(out), nil
+}
+
+// Get implements walproxyv1connect.ReadServiceHandler.
+func (p procedures) Get(ctx context.Context, r *connect.Request[walproxyv1.GetRequest]) (*connect.Response[walproxyv1.GetResponse], error) {
+	ctx, cancel := p.procedureContext(ctx)
+	defer cancel()
+	doc, err := p.core.Read(ctx, r.Msg.GetCollection(), r.Msg.GetKey())
+	if err != nil {
+		return nil, p.fails(r.Spec().Procedure, p.readError(err))
+	}
+	return connect.NewResponse(&walproxyv1.GetResponse{Document: doc.Message()}), nil
+}
+
+// GetEvents implements walproxyv1connect.ReadServiceHandler.
+func (p procedures) GetEvents(ctx context.Context, r *connect.Request[walproxyv1.GetEventsRequest]) (*connect.Response[walproxyv1.GetEventsResponse], error) {
+	limit, failed := limitOf(r.Msg.GetLimit(), defaultEvents, maxEvents)
+	if failed != nil {
+		return nil, failed.procedure()
+	}
+	ctx, cancel := p.procedureContext(ctx)
+	defer cancel()
+	out, size := &walproxyv1.GetEventsResponse{}, 0
+	from := min(max(r.Msg.GetFrom(), 1), 1<<62)
+	next, err := p.eachEvent(ctx, r.Msg.GetCollection(), r.Msg.GetKey(), from, limit, func(e mutation.StoredEvent) int {
+		out.Events = append(out.Events, &walproxyv1.GetEventsResponse_StoredEvent{
+			Number: e.Number, Lsn: uint64(e.LSN), Fields: e.Event.GetFields()})
+		size += proto.Size(e.Event)
+		return size
+	})
+	if err != nil {
+		return nil, p.fails(r.Spec().Procedure, p.readError(err))
+	}
+	out.Next = next
+	return connect.NewResponse(out), nil
+}
+
+// Scan implements walproxyv1connect.ReadServiceHandler.
+func (p procedures) Scan(ctx context.Context, r *connect.Request[walproxyv1.ScanRequest]) (*connect.Response[walproxyv1.ScanResponse], error) {
+	limit, failed := limitOf(r.Msg.GetLimit(), defaultEntries, maxEntries)
+	if failed != nil {
+		return nil, failed.procedure()
+	}
+	ctx, cancel := p.procedureContext(ctx)
+	defer cancel()
+	out, size := &walproxyv1.ScanResponse{}, 0
+	next, err := p.eachEntry(ctx, r.Msg.GetCollection(), r.Msg.GetPrefix(), r.Msg.GetAfter(), int(limit), func(e sinks.Entry) int {
+		out.Entries = append(out.Entries, &walproxyv1.ScanResponse_Entry{Key: e.Key, Document: e.Document.Message()})
+		size += proto.Size(out.Entries[len(out.Entries)-1])
+		return size
+	})
+	if err != nil {
+		return nil, p.fails(r.Spec().Procedure, p.readError(err))
+	}
+	out.Next = next
+	return connect.NewResponse(out), nil
+}
+
+// eachEntry calls add, which returns the size of the answer so far, for up to limit
+// records, fewer if that has entryBytes. next is the key to go on behind; nil: the end.
+func (s *Server) eachEntry(ctx context.Context, collection, prefix string, after *walproxyv1.Key, limit int, add func(sinks.Entry) (size int)) (next *walproxyv1.Key, err error) {
+	for size := 0; limit > 0 && size < entryBytes; {
+		entries, err := s.core.Scan(ctx, collection, prefix, after, min(entryPage, limit))
+		if err != nil {
+			return nil, err
+		}
+		if len(entries) == 0 {
+			return nil, nil
+		}
+		for _, e := range entries {
+			size = add(e)
+			after = e.Key
+		}
+		limit -= len(entries)
+	}
+	return after, nil
+}
