@@ -104,6 +104,8 @@ func (x *attended) here(list []message) (done bool, err error) {
 	case own > 0:
 		if done = writes+controls == 0 && tx != txFailed; done {
 			err = x.answerOwn(list, tx)
+		} else if writes > 0 {
+			x.passes("several", "it comes in one query with a statement of walproxy's own")
 		}
 	case x.tx != nil || tx == txIdle:
 		done, err = x.answerWrites(list)

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/walproxy/walproxy"
+	"github.com/walproxy/walproxy/api/pgwire/behind"
 	"github.com/walproxy/walproxy/api/pgwire/catalogue"
 	"github.com/walproxy/walproxy/api/pgwire/statement"
 )
@@ -20,6 +21,7 @@ type touch struct {
 	serial        bool // what comes next is read when it is over
 	schema        bool // it may change the schema
 	sequences     bool // it may set one
+	unjudged      bool // writes among it were not looked at one by one
 	session       bool // it may change what is known of the session
 	// unnamed is the statement without a name that it uses and PostgreSQL lacks.
 	unnamed *prepared
@@ -68,12 +70,32 @@ func (x *attended) touchesOne(t *touch, st *statement.Statement) {
 	known := x.t.watch.Current()
 	if known == nil {
 		t.anything, t.session = true, true
+		x.passesText(t, st, st.Writes == statement.Target)
 		return
 	}
 	reads, writes, all := known.Touched(st)
+	x.passesText(t, st, all || len(writes) > 0)
 	t.reads, t.writes = append(t.reads, reads...), append(t.writes, writes...)
 	t.anything = t.anything || all
 	t.session = t.session || all
+}
+
+// passesText takes note of why a write is not written behind that is passed on for its
+// text or its company; of others it is known already. touched: declared tables may be.
+func (x *attended) passesText(t *touch, st *statement.Statement, touched bool) {
+	dml := st.Kind == statement.Insert || st.Kind == statement.Update || st.Kind == statement.Delete
+	switch {
+	case st.Write != nil && !t.unjudged, st.Writes == statement.Nothing, !dml && (!touched || st.Writes == statement.Anything):
+	case x.settings.ack == ackOff:
+		x.passes("off", "walproxy.ack is off")
+	case !touched:
+		why := behind.Why{Reason: behind.NotDeclared}
+		x.passes(why.Label(), why.String())
+	case st.Write == nil:
+		x.passes(st.Why.String(), st.Why.Explain())
+	default:
+		x.passes("several", "it comes in one query with what is not written behind")
+	}
 }
 
 // admit waits until what is touched may be passed on. A failure is for the client:

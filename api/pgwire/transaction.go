@@ -191,9 +191,12 @@ func (x *attended) touchesHeld(t *touch) {
 		return
 	}
 	t.begins = true
+	unjudged := t.unjudged
+	t.unjudged = false // they were
 	for _, st := range x.tx.kinds {
 		x.touchesOne(t, st)
 	}
+	t.unjudged = unjudged
 }
 
 // replay has PostgreSQL do what is held, if anything is, before more of the

@@ -237,8 +237,10 @@ func appendParse(b []byte, name, sql string, types []uint32) []byte {
 // unit handles an extended query with its Sync.
 func (x *attended) unit() error {
 	list, ok := x.messages(x.in.unit())
+	touched := touch{unjudged: true}
 	if ok && x.maybeHere(list) {
 		at := x.in.held
+		touched.unjudged = false
 		if err := x.settled(); err != nil {
 			return err
 		}
@@ -249,7 +251,6 @@ func (x *attended) unit() error {
 			return err
 		}
 	}
-	var touched touch
 	if ok && x.tx != nil && !x.tx.failed && x.prepares(list) && x.missing() == nil {
 		return x.prepareBeside()
 	}
@@ -355,7 +356,7 @@ func (x *attended) query(body []byte) error {
 		}
 	}
 	text := x.parse(sql)
-	if len(text.Statements) == 1 && x.isHere(text) {
+	if touched.unjudged = len(text.Statements) != 1 || !x.isHere(text); !touched.unjudged {
 		if err := x.settled(); err != nil {
 			return err
 		}
