@@ -24,7 +24,10 @@ import (
 // that changes the disk, what had been durable, released and given out by then.
 type life struct {
 	name     string
+	dir      string
 	disk     *crashfs.Disk
+	with     func(*Options) // the engine and its file system, if they are others; nil: no
+	settled  settled
 	rng      *rand.Rand
 	payloads map[LSN][]byte // all that were ever given out, the last ones
 	points   map[LSN]Point
@@ -54,9 +57,23 @@ type promise struct {
 
 const logDir = "/data/log"
 
+// settled waits until an idle log has done what it does then.
+type settled func(*Log) error
+
+// bubbled is that of a log whose clock is a test's bubble.
+func bubbled(*Log) error {
+	time.Sleep(2 * watermarkDelay)
+	synctest.Wait()
+	return nil
+}
+
 func (l *life) options() Options {
-	return Options{Engine: EngineNative, FS: l.disk, SegmentBytes: 2 << 10, MinFree: -1, RingBytes: 4 << 10, GroupBytes: 1 << 10,
+	o := Options{Engine: EngineNative, FS: l.disk, SegmentBytes: 2 << 10, MinFree: -1, RingBytes: 4 << 10, GroupBytes: 1 << 10,
 		MaxRecordBytes: 1 << 20, Attach: l.attach}
+	if l.with != nil {
+		l.with(&o)
+	}
+	return o
 }
 
 // attach is the state that belongs to the log: it is durable when it returns.
@@ -75,21 +92,24 @@ func (l *life) attach(stream uuid.UUID, _ bool, newest uint64) (boot uint64, err
 }
 
 func newLife(name string, disk *crashfs.Disk, seed uint64) *life {
-	l := &life{name: name, disk: disk, rng: rand.New(rand.NewPCG(seed, 1)), payloads: map[LSN][]byte{}, points: map[LSN]Point{}}
-	disk.SetHook(func(c crashfs.Call) error {
-		p := l.look()
-		l.mu.Lock()
-		defer l.mu.Unlock()
-		var err error
-		if l.fail != nil {
-			err = l.fail(c)
-		}
-		if err == nil || c.Kind == crashfs.Write || c.Kind == crashfs.Sync || c.Kind == crashfs.SyncDir {
-			l.promises = append(l.promises, p)
-		}
-		return err
-	})
+	l := &life{name: name, dir: logDir, disk: disk, settled: bubbled, rng: rand.New(rand.NewPCG(seed, 1)),
+		payloads: map[LSN][]byte{}, points: map[LSN]Point{}}
+	disk.SetHook(l.before)
 	return l
+}
+
+// before notes what was promised before a call, and may let it fail.
+func (l *life) before(c crashfs.Call) (err error) {
+	p := l.look()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.fail != nil {
+		err = l.fail(c)
+	}
+	if err == nil || c.Kind == crashfs.Write || c.Kind == crashfs.Sync || c.Kind == crashfs.SyncDir {
+		l.promises = append(l.promises, p)
+	}
+	return err
 }
 
 // look notes what the log says of itself now.
@@ -110,7 +130,8 @@ func (l *life) use(log *Log) {
 }
 
 func (l *life) open() error {
-	log, err := Open(logDir, l.options())
+	o := l.options()
+	log, err := Open(l.dir, o)
 	if err != nil {
 		return err
 	}
@@ -119,7 +140,7 @@ func (l *life) open() error {
 	if l.cached {
 		return nil
 	}
-	aside, err := filesOn(l.disk, filepath.Join(logDir, "quarantine"))
+	aside, err := filesOn(o.FS, filepath.Join(l.dir, "quarantine"))
 	l.mu.Lock()
 	l.now.aside = aside
 	l.mu.Unlock()
@@ -199,13 +220,15 @@ func (l *life) append(count, size int) error {
 }
 
 // idle lets the log fall idle: its watermark is written, released segments go.
-func (l *life) idle() {
-	time.Sleep(2 * watermarkDelay)
-	synctest.Wait()
+func (l *life) idle() error {
+	if err := l.settled(l.log); err != nil {
+		return err
+	}
 	l.look()
 	if l.log.Err() == nil {
 		l.witness()
 	}
+	return nil
 }
 
 // work opens the log, does random things to it and closes it.
@@ -216,7 +239,7 @@ func (l *life) work(steps int) error {
 	for range steps {
 		err := l.step()
 		if err != nil && l.log != nil {
-			err = errors.Join(err, l.close())
+			err = errors.Join(err, l.noMore(), l.close())
 		}
 		if err != nil {
 			return err
@@ -225,10 +248,22 @@ func (l *life) work(steps int) error {
 	return l.close()
 }
 
+var errAcks = errors.New("the log acknowledges after a failure")
+
+// noMore: a log that failed takes no record.
+func (l *life) noMore() error {
+	lsn := l.log.Appended() + 1
+	l.payloads[lsn] = []byte("after a failure")
+	if _, err := l.log.Append(context.Background(), l.payloads[lsn]); err == nil {
+		return errAcks
+	}
+	return nil
+}
+
 func (l *life) step() error {
 	switch l.rng.IntN(12) {
 	case 0, 1:
-		l.idle()
+		return l.idle()
 	case 2, 3:
 		l.release()
 	case 4:
@@ -269,6 +304,7 @@ func (l *life) after(n int) promise {
 // next is a life on what a power cut left after call n of this one.
 func (l *life) next(name string, disk *crashfs.Disk, n int) *life {
 	next := newLife(name, disk, uint64(n))
+	next.dir = l.dir
 	next.now = l.after(n)
 	maps.Copy(next.payloads, l.payloads)
 	for lsn, p := range l.points {
@@ -338,7 +374,7 @@ func (l *life) refusesDamage() error {
 	if lsn == 0 {
 		return nil
 	}
-	in, err := Inspect(logDir, InspectOptions{FS: l.disk, From: lsn})
+	in, err := Inspect(l.dir, InspectOptions{FS: l.disk, From: lsn})
 	if err != nil || lsn < in.First { // released
 		return err
 	}
@@ -354,7 +390,12 @@ func (l *life) refusesDamage() error {
 }
 
 func (l *life) damage(f Frame) (err error) {
-	path := filepath.Join(logDir, "segments", segmentName(f.Segment), l.layout().file())
+	dir := filepath.Join(l.dir, "segments", segmentName(f.Segment))
+	entries, err := l.disk.ReadDir(dir)
+	if err != nil {
+		return err
+	}
+	path := filepath.Join(dir, layoutIn(entries).file())
 	file, err := l.disk.OpenFile(path, os.O_RDWR, 0)
 	if err != nil {
 		return err
@@ -375,7 +416,7 @@ func (l *life) damage(f Frame) (err error) {
 	if err := errors.Join(err, file.Close()); err != nil {
 		return err
 	}
-	log, err := Open(logDir, l.options())
+	log, err := Open(l.dir, l.options())
 	if err == nil {
 		_, err = readAll(log, f.LSN)
 		err = errors.Join(err, log.Close())
@@ -387,5 +428,3 @@ func (l *life) damage(f Frame) (err error) {
 	}
 	return nil
 }
-
-func (l *life) layout() layout { return nativeLayout{} }

@@ -22,7 +22,7 @@ var cuts = []crashfs.Cut{
 	{Keep: 0.9, Sector: 4096},
 }
 
-// cutter cuts the power in a life, and in the lives after it.
+// powerCutter cuts the power in a life, and in the lives after it.
 type powerCutter struct {
 	tb    testing.TB
 	seed  uint64
@@ -38,43 +38,79 @@ func (c *powerCutter) fail(l *life, n int, cut crashfs.Cut, err error) {
 	for i := max(0, n-25); i < n; i++ {
 		fmt.Fprintf(&tail, "\n%5d %s", i+1, calls[i])
 	}
-	c.tb.Fatalf("rerun with WALPROXY_SEED=%d: %s: power cut after call %d, %+v: %v%s", c.seed, l.name, n, cut, err, tail.String())
+	c.tb.Fatalf("rerun with WALPROXY_SEED=%d: %s: after call %d, %+v: %v%s", c.seed, l.name, n, cut, err, tail.String())
 }
 
-// all cuts the power after each call of l, which began on the disk base. depth is how
-// many of the following lives are cut, too.
+// all cuts the power after each call of l, or those so far apart, which began on the
+// disk base. depth is how many of the following lives are cut, too.
 func (c *powerCutter) all(l *life, base *crashfs.Disk, depth, apart int) {
 	c.tb.Helper()
 	disk := base.Clone()
+	first := c.lives // spreads those of a second life
 	for n, call := range append([]crashfs.Call{{}}, l.disk.Calls()...) {
 		if n > 0 {
 			disk.Replay(call)
 		}
-		if (n+int(c.seed))%apart != 0 {
+		if (n+first)%apart != 0 {
 			continue
 		}
 		for i, cut := range cuts {
-			if (n/apart+i)%len(cuts) >= c.ways {
-				continue
-			}
-			cut.Seed = c.seed + uint64(n)
-			left := disk.Cut(cut)
-			name := fmt.Sprintf("%s.%d", l.name, n)
-			if cut.Keep == 0 || cut.Keep == 1 {
-				if err := l.next(name, left.Clone(), n).refusesDamage(); err != nil {
-					c.fail(l, n, cut, err)
-				}
-			}
-			next := l.next(name, left.Clone(), n)
-			c.lives++
-			if err := next.restart(); err != nil {
-				c.fail(l, n, cut, err)
-			}
-			if depth > 1 {
-				c.all(next, left, depth-1, c.apart)
+			if (n/apart+i)%len(cuts) < c.ways {
+				cut.Seed = c.seed + uint64(n)
+				c.cut(l, n, disk, cut, depth)
 			}
 		}
+		if depth > 1 {
+			c.names(l, n, disk, call)
+			c.kill(l, n, disk)
+		}
 	}
+}
+
+// cut cuts the power in one way after call n of l.
+func (c *powerCutter) cut(l *life, n int, disk *crashfs.Disk, cut crashfs.Cut, depth int) {
+	c.tb.Helper()
+	left := disk.Cut(cut)
+	name := fmt.Sprintf("%s.%d", l.name, n)
+	if cut.Keep == 0 || cut.Keep == 1 {
+		if err := l.next(name, left.Clone(), n).refusesDamage(); err != nil {
+			c.fail(l, n, cut, err)
+		}
+	}
+	next := l.next(name, left.Clone(), n)
+	c.lives++
+	if err := next.restart(); err != nil {
+		c.fail(l, n, cut, err)
+	}
+	if depth > 1 {
+		c.all(next, left, depth-1, c.apart)
+	}
+}
+
+// names lets each of the last pending changes of names survive alone, and all others.
+func (c *powerCutter) names(l *life, n int, disk *crashfs.Disk, call crashfs.Call) {
+	c.tb.Helper()
+	if call.Kind == crashfs.Write || call.Kind == crashfs.Sync || call.Kind == crashfs.Resize {
+		return // tried before it
+	}
+	pending := disk.Pending()
+	for one := max(0, pending-4); one < pending; one++ {
+		for _, alone := range []bool{true, false} {
+			c.cut(l, n, disk, crashfs.Cut{Keep: 0.9, Names: func(i int) bool { return (i == one) == alone }}, 1)
+		}
+	}
+}
+
+// kill ends the log and not the power; that is cut in the life after it.
+func (c *powerCutter) kill(l *life, n int, disk *crashfs.Disk) {
+	c.tb.Helper()
+	next := l.next(fmt.Sprintf("%s.%d", l.name, n), disk.Clone(), n)
+	next.cached = true
+	c.lives++
+	if err := next.restart(); err != nil {
+		c.fail(l, n, crashfs.Cut{Keep: 1}, fmt.Errorf("killed: %w", err))
+	}
+	c.all(next, disk, 1, c.apart)
 }
 
 // TestFailureAtEveryCall lets one call fail, each in turn: the log is poisoned or not
@@ -82,7 +118,7 @@ func (c *powerCutter) all(l *life, base *crashfs.Disk, depth, apart int) {
 // cache as it was or after a power cut, has what was acknowledged.
 func TestFailureAtEveryCall(t *testing.T) {
 	t.Parallel()
-	seeds, steps, apart, cutsApart := 1, 12, 3, 9
+	seeds, steps, apart, cutsApart := 1, 12, 4, 12
 	if longTest() {
 		seeds, steps, apart, cutsApart = 20, 30, 1, 3
 	}
@@ -98,34 +134,33 @@ func TestFailureAtEveryCall(t *testing.T) {
 func failEachCall(t *testing.T, seed uint64, steps, apart, cutsApart int) {
 	errnos := []syscall.Errno{syscall.EIO, syscall.ENOSPC, syscall.EINTR}
 	synctest.Test(t, func(t *testing.T) {
-		c := &powerCutter{tb: t, seed: seed, ways: 2}
-		for n := 1 + int(seed)%apart; ; n += apart {
-			l, failed, err := failAt(n, errnos[n/apart%len(errnos)], seed, steps)
+		c := &powerCutter{tb: t, seed: seed, apart: cutsApart, ways: 2}
+		const creation = 30
+		tried := 0
+		for n := 1; ; n++ {
+			if n > creation && n%apart != 0 {
+				continue
+			}
+			tried++
+			errno := errnos[tried%len(errnos)]
+			l, failed, err := failAt(n, errno, seed, steps)
 			if failed.Kind == "" {
 				if err != nil || n < 60 {
 					t.Fatalf("call %d: nothing failed: %v", n, err)
 				}
-				t.Logf("%d calls failed in turn, %d starts", n/apart, c.lives)
+				t.Logf("%d calls failed in turn, %d starts", tried-1, c.lives)
 				return
 			}
 			calls := len(l.disk.Calls())
-			if err := afterFailure(l, failed, errnos[n/apart%len(errnos)], err); err != nil {
+			if err := afterFailure(l, failed, errno, err); err != nil {
 				c.fail(l, calls, crashfs.Cut{}, fmt.Errorf("call %d, %s, failed: %w", n, failed, err))
 			}
+			l.name = fmt.Sprintf("%s (%s)", l.name, failed)
 			for i, cut := range cuts {
 				cut.Seed = uint64(n + i)
-				next := l.next(fmt.Sprintf("%s.%d", l.name, n), l.disk.Cut(cut), calls)
-				c.lives++
-				if err := next.restart(); err != nil {
-					c.fail(l, calls, cut, fmt.Errorf("call %d, %s, failed: %w", n, failed, err))
-				}
+				c.cut(l, calls, l.disk, cut, 1)
 			}
-			next := l.next("b", l.disk.Clone(), calls)
-			next.cached = true
-			if err := next.restart(); err != nil {
-				c.fail(l, calls, crashfs.Cut{Keep: 1}, fmt.Errorf("call %d, %s, failed, no power cut: %w", n, failed, err))
-			}
-			c.all(next, l.disk, 1, cutsApart)
+			c.kill(l, calls, l.disk)
 		}
 	})
 }
@@ -162,9 +197,15 @@ func afterFailure(l *life, failed failedCall, errno syscall.Errno, err error) er
 	if !errors.Is(err, errno) {
 		return fmt.Errorf("the log says %w, not %w", err, errno)
 	}
+	if errors.Is(err, errAcks) {
+		return err
+	}
 	for _, later := range l.disk.Calls()[failed.after:] {
-		if later.Node == failed.Node && (later.Kind == crashfs.Write || later.Kind == crashfs.Sync) {
+		if later.Node == failed.Node && (later.Kind == crashfs.Write || later.Kind == crashfs.Sync || later.Kind == crashfs.Resize) {
 			return fmt.Errorf("it is touched again: %s", later)
+		}
+		if mark, ok := decodeWatermark(later.Data); ok && mark.clean {
+			return fmt.Errorf("a clean stop is noted: %s", later)
 		}
 	}
 	return nil
@@ -197,7 +238,7 @@ func usedAgain(disk *crashfs.Disk) (n int) {
 // random work and of the recoveries after it.
 func TestPowerCutAtEveryCall(t *testing.T) {
 	t.Parallel()
-	seeds, steps, apart, ways := 1, 18, 60, 3
+	seeds, steps, apart, ways := 1, 12, 40, 2
 	if longTest() {
 		seeds, steps, apart, ways = 20, 60, 11, len(cuts)
 	}

@@ -84,6 +84,10 @@ func TestCut(t *testing.T) {
 	put(t, d, "/b/moved", "1", false)
 	before := map[string]string{"/a": "directory", "/b": "directory", "/a/synced": "one", "/a/not": ""}
 	expect(t, d.Cut(Cut{}), before)
+	if n := d.Pending(); n != 2 {
+		t.Fatalf("%d changes of names are pending", n)
+	}
+	expect(t, d.Cut(Cut{Keep: 1, Names: func(i int) bool { return i == 1 }}), map[string]string{"/a": "directory", "/b": "directory", "/a/synced": "1ne"})
 	// A rename is durable by either of its directories, and whole.
 	must(t, d.SyncDir("/b"))
 	after := map[string]string{"/a": "directory", "/b": "directory", "/b/moved": "one", "/a/not": ""}

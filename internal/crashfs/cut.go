@@ -15,6 +15,9 @@ type Cut struct {
 	Sector int
 	// Ordered keeps the oldest changes of names only, as a journal does; else any.
 	Ordered bool
+	// Names, if set, says which of the pending changes of names survive, by their number
+	// from 0, in the order they were made.
+	Names func(i int) bool
 	// Stale shows old bytes of other files where a file became longer and the data
 	// did not survive; else zeros.
 	Stale bool
@@ -41,6 +44,13 @@ func (d *Disk) Cut(o Cut) *Disk {
 	return c.disk
 }
 
+// Pending is how many changes of names are not durable.
+func (d *Disk) Pending() int {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return len(d.pending)
+}
+
 type cutter struct {
 	Cut
 	disk *Disk
@@ -50,8 +60,12 @@ type cutter struct {
 func (c *cutter) survives() bool { return c.rng.Float64() < c.Keep }
 
 func (c *cutter) names() {
-	for _, change := range c.disk.pending {
-		if c.survives() {
+	for i, change := range c.disk.pending {
+		survives := c.survives()
+		if c.Names != nil {
+			survives = c.Names(i)
+		}
+		if survives {
 			c.disk.keep(change)
 		} else if c.Ordered {
 			break

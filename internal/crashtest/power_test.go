@@ -29,23 +29,31 @@ func newPowerMount(t *testing.T) *powerfs.Mount {
 	return mount
 }
 
-// TestPowerCut cuts the power under the real server at random instants while
-// clients write, and compares after each restart.
+// TestPowerCut cuts the power under the real server at random instants, or in the place
+// of a call, while clients write, and compares after each restart. The engines take
+// turns.
 func TestPowerCut(t *testing.T) {
 	t.Parallel()
 	ctx := timeout(t, 3*time.Minute, time.Hour)
 	mount, r := newPowerMount(t), rng(t)
 	s := newServer(t, filepath.Join(mount.Dir(), "data"))
 	for i := range times(6, 100) {
-		s.start(ctx)
+		s.start(ctx, engine(i/2))
+		cut := powerfs.CutOptions{Keep: float64(i%3) / 2, Granularity: 512 << (3 * (i % 2)), Seed: r.Uint64()}
 		stop := s.load(ctx)
-		s.waitAcked(ctx, 1+r.IntN(1000))
-		time.Sleep(time.Duration(r.Int64N(int64(20 * time.Millisecond)))) // a random instant, not a condition
-		mount.Cut(powerfs.CutOptions{Keep: float64(i%3) / 2, Granularity: 512 << (3 * (i % 2)), Seed: r.Uint64()})
+		if i%2 == 0 {
+			s.waitAcked(ctx, 1+r.IntN(1000))
+			time.Sleep(time.Duration(r.Int64N(int64(20 * time.Millisecond)))) // a random instant, not a condition
+			mount.Cut(cut)
+		} else {
+			mount.Disk().Arm(powerfs.Fault{Op: powerfs.OpChange, N: 1 + r.IntN(1000), Cut: &cut})
+			waitMet(ctx, t, mount, nil)
+			mount.Disk().Disarm()
+		}
 		s.process.Kill()
 		stop()
 		must(t, mount.Restart())
-		s.start(ctx)
+		s.start(ctx, engine(i/3))
 		s.check(ctx)
 		if i%2 == 0 { // else: cut again right behind the recovery
 			stop := s.load(ctx)

@@ -3,6 +3,8 @@ package powerfs
 import (
 	"maps"
 	"syscall"
+
+	"github.com/walproxy/walproxy/internal/crashfs"
 )
 
 // maxPending bounds the changes remembered between two syncs of a directory.
@@ -32,6 +34,7 @@ func (d *Disk) change(dir *node, c change) {
 // to another directory becomes durable there too: a rename is atomic, and no
 // file system shows it by half.
 func (d *Disk) syncDir(dir *node) {
+	d.note(crashfs.Call{Kind: crashfs.SyncDir, Node: dir.ino, Path: dir.name})
 	gone := map[uint64]bool{}
 	for _, ino := range dir.durable.names {
 		gone[ino] = true
@@ -80,7 +83,12 @@ func (d *Disk) add(dir *node, name string, mode, uid, gid uint32) (*node, error)
 		return nil, syscall.EEXIST
 	}
 	n := d.newNode(mode, uid, gid)
-	n.parent = dir.ino
+	n.parent, n.name = dir.ino, name
+	kind := crashfs.Create
+	if n.isDir() {
+		kind = crashfs.Mkdir
+	}
+	d.note(crashfs.Call{Kind: kind, Node: n.ino, Path: name, Dir: dir.ino, Name: name})
 	if n.isDir() {
 		dir.nlink++
 	} else {
@@ -96,6 +104,7 @@ func (d *Disk) remove(dir *node, name string, wantDir bool) error {
 	if err := removable(n, wantDir); err != nil {
 		return err
 	}
+	d.note(crashfs.Call{Kind: crashfs.Remove, Node: n.ino, Path: name, Dir: dir.ino, Name: name})
 	d.unlinked(dir, n)
 	d.change(dir, change{name: 0})
 	if n.nlink == 0 {
@@ -159,6 +168,9 @@ func (d *Disk) rename(from *node, oldName string, to *node, newName string, noRe
 		d.unlinked(to, target)
 		d.loosen()
 	}
+	d.note(crashfs.Call{Kind: crashfs.Rename, Node: n.ino, Path: oldName, To: newName, Dir: to.ino, Name: newName,
+		FromDir: from.ino, FromName: oldName})
+	n.name = newName
 	if n.isDir() {
 		from.nlink--
 		to.nlink++

@@ -23,6 +23,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"github.com/walproxy/walproxy/internal/crashfs"
 )
 
 const rootIno = 1
@@ -58,8 +60,11 @@ type Disk struct {
 		nodes map[uint64]*node
 		next  uint64
 		// epoch rises with every power cut; a mount of an older one gets EIO.
-		epoch uint64
-		stats Stats
+		epoch  uint64
+		stats  Stats
+		faults []*armed
+		met    int // calls that faults met
+		record func(crashfs.Call)
 		// loose counts unlinks and forgets since the last sweep.
 		loose int
 	}
@@ -85,6 +90,22 @@ func (d *Disk) Stats() Stats {
 	defer d.mu.Unlock()
 	d.sweep()
 	return d.mu.stats
+}
+
+// Record hands every call that changes the disk to record before it is made, as a call
+// on a crashfs.Disk that is empty now as this one is; nil: no more. record runs under
+// the disk's lock.
+func (d *Disk) Record(record func(crashfs.Call)) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.mu.record = record
+}
+
+// note records a call.
+func (d *Disk) note(c crashfs.Call) {
+	if d.mu.record != nil {
+		d.mu.record(c)
+	}
 }
 
 // newNode makes a node that nothing names yet.

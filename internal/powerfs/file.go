@@ -10,7 +10,11 @@ import (
 
 func (f *filesystem) Open(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse.Status {
 	out.OpenFlags = fuse.FOPEN_DIRECT_IO
-	return f.with(in.NodeId, func(n *node) error {
+	op := opNone
+	if in.Flags&syscall.O_TRUNC != 0 {
+		op = OpResize
+	}
+	return f.changing(op, in.NodeId, "", func(n *node) error {
 		if in.Flags&syscall.O_TRUNC != 0 {
 			f.disk.resize(n, 0)
 		}
@@ -19,6 +23,9 @@ func (f *filesystem) Open(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut)
 }
 
 func (f *filesystem) Read(_ <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.ReadResult, fuse.Status) {
+	if fault := f.meet(OpRead, in.NodeId, ""); fault.Err != 0 {
+		return nil, fuse.Status(fault.Err)
+	}
 	read := 0
 	status := f.with(in.NodeId, func(n *node) error {
 		read = n.readAt(buf, int64(in.Offset))
@@ -28,6 +35,13 @@ func (f *filesystem) Read(_ <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.
 }
 
 func (f *filesystem) Write(_ <-chan struct{}, in *fuse.WriteIn, data []byte) (uint32, fuse.Status) {
+	fault := f.meet(OpWrite, in.NodeId, "")
+	if fault.Err != 0 && !fault.Tear {
+		return 0, fuse.Status(fault.Err)
+	}
+	if fault.Tear {
+		data = data[:len(data)/2]
+	}
 	written := 0
 	status := f.with(in.NodeId, func(n *node) (err error) {
 		if written, err = f.disk.writeAt(n, data, int64(in.Offset)); err != nil {
@@ -39,6 +53,9 @@ func (f *filesystem) Write(_ <-chan struct{}, in *fuse.WriteIn, data []byte) (ui
 		}
 		return nil
 	})
+	if fault.Err != 0 {
+		return 0, fuse.Status(fault.Err)
+	}
 	return uint32(written), status
 }
 
@@ -51,7 +68,12 @@ func (f *filesystem) Release(<-chan struct{}, *fuse.ReleaseIn) {}
 
 func (f *filesystem) Fsync(_ <-chan struct{}, in *fuse.FsyncIn) fuse.Status {
 	time.Sleep(f.disk.opts.SyncDelay)
+	fault := f.meet(OpSync, in.NodeId, "")
 	return f.with(in.NodeId, func(n *node) error {
+		if fault.Err != 0 {
+			n.lose()
+			return fault.Err
+		}
 		f.disk.mu.stats.Syncs++
 		f.disk.syncFile(n)
 		return nil
@@ -60,7 +82,7 @@ func (f *filesystem) Fsync(_ <-chan struct{}, in *fuse.FsyncIn) fuse.Status {
 
 // Fallocate sets the size or makes holes; it reserves no space.
 func (f *filesystem) Fallocate(_ <-chan struct{}, in *fuse.FallocateIn) fuse.Status {
-	return f.with(in.NodeId, func(n *node) error {
+	return f.changing(OpResize, in.NodeId, "", func(n *node) error {
 		end := int64(in.Offset + in.Length)
 		switch in.Mode &^ unix.FALLOC_FL_KEEP_SIZE {
 		case 0:

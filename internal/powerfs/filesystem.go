@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
+
+	"github.com/walproxy/walproxy/internal/crashfs"
 )
 
 // filesystem answers the kernel for one mount. Once its disk was cut it answers
@@ -103,7 +105,11 @@ func (f *filesystem) GetAttr(_ <-chan struct{}, in *fuse.GetAttrIn, out *fuse.At
 }
 
 func (f *filesystem) SetAttr(_ <-chan struct{}, in *fuse.SetAttrIn, out *fuse.AttrOut) fuse.Status {
-	return f.with(in.NodeId, func(n *node) error {
+	op := OpResize
+	if _, resizes := in.GetSize(); !resizes {
+		op = opNone
+	}
+	return f.changing(op, in.NodeId, "", func(n *node) error {
 		if size, ok := in.GetSize(); ok {
 			if n.isDir() {
 				return syscall.EISDIR
@@ -133,7 +139,7 @@ func (f *filesystem) SetAttr(_ <-chan struct{}, in *fuse.SetAttrIn, out *fuse.At
 
 // create puts a new node under directory in and hands it to told.
 func (f *filesystem) create(in *fuse.InHeader, name string, mode uint32, out *fuse.EntryOut) fuse.Status {
-	return f.with(in.NodeId, func(dir *node) error {
+	return f.changing(OpCreate, in.NodeId, name, func(dir *node) error {
 		n, err := f.disk.add(dir, name, mode, in.Uid, in.Gid)
 		if err != nil {
 			return err
@@ -160,15 +166,15 @@ func (f *filesystem) Create(_ <-chan struct{}, in *fuse.CreateIn, name string, o
 }
 
 func (f *filesystem) Unlink(_ <-chan struct{}, h *fuse.InHeader, name string) fuse.Status {
-	return f.with(h.NodeId, func(dir *node) error { return f.disk.remove(dir, name, false) })
+	return f.changing(OpRemove, h.NodeId, name, func(dir *node) error { return f.disk.remove(dir, name, false) })
 }
 
 func (f *filesystem) Rmdir(_ <-chan struct{}, h *fuse.InHeader, name string) fuse.Status {
-	return f.with(h.NodeId, func(dir *node) error { return f.disk.remove(dir, name, true) })
+	return f.changing(OpRemove, h.NodeId, name, func(dir *node) error { return f.disk.remove(dir, name, true) })
 }
 
 func (f *filesystem) Rename(_ <-chan struct{}, in *fuse.RenameIn, oldName, newName string) fuse.Status {
-	return f.with(in.NodeId, func(from *node) error {
+	return f.changing(OpRename, in.NodeId, oldName, func(from *node) error {
 		const noReplace = 1 // RENAME_NOREPLACE
 		if in.Flags&^noReplace != 0 {
 			return syscall.EINVAL
@@ -182,7 +188,7 @@ func (f *filesystem) Rename(_ <-chan struct{}, in *fuse.RenameIn, oldName, newNa
 }
 
 func (f *filesystem) Link(_ <-chan struct{}, in *fuse.LinkIn, name string, out *fuse.EntryOut) fuse.Status {
-	return f.with(in.NodeId, func(dir *node) error {
+	return f.changing(OpRename, in.NodeId, name, func(dir *node) error {
 		n := f.disk.mu.nodes[in.Oldnodeid]
 		if n == nil {
 			return syscall.ESTALE
@@ -190,6 +196,7 @@ func (f *filesystem) Link(_ <-chan struct{}, in *fuse.LinkIn, name string, out *
 		if f.disk.child(dir, name) != nil {
 			return syscall.EEXIST
 		}
+		f.disk.note(crashfs.Call{Kind: crashfs.Link, Node: n.ino, Path: n.name, To: name, Dir: dir.ino, Name: name})
 		n.nlink++
 		f.disk.change(dir, change{name: n.ino})
 		n.entry(out)
@@ -252,7 +259,7 @@ func (f *filesystem) ReleaseDir(in *fuse.ReleaseIn) {
 
 func (f *filesystem) FsyncDir(_ <-chan struct{}, in *fuse.FsyncIn) fuse.Status {
 	time.Sleep(f.disk.opts.SyncDelay)
-	return f.with(in.NodeId, func(dir *node) error {
+	return f.changing(OpSyncDir, in.NodeId, "", func(dir *node) error {
 		f.disk.mu.stats.DirSyncs++
 		f.disk.syncDir(dir)
 		return nil

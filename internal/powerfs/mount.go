@@ -64,6 +64,9 @@ func (m *Mount) mount() error {
 	return nil
 }
 
+// Disk is what is mounted.
+func (m *Mount) Disk() *Disk { return m.disk }
+
 // Dir is where the disk is mounted.
 func (m *Mount) Dir() string { return m.dir }
 

@@ -1,8 +1,11 @@
 package powerfs
 
 import (
+	"slices"
 	"syscall"
 	"time"
+
+	"github.com/walproxy/walproxy/internal/crashfs"
 )
 
 // node is a file or a directory. Disk.mu guards it.
@@ -12,6 +15,7 @@ type node struct {
 	nlink               uint32
 	atime, mtime, ctime time.Time
 	parent              uint64 // of a directory
+	name                string // that it got last
 	// lookups is how often the kernel was told of the node, less its forgets.
 	lookups uint64
 
@@ -98,6 +102,7 @@ func (d *Disk) writeAt(n *node, data []byte, off int64) (int, error) {
 		done += copy(p[at%pageSize:], data[done:])
 		n.live.size = max(n.live.size, off+int64(done))
 	}
+	d.note(crashfs.Call{Kind: crashfs.Write, Node: n.ino, Path: n.name, Offset: off, Data: slices.Clone(data[:done])})
 	d.mu.stats.Writes++
 	n.touch()
 	if done == 0 && len(data) > 0 {
@@ -117,6 +122,7 @@ func (d *Disk) full() bool {
 
 // resize cuts or extends the live image.
 func (d *Disk) resize(n *node, size int64) {
+	d.note(crashfs.Call{Kind: crashfs.Resize, Node: n.ino, Path: n.name, Size: size})
 	d.mu.stats.Writes++
 	if size < n.live.size {
 		d.punch(n, size, n.live.size)
@@ -144,6 +150,7 @@ func (d *Disk) punch(n *node, from, to int64) {
 
 // syncFile makes a file's data and size durable.
 func (d *Disk) syncFile(n *node) {
+	d.note(crashfs.Call{Kind: crashfs.Sync, Node: n.ino, Path: n.name})
 	for i := range n.dirty {
 		if p := n.live.pages[i]; p != nil {
 			n.durable.pages[i] = p
