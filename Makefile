@@ -11,10 +11,11 @@ VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev
 LDFLAGS  := -X main.version=$(VERSION)
 DATA_DIR ?= ./walproxy-data
 FUZZTIME ?= 1000x
+DURATION ?= 10m
 BUDGET   ?= 6m
 AT_ONCE  ?= $(shell expr 2 \* $$(nproc 2>/dev/null || echo 2))
 
-.PHONY: run build test race short lint fuzz aerospike aerospike-short pgsuites crash backlog soak bench peers demo generate check-generate vuln install-deps install-drivers clean
+.PHONY: run build test race short lint fuzz aerospike aerospike-short pgsuites crash mutants backlog soak bench peers demo generate check-generate vuln install-deps install-drivers clean
 
 ## run: the proxy on the embedded store, in the foreground; data in DATA_DIR
 run: build
@@ -76,15 +77,22 @@ pgsuites: install-deps install-drivers
 ## crash: the long form of every crash, power-cut and fault test (root, /dev/fuse)
 crash: install-deps
 	WALPROXY_LONG=1 $(GO) test -timeout 2h -count 1 -v ./internal/crashtest/... ./internal/powerfs/...
+	WALPROXY_LONG=1 $(GO) test -timeout 2h -count 1 -v -run 'AtEveryCall|PowerCut' ./wal
 
 ## backlog: 10 GiB of backlog, memory below 300 MiB (takes minutes and the disk)
 backlog:
 	WALPROXY_LONG=1 $(GO) test -timeout 1h -count 1 -v -run TestBacklogMemory ./internal/crashtest
 
-## soak: property and model tests with many more seeds
+## mutants: what durability rests on is taken out, one by one: a named test fails (minutes)
+mutants:
+	$(GO) run ./internal/mutants
+
+## soak: property and model tests with many more seeds, then for DURATION a server and an
+## embedded proxy to which whatever chance says is done (root, /dev/fuse)
 soak:
 	WALPROXY_LONG=1 WALPROXY_TEST_ENGINE=native $(GO) test -race -timeout 2h -count 1 ./wal
 	WALPROXY_LONG=1 $(GO) test -race -timeout 2h -count 1 ./wal/... ./replay/... ./sinks/... ./internal/accept/...
+	WALPROXY_SOAK=$(DURATION) $(GO) test -timeout 24h -count 1 -v -run '^TestSoak$$' ./internal/crashtest
 
 ## bench: the log beside a raw append + fdatasync loop, and the whole path
 bench:

@@ -23,15 +23,18 @@ import (
 // life is a log at work on a disk, with a memory of what it promised: after each call
 // that changes the disk, what had been durable, released and given out by then.
 type life struct {
-	name     string
-	dir      string
-	disk     *crashfs.Disk
-	with     func(*Options) // the engine and its file system, if they are others; nil: no
-	settled  settled
-	rng      *rand.Rand
-	payloads map[LSN][]byte // all that were ever given out, the last ones
-	points   map[LSN]Point
-	fail     func(crashfs.Call) error // of a call, before it is made; nil: none fails
+	name    string
+	dir     string
+	disk    *crashfs.Disk
+	with    func(*Options) // the engine and its file system, if they are others; nil: no
+	settled settled
+	// segmentBytes: small, that much happens, or larger than what a segment zeroes of a
+	// file that it uses again, that stale frames are behind it.
+	segmentBytes int64
+	rng          *rand.Rand
+	payloads     map[LSN][]byte // all that were ever given out, the last ones
+	points       map[LSN]Point
+	fail         func(crashfs.Call) error // of a call, before it is made; nil: none fails
 	// cached: it began with a page cache, and what it sets aside may never have been on
 	// disk.
 	cached bool
@@ -68,7 +71,7 @@ func bubbled(*Log) error {
 }
 
 func (l *life) options() Options {
-	o := Options{Engine: EngineNative, FS: l.disk, SegmentBytes: 2 << 10, MinFree: -1, RingBytes: 4 << 10, GroupBytes: 1 << 10,
+	o := Options{Engine: EngineNative, FS: l.disk, SegmentBytes: l.segmentBytes, MinFree: -1, RingBytes: 4 << 10, GroupBytes: 1 << 10,
 		MaxRecordBytes: 1 << 20, Attach: l.attach}
 	if l.with != nil {
 		l.with(&o)
@@ -93,7 +96,7 @@ func (l *life) attach(stream uuid.UUID, _ bool, newest uint64) (boot uint64, err
 
 func newLife(name string, disk *crashfs.Disk, seed uint64) *life {
 	l := &life{name: name, dir: logDir, disk: disk, settled: bubbled, rng: rand.New(rand.NewPCG(seed, 1)),
-		payloads: map[LSN][]byte{}, points: map[LSN]Point{}}
+		payloads: map[LSN][]byte{}, points: map[LSN]Point{}, segmentBytes: 2 << 10}
 	disk.SetHook(l.before)
 	return l
 }
@@ -248,14 +251,42 @@ func (l *life) work(steps int) error {
 	return l.close()
 }
 
-var errAcks = errors.New("the log acknowledges after a failure")
+// workInUsedFiles fills segments, frees them, and goes on in their files.
+func (l *life) workInUsedFiles(steps int) error {
+	if err := l.open(); err != nil {
+		return err
+	}
+	var err error
+	for round := 0; round < 2 && err == nil; round++ {
+		for range 9 {
+			err = errors.Join(err, l.append(3, 1200))
+		}
+		p := l.look()
+		l.mu.Lock()
+		l.now.released = p.durable
+		l.mu.Unlock()
+		l.log.Release(p.durable)
+		err = errors.Join(err, l.idle())
+	}
+	for i := 0; i < steps && err == nil; i++ {
+		err = l.append(1+l.rng.IntN(3), l.rng.IntN(900))
+		if i%3 == 2 {
+			err = errors.Join(err, l.idle())
+		}
+	}
+	return errors.Join(err, l.close())
+}
+
+var errAcks = errors.New("the log goes on after a failure")
 
 // noMore: a log that failed takes no record.
 func (l *life) noMore() error {
 	lsn := l.log.Appended() + 1
 	l.payloads[lsn] = []byte("after a failure")
-	if _, err := l.log.Append(context.Background(), l.payloads[lsn]); err == nil {
-		return errAcks
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	if _, err := l.log.Append(ctx, l.payloads[lsn]); !errors.Is(err, ErrPoisoned) {
+		return fmt.Errorf("%w: %w", errAcks, err)
 	}
 	return nil
 }
@@ -304,7 +335,7 @@ func (l *life) after(n int) promise {
 // next is a life on what a power cut left after call n of this one.
 func (l *life) next(name string, disk *crashfs.Disk, n int) *life {
 	next := newLife(name, disk, uint64(n))
-	next.dir = l.dir
+	next.dir, next.segmentBytes = l.dir, l.segmentBytes
 	next.now = l.after(n)
 	maps.Copy(next.payloads, l.payloads)
 	for lsn, p := range l.points {

@@ -149,17 +149,17 @@ func (f *file) Stat() (fs.FileInfo, error) {
 
 // info is a node under a name at an instant.
 type info struct {
-	name string
-	size int64
-	mode fs.FileMode
-	stat syscall.Stat_t // the number of links alone
+	name  string
+	size  int64
+	mode  fs.FileMode
+	links int
 }
 
 func (n *node) info(name string) info {
 	if n.isDir {
-		return info{name: name, mode: fs.ModeDir | 0o755}
+		return info{name, 0, fs.ModeDir | 0o755, n.links}
 	}
-	return info{name: name, size: int64(len(n.data)), mode: 0o644, stat: syscall.Stat_t{Nlink: uint64(n.links)}}
+	return info{name, int64(len(n.data)), 0o644, n.links}
 }
 
 func (i info) Name() string       { return i.name }
@@ -167,4 +167,12 @@ func (i info) Size() int64        { return i.size }
 func (i info) Mode() fs.FileMode  { return i.mode }
 func (i info) ModTime() time.Time { return time.Time{} }
 func (i info) IsDir() bool        { return i.mode.IsDir() }
-func (i info) Sys() any           { return &i.stat }
+
+// Sys is a *syscall.Stat_t of which the number of links is set.
+func (i info) Sys() any {
+	st := &syscall.Stat_t{}
+	for range i.links { // its type is not everywhere the same
+		st.Nlink++
+	}
+	return st
+}
