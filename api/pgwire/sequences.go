@@ -33,8 +33,8 @@ type drawn struct {
 	failed time.Time     // when one has not
 }
 
-func newSequences(s *Server, o WriteBehind) *sequences {
-	return &sequences{s: s, query: o.Query, block: o.SequenceBlock, pause: o.Interval, by: map[uint32]*drawn{}}
+func newSequences(s *Server, query catalogue.Query, o WriteBehind) *sequences {
+	return &sequences{s: s, query: query, block: o.SequenceBlock, pause: o.Interval, by: map[uint32]*drawn{}}
 }
 
 // next draws a value; false: PostgreSQL has to. It waits for a block if there is none.

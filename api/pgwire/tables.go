@@ -83,7 +83,6 @@ type tables struct {
 
 func newTables(s *Server, o WriteBehind, m *behindMetrics) *tables {
 	t := &tables{o: o, cache: statement.NewCache(statementCacheBytes), gates: map[string]*gate{}, rows: map[string]bool{}, m: m}
-	t.sequences = newSequences(s, o)
 	var declared []catalogue.Declared
 	for _, table := range o.Tables {
 		declared = append(declared, table.Declared)
@@ -94,6 +93,7 @@ func newTables(s *Server, o WriteBehind, m *behindMetrics) *tables {
 		o.Core.Track(table.Collection)
 	}
 	t.watch = catalogue.NewWatch(o.Query, declared, o.Interval, s.log.Named("catalogue"))
+	t.sequences = newSequences(s, t.watch.Ask, o)
 	return t
 }
 
@@ -122,7 +122,7 @@ func (t *tables) store(ctx context.Context) string {
 	}
 	ctx, cancel := context.WithTimeout(ctx, refreshTimeout)
 	defer cancel()
-	rows, err := t.o.Query(ctx, "SELECT "+storeSQL)
+	rows, err := t.watch.Ask(ctx, "SELECT "+storeSQL)
 	if err != nil || len(rows) != 1 || len(rows[0]) != 1 {
 		return ""
 	}

@@ -17,9 +17,9 @@ type Watch struct {
 	interval time.Duration
 	log      *zap.Logger
 
-	refreshing sync.Mutex // one at a time
-	current    atomic.Pointer[known]
-	kicked     chan struct{}
+	session sync.Mutex // query's: a refresh has transactions
+	current atomic.Pointer[known]
+	kicked  chan struct{}
 }
 
 // known is a snapshot, nil: none, since some call of Changed.
@@ -52,8 +52,8 @@ func (w *Watch) Changed() {
 
 // Refresh reads the catalogue if it changed, and returns the snapshot.
 func (w *Watch) Refresh(ctx context.Context) (*Snapshot, error) {
-	w.refreshing.Lock()
-	defer w.refreshing.Unlock()
+	w.session.Lock()
+	defer w.session.Unlock()
 	for range attempts {
 		old := w.current.Load()
 		if old.Snapshot != nil {
@@ -75,6 +75,14 @@ func (w *Watch) Refresh(ctx context.Context) (*Snapshot, error) {
 		}
 	}
 	return nil, errChanged
+}
+
+// Ask runs one statement on the session that the catalogue is read on, outside its
+// transactions.
+func (w *Watch) Ask(ctx context.Context, sql string) ([][]string, error) {
+	w.session.Lock()
+	defer w.session.Unlock()
+	return w.query(ctx, sql)
 }
 
 func (w *Watch) report(s *Snapshot) {
