@@ -25,7 +25,7 @@ type Result struct {
 //
 // An error before the write got its LSN means that nothing was logged:
 // *mutation.InvalidError, *ConflictError, ErrRequestMismatch, ErrUnroutable,
-// *BehindError, wal.ErrFull, wal.ErrTooLarge, ErrDraining, ErrClosed. After it (ctx ended, wal.ErrPoisoned)
+// *BehindError, wal.ErrFull, wal.ErrTooLarge, ErrDirect, ErrDraining, ErrClosed. After it (ctx ended, wal.ErrPoisoned)
 // the outcome is unknown: the write may be applied; repeat it under the same
 // request id. Result.LSN is set exactly then.
 func (p *Proxy) Append(ctx context.Context, m *walproxyv1.Mutation) (Result, error) {
@@ -79,6 +79,11 @@ func mutationRecord(m *walproxyv1.Mutation) *walproxyv1.Record {
 }
 
 func (p *Proxy) submit(ctx context.Context, rec *walproxyv1.Record) (*Pending, error) {
+	return p.submitBy(ctx, rec, p.acceptor.Submit)
+}
+
+// submitBy is submit by a way of the acceptor's.
+func (p *Proxy) submitBy(ctx context.Context, rec *walproxyv1.Record, way func(context.Context, *walproxyv1.Record) (*accept.Pending, error)) (*Pending, error) {
 	if p.closing.Load() {
 		return nil, ErrClosed
 	}
@@ -86,7 +91,7 @@ func (p *Proxy) submit(ctx context.Context, rec *walproxyv1.Record) (*Pending, e
 		return nil, err
 	}
 	defer p.intake.leave()
-	w, err := p.acceptor.Submit(ctx, rec)
+	w, err := way(ctx, rec)
 	if err != nil {
 		return nil, closedError(err)
 	}

@@ -76,3 +76,9 @@ func (p *Proxy) SeeAll(ctx context.Context, collection string) error {
 func (p *Proxy) AppendRecord(ctx context.Context, rec *walproxyv1.Record) (*Pending, error) {
 	return p.submit(ctx, &walproxyv1.Record{Body: rec.GetBody(), Principal: rec.GetPrincipal()})
 }
+
+// AppendNow is AppendRecord, but does not wait while a collection is written past the
+// log: that is ErrDirect at once.
+func (p *Proxy) AppendNow(ctx context.Context, rec *walproxyv1.Record) (*Pending, error) {
+	return p.submitBy(ctx, &walproxyv1.Record{Body: rec.GetBody(), Principal: rec.GetPrincipal()}, p.acceptor.SubmitNow)
+}

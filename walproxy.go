@@ -59,6 +59,9 @@ var (
 	ErrVersionUnknown = accept.ErrVersionUnknown
 	// ErrNoReader: the sink that would answer reads cannot.
 	ErrNoReader = accept.ErrNoReader
+	// ErrDirect: the collection is written past the log just now, see Direct; nothing
+	// was logged.
+	ErrDirect = accept.ErrDirect
 )
 
 // ErrParked: the key has acknowledged writes among the dead letters of the sink

@@ -22,14 +22,18 @@ type Core interface {
 	Modify(ctx context.Context, collection string, key *walproxyv1.Key, f walproxy.Change) (Pending, error)
 	// Append gives a write of any kind its LSN.
 	Append(ctx context.Context, rec *walproxyv1.Record) (Pending, error)
+	// AppendNow is Append, but walproxy.ErrDirect at once where that would wait for who
+	// writes past the log.
+	AppendNow(ctx context.Context, rec *walproxyv1.Record) (Pending, error)
 	// Hold calls f under a key's lock, with all writes to the key applied; See
 	// without the lock, and maybe more than once. SeeAll waits for all keys' writes.
 	Hold(ctx context.Context, collection string, key *walproxyv1.Key, f func(context.Context, Held) error) error
 	See(ctx context.Context, collection string, key *walproxyv1.Key, f func(context.Context) error) error
 	SeeAll(ctx context.Context, collection string) error
-	// Track, Newest, WaitSink and SinkFate are for who keeps reads and writes that go
-	// past the log in order with those of the log.
+	// Track, Newest, Direct, WaitSink and SinkFate are for who keeps reads and writes
+	// that go past the log in order with those of the log.
 	Track(collection string)
+	Direct(ctx context.Context, sink, collection string) (leave func(), err error)
 	Newest(collection string) walproxy.LSN
 	WaitSink(ctx context.Context, sink string, lsn walproxy.LSN) error
 	SinkFate(sink string, lsn walproxy.LSN) (replay.Fate, error)
@@ -107,6 +111,14 @@ func (c core) Submit(ctx context.Context, m *walproxyv1.Mutation) (Pending, erro
 
 func (c core) Append(ctx context.Context, rec *walproxyv1.Record) (Pending, error) {
 	pending, err := c.AppendRecord(ctx, rec)
+	if err != nil {
+		return nil, err
+	}
+	return pending, nil
+}
+
+func (c core) AppendNow(ctx context.Context, rec *walproxyv1.Record) (Pending, error) {
+	pending, err := c.Proxy.AppendNow(ctx, rec)
 	if err != nil {
 		return nil, err
 	}

@@ -31,6 +31,7 @@ func resultOf(err error) codec.Result {
 		{walproxy.ErrBehind, codec.DeviceOverload},
 		{walproxy.ErrParked, codec.KeyBusy}, // before what it may stand within
 		{walproxy.ErrVersionUnknown, codec.Unavailable},
+		{walproxy.ErrDirect, codec.KeyBusy},
 		{walproxy.ErrHalted, codec.Unavailable},
 		{walproxy.ErrPaused, codec.Unavailable},
 		{walproxy.ErrNoReader, codec.Unsupported},

@@ -73,8 +73,7 @@ type tables struct {
 	o     WriteBehind
 	watch *catalogue.Watch
 	cache *statement.Cache
-	gates map[string]*gate // by collection
-	rows  map[string]bool  // collections with AssumeRows
+	rows  map[string]bool // collections with AssumeRows
 	m     *behindMetrics
 
 	sequences *sequences
@@ -82,13 +81,10 @@ type tables struct {
 }
 
 func newTables(s *Server, o WriteBehind, m *behindMetrics) *tables {
-	t := &tables{o: o, cache: statement.NewCache(statementCacheBytes), gates: map[string]*gate{}, rows: map[string]bool{}, m: m}
+	t := &tables{o: o, cache: statement.NewCache(statementCacheBytes), rows: map[string]bool{}, m: m}
 	var declared []catalogue.Declared
 	for _, table := range o.Tables {
 		declared = append(declared, table.Declared)
-		if t.gates[table.Collection] == nil {
-			t.gates[table.Collection] = &gate{log: o.Core, sink: o.Sink, collection: table.Collection}
-		}
 		t.rows[table.Collection] = table.AssumeRows
 		o.Core.Track(table.Collection)
 	}

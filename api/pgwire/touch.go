@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/walproxy/walproxy"
@@ -26,6 +27,7 @@ type touch struct {
 	// unnamed is the statement without a name that it uses and PostgreSQL lacks.
 	unnamed *prepared
 	drop    bool // it uses one that PostgreSQL has and the client has not any more
+	keyed   bool // a write under an idempotency key
 	naming  []naming
 }
 
@@ -61,6 +63,10 @@ func (x *attended) touchesOne(t *touch, st *statement.Statement) {
 	case statement.Schema, statement.Call, statement.Other, statement.Execute:
 		t.serial, t.session = true, true
 		t.schema = t.schema || st.Writes != statement.Nothing
+	}
+	switch st.Kind {
+	case statement.Insert, statement.Update, statement.Delete, statement.Merge, statement.Copy:
+		t.keyed = t.keyed || x.settings.requestID != "" && st.Writes != statement.Nothing
 	}
 	if st.Reads == statement.Nothing && st.Writes == statement.Nothing {
 		return
@@ -101,12 +107,15 @@ func (x *attended) passesText(t *touch, st *statement.Statement, touched bool) {
 // admit waits until what is touched may be passed on. A failure is for the client:
 // nothing was passed on.
 func (x *attended) admit(t *touch) (failed *failure, err error) {
+	if t.keyed {
+		return x.unkeyed(), nil
+	}
 	direct := collections(t.writes)
 	if t.anything {
 		direct = x.t.all()
 	}
 	x.mu.Lock()
-	direct = slices.DeleteFunc(direct, func(c string) bool { return slices.Contains(x.guarded.ends.direct, c) })
+	direct = slices.DeleteFunc(direct, func(c string) bool { return x.guarded.ends.direct[c] != nil })
 	x.mu.Unlock()
 	if len(direct) > 0 {
 		if failed := x.enterDirect(direct); failed != nil {
@@ -152,11 +161,12 @@ func (x *attended) enterDirect(list []string) *failure {
 	began := time.Now()
 	defer func() { x.t.m.gateSeconds.Observe(time.Since(began).Seconds()) }()
 	for _, c := range list {
-		if err := x.t.gates[c].enterDirect(ctx); err != nil {
+		leave, err := x.t.o.Core.Direct(ctx, x.t.o.Sink, c)
+		if err != nil {
 			return x.unadmitted(c, err, x.t.o.GateTimeout) // fail leaves those before it
 		}
 		x.mu.Lock()
-		x.guarded.ends.direct = append(x.guarded.ends.direct, c)
+		x.guarded.ends.enter(c, leave)
 		x.mu.Unlock()
 	}
 	return nil
@@ -218,6 +228,13 @@ func (x *attended) unadmitted(collection string, err error, limit time.Duration)
 // aborted is PostgreSQL's answer to whatever is asked in a transaction that failed.
 func aborted() *failure {
 	return &failure{code: "25P02", reason: "aborted", message: "current transaction is aborted, commands ignored until end of transaction block"}
+}
+
+// unkeyed: PostgreSQL does not know the key, and would do a repeat again.
+func (x *attended) unkeyed() *failure {
+	why, _ := strings.CutPrefix(x.settings.why, "passed through: ")
+	return &failure{code: "0A000", reason: "request", message: "walproxy: a write under walproxy.idempotency_key cannot be passed through to PostgreSQL",
+		detail: why, hint: "Nothing was written. RESET walproxy.idempotency_key to have PostgreSQL do it."}
 }
 
 func cancelled() *failure {

@@ -140,12 +140,7 @@ func (x *attended) plannedWith(known *catalogue.Snapshot) bool {
 // completed command, behind it the rest. It reports false if nothing was done.
 func (x *attended) acknowledge(b *batch, before, behind []byte) (done bool, err error) {
 	b.tables = unique(b.tables)
-	if !x.t.enterLog(b.tables) {
-		x.passes("gate", "a transaction writes the table directly")
-		return false, nil
-	}
 	pending, failed, err := b.submit()
-	x.t.leaveLog(b.tables)
 	switch {
 	case err != nil:
 		return false, err
@@ -178,19 +173,26 @@ func (x *attended) acknowledge(b *batch, before, behind []byte) (done bool, err 
 // submit gives b its LSN; nothing: it has to be passed through.
 func (b *batch) submit() (api.Pending, *failure, error) {
 	x := b.x
-	ctx, done := x.work(x.t.o.AckTimeout, errAckLate, true)
+	log, limit, late := x.t.o.Core.AppendNow, x.t.o.AckTimeout, errAckLate
+	if x.settings.requestID != "" { // it must not be done directly
+		log, limit, late = x.t.o.Core.Append, min(limit, x.t.o.GateTimeout), errGateLate
+	}
+	ctx, done := x.work(limit, late, true)
 	defer done()
-	pending, err := x.t.o.Core.Append(ctx, b.record())
+	pending, err := log(ctx, b.record())
 	if err == nil {
 		return pending, nil, nil
 	}
 	_, invalid := errors.AsType[*mutation.InvalidError](err)
 	switch {
+	case errors.Is(err, walproxy.ErrDirect) && b.x.settings.requestID == "":
+		x.passes("gate", "a transaction writes the table directly")
+		return nil, nil, nil
 	case invalid, errors.Is(err, walproxy.ErrUnroutable), errors.Is(err, wal.ErrTooLarge):
 		x.passes("log", err.Error())
 		return nil, nil, nil
 	}
-	return nil, unlogged(err, x.t.o.AckTimeout), nil
+	return nil, unlogged(err, limit), nil
 }
 
 func (b *batch) record() *walproxyv1.Record {
@@ -261,6 +263,9 @@ func unlogged(err error, limit time.Duration) *failure {
 	case errors.Is(err, errAckLate):
 		return &failure{code: "57014", reason: "ack_timeout", message: fmt.Sprintf("walproxy: canceling statement: it found no place in the log within %v", limit),
 			hint: "Nothing was written."}
+	case errors.Is(err, errGateLate), errors.Is(err, walproxy.ErrDirect):
+		return &failure{code: "55P03", reason: "gate_timeout", message: fmt.Sprintf("walproxy: canceling statement: a transaction writes the table directly, and did not end within %v", limit),
+			hint: "Nothing was written. Without walproxy.idempotency_key it would have been a direct write. pgwire.gate_timeout is the bound."}
 	case errors.Is(err, wal.ErrFull):
 		return &failure{code: "53100", reason: "full", message: "walproxy: the log is full", detail: err.Error(),
 			hint: "Nothing was written: try again when PostgreSQL has taken what is pending. log.max_bytes and log.min_free are the bounds."}

@@ -83,6 +83,7 @@ var rows = []struct {
 	{walproxy.ErrPlanChanged, 409, "plan_changed", "what it means has changed since it was shown: look again", false, 0},
 	{walproxy.ErrHalted, 503, "sink_halted", "the sink that would answer has halted; GET /v1/status says why", true, 30},
 	{walproxy.ErrPaused, 503, "sink_paused", "the sink that would answer is paused, with writes to this key in the log", true, 5},
+	{walproxy.ErrDirect, 503, "direct_write", "the table is written directly in a transaction of PostgreSQL's, and its end did not come in time; nothing was written", true, 1},
 	{walproxy.ErrVersionUnknown, 503, "store_unavailable", "the store did not say the record's version; nothing was written", true, 1},
 	{replay.ErrClosed, 503, "closing", "the proxy is stopping", true, 1},
 	{context.DeadlineExceeded, 503, "overloaded", "no room for the write in time; nothing was written", true, 1},

@@ -83,6 +83,11 @@ func (h *Held) Submit(ctx context.Context, rec *walproxyv1.Record) (*Pending, er
 		return nil, err
 	}
 	defer w.free()
+	leave, err := h.a.pass(ctx, w.collections(), false) // others wait for the key
+	if err != nil {
+		return nil, err
+	}
+	defer leave()
 	if _, err := h.a.enqueue(ctx, w); err != nil {
 		return nil, err
 	}

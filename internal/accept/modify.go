@@ -36,6 +36,11 @@ func (a *Acceptor) Modify(ctx context.Context, collection string, key *walproxyv
 	if err := p.readable(); err != nil {
 		return nil, err
 	}
+	leave, err := a.pass(ctx, []string{collection}, true)
+	if err != nil {
+		return nil, err
+	}
+	defer leave()
 	var buf [256]byte
 	encoded := mutation.AppendKey(buf[:0], p.collection, p.key)
 	m := &modification{place: p, encoded: string(encoded),

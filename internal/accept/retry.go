@@ -50,5 +50,5 @@ func (a *Acceptor) SubmitTo(ctx context.Context, sink string, w *walproxyv1.Reco
 	if to == nil {
 		return nil, &mutation.InvalidError{Field: "sink", Reason: fmt.Sprintf("there is no sink %q", sink)}
 	}
-	return a.submitRouted(ctx, w, to)
+	return a.submitRouted(ctx, w, to, true)
 }

@@ -10,14 +10,21 @@ import (
 // Submit gives w its LSN. w has Mutation, Group, ... and principal set; accepted
 // time and routes are filled in here, in a copy. Errors mean that nothing was
 // logged, and are *mutation.InvalidError, *ConflictError, ErrRequestMismatch,
-// ErrUnroutable, ErrVersionUnknown, ErrNoReader, *BehindError, wal.ErrFull, wal.ErrClosed,
+// ErrUnroutable, ErrVersionUnknown, ErrNoReader, ErrDirect, *BehindError, wal.ErrFull, wal.ErrClosed,
 // wal.ErrPoisoned, wal.ErrTooLarge, ctx's cause or the state store's.
 func (a *Acceptor) Submit(ctx context.Context, w *walproxyv1.Record) (*Pending, error) {
-	return a.submitRouted(ctx, w, nil)
+	return a.submitRouted(ctx, w, nil, true)
 }
 
-// submitRouted is Submit; to is where w goes, nil: the routes tell.
-func (a *Acceptor) submitRouted(ctx context.Context, w *walproxyv1.Record, to *route) (*Pending, error) {
+// SubmitNow is Submit, but does not wait while a collection of w's is written past
+// the log: that is ErrDirect at once.
+func (a *Acceptor) SubmitNow(ctx context.Context, w *walproxyv1.Record) (*Pending, error) {
+	return a.submitRouted(ctx, w, nil, false)
+}
+
+// submitRouted is Submit; to is where w goes, nil: the routes tell. wait: for who
+// writes past the log.
+func (a *Acceptor) submitRouted(ctx context.Context, w *walproxyv1.Record, to *route, wait bool) (*Pending, error) {
 	if err := a.enter(); err != nil {
 		return nil, err
 	}
@@ -25,6 +32,13 @@ func (a *Acceptor) submitRouted(ctx context.Context, w *walproxyv1.Record, to *r
 	p, err := a.prepare(w, to)
 	if err != nil {
 		return nil, err
+	}
+	if a.newest.tracks() {
+		leave, err := a.pass(ctx, p.collections(), wait)
+		if err != nil {
+			return nil, err
+		}
+		defer leave()
 	}
 	if mutation.RequestID(p.record) == "" || p.retry() {
 		return a.submit(ctx, p)

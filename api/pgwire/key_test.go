@@ -1,0 +1,90 @@
+package pgwire
+
+import (
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/walproxy/walproxy/mutation"
+)
+
+// TestKeyIsNotPassedThrough: a write under an idempotency key is never done by
+// PostgreSQL, which would do its repeat again. It waits for who writes directly, and
+// what cannot be logged is refused; the session goes on.
+func TestKeyIsNotPassedThrough(t *testing.T) {
+	t.Parallel()
+	r := newBehindRig(t, itemsDDL, items(), func(o *behindOptions) {
+		o.change = append(o.change, func(o *Options) { o.WriteBehind.GateTimeout = time.Second })
+	})
+	a, b := r.connect(pgx.QueryExecModeExec), r.connect(pgx.QueryExecModeExec)
+	do(t, a, "BEGIN", "INSERT INTO items (id, name) VALUES (1, 'x')")
+	do(t, b, "SET walproxy.idempotency_key = 'k'")
+	const insert = "INSERT INTO items VALUES (2, 'b', 1, '2026-01-01 00:00Z')"
+	if _, err := b.Exec(bounded(t), insert); code(err) != "55P03" {
+		t.Errorf("while another session writes directly: %v", err)
+	}
+	done := started(func() error { _, err := b.Exec(bounded(t), insert); return err })
+	r.waiting()
+	do(t, a, "COMMIT")
+	if err := ended(t, "the write", done); err != nil || r.logged() != 1 {
+		t.Errorf("behind it: %v, %s", err, r.why())
+	}
+	do(t, b, "SET walproxy.idempotency_key = 'k'", insert) // the same
+	if r.logged() != 2 || one[string](t, b, "SHOW walproxy.idempotency_key") != "" {
+		t.Errorf("the repeat: %s", r.why())
+	}
+	do(t, b, "SET walproxy.idempotency_key = 'l'")
+	for _, sql := range []string{"INSERT INTO items VALUES (3, 'c') RETURNING id", "UPDATE items SET n = 2", "INSERT INTO other VALUES (1, 'x')", "INSERT INTO items SELECT 4, 'd'"} {
+		_, err := b.Exec(bounded(t), sql)
+		if e, ok := errors.AsType[*pgconn.PgError](err); !ok || e.Code != "0A000" || e.Detail == "" {
+			t.Errorf("%s: %v", sql, err)
+		}
+	}
+	do(t, b, "SELECT 1", "BEGIN")
+	if _, err := b.Exec(bounded(t), "UPDATE items SET n = 2"); code(err) != "0A000" {
+		t.Errorf("in a transaction: %v", err)
+	}
+	do(t, b, "ROLLBACK", "RESET walproxy.idempotency_key", "UPDATE items SET n = 2 WHERE id = 2")
+	r.applied()
+	if n := one[int](t, r.admin, "SELECT count(*)::int FROM items"); n != 2 {
+		t.Errorf("%d rows", n)
+	}
+}
+
+// TestOthersWaitAtTheGate: a write that comes by another way than SQL waits, too, while
+// its table is written directly, and is applied behind that.
+func TestOthersWaitAtTheGate(t *testing.T) {
+	t.Parallel()
+	r := newBehindRig(t, itemsDDL, items())
+	conn := r.connect(pgx.QueryExecModeExec)
+	do(t, conn, "INSERT INTO items (id, name, n) VALUES (1, 'x', 1)", "BEGIN", "UPDATE items SET n = 2 WHERE id = 1")
+	at := r.proxy.Newest("items")
+	later, err := mutation.Merge("items", mutation.Int64(1), map[string]any{"n": 3})
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := started(func() error {
+		_, err := r.proxy.Append(bounded(t), later)
+		return err
+	})
+	select {
+	case err := <-done:
+		t.Fatalf("it was accepted under the gate: %v", err)
+	case <-time.After(50 * time.Millisecond): // an accepted one shows below, too
+	}
+	do(t, conn, "UPDATE items SET n = n + 5 WHERE id = 1")
+	if now := r.proxy.Newest("items"); now != at {
+		t.Errorf("LSN %d was given out under the gate", now)
+	}
+	do(t, conn, "COMMIT")
+	if err := ended(t, "the write", done); err != nil {
+		t.Fatal(err)
+	}
+	r.applied()
+	if n := one[int](t, r.admin, "SELECT n::int FROM items"); n != 3 {
+		t.Errorf("n is %d, want the later write's 3", n)
+	}
+}

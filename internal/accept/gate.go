@@ -1,0 +1,171 @@
+package accept
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+
+	"github.com/walproxy/walproxy/wal"
+)
+
+// ErrDirect: a collection is written past the log just now; nothing was logged.
+var ErrDirect = errors.New("the collection is written past the log")
+
+// gate orders the two ways to write a tracked collection: through the log, and past
+// it, in a transaction of the store's. They exclude each other. Who writes past it
+// first waits until everything that is logged is applied, and while he is at it
+// nothing is logged. So an old write from the log never overwrites a newer one past
+// it, and nothing from the log ever waits for a lock of a transaction that in turn
+// waits for the log.
+type gate struct {
+	mu      sync.Mutex
+	direct  int           // who may write past the log
+	logging int           // writes on their way into it
+	empty   chan struct{} // closed when logging falls to 0; nil: nobody waits for that
+	free    chan struct{} // closed when direct falls to 0; nil: nobody waits for that
+}
+
+// enterLog reports whether a write may go through the log now; else it returns what
+// to wait for. Behind its LSN, or what came instead, leaveLog is called.
+func (g *gate) enterLog() (ok bool, free <-chan struct{}) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.direct == 0 {
+		g.logging++
+		return true, nil
+	}
+	if g.free == nil {
+		g.free = make(chan struct{})
+	}
+	return false, g.free
+}
+
+func (g *gate) leaveLog() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.logging--; g.logging == 0 && g.empty != nil {
+		close(g.empty)
+		g.empty = nil
+	}
+}
+
+// enterDirect keeps writes out of the log until leaveDirect is called; empty is closed
+// when those on their way are in it, nil: there are none.
+func (g *gate) enterDirect() (empty <-chan struct{}) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.direct++
+	if g.logging == 0 {
+		return nil
+	}
+	if g.empty == nil {
+		g.empty = make(chan struct{})
+	}
+	return g.empty
+}
+
+func (g *gate) leaveDirect() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.direct--; g.direct == 0 && g.free != nil {
+		close(g.free)
+		g.free = nil
+	}
+}
+
+// Direct waits until nothing is pending of a tracked collection and keeps it so until
+// leave is called, once: writes to it wait, or are ErrDirect. applied waits until the
+// store has everything up to an LSN. leave is nil with an error, which is applied's,
+// or why ctx ended.
+func (a *Acceptor) Direct(ctx context.Context, collection string, applied func(context.Context, wal.LSN) error) (leave func(), err error) {
+	t := a.newest.find(collection)
+	if t == nil {
+		return nil, fmt.Errorf("accept: collection %q is not tracked", collection)
+	}
+	// Most of it goes by while others write on, for it may take its time, or fail
+	// because the store is away.
+	if err := applied(ctx, t.last()); err != nil {
+		return nil, err
+	}
+	if empty := t.gate.enterDirect(); empty != nil {
+		select {
+		case <-empty:
+		case <-ctx.Done():
+			err = context.Cause(ctx)
+		}
+	}
+	if err == nil {
+		err = applied(ctx, t.last())
+	}
+	if err != nil {
+		t.gate.leaveDirect()
+		return nil, err
+	}
+	return sync.OnceFunc(t.gate.leaveDirect), nil
+}
+
+// pass enters the gates of collections, or of none: then it is ErrDirect. wait: it
+// waits for them, no longer than for a lookup. leave is called when the write has its
+// LSN, or there will be none.
+func (a *Acceptor) pass(ctx context.Context, collections []string, wait bool) (leave func(), err error) {
+	gates, names := a.newest.gates(collections)
+	held, free := enterAll(gates)
+	if held >= 0 && !wait {
+		return nil, fmt.Errorf("%w: %s", ErrDirect, names[held])
+	}
+	if held >= 0 {
+		if err := a.awaitGates(ctx, gates, names, held, free); err != nil {
+			return nil, err
+		}
+	}
+	return func() { leaveAll(gates) }, nil
+}
+
+// awaitGates enters gates of which one is held, once it is free.
+func (a *Acceptor) awaitGates(ctx context.Context, gates []*gate, names []string, held int, free <-chan struct{}) error {
+	ctx, done := a.bound(ctx)
+	defer done()
+	ctx, cancel := context.WithTimeoutCause(ctx, a.o.LookupTimeout, context.DeadlineExceeded)
+	defer cancel()
+	for ; held >= 0; held, free = enterAll(gates) {
+		select {
+		case <-free:
+		case <-ctx.Done():
+			if errors.Is(context.Cause(ctx), wal.ErrClosed) {
+				return wal.ErrClosed
+			}
+			return fmt.Errorf("%w: %s, and writes to it wait: %w", ErrDirect, names[held], context.Cause(ctx))
+		}
+	}
+	return nil
+}
+
+// enterAll returns -1, or which of the gates is held: then it has entered none.
+func enterAll(gates []*gate) (held int, free <-chan struct{}) {
+	for i, g := range gates {
+		if ok, free := g.enterLog(); !ok {
+			leaveAll(gates[:i])
+			return i, free
+		}
+	}
+	return -1, nil
+}
+
+func leaveAll(gates []*gate) {
+	for _, g := range gates {
+		g.leaveLog()
+	}
+}
+
+// collections of a write, each once.
+func (w *write) collections() []string {
+	list := make([]string, 0, 1)
+	for i := range w.keys {
+		if c := w.keys[i].collection; !slices.Contains(list, c) {
+			list = append(list, c)
+		}
+	}
+	return list
+}
