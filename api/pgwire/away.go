@@ -3,7 +3,6 @@ package pgwire
 import (
 	"cmp"
 	"context"
-	"crypto/tls"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -202,8 +201,8 @@ func (p *presence) knock(ctx context.Context) error {
 	}
 	defer func() { _ = c.Close() }() // it was only asked
 	defer context.AfterFunc(ctx, func() { _ = c.SetDeadline(past) })()
-	if _, encrypted := c.(*tls.Conn); encrypted {
-		return nil // it answered
+	if p.s.o.Upstream.TLS != nil {
+		return nil // it was asked and has answered, and is not to be asked again
 	}
 	request := binary.BigEndian.AppendUint32(nil, 8)
 	if _, err := c.Write(binary.BigEndian.AppendUint32(request, codeTLS)); err != nil {

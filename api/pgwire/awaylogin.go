@@ -34,6 +34,9 @@ func (x *session) logIn(ctx context.Context, st *startup) (fromClient, fromServe
 		if away = x.spared(ctx, st, err); away == nil {
 			return nil, nil, err
 		}
+		if _, told := errors.AsType[*serverError](away); !told {
+			p.lost(away)
+		}
 		if x.passed != nil {
 			in = x.passed.client
 		}

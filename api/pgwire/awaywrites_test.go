@@ -2,6 +2,7 @@ package pgwire
 
 import (
 	"context"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -156,5 +157,73 @@ func TestKilledUnderWriters(t *testing.T) {
 	r.applied()
 	if n := one[int64](t, pgtest.Connect(t, r.direct), "SELECT count(*) FROM items"); n != written.Load() {
 		t.Errorf("%d rows, %d were acknowledged", n, written.Load())
+	}
+}
+
+// TestWritesOfNewcomers: while PostgreSQL is away those write whose like has only logged
+// in before; who notices first that it is away does, too; and a driver that drops its
+// prepared statements after an error goes on.
+func TestWritesOfNewcomers(t *testing.T) {
+	t.Parallel()
+	c := pgtest.New(t, pgtest.Options{})
+	r := newBehindRig(t, itemsDDL+"; CREATE ROLE app LOGIN; GRANT ALL ON items TO app", items(), func(o *behindOptions) {
+		o.cluster = c
+		o.change = append(o.change, quick(nil), func(o *Options) { o.Away.CheckInterval = time.Hour })
+	})
+	as := strings.Replace(r.through, "postgres@", "app@", 1)
+	login := func(dsn string) *pgx.Conn {
+		t.Helper()
+		conn, err := pgx.Connect(bounded(t), dsn)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = conn.Close(context.Background()) })
+		return conn
+	}
+	if err := login(as).Close(bounded(t)); err != nil { // without a word
+		t.Fatal(err)
+	}
+	first := r.connect()
+	do(t, first, "INSERT INTO items (id, name) VALUES (1, 'before')")
+	eventually(t, "both logins are known", func() bool {
+		known, roster := 0, r.presence.roster
+		roster.mu.Lock()
+		defer roster.mu.Unlock()
+		for _, g := range roster.mu.granted {
+			if g.Known != nil {
+				known++
+			}
+		}
+		return known == 2
+	})
+	r.applied()
+	quiet := r.connect(pgx.QueryExecModeExec)
+	_ = r.admin.Close(bounded(t))
+	c.KillAll(t)
+	do(t, quiet, "INSERT INTO items (id, name) VALUES (2, 'by who notices')")
+	app := login(as)
+	for id := 3; id < 12; id += 3 {
+		if _, err := app.Exec(bounded(t), "INSERT INTO items (id, name) VALUES ($1, $2)", id, "by a newcomer"); err != nil {
+			t.Errorf("a newcomer: %v: %s", err, r.why())
+		}
+		if _, err := app.Exec(bounded(t), "INSERT INTO items (id, name) VALUES ($1, $2)", id+1, "\xff"); code(err) != "22021" {
+			t.Errorf("a text that is none: %v", err)
+		}
+		var b pgx.Batch // the driver closes the statement that failed first
+		b.Queue("INSERT INTO items (id, name) VALUES ($1, $2)", id+1, "behind a failure")
+		if err := app.SendBatch(bounded(t), &b).Close(); err != nil {
+			t.Errorf("behind a failure: %v", err)
+		}
+	}
+	c.Start(t)
+	r.presence.check(bounded(t))
+	for _, conn := range []*pgx.Conn{app, quiet, first} {
+		if n := one[int](t, conn, "SELECT count(*)::int FROM items WHERE id > $1", 0); n < 1 {
+			t.Errorf("%d rows", n)
+		}
+	}
+	r.applied()
+	if n := one[int](t, pgtest.Connect(t, r.direct), "SELECT count(*)::int FROM items"); n != 8 {
+		t.Errorf("%d rows, want 8", n)
 	}
 }

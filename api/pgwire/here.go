@@ -48,7 +48,10 @@ func (x *attended) maybeHere(list []message) bool {
 			}
 		case cClose:
 			if m.object == 'S' && m.name != "" {
-				return false
+				if !x.detached() {
+					return false
+				}
+				some = true
 			}
 			continue
 		}
@@ -67,7 +70,7 @@ func (x *attended) here(list []message) (done bool, err error) {
 	if !ok {
 		return false, nil
 	}
-	own, writes, controls := 0, 0, 0
+	own, writes, controls, closes := 0, 0, 0, 0
 	made := map[string]*prepared{}
 	for i := range list {
 		m := &list[i]
@@ -85,6 +88,14 @@ func (x *attended) here(list []message) (done bool, err error) {
 			if m.prepared = made[m.name]; m.prepared == nil {
 				m.prepared = x.lookup(m.name)
 			}
+		case cClose:
+			if m.object == 'S' && m.name != "" {
+				if !x.detached() || made[m.name] != nil {
+					return false, nil
+				}
+				closes++
+			}
+			continue
 		default:
 			continue
 		}
@@ -101,7 +112,7 @@ func (x *attended) here(list []message) (done bool, err error) {
 		}
 	}
 	switch {
-	case own > 0:
+	case own > 0, closes > 0 && writes+controls == 0:
 		if done = writes+controls == 0 && tx != txFailed; done {
 			err = x.answerOwn(list, tx)
 		} else if writes > 0 {
@@ -113,6 +124,7 @@ func (x *attended) here(list []message) (done bool, err error) {
 		x.passes("transaction", "it is in a transaction")
 	}
 	if done {
+		x.closed(list)
 		x.deferred(made)
 	}
 	return done, err

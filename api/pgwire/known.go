@@ -40,37 +40,54 @@ const knownSQL = `SELECT pg_catalog.current_setting('search_path'), pg_catalog.c
  ELSE '' END`
 
 // learn makes sure that x.known is as PostgreSQL has it: settled was called, and the
-// session is in no transaction.
-func (x *attended) learn() error {
+// session is in no transaction. false: PostgreSQL does not say.
+func (x *attended) learn() (ok bool, err error) {
 	x.mu.Lock()
 	changed := x.guarded.changed
 	x.guarded.changed = false
 	x.mu.Unlock()
 	if !changed {
-		return nil
+		return true, nil
 	}
 	if x.recall() {
 		x.mu.Lock()
 		x.guarded.changed = true // it is asked when it can be
 		x.mu.Unlock()
-		return nil
+		return true, nil
 	}
 	frames, _, err := x.ask(appendQuestion(nil, knownSQL))
 	if err != nil {
-		return err
+		return false, err
 	}
-	x.plans.clear()
-	x.known = known{why: "PostgreSQL does not say how the session is set"}
 	for _, frame := range frames {
 		if frame[0] != sDataRow {
 			continue
 		}
 		if row, ok := textRow(frame[headBytes:]); ok && len(row) == 5 {
+			x.plans.clear()
 			x.known = knownFrom(row)
 			x.recollect(row)
+			return true, nil
 		}
 	}
-	return nil
+	x.mu.Lock()
+	x.guarded.changed = true // it may have gone away just now
+	x.mu.Unlock()
+	return x.recall(), nil
+}
+
+// introduce asks how a session is set whose login was not asked before: so it is known
+// for who logs in like this while PostgreSQL is away.
+func (x *attended) introduce() error {
+	l := x.link.Load()
+	if l == nil || x.s.presence.roster.knownOf(l.login) != nil {
+		return nil
+	}
+	if _, away := x.s.presence.away(); away != nil {
+		return nil
+	}
+	_, err := x.learn()
+	return err
 }
 
 func knownFrom(row []string) known {

@@ -59,8 +59,13 @@ func (x *attended) ready() (*catalogue.Snapshot, error) {
 		x.passes("off", "walproxy.ack is off")
 		return nil, nil
 	}
-	if err := x.learn(); err != nil {
+	ok, err := x.learn()
+	if err != nil {
 		return nil, err
+	}
+	if !ok {
+		x.passes("session", "PostgreSQL does not say how the session is set")
+		return nil, nil
 	}
 	if x.known.why != "" {
 		x.passes("session", x.known.why)

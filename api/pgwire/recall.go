@@ -124,8 +124,34 @@ func (x *attended) makes(p *prepared) bool {
 	if x.isOwn(p) {
 		return true
 	}
+	return x.detached()
+}
+
+// detached is link's.
+func (x *attended) detached() bool {
 	l := x.link.Load()
 	return l != nil && l.detached()
+}
+
+// closed forgets the named statements that a query closed that was answered here.
+func (x *attended) closed(list []message) {
+	for i := range list {
+		if m := &list[i]; m.kind == cClose && m.object == 'S' && m.name != "" {
+			x.forget(m.name)
+			if l := x.link.Load(); l != nil {
+				l.forget(m.name)
+			}
+		}
+	}
+}
+
+// forget has the link not prepare a statement any more. It is called while there is no
+// connection, by who writes.
+func (l *link) forget(name string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	delete(l.mu.held.sent, name)
+	l.mu.held.keep(name, nil)
 }
 
 func (x *attended) isOwn(p *prepared) bool {

@@ -8,6 +8,9 @@ import (
 
 // serve takes one message of the client's after the other.
 func (x *attended) serve() error {
+	if err := x.introduce(); err != nil {
+		return err
+	}
 	for {
 		if err := x.fill(headBytes); err != nil {
 			return err
