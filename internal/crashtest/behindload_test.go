@@ -1,0 +1,397 @@
+package crashtest_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+// fate is what a client was told of a unit.
+type fate uint8
+
+const (
+	unknown fate = iota // nothing, or not all: it is there once, or not at all
+	acked
+	refused
+)
+
+// change is one row of the journal that a unit is to leave.
+type change struct {
+	id, v   int64
+	deletes bool
+}
+
+// unit is what a client wants done as a whole: a statement, several up to one Sync,
+// or a transaction.
+type unit struct {
+	changes []change
+	fate    fate
+	how     string // for people
+}
+
+// write is a statement, and what it is to leave.
+type write struct {
+	sql    string
+	args   []any
+	change change
+}
+
+// behindClient writes to entry by way of the endpoint and remembers what it was told.
+// Each value is sent once. The records of its own nobody else writes.
+type behindClient struct {
+	*behind
+	number int64
+	r      *rand.Rand
+	conn   *pgx.Conn
+	sent   int64
+	keys   int64
+	own    map[int64]int64 // what its records hold, as it was told; those in doubt it leaves alone
+	seen   map[int64]bool  // those of own that this session wrote
+	units  []*unit
+	again  *keyed                 // of unknown outcome, under a key
+	said   atomic.Pointer[string] // why the last unit that was not acknowledged was not
+}
+
+// keyed is a unit under an idempotency key.
+type keyed struct {
+	*unit
+	write write
+	key   string
+}
+
+// hotKeys are written by everybody.
+const hotKeys = 3
+
+func (c *behindClient) value() int64 {
+	c.sent++
+	return c.number<<32 | c.sent
+}
+
+const (
+	insertEntry = "INSERT INTO entry (id, v) VALUES ($1, $2)"
+	upsertEntry = insertEntry + " ON CONFLICT (id) DO UPDATE SET v = EXCLUDED.v"
+	updateEntry = "UPDATE entry SET v = $2 WHERE id = $1"
+	deleteEntry = "DELETE FROM entry WHERE id = $1"
+)
+
+// next makes a write to a record that taken does not have, and adds it there.
+func (c *behindClient) next(taken map[int64]bool) write {
+	v := c.value()
+	var mine []int64
+	for id := range c.own {
+		if !taken[id] {
+			mine = append(mine, id)
+		}
+	}
+	slices.Sort(mine)
+	hot := -1 - c.r.Int64N(hotKeys)
+	var w write
+	switch n := c.r.IntN(10); {
+	case n < 3 && !taken[hot]:
+		w = write{upsertEntry, []any{hot, v}, change{id: hot, v: v}}
+	case n < 6 || len(mine) == 0:
+		c.keys++
+		id := c.number*1_000_000 + c.keys
+		w = write{insertEntry, []any{id, v}, change{id: id, v: v}}
+	default:
+		id := mine[c.r.IntN(len(mine))]
+		switch {
+		case n == 6 && len(mine) > 3:
+			w = write{deleteEntry, []any{id}, change{id: id, v: c.own[id], deletes: true}}
+		case n == 7:
+			w = write{upsertEntry, []any{id, v}, change{id: id, v: v}}
+		default:
+			w = write{updateEntry, []any{id, v}, change{id: id, v: v}}
+		}
+	}
+	taken[w.change.id] = true
+	return w
+}
+
+func (c *behindClient) some(n int) (list []write) {
+	taken := map[int64]bool{}
+	for range n {
+		list = append(list, c.next(taken))
+	}
+	return list
+}
+
+// unit begins one; nothing of it was sent yet.
+func (c *behindClient) unit(how string, writes ...write) *unit {
+	u := &unit{how: how}
+	for _, w := range writes {
+		u.changes = append(u.changes, w.change)
+	}
+	c.units = append(c.units, u)
+	return u
+}
+
+// told takes note of a unit's outcome.
+func (c *behindClient) told(u *unit, err error) {
+	u.fate = fateOf(err)
+	if err != nil {
+		u.how += ": " + err.Error()
+		c.said.Store(&u.how)
+	}
+	for _, ch := range u.changes {
+		switch {
+		case ch.id < 0:
+		case u.fate == unknown, u.fate == acked && ch.deletes:
+			delete(c.own, ch.id)
+		case u.fate == acked:
+			c.own[ch.id], c.seen[ch.id] = ch.v, true
+		}
+	}
+	switch u.fate {
+	case acked:
+		c.total.Add(1)
+	case refused:
+		time.Sleep(time.Millisecond) // not as fast as it is refused
+	}
+}
+
+// fateOf: an ERROR says that nothing was done. What ends the session, or it without a
+// word, leaves that open.
+func fateOf(err error) fate {
+	e, said := errors.AsType[*pgconn.PgError](err)
+	switch {
+	case err == nil:
+		return acked
+	case said && e.SeverityUnlocalized == "ERROR":
+		return refused
+	}
+	return unknown
+}
+
+// run writes until stop is closed. It goes on with a new session when its own ends.
+func (c *behindClient) run(ctx context.Context, stop <-chan struct{}) error {
+	defer c.hangUp()
+	for {
+		select {
+		case <-stop:
+			return nil
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		default:
+		}
+		if c.conn == nil || c.conn.IsClosed() {
+			if err := c.connect(ctx); err != nil {
+				select {
+				case <-stop:
+				case <-time.After(5 * time.Millisecond): // not as fast as it is refused
+				}
+				continue
+			}
+		}
+		if err := c.step(ctx); err != nil {
+			return err
+		}
+	}
+}
+
+func (c *behindClient) connect(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	config, err := pgx.ParseConfig(c.dsn())
+	if err != nil {
+		return err
+	}
+	config.DefaultQueryExecMode = []pgx.QueryExecMode{pgx.QueryExecModeCacheStatement, pgx.QueryExecModeCacheDescribe,
+		pgx.QueryExecModeDescribeExec, pgx.QueryExecModeExec, pgx.QueryExecModeSimpleProtocol}[c.r.IntN(5)]
+	c.hangUp()
+	c.conn, err = pgx.ConnectConfig(ctx, config)
+	clear(c.seen)
+	return err
+}
+
+func (c *behindClient) hangUp() {
+	if c.conn == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	_ = c.conn.Close(ctx) // the server may be gone
+	c.conn = nil
+}
+
+// step is one unit of some kind. An error is the test's.
+func (c *behindClient) step(ctx context.Context) error {
+	if c.again != nil {
+		c.repeat(ctx)
+		return nil
+	}
+	switch n := c.r.IntN(20); {
+	case n < 7:
+		w := c.some(1)[0]
+		c.single(ctx, "one", w)
+	case n < 10:
+		c.group(ctx, c.some(1+c.r.IntN(4)), false)
+	case n < 11:
+		c.group(ctx, c.some(1+c.r.IntN(3)), true)
+	case n < 13:
+		c.pipeline(ctx, 2+c.r.IntN(6))
+	case n < 15:
+		c.transaction(ctx)
+	case n < 16:
+		w := c.some(1)[0]
+		w.sql += " RETURNING id" // directly
+		c.single(ctx, "returning", w)
+	case n < 17:
+		w := c.some(1)[0]
+		w.sql, w.args = "INSERT INTO entry (id, v, note) VALUES ($1, $2, $3)", []any{w.change.id, w.change.v, strings.Repeat("x", 50)}
+		u := c.unit("too long", w)
+		_, err := c.conn.Exec(ctx, w.sql, w.args...)
+		if c.told(u, err); u.fate == acked {
+			return fmt.Errorf("client %d: a value that is too long was taken", c.number)
+		}
+	case n < 18:
+		w := c.some(1)[0]
+		c.again = &keyed{c.unit("under a key", w), w, fmt.Sprintf("k%d-%d", c.number, c.sent)}
+		c.repeat(ctx)
+	default:
+		return c.read(ctx)
+	}
+	return nil
+}
+
+func (c *behindClient) single(ctx context.Context, how string, w write) {
+	u := c.unit(how, w)
+	tag, err := c.conn.Exec(ctx, w.sql, w.args...)
+	if c.told(u, err); err == nil && tag.RowsAffected() != 1 {
+		c.Errorf("client %d: %s: %s of %v", c.number, how, tag, w)
+	}
+}
+
+// repeat sends a write under its key until its outcome is known.
+func (c *behindClient) repeat(ctx context.Context) {
+	k := c.again
+	_, err := c.conn.Exec(ctx, "SET walproxy.idempotency_key = '"+k.key+"'")
+	if err == nil {
+		_, err = c.conn.Exec(ctx, k.write.sql, k.write.args...)
+	} else if fateOf(err) == refused {
+		return
+	}
+	first := k.fate == unknown && !strings.Contains(k.how, ":")
+	if fateOf(err) == refused && !first {
+		return // of the first attempt that says nothing
+	}
+	if c.told(k.unit, err); k.fate != unknown {
+		c.again = nil
+	}
+}
+
+// group sends writes up to one Sync: one unit. With a bad one among them it is refused.
+func (c *behindClient) group(ctx context.Context, writes []write, bad bool) {
+	u := c.unit("group", writes...)
+	var b pgx.Batch
+	for _, w := range writes {
+		b.Queue(w.sql, w.args...)
+	}
+	if bad {
+		b.Queue("INSERT INTO entry (id, v, note) VALUES ($1, $2, $3)", c.number*1_000_000, c.value(), strings.Repeat("x", 50))
+	}
+	err := c.conn.SendBatch(ctx, &b).Close()
+	if c.told(u, err); bad && u.fate == acked {
+		c.Errorf("client %d: a group with a bad value was taken", c.number)
+	}
+}
+
+// pipeline sends n units before it reads an answer.
+func (c *behindClient) pipeline(ctx context.Context, n int) {
+	p := c.conn.PgConn().StartPipeline(ctx)
+	writes, units := c.some(n), make([]*unit, n)
+	for i, w := range writes {
+		units[i] = c.unit("pipelined", w)
+		var args [][]byte
+		for _, a := range w.args {
+			args = append(args, strconv.AppendInt(nil, a.(int64), 10))
+		}
+		p.SendQueryParams(w.sql, args, nil, nil, nil)
+		p.SendPipelineSync()
+	}
+	broken := p.Flush()
+	for _, u := range units {
+		var failed error
+		for synced := false; !synced && broken == nil; {
+			result, err := p.GetResults()
+			switch r := result.(type) {
+			case *pgconn.ResultReader:
+				_, err = r.Close()
+			case *pgconn.PipelineSync:
+				synced = true
+			case nil:
+				if err == nil {
+					err = errors.New("the answer ends")
+				}
+			}
+			if failed == nil {
+				failed = err
+			}
+			if fateOf(err) == unknown {
+				broken = err
+			}
+		}
+		if broken != nil {
+			failed = broken
+		}
+		c.told(u, failed)
+	}
+	_ = p.Close() // what went wrong was said
+}
+
+// transaction writes directly, at the gate.
+func (c *behindClient) transaction(ctx context.Context) {
+	writes := c.some(1 + c.r.IntN(3))
+	u := c.unit("transaction", writes...)
+	_, err := c.conn.Exec(ctx, "BEGIN")
+	for _, w := range writes {
+		if err == nil {
+			_, err = c.conn.Exec(ctx, w.sql, w.args...)
+		}
+	}
+	if err != nil { // nothing was to be committed
+		u.how += ": " + err.Error()
+		for _, w := range writes {
+			if w.change.deletes && fateOf(err) == unknown {
+				delete(c.own, w.change.id)
+			}
+		}
+		u.fate = refused
+		time.Sleep(time.Millisecond) // not as fast as it is refused
+		if !c.conn.IsClosed() {
+			_, _ = c.conn.Exec(ctx, "ROLLBACK") // or the session is gone
+		}
+		return
+	}
+	tag, err := c.conn.Exec(ctx, "COMMIT")
+	if err == nil && tag.String() != "COMMIT" {
+		err = &pgconn.PgError{SeverityUnlocalized: "ERROR", Message: tag.String()}
+	}
+	c.told(u, err)
+}
+
+// read looks at a record that this session wrote last: it sees that.
+func (c *behindClient) read(ctx context.Context) error {
+	for id := range c.seen {
+		want, ok := c.own[id]
+		if !ok {
+			continue
+		}
+		var v int64
+		err := c.conn.QueryRow(ctx, "SELECT v FROM entry WHERE id = $1", id).Scan(&v)
+		if errors.Is(err, pgx.ErrNoRows) || err == nil && v != want {
+			return fmt.Errorf("client %d reads %d of record %d, it wrote %d: %w", c.number, v, id, want, errors.Join(err))
+		}
+		return nil
+	}
+	return nil
+}
