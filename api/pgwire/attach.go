@@ -78,7 +78,7 @@ func (l *link) reach(ctx context.Context) (*backend, error) {
 // adopt takes b as the session's connection, and tells the client what is not as it
 // was. mu is locked.
 func (l *link) adopt(b *backend) {
-	l.mu.behind = b
+	l.mu.behind, l.mu.latest = b, b
 	for _, p := range b.parameters {
 		if was, ok := l.mu.held.reported[p.Name]; !ok || was != p.Value {
 			l.mu.say = appendFrame(l.mu.say, sParameterStatus, appendText(nil, p.Name, p.Value))

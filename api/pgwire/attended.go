@@ -5,8 +5,6 @@ import (
 	"net"
 	"sync"
 	"time"
-
-	"go.uber.org/zap"
 )
 
 // attended carries a session that may write behind. A goroutine attends to the
@@ -72,31 +70,14 @@ func (x *attended) run(fromClient, fromServer []byte) error {
 	x.mu.Unlock()
 	x.give(net.ErrClosed)
 	up.Wait()
-	x.giveUp()
+	if x.underWay() {
+		x.s.joined.Go(x.outlast)
+	} else {
+		x.release()
+	}
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	x.guarded.ends.release()
 	return x.mu.why
-}
-
-// giveUp sees to it that PostgreSQL does not go on with a write that nobody waits for
-// any more: behind the session's gates writes are logged again.
-func (x *attended) giveUp() {
-	x.mu.Lock()
-	under := len(x.guarded.ends.direct) > 0 && !x.mu.finished && x.mu.turn.pending()
-	x.mu.Unlock()
-	address, key := x.address, x.key
-	if l := x.link.Load(); l != nil {
-		address, key, _ = l.target()
-	}
-	if !under || len(key) == 0 {
-		return
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), cancelTimeout)
-	defer cancel()
-	if err := x.s.passCancel(ctx, address, key); err != nil {
-		x.s.log.Warn("a direct write that was given up may still be under way", append(x.fields(), zap.Error(err))...)
-	}
 }
 
 // flush writes what is marked to be passed on.

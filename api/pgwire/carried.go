@@ -3,6 +3,7 @@ package pgwire
 import (
 	"context"
 	"errors"
+	"io"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -22,7 +23,7 @@ type carried struct {
 		last     byte  // type of PostgreSQL's last message
 		over     bool  // nothing is passed on any more
 		why      error // it ended; nil: one of both sides wanted it
-		finished bool  // PostgreSQL has ended the session
+		finished bool  // PostgreSQL has ended the session: its backend is at its end
 		gone     bool  // the client said good-bye or closed its end
 		busy     bool  // the endpoint is at an answer of its own
 		holding  bool  // a transaction is open that PostgreSQL does not know of
@@ -93,7 +94,7 @@ func (x *carried) down(first []byte, pass func([]byte) (int, error)) {
 		return
 	}
 	x.mu.Lock()
-	x.mu.finished = true
+	x.mu.finished = errors.Is(err, io.EOF)
 	lost := !x.mu.gone && x.mu.last != sError
 	x.mu.Unlock()
 	if lost {

@@ -192,3 +192,53 @@ func TestReads(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestGateOutlivesSession: a session is cut off in the middle of a direct write, which
+// cancelling does not end: nothing is logged for its tables until it is over.
+func TestGateOutlivesSession(t *testing.T) {
+	t.Parallel()
+	r := newBehindRig(t, itemsDDL+`; CREATE FUNCTION stubborn() RETURNS void LANGUAGE plpgsql AS $$ BEGIN
+  BEGIN
+    PERFORM pg_sleep(300);
+  EXCEPTION WHEN query_canceled THEN
+    PERFORM pg_advisory_xact_lock(1);
+    UPDATE items SET n = 9;
+  END;
+END $$`, []Table{assumed()})
+	a, b := r.connect(pgx.QueryExecModeExec), r.connect(pgx.QueryExecModeExec)
+	do(t, b, "INSERT INTO items (id, name, n) VALUES (1, 'x', 1)")
+	r.applied()
+	do(t, r.admin, "SELECT pg_advisory_lock(1)")
+	at := func(event string) {
+		t.Helper()
+		eventually(t, event, func() bool {
+			return one[bool](t, r.admin, "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE query LIKE 'SELECT stubborn%' AND wait_event = $1)", event)
+		})
+	}
+	done := started(func() error { _, err := a.Exec(bounded(t), "SELECT stubborn()"); return err })
+	at("PgSleep")
+	for _, x := range r.list() {
+		if turn := turnOf(t, x); turn.pending() {
+			x.cut(endStopping())
+		}
+	}
+	if err := ended(t, "the session", done); err == nil {
+		t.Error("a session that was cut off has an answer")
+	}
+	at("advisory")
+	eventually(t, "the session is over", func() bool { return r.sessionCount() == 1 })
+	before := r.logged()
+	do(t, b, "INSERT INTO items (id, name, n) VALUES (2, 'x', 1)")
+	if r.logged() != before {
+		t.Error("a write was logged while a direct one was under way")
+	}
+	do(t, r.admin, "SELECT pg_advisory_unlock(1)")
+	eventually(t, "the gate is left", func() bool {
+		do(t, b, "UPDATE items SET n = 5 WHERE id = 1")
+		return r.logged() > before
+	})
+	r.applied()
+	if n := one[int](t, r.admin, "SELECT n::int FROM items WHERE id = 1"); n != 5 {
+		t.Errorf("n is %d, want 5, which was written last", n)
+	}
+}

@@ -40,6 +40,7 @@ type link struct {
 	mu struct {
 		sync.Mutex
 		behind   *backend // nil: none
+		latest   *backend // the last one that it had
 		held     held
 		farewell bool   // the backend said that it ends
 		say      []byte // the link's own answers
@@ -65,7 +66,7 @@ func newLink(x *session, st *startup, parameters []parameter, with func() (crede
 
 // attached gives a new link the connection of the login, and what was read of it.
 func (l *link) attached(b *backend, rest []byte) *link {
-	l.mu.behind = b
+	l.mu.behind, l.mu.latest = b, b
 	l.in = append(make([]byte, 0, max(linkBytes, 2*len(rest))), rest...)
 	l.passable = l.scanDown()
 	return l
@@ -360,6 +361,16 @@ func (l *link) target() (Address, []byte, bool) {
 		return Address{}, nil, false
 	}
 	return l.mu.behind.address, bytes.Clone(l.mu.behind.key), true
+}
+
+// last names the backend that the session had last; no key: it had none.
+func (l *link) last() (Address, []byte) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.mu.latest == nil {
+		return Address{}, nil
+	}
+	return l.mu.latest.address, l.mu.latest.key
 }
 
 // waits reports for how long a request has had no answer, not even a part.

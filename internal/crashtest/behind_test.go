@@ -160,7 +160,7 @@ func (b *behind) compare(ctx context.Context) {
 		}
 	}
 	b.compareRows(ctx, conn, last)
-	b.Logf("%d units acknowledged, %d refused, %d unknown; %d changes", counts[acked], counts[refused], counts[unknown], len(all))
+	b.Logf("%d units acknowledged, %d refused, %d unknown; %d changes", counts[logged], counts[refused], counts[unsure], len(all))
 	if b.Failed() {
 		letters, err := b.command(nil, "dlq", "ls")
 		b.Fatalf("the dead letters: %s %v", letters, err)
@@ -183,7 +183,7 @@ func (b *behind) compareUnit(c *behindClient, u *unit, there map[change][]entere
 			b.Errorf("client %d: %s: %+v is in another transaction than what came with it", c.number, u.how, ch)
 		}
 		tx = found[0].Tx
-		if u.fate == acked {
+		if u.fate == logged {
 			if found[0].Seq < order[ch.id] {
 				b.Errorf("client %d: %s: %+v was done before what was acknowledged before it", c.number, u.how, ch)
 			}
@@ -191,7 +191,7 @@ func (b *behind) compareUnit(c *behindClient, u *unit, there map[change][]entere
 		}
 	}
 	switch {
-	case u.fate == acked && done < len(u.changes):
+	case u.fate == logged && done < len(u.changes):
 		b.Errorf("client %d: %s was acknowledged, and %d of %d are lost: %+v", c.number, u.how, len(u.changes)-done, len(u.changes), u.changes)
 	case done > 0 && done < len(u.changes):
 		b.Errorf("client %d: %s: only %d of %d are done: %+v", c.number, u.how, done, len(u.changes), u.changes)

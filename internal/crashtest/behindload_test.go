@@ -15,15 +15,6 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// fate is what a client was told of a unit.
-type fate uint8
-
-const (
-	unknown fate = iota // nothing, or not all: it is there once, or not at all
-	acked
-	refused
-)
-
 // change is one row of the journal that a unit is to leave.
 type change struct {
 	id, v   int64
@@ -137,7 +128,7 @@ func (c *behindClient) unit(how string, writes ...write) *unit {
 
 // told takes note of a unit's outcome.
 func (c *behindClient) told(u *unit, err error) {
-	u.fate = fateOf(err)
+	u.fate = saidOf(err)
 	if err != nil {
 		u.how += ": " + err.Error()
 		c.said.Store(&u.how)
@@ -145,31 +136,31 @@ func (c *behindClient) told(u *unit, err error) {
 	for _, ch := range u.changes {
 		switch {
 		case ch.id < 0:
-		case u.fate == unknown, u.fate == acked && ch.deletes:
+		case u.fate == unsure, u.fate == logged && ch.deletes:
 			delete(c.own, ch.id)
-		case u.fate == acked:
+		case u.fate == logged:
 			c.own[ch.id], c.seen[ch.id] = ch.v, true
 		}
 	}
 	switch u.fate {
-	case acked:
+	case logged:
 		c.total.Add(1)
 	case refused:
 		time.Sleep(time.Millisecond) // not as fast as it is refused
 	}
 }
 
-// fateOf: an ERROR says that nothing was done. What ends the session, or it without a
+// saidOf: an ERROR says that nothing was done. What ends the session, or it without a
 // word, leaves that open.
-func fateOf(err error) fate {
+func saidOf(err error) fate {
 	e, said := errors.AsType[*pgconn.PgError](err)
 	switch {
 	case err == nil:
-		return acked
+		return logged
 	case said && e.SeverityUnlocalized == "ERROR":
 		return refused
 	}
-	return unknown
+	return unsure
 }
 
 // run writes until stop is closed. It goes on with a new session when its own ends.
@@ -250,7 +241,7 @@ func (c *behindClient) step(ctx context.Context) error {
 		w.sql, w.args = "INSERT INTO entry (id, v, note) VALUES ($1, $2, $3)", []any{w.change.id, w.change.v, strings.Repeat("x", 50)}
 		u := c.unit("too long", w)
 		_, err := c.conn.Exec(ctx, w.sql, w.args...)
-		if c.told(u, err); u.fate == acked {
+		if c.told(u, err); u.fate == logged {
 			return fmt.Errorf("client %d: a value that is too long was taken", c.number)
 		}
 	case n < 18:
@@ -277,14 +268,14 @@ func (c *behindClient) repeat(ctx context.Context) {
 	_, err := c.conn.Exec(ctx, "SET walproxy.idempotency_key = '"+k.key+"'")
 	if err == nil {
 		_, err = c.conn.Exec(ctx, k.write.sql, k.write.args...)
-	} else if fateOf(err) == refused {
+	} else if saidOf(err) == refused {
 		return
 	}
-	first := k.fate == unknown && !strings.Contains(k.how, ":")
-	if fateOf(err) == refused && !first {
+	first := k.fate == unsure && !strings.Contains(k.how, ":")
+	if saidOf(err) == refused && !first {
 		return // of the first attempt that says nothing
 	}
-	if c.told(k.unit, err); k.fate != unknown {
+	if c.told(k.unit, err); k.fate != unsure {
 		c.again = nil
 	}
 }
@@ -300,7 +291,7 @@ func (c *behindClient) group(ctx context.Context, writes []write, bad bool) {
 		b.Queue("INSERT INTO entry (id, v, note) VALUES ($1, $2, $3)", c.number*1_000_000, c.value(), strings.Repeat("x", 50))
 	}
 	err := c.conn.SendBatch(ctx, &b).Close()
-	if c.told(u, err); bad && u.fate == acked {
+	if c.told(u, err); bad && u.fate == logged {
 		c.Errorf("client %d: a group with a bad value was taken", c.number)
 	}
 }
@@ -336,7 +327,7 @@ func (c *behindClient) pipeline(ctx context.Context, n int) {
 			if failed == nil {
 				failed = err
 			}
-			if fateOf(err) == unknown {
+			if saidOf(err) == unsure {
 				broken = err
 			}
 		}
@@ -361,7 +352,7 @@ func (c *behindClient) transaction(ctx context.Context) {
 	if err != nil { // nothing was to be committed
 		u.how += ": " + err.Error()
 		for _, w := range writes {
-			if w.change.deletes && fateOf(err) == unknown {
+			if w.change.deletes && saidOf(err) == unsure {
 				delete(c.own, w.change.id)
 			}
 		}
