@@ -36,6 +36,7 @@ type behindOptions struct {
 	dir     string
 	change  []func(*Options)
 	linger  time.Duration
+	proxy   func(*walproxy.Options) // nil: as it is
 }
 
 // newBehindRig makes a database with ddl, whose tables are declared as they are
@@ -80,6 +81,9 @@ func newBehindRig(t testing.TB, ddl string, tables []Table, change ...func(*behi
 	loop := replay.Options{Lanes: 2}
 	loop.Batch.Linger, loop.Batch.Rest = o.linger, -1
 	po.Sinks = []walproxy.SinkOptions{{Name: "main", Sink: sink, Loop: loop}}
+	if o.proxy != nil {
+		o.proxy(&po)
+	}
 	if r.proxy, err = walproxy.Open(bounded(t), po); err != nil {
 		t.Fatal(err)
 	}

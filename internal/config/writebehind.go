@@ -123,6 +123,7 @@ func (c *checker) behindTable(cfg *Config, table string) {
 		c.fault(key, "sinks.%s.collections has none, by its name and not by a pattern, with table: %s", p.Sink, table)
 		return
 	}
+	c.want(cfg.Sinks[p.Sink].Collections[collection].VersionColumn == "", key, "its collection %s has a version_column, which SQL does not move, so that versions would lie", collection)
 	at := slices.IndexFunc(cfg.Routes, func(r Route) bool {
 		return slices.ContainsFunc(r.Collections, func(pattern string) bool {
 			ok, _ := path.Match(pattern, collection) // judged elsewhere

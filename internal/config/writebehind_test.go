@@ -42,6 +42,7 @@ func TestWriteBehind(t *testing.T) {
 		{"write_behind: { public", "transactions: all, write_behind: { public"}:  "pgwire.transactions",
 		{", write_behind: { public.orders: { assume_rows: true } }", ""}:         "there is none",
 		{"\nsinks:", "\nroutes: [{collections: [x], sinks: [main]}]\nsinks:"}:    "routes do not send",
+		{"key: [id],", "key: [id], version_column: v,"}:                          "has a version_column",
 	} {
 		text := strings.Replace(behindYAML, change[0], change[1], 1)
 		if text == behindYAML {
