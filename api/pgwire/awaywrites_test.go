@@ -128,7 +128,7 @@ func TestKilledUnderWriters(t *testing.T) {
 				_, err := conn.Exec(ctx, "INSERT INTO items (id, name) VALUES ($1, $2)", w<<20+n, "x")
 				cancel()
 				if err != nil {
-					t.Errorf("writer %d, row %d: %v", w, n, err)
+					t.Errorf("writer %d, row %d: %v: %s", w, n, err, r.why())
 					goal.Store(0)
 					return
 				}

@@ -6,6 +6,7 @@ import (
 	"io"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 )
 
@@ -94,12 +95,18 @@ func (x *carried) down(first []byte, pass func([]byte) (int, error)) {
 		return
 	}
 	x.mu.Lock()
-	x.mu.finished = errors.Is(err, io.EOF)
+	x.mu.finished = endedByPostgres(err)
 	lost := !x.mu.gone && x.mu.last != sError
 	x.mu.Unlock()
 	if lost {
 		x.end(endLost(err))
 	}
+}
+
+// endedByPostgres reports that a connection has ended because the process behind it has:
+// not that nothing was heard of it for too long.
+func endedByPostgres(err error) bool {
+	return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
 }
 
 // deliver writes to the client: out is held.

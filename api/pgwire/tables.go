@@ -104,7 +104,7 @@ func (t *tables) catalogue(ctx context.Context) *catalogue.Snapshot {
 	}
 	ctx, cancel := context.WithTimeout(ctx, refreshTimeout)
 	defer cancel()
-	s, err := t.watch.Refresh(ctx)
+	s, err := t.watch.Await(ctx)
 	if err != nil {
 		return nil // Run says why
 	}

@@ -54,6 +54,21 @@ func (w *Watch) Changed() {
 func (w *Watch) Refresh(ctx context.Context) (*Snapshot, error) {
 	w.session.Lock()
 	defer w.session.Unlock()
+	return w.refresh(ctx)
+}
+
+// Await returns the snapshot, and reads it only if there is none.
+func (w *Watch) Await(ctx context.Context) (*Snapshot, error) {
+	w.session.Lock()
+	defer w.session.Unlock()
+	if s := w.Current(); s != nil { // whom this waited for has read it
+		return s, nil
+	}
+	return w.refresh(ctx)
+}
+
+// refresh is Refresh: session is locked.
+func (w *Watch) refresh(ctx context.Context) (*Snapshot, error) {
 	for range attempts {
 		old := w.current.Load()
 		if old.Snapshot != nil {
