@@ -32,9 +32,11 @@ test: install-deps lint check-generate race fuzz aerospike-short
 ## it would disturb. A program with it sleeps before it ends, by default for 1 s,
 ## in case threads that nobody joined still have a race: here they are joined. Twice
 ## as many packages as processors run at once: many tests wait, for processes and disks.
-## Without what only debuggers read (-w) a fifth less is spent on linking.
+## Without what only debuggers read (-w) a fifth less is spent on linking. The packages
+## that take longest come first: they wait while others are compiled.
+race: LONGEST = $(if $(filter ./...,$(PKGS)),./internal/crashtest ./sinks/postgres ./replay/looptest)
 race:
-	GORACE="atexit_sleep_ms=50 $${GORACE-}" $(GO) test -vet=off -race -ldflags=-w -p $(AT_ONCE) -timeout 15m $(PKGS)
+	GORACE="atexit_sleep_ms=50 $${GORACE-}" $(GO) test -vet=off -race -ldflags=-w -p $(AT_ONCE) -timeout 15m $(LONGEST) $(PKGS)
 	WALPROXY_TEST_ENGINE=native $(GO) test -vet=off -timeout 10m ./wal
 	$(GO) test -timeout 5m -run TestBacklogNeedsNoMemory ./wal
 	$(GO) test -timeout 5m -tags failpoint -run Failpoints ./wal ./replay
