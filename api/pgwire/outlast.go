@@ -45,15 +45,8 @@ func (x *attended) outlast() {
 		return // it never had one
 	}
 	log := x.s.log.With(append(x.fields(), zap.Uint32("backend", binary.BigEndian.Uint32(key)))...)
-	ctx, cancel := context.WithCancel(context.Background())
+	ctx, cancel := x.s.untilStop()
 	defer cancel()
-	x.s.joined.Go(func() {
-		select {
-		case <-x.s.stop:
-			cancel()
-		case <-ctx.Done():
-		}
-	})
 	func() {
 		ctx, cancel := context.WithTimeout(ctx, cancelTimeout)
 		defer cancel()

@@ -82,15 +82,10 @@ func (q *sequences) drawLocked(d *drawn) bool {
 	}
 	done := make(chan struct{})
 	d.done = done
-	ctx, cancel := context.WithTimeout(context.Background(), refreshTimeout)
 	q.s.joined.Go(func() {
-		select {
-		case <-q.s.stop:
-			cancel()
-		case <-ctx.Done():
-		}
-	})
-	q.s.joined.Go(func() {
+		ctx, stop := q.s.untilStop()
+		defer stop()
+		ctx, cancel := context.WithTimeout(ctx, refreshTimeout)
 		defer cancel()
 		values, err := q.draw(ctx, d.of.OID)
 		q.mu.Lock()

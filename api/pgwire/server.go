@@ -95,9 +95,11 @@ func Start(o Options) (*Server, error) {
 		s.joined.Go(s.presence.watch)
 	}
 	if s.tables != nil {
-		watching, stop := context.WithCancel(context.Background())
-		s.joined.Go(func() { <-s.stop; stop() })
-		s.joined.Go(func() { s.tables.watch.Run(watching) })
+		s.joined.Go(func() {
+			watching, stop := s.untilStop()
+			defer stop()
+			s.tables.watch.Run(watching)
+		})
 	}
 	s.joined.Go(s.accept)
 	s.joined.Go(s.sweep)
@@ -253,6 +255,20 @@ func (s *Server) refuse(ctx context.Context, c net.Conn, err error) {
 	if _, err := c.Write(r.appendTo(nil)); err == nil { // else it is gone
 		linger(c)
 	}
+}
+
+// untilStop returns a context that ends when the server is closed. Its cancel must be
+// called.
+func (s *Server) untilStop() (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancel(context.Background())
+	s.joined.Go(func() {
+		select {
+		case <-s.stop:
+			cancel()
+		case <-ctx.Done():
+		}
+	})
+	return ctx, cancel
 }
 
 // sweep ends sessions whose time is up. Sessions are looked at instead of having
