@@ -21,10 +21,29 @@ var ErrDirect = errors.New("the collection is written past the log")
 // waits for the log.
 type gate struct {
 	mu      sync.Mutex
-	direct  int           // who may write past the log
-	logging int           // writes on their way into it
-	empty   chan struct{} // closed when logging falls to 0; nil: nobody waits for that
-	free    chan struct{} // closed when direct falls to 0; nil: nobody waits for that
+	direct  users // who may write past the log
+	logging users // writes on their way into it
+}
+
+// users are counted, and waited for.
+type users struct {
+	n    int
+	none chan struct{} // closed when n falls to 0; nil: nobody waits for that
+}
+
+// gone is closed when there are none any more; nil: there are none.
+func (u *users) gone() <-chan struct{} {
+	if u.n > 0 && u.none == nil {
+		u.none = make(chan struct{})
+	}
+	return u.none
+}
+
+func (u *users) leave() {
+	if u.n--; u.n == 0 && u.none != nil {
+		close(u.none)
+		u.none = nil
+	}
 }
 
 // enterLog reports whether a write may go through the log now; else it returns what
@@ -32,23 +51,17 @@ type gate struct {
 func (g *gate) enterLog() (ok bool, free <-chan struct{}) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.direct == 0 {
-		g.logging++
-		return true, nil
+	if free := g.direct.gone(); free != nil {
+		return false, free
 	}
-	if g.free == nil {
-		g.free = make(chan struct{})
-	}
-	return false, g.free
+	g.logging.n++
+	return true, nil
 }
 
 func (g *gate) leaveLog() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.logging--; g.logging == 0 && g.empty != nil {
-		close(g.empty)
-		g.empty = nil
-	}
+	g.logging.leave()
 }
 
 // enterDirect keeps writes out of the log until leaveDirect is called; empty is closed
@@ -56,23 +69,14 @@ func (g *gate) leaveLog() {
 func (g *gate) enterDirect() (empty <-chan struct{}) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.direct++
-	if g.logging == 0 {
-		return nil
-	}
-	if g.empty == nil {
-		g.empty = make(chan struct{})
-	}
-	return g.empty
+	g.direct.n++
+	return g.logging.gone()
 }
 
 func (g *gate) leaveDirect() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.direct--; g.direct == 0 && g.free != nil {
-		close(g.free)
-		g.free = nil
-	}
+	g.direct.leave()
 }
 
 // Direct waits until nothing is pending of a tracked collection and keeps it so until

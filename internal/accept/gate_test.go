@@ -70,7 +70,7 @@ func TestDirect(t *testing.T) {
 	gate := &r.newest.find("c").gate
 	for end := time.Now().Add(30 * time.Second); ; time.Sleep(time.Millisecond) {
 		gate.mu.Lock()
-		waits := gate.free != nil
+		waits := gate.direct.none != nil
 		gate.mu.Unlock()
 		if waits {
 			break
