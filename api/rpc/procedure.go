@@ -4,6 +4,7 @@ import (
 	"context"
 	"io"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
@@ -26,23 +27,15 @@ func isProcedure(path string) bool {
 
 // newProcedures returns their handler.
 func (s *Server) newProcedures() http.Handler {
-	options := []connect.HandlerOption{
-		connect.WithReadMaxBytes(int(s.options.MaxItemBytes)),
-		connect.WithConditionalHandlerOptions(func(spec connect.Spec) []connect.HandlerOption {
-			if spec.IdempotencyLevel == connect.IdempotencyNoSideEffects {
-				return []connect.HandlerOption{connect.WithIdempotency(connect.IdempotencyNoSideEffects)}
-			}
-			return nil
-		}),
-	}
+	most := connect.WithReadMaxBytes(int(s.options.MaxItemBytes))
 	mux := http.NewServeMux()
-	mux.Handle(walproxyv1connect.NewWriteServiceHandler(procedures{s}, options...))
-	mux.Handle(walproxyv1connect.NewReadServiceHandler(procedures{s}, options...))
+	mux.Handle(walproxyv1connect.NewWriteServiceHandler(procedures{s}, most))
+	mux.Handle(walproxyv1connect.NewReadServiceHandler(procedures{s}, most))
 	services := []string{walproxyv1connect.WriteServiceName, walproxyv1connect.ReadServiceName}
-	mux.Handle(grpchealth.NewHandler(health{s, services}, options...))
+	mux.Handle(grpchealth.NewHandler(health{s, services}, most))
 	reflector := grpcreflect.NewStaticReflector(append(services, grpchealth.HealthV1ServiceName)...)
-	mux.Handle(grpcreflect.NewHandlerV1(reflector, options...))
-	mux.Handle(grpcreflect.NewHandlerV1Alpha(reflector, options...))
+	mux.Handle(grpcreflect.NewHandlerV1(reflector, most))
+	mux.Handle(grpcreflect.NewHandlerV1Alpha(reflector, most))
 	return mux
 }
 
@@ -54,12 +47,8 @@ type health struct {
 
 // Check implements grpchealth.Checker.
 func (h health) Check(_ context.Context, r *grpchealth.CheckRequest) (*grpchealth.CheckResponse, error) {
-	known := r.Service == ""
-	for _, name := range h.services {
-		known = known || r.Service == name
-	}
 	switch {
-	case !known:
+	case r.Service != "" && !slices.Contains(h.services, r.Service):
 		return nil, connect.NewError(connect.CodeNotFound, errUnknownService)
 	case h.core.Err() != nil || h.stopping.Err() != nil || h.core.Status().Draining:
 		return &grpchealth.CheckResponse{Status: grpchealth.StatusNotServing}, nil
@@ -184,11 +173,15 @@ func (w *procedureWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter
 // bounded is ctx for what nothing that happens to the connection decides over any
 // more: with its deadline, or the default one.
 func bounded(ctx context.Context) (context.Context, context.CancelFunc) {
-	until, ok := ctx.Deadline()
-	if !ok {
-		until = time.Now().Add(defaultTimeout)
+	return context.WithDeadline(context.WithoutCancel(ctx), deadline(ctx))
+}
+
+// deadline of a call, or the default one.
+func deadline(ctx context.Context) time.Time {
+	if until, ok := ctx.Deadline(); ok {
+		return until
 	}
-	return context.WithDeadline(context.WithoutCancel(ctx), until)
+	return time.Now().Add(defaultTimeout)
 }
 
 // level that an answer waits for.

@@ -2,7 +2,6 @@ package rpc
 
 import (
 	"context"
-	"time"
 
 	"connectrpc.com/connect"
 	"google.golang.org/protobuf/proto"
@@ -19,17 +18,6 @@ const (
 	entryPage  = 16
 	entryBytes = 4 << 20
 )
-
-// procedureContext bounds a read by its deadline, or the default one, and by a stop.
-func (p procedures) procedureContext(ctx context.Context) (context.Context, context.CancelFunc) {
-	until, ok := ctx.Deadline()
-	if !ok {
-		until = time.Now().Add(defaultTimeout)
-	}
-	ctx, cancel := context.WithDeadline(ctx, until)
-	undo := context.AfterFunc(p.stopping, cancel)
-	return ctx, func() { undo(); cancel() }
-}
 
 // limitOf is a limit as asked for, or missing.
 func limitOf(asked, missing, most uint32) (uint64, *Error) {
@@ -57,7 +45,7 @@ func (p procedures) GetWrite(_ context.Context, r *connect.Request[walproxyv1.Ge
 
 // Get implements walproxyv1connect.ReadServiceHandler.
 func (p procedures) Get(ctx context.Context, r *connect.Request[walproxyv1.GetRequest]) (*connect.Response[walproxyv1.GetResponse], error) {
-	ctx, cancel := p.procedureContext(ctx)
+	ctx, cancel := p.untilStop(ctx, deadline(ctx))
 	defer cancel()
 	doc, err := p.core.Read(ctx, r.Msg.GetCollection(), r.Msg.GetKey())
 	if err != nil {
@@ -72,7 +60,7 @@ func (p procedures) GetEvents(ctx context.Context, r *connect.Request[walproxyv1
 	if failed != nil {
 		return nil, failed.procedure()
 	}
-	ctx, cancel := p.procedureContext(ctx)
+	ctx, cancel := p.untilStop(ctx, deadline(ctx))
 	defer cancel()
 	out, size := &walproxyv1.GetEventsResponse{}, 0
 	from := min(max(r.Msg.GetFrom(), 1), 1<<62)
@@ -95,7 +83,7 @@ func (p procedures) Scan(ctx context.Context, r *connect.Request[walproxyv1.Scan
 	if failed != nil {
 		return nil, failed.procedure()
 	}
-	ctx, cancel := p.procedureContext(ctx)
+	ctx, cancel := p.untilStop(ctx, deadline(ctx))
 	defer cancel()
 	out, size := &walproxyv1.ScanResponse{}, 0
 	next, err := p.eachEntry(ctx, r.Msg.GetCollection(), r.Msg.GetPrefix(), r.Msg.GetAfter(), int(limit), func(e sinks.Entry) int {

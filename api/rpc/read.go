@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"net/http"
+	"time"
 
 	"github.com/walproxy/walproxy"
 	walproxyv1 "github.com/walproxy/walproxy/api/proto/walproxy/v1"
@@ -22,7 +23,12 @@ const (
 
 // readContext bounds a read by its time-out and by a stop.
 func (s *Server) readContext(r *http.Request, q *query) (context.Context, context.CancelFunc) {
-	ctx, cancel := context.WithTimeout(r.Context(), q.timeout())
+	return s.untilStop(r.Context(), time.Now().Add(q.timeout()))
+}
+
+// untilStop bounds ctx by a time and by a stop.
+func (s *Server) untilStop(ctx context.Context, until time.Time) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithDeadline(ctx, until)
 	undo := context.AfterFunc(s.stopping, cancel)
 	return ctx, func() { undo(); cancel() }
 }
