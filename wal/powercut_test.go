@@ -122,13 +122,7 @@ func TestFailureAtEveryCall(t *testing.T) {
 	if longTest() {
 		seeds, steps, apart, cutsApart = 20, 30, 1, 3
 	}
-	for i := range seeds {
-		seed, asked := seedOf(t, uint64(i+1))
-		failEachCall(t, seed, steps, apart, cutsApart)
-		if asked {
-			break
-		}
-	}
+	everySeed(t, seeds, func(seed uint64) { failEachCall(t, seed, steps, apart, cutsApart) })
 }
 
 func failEachCall(t *testing.T, seed uint64, steps, apart, cutsApart int) {
@@ -234,60 +228,69 @@ func usedAgain(disk *crashfs.Disk) (n int) {
 	return n
 }
 
+// everySeed calls f with 1, 2 ..., or with the one seed that was asked for.
+func everySeed(t *testing.T, seeds int, f func(seed uint64)) {
+	for i := range seeds {
+		seed, asked := seedOf(t, uint64(i+1))
+		f(seed)
+		if asked {
+			return
+		}
+	}
+}
+
+// cutPlan is how much of a test with power cuts is done.
+type cutPlan struct{ seeds, steps, apart, ways int }
+
+// cutsOf is the long form of a plan, or the short one.
+func cutsOf(short, long cutPlan) cutPlan {
+	if longTest() {
+		long.ways = len(cuts)
+		return long
+	}
+	return short
+}
+
+// cutAll cuts the power everywhere in a life, and reports it.
+func (p cutPlan) cutAll(t *testing.T, seed uint64, l *life) {
+	c := &powerCutter{tb: t, seed: seed, apart: p.apart, ways: p.ways}
+	again := usedAgain(l.disk)
+	c.all(l, crashfs.New(0), 2, 1)
+	t.Logf("seed %d: %d calls, %d files of freed segments used again, %d starts", seed, len(l.disk.Calls()), again, c.lives)
+}
+
 // TestPowerCutAtEveryCall cuts the power after each call that changes the disk, of
 // random work and of the recoveries after it.
 func TestPowerCutAtEveryCall(t *testing.T) {
 	t.Parallel()
-	seeds, steps, apart, ways := 1, 12, 40, 2
-	if longTest() {
-		seeds, steps, apart, ways = 20, 60, 11, len(cuts)
-	}
-	for i := range seeds {
-		seed, asked := seedOf(t, uint64(i+1))
+	p := cutsOf(cutPlan{1, 12, 40, 2}, cutPlan{seeds: 20, steps: 60, apart: 11})
+	everySeed(t, p.seeds, func(seed uint64) {
 		synctest.Test(t, func(t *testing.T) {
-			c := &powerCutter{tb: t, seed: seed, apart: apart, ways: ways}
-			disk := crashfs.New(0)
-			l := newLife("a", disk, seed)
-			if err := l.work(steps); err != nil {
+			l := newLife("a", crashfs.New(0), seed)
+			if err := l.work(p.steps); err != nil {
 				t.Fatal(err)
 			}
-			again := usedAgain(disk)
-			c.all(l, crashfs.New(0), 2, 1)
-			t.Logf("seed %d: %d calls, %d files of freed segments used again, %d starts", seed, len(disk.Calls()), again, c.lives)
+			p.cutAll(t, seed, l)
 		})
-		if asked {
-			break
-		}
-	}
+	})
 }
 
 // TestPowerCutInUsedFiles is TestPowerCutAtEveryCall with segments in files of freed
 // ones, which are full of old frames.
 func TestPowerCutInUsedFiles(t *testing.T) {
 	t.Parallel()
-	seeds, steps, apart, ways := 1, 6, 60, 1
-	if longTest() {
-		seeds, steps, apart, ways = 20, 40, 11, len(cuts)
-	}
-	for i := range seeds {
-		seed, asked := seedOf(t, uint64(i+1))
+	p := cutsOf(cutPlan{1, 6, 60, 1}, cutPlan{seeds: 20, steps: 40, apart: 11})
+	everySeed(t, p.seeds, func(seed uint64) {
 		synctest.Test(t, func(t *testing.T) {
-			c := &powerCutter{tb: t, seed: seed, apart: apart, ways: ways}
-			disk := crashfs.New(0)
-			l := newLife("a", disk, seed)
+			l := newLife("a", crashfs.New(0), seed)
 			l.segmentBytes = 12 << 10
-			if err := l.workInUsedFiles(steps); err != nil {
+			if err := l.workInUsedFiles(p.steps); err != nil {
 				t.Fatal(err)
 			}
-			used := usedAgain(disk)
-			if used == 0 {
+			if usedAgain(l.disk) == 0 {
 				t.Fatalf("seed %d: no file was used again", seed)
 			}
-			c.all(l, crashfs.New(0), 2, 1)
-			t.Logf("seed %d: %d calls, %d files used again, %d starts", seed, len(disk.Calls()), used, c.lives)
+			p.cutAll(t, seed, l)
 		})
-		if asked {
-			break
-		}
-	}
+	})
 }

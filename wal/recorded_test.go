@@ -70,20 +70,9 @@ func watermarkWritten(l *Log) error {
 // which makes its calls itself. The starts after it go on with the engine native.
 func TestPowerCutAtEveryCallRecorded(t *testing.T) {
 	t.Parallel()
-	seeds, steps, apart, ways := 1, 7, 60, 1
-	if longTest() {
-		seeds, steps, apart, ways = 20, 60, 11, len(cuts)
-	}
-	for i := range seeds {
-		seed, asked := seedOf(t, uint64(i+1))
-		l := recorded(t, EngineTidwall, seed, steps)
-		synctest.Test(t, func(t *testing.T) {
-			c := &powerCutter{tb: t, seed: seed, apart: apart, ways: ways}
-			c.all(l, crashfs.New(0), 2, 1)
-			t.Logf("seed %d: %d calls, %d starts", seed, len(l.disk.Calls()), c.lives)
-		})
-		if asked {
-			break
-		}
-	}
+	p := cutsOf(cutPlan{1, 7, 60, 1}, cutPlan{seeds: 20, steps: 60, apart: 11})
+	everySeed(t, p.seeds, func(seed uint64) {
+		l := recorded(t, EngineTidwall, seed, p.steps)
+		synctest.Test(t, func(t *testing.T) { p.cutAll(t, seed, l) })
+	})
 }
