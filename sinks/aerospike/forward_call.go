@@ -103,10 +103,16 @@ func (c *call) admitCall(ctx context.Context) {
 	c.reply, c.err = w.reply, w.err
 }
 
+// ask sends one message about the record.
+func (c *call) ask(ctx context.Context, m *codec.Message) *parcel {
+	p := &parcel{key: c.key, message: m}
+	c.sink.exchange(ctx, c.client, []*parcel{p})
+	return p
+}
+
 // see finds out what the record is before the call.
 func (c *call) see(ctx context.Context) error {
-	p := &parcel{key: c.key, message: sight(c.key, c.guard)}
-	c.sink.exchange(ctx, c.client, []*parcel{p})
+	p := c.ask(ctx, sight(c.key, c.guard))
 	if p.err != nil {
 		return surelyNot(p.err)
 	}
@@ -135,11 +141,10 @@ func (c *call) see(ctx context.Context) error {
 // unearth removes what a deletion has left, so that the function finds no record, and
 // reports whether it was still that. The deletion is in the log until it is settled.
 func (c *call) unearth(ctx context.Context) bool {
-	p := &parcel{key: c.key, message: &codec.Message{
+	p := c.ask(ctx, &codec.Message{
 		Header: codec.Header{Info2: codec.Info2Write | codec.Info2Delete | codec.Info2Generation, Generation: c.before},
 		Fields: withFilter(fieldsOfKey(c.key), deceased()),
-	}}
-	c.sink.exchange(ctx, c.client, []*parcel{p})
+	})
 	c.err = surelyNot(p.err)
 	if p.err == nil && p.reply.Result != codec.OK && p.reply.Result != codec.NotFound {
 		return false
@@ -157,8 +162,7 @@ func (c *call) send(ctx context.Context) (again bool) {
 	for _, filter := range c.bounds(c.forward) {
 		m.Fields = withFilter(m.Fields, packed(filter))
 	}
-	p := &parcel{key: c.key, message: &m}
-	c.sink.exchange(ctx, c.client, []*parcel{p})
+	p := c.ask(ctx, &m)
 	c.reply, c.err = p.reply, p.err
 	if c.err == nil && c.reply.Result == codec.FilteredOut && !filtered(c.sent) {
 		c.reply = nil
@@ -173,8 +177,7 @@ func (c *call) tidy(ctx context.Context) {
 	if c.reply.Generation == c.before && c.exists || c.reply.Generation == 0 && !c.exists {
 		return // it has written nothing
 	}
-	p := &parcel{key: c.key, message: &codec.Message{Header: codec.Header{Info1: codec.Info1Read | codec.Info1GetAll}, Fields: fieldsOfKey(c.key)}}
-	c.sink.exchange(ctx, c.client, []*parcel{p})
+	p := c.ask(ctx, &codec.Message{Header: codec.Header{Info1: codec.Info1Read | codec.Info1GetAll}, Fields: fieldsOfKey(c.key)})
 	if p.err == nil && p.reply.Result == codec.NotFound {
 		c.removed = c.removed || c.exists
 		c.forget()
@@ -212,8 +215,7 @@ func (c *call) guarded(ctx context.Context) error {
 	for _, filter := range c.bounds(c.forward) {
 		m.Fields = withFilter(m.Fields, packed(filter))
 	}
-	p := &parcel{key: c.key, message: m}
-	c.sink.exchange(ctx, c.client, []*parcel{p})
+	p := c.ask(ctx, m)
 	switch {
 	case p.err != nil:
 		return p.err
