@@ -3,6 +3,7 @@ package pgwire
 import (
 	"context"
 	"fmt"
+	"sync"
 	"testing"
 	"time"
 
@@ -237,6 +238,50 @@ END $$`, []Table{assumed()})
 		do(t, b, "UPDATE items SET n = 5 WHERE id = 1")
 		return r.logged() > before
 	})
+	r.applied()
+	if n := one[int](t, r.admin, "SELECT n::int FROM items WHERE id = 1"); n != 5 {
+		t.Errorf("n is %d, want 5, which was written last", n)
+	}
+}
+
+// TestGateOfThoseAway: a session is cut off in the middle of a direct write while
+// PostgreSQL hangs: others are acknowledged, and when PostgreSQL comes back the write that
+// was given up is cancelled.
+func TestGateOfThoseAway(t *testing.T) {
+	t.Parallel()
+	c := pgtest.New(t, pgtest.Options{})
+	r := newBehindRig(t, itemsDDL, []Table{assumed()}, func(o *behindOptions) { o.cluster, o.change = c, append(o.change, quick(nil)) })
+	a, b := r.connect(pgx.QueryExecModeExec), r.connect(pgx.QueryExecModeExec)
+	do(t, b, "INSERT INTO items (id, name, n) VALUES (1, 'x', 1)")
+	r.applied()
+	do(t, r.admin, "SELECT pg_advisory_lock(1)") // what it waits for is not to be had
+	direct := started(func() error {
+		_, err := a.Exec(bounded(t), "WITH w AS (SELECT pg_advisory_lock(1)) UPDATE items SET n = 9 FROM w")
+		return err
+	})
+	under := func() int {
+		return one[int](t, r.admin, "SELECT count(*)::int FROM pg_stat_activity WHERE query LIKE 'WITH w AS%'  AND wait_event = 'advisory'")
+	}
+	eventually(t, "a direct write is under way", func() bool { return under() == 1 })
+	c.Pause(t)
+	resume := sync.OnceFunc(func() { c.Continue(t) })
+	defer resume()
+	r.isAway(t, true)
+	for _, x := range r.list() {
+		if turn := turnOf(t, x); turn.pending() {
+			x.cut(endStopping())
+		}
+	}
+	if err := ended(t, "the session", direct); err == nil {
+		t.Error("a session that was cut off has an answer")
+	}
+	eventually(t, "the gate is left", func() bool {
+		_, err := b.Exec(bounded(t), "UPDATE items SET n = 5 WHERE id = 1")
+		return err == nil
+	})
+	resume()
+	eventually(t, "the direct write is cancelled", func() bool { return under() == 0 })
+	do(t, r.admin, "SELECT pg_advisory_unlock(1)")
 	r.applied()
 	if n := one[int](t, r.admin, "SELECT n::int FROM items WHERE id = 1"); n != 5 {
 		t.Errorf("n is %d, want 5, which was written last", n)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"fmt"
+	"sync"
 	"time"
 
 	"go.uber.org/zap"
@@ -29,14 +30,19 @@ func (x *attended) release() {
 const (
 	// outlastInterval is how often PostgreSQL is asked for a backend.
 	outlastInterval = 100 * time.Millisecond
-	// outlastPatience is how long that takes before somebody is told.
+	// outlastPatience is how long that takes before somebody is told, or, when it cannot
+	// be asked, before the gates are left.
 	outlastPatience = 10 * time.Second
 )
 
-// outlast keeps the session's gates until its backend is gone, or the server is closed:
-// what it still does must not come behind what is logged then.
+// outlast keeps the session's gates until its backend is gone, PostgreSQL is away, or the
+// server is closed: what the backend still does must not come behind what is logged then.
+// While PostgreSQL is away nothing of the log is applied, and one that was started again
+// has no backend of before. One that was only cut off, and comes back with the backend
+// still at its write, is made to cancel it.
 func (x *attended) outlast() {
-	defer x.release()
+	release := sync.OnceFunc(x.release)
+	defer release()
 	address, key := x.address, x.key
 	if l := x.link.Load(); l != nil {
 		address, key = l.last()
@@ -47,24 +53,29 @@ func (x *attended) outlast() {
 	log := x.s.log.With(append(x.fields(), zap.Uint32("backend", binary.BigEndian.Uint32(key)))...)
 	ctx, cancel := x.s.untilStop()
 	defer cancel()
-	func() {
-		ctx, cancel := context.WithTimeout(ctx, cancelTimeout)
-		defer cancel()
-		if err := x.s.passCancel(ctx, address, key); err != nil {
-			log.Warn("a direct write that was given up is not cancelled", zap.Error(err))
-		}
-	}()
-	began, told := time.Now(), false
+	began, first := time.Now(), ""
+	cancelled, told := false, false
 	tick := time.NewTicker(outlastInterval)
 	defer tick.Stop()
 	for {
-		there, err := x.t.backend(ctx, key)
-		if err == nil && !there {
-			return
+		if x.s.isUpstreamAway() {
+			release()
 		}
-		if !told && time.Since(began) > outlastPatience {
+		if !cancelled {
+			cancelled = x.cancelLast(ctx, address, key) == nil
+		}
+		started, err := x.t.backend(ctx, key)
+		if first == "" {
+			first = started
+		}
+		switch {
+		case err == nil && (started == "" || started != first): // gone; another one may have its number
+			return
+		case err != nil && time.Since(began) > outlastPatience:
+			release()
+		case !told && time.Since(began) > outlastPatience:
 			told = true
-			log.Warn("a direct write outlives its session: its tables are not written behind until pg_terminate_backend ends it", zap.Error(err))
+			log.Warn("a direct write outlives its session: its tables are not written behind until pg_terminate_backend ends it")
 		}
 		select {
 		case <-tick.C:
@@ -74,10 +85,20 @@ func (x *attended) outlast() {
 	}
 }
 
-// backend reports whether PostgreSQL has a backend, by its cancel key.
-func (t *tables) backend(ctx context.Context, key []byte) (there bool, err error) {
+func (x *attended) cancelLast(ctx context.Context, address Address, key []byte) error {
+	ctx, cancel := context.WithTimeout(ctx, cancelTimeout)
+	defer cancel()
+	return x.s.passCancel(ctx, address, key)
+}
+
+// backend returns when a backend of PostgreSQL was started, by its cancel key; "": there
+// is none.
+func (t *tables) backend(ctx context.Context, key []byte) (started string, err error) {
 	ctx, cancel := context.WithTimeout(ctx, refreshTimeout)
 	defer cancel()
-	rows, err := t.o.Query(ctx, fmt.Sprintf("SELECT pid::text FROM pg_catalog.pg_stat_activity WHERE pid = %d", int32(binary.BigEndian.Uint32(key))))
-	return len(rows) > 0, err
+	rows, err := t.watch.Ask(ctx, fmt.Sprintf("SELECT backend_start::text FROM pg_catalog.pg_stat_activity WHERE pid = %d", int32(binary.BigEndian.Uint32(key))))
+	if err != nil || len(rows) == 0 {
+		return "", err
+	}
+	return rows[0][0], nil
 }

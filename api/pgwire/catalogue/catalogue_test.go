@@ -2,9 +2,11 @@ package catalogue
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -331,4 +333,32 @@ func TestWatchRuns(t *testing.T) {
 	}
 	cancel()
 	<-ended
+}
+
+// TestWatchWaitsNoLonger: while one question hangs, others wait no longer than they can.
+func TestWatchWaitsNoLonger(t *testing.T) {
+	t.Parallel()
+	asked := make(chan struct{}, 1)
+	w := NewWatch(func(ctx context.Context, _ string) ([][]string, error) {
+		asked <- struct{}{}
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}, nil, time.Hour, nil)
+	ctx, cancel := context.WithCancel(t.Context())
+	var hanging sync.WaitGroup
+	hanging.Go(func() { _, _ = w.Ask(ctx, "SELECT 1") })
+	defer hanging.Wait()
+	defer cancel()
+	<-asked
+	for name, f := range map[string]func(context.Context) error{
+		"Ask":     func(ctx context.Context) error { _, err := w.Ask(ctx, "SELECT 1"); return err },
+		"Refresh": func(ctx context.Context) error { _, err := w.Refresh(ctx); return err },
+		"Await":   func(ctx context.Context) error { _, err := w.Await(ctx); return err },
+	} {
+		late, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
+		if err := f(late); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("%s: %v", name, err)
+		}
+		cancel()
+	}
 }

@@ -2,11 +2,11 @@ package catalogue
 
 import (
 	"context"
-	"sync"
 	"sync/atomic"
 	"time"
 
 	"go.uber.org/zap"
+	"golang.org/x/sync/semaphore"
 )
 
 // Watch holds the current snapshot. Run keeps it; its other methods may be called
@@ -17,7 +17,7 @@ type Watch struct {
 	interval time.Duration
 	log      *zap.Logger
 
-	session sync.Mutex // query's: a refresh has transactions
+	session *semaphore.Weighted // query's, one: a refresh has transactions
 	current atomic.Pointer[known]
 	kicked  chan struct{}
 }
@@ -31,7 +31,7 @@ func NewWatch(query Query, tables []Declared, interval time.Duration, log *zap.L
 	if log == nil {
 		log = zap.NewNop()
 	}
-	w := &Watch{query: query, tables: tables, interval: interval, log: log, kicked: make(chan struct{}, 1)}
+	w := &Watch{query: query, tables: tables, interval: interval, log: log, session: semaphore.NewWeighted(1), kicked: make(chan struct{}, 1)}
 	w.current.Store(&known{})
 	return w
 }
@@ -52,15 +52,19 @@ func (w *Watch) Changed() {
 
 // Refresh reads the catalogue if it changed, and returns the snapshot.
 func (w *Watch) Refresh(ctx context.Context) (*Snapshot, error) {
-	w.session.Lock()
-	defer w.session.Unlock()
+	if err := w.session.Acquire(ctx, 1); err != nil {
+		return nil, err
+	}
+	defer w.session.Release(1)
 	return w.refresh(ctx)
 }
 
 // Await returns the snapshot, and reads it only if there is none.
 func (w *Watch) Await(ctx context.Context) (*Snapshot, error) {
-	w.session.Lock()
-	defer w.session.Unlock()
+	if err := w.session.Acquire(ctx, 1); err != nil {
+		return nil, err
+	}
+	defer w.session.Release(1)
 	if s := w.Current(); s != nil { // whom this waited for has read it
 		return s, nil
 	}
@@ -95,8 +99,10 @@ func (w *Watch) refresh(ctx context.Context) (*Snapshot, error) {
 // Ask runs one statement on the session that the catalogue is read on, outside its
 // transactions.
 func (w *Watch) Ask(ctx context.Context, sql string) ([][]string, error) {
-	w.session.Lock()
-	defer w.session.Unlock()
+	if err := w.session.Acquire(ctx, 1); err != nil {
+		return nil, err
+	}
+	defer w.session.Release(1)
 	return w.query(ctx, sql)
 }
 
@@ -109,12 +115,17 @@ func (w *Watch) report(s *Snapshot) {
 	}
 }
 
+// readTimeout bounds a refresh of Run's: a server that hangs must not keep the session.
+const readTimeout = 30 * time.Second
+
 // Run refreshes until ctx ends.
 func (w *Watch) Run(ctx context.Context) {
 	ticker := time.NewTicker(w.interval)
 	defer ticker.Stop()
 	for failing := false; ; {
-		_, err := w.Refresh(ctx)
+		reading, cancel := context.WithTimeout(ctx, readTimeout)
+		_, err := w.Refresh(reading)
+		cancel()
 		if ctx.Err() != nil {
 			return
 		}
