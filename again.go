@@ -181,6 +181,8 @@ func (s *sink) countLocked(st replay.Status) replay.Status {
 	st.Records += s.mu.past.Records
 	st.Batches += s.mu.past.Batches
 	st.Retries += s.mu.past.Retries
+	st.RetriesUnknown += s.mu.past.RetriesUnknown
+	st.RetriesStart += s.mu.past.RetriesStart
 	st.DeadLettersMade += s.mu.past.DeadLettersMade
 	return st
 }

@@ -9,6 +9,9 @@ import (
 	"time"
 
 	"go.uber.org/zap"
+
+	"github.com/walproxy/walproxy/internal/tally"
+	"github.com/walproxy/walproxy/wal"
 )
 
 // Rates are measured: the difference of two looks at the counters, over the time that
@@ -30,6 +33,7 @@ type measured struct {
 	at             time.Time
 	records, bytes uint64 // made durable since Open
 	used           int64  // by log and state store
+	timings        wal.Timings
 	sinks          []measuredSink
 }
 
@@ -61,7 +65,7 @@ type oldestRecord struct {
 // look reads the counters.
 func (p *Proxy) look(now time.Time) measured {
 	stats := p.log.Stats()
-	m := measured{at: now, records: stats.Records, bytes: stats.PayloadBytes, used: stats.Bytes + p.state.Bytes()}
+	m := measured{at: now, records: stats.Records, bytes: stats.PayloadBytes, used: stats.Bytes + p.state.Bytes(), timings: p.log.Timings()}
 	for _, s := range p.sinks {
 		one := measuredSink{turn: s.turn(), added: s.added.records.Load(), applied: s.status().Records}
 		one.lag, one.lagBytes, one.exact = p.lagOf(s)
@@ -163,6 +167,20 @@ type Rates struct {
 	// FullIn is how long it takes until writes are refused for want of room, at this
 	// growth; 0: they grow too slowly to say, or not at all.
 	FullIn time.Duration
+	// Ack is how long records waited until they were durable, from when they were
+	// queued; Sync is how long fsyncs took.
+	Ack, Sync Quantiles
+}
+
+// Quantiles of what took a while: half of it took no longer than Median, 99 of 100 no
+// longer than P99. Zero: there was none.
+type Quantiles struct {
+	Median, P99 time.Duration
+}
+
+func quantiles(then, now *tally.Histogram) Quantiles {
+	h := now.Since(then)
+	return Quantiles{Median: time.Duration(h.Quantile(0.5)), P99: time.Duration(h.Quantile(0.99))}
 }
 
 // SinkRates are those of one sink.
@@ -207,6 +225,8 @@ func (p *Proxy) rates(st *Status) {
 		Records: float64(now.records-then.records) / seconds,
 		Bytes:   float64(now.bytes-then.bytes) / seconds,
 		Growth:  float64(now.used-then.used) / seconds,
+		Ack:     quantiles(&then.timings.Ack, &now.timings.Ack),
+		Sync:    quantiles(&then.timings.Sync, &now.timings.Sync),
 	}
 	room := st.MaxBytes - now.used
 	if st.MinFree >= 0 {

@@ -55,6 +55,9 @@ func (p *pipeline) apply(stop, work context.Context, b *sinks.Batch) (v verdict,
 		if stop.Err() != nil {
 			return v, false
 		}
+		if v.outcome == sinks.Unknown {
+			p.loop.retriesUnknown.Add(1)
+		}
 		p.loop.failing(!failed, v.err)
 		failed = true
 		delay := p.loop.backoff(attempt)

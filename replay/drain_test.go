@@ -139,6 +139,9 @@ func TestUnknownAndRetry(t *testing.T) {
 	if s.Retries != 10 || s.State != Running || s.Err != nil || s.Records != 400 {
 		t.Errorf("%+v, want 10 retries, 400 records, running", s)
 	}
+	if s.RetriesUnknown != 5 || s.RetriesStart != 0 {
+		t.Errorf("%d retries of unknown outcome, %d of the start, want 5, 0", s.RetriesUnknown, s.RetriesStart)
+	}
 	var unanswered []sinktest.Call // by lane: the next call of the lane is the same
 	for _, c := range f.Calls() {
 		lane := c.Moves[0].Lane

@@ -282,8 +282,9 @@ type Loop struct {
 	// serving is closed when pipe is the one that goes on for good.
 	serving chan struct{}
 
-	records, batches, retries atomic.Uint64
-	made                      atomic.Uint64 // dead letters
+	records, batches, retries    atomic.Uint64
+	retriesUnknown, retriesStart atomic.Uint64 // of retries
+	made                         atomic.Uint64 // dead letters
 
 	health struct {
 		sync.Mutex

@@ -46,6 +46,7 @@ func (l *Loop) resume(ctx context.Context) (sinks.Checkpoint, error) {
 		default:
 			return sinks.Checkpoint{}, l.resumeError(err)
 		}
+		l.retriesStart.Add(1)
 		l.failing(attempt == 0, err)
 		delay := l.backoff(attempt)
 		if attempt == 0 {

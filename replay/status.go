@@ -30,6 +30,11 @@ type Status struct {
 	Records    uint64    // applied since start
 	Batches    uint64    // applied since start, those without records included
 	Retries    uint64
+	// RetriesUnknown are those of Retries after which the batch may have been applied:
+	// it was sent and not answered. RetriesStart are attempts to reach the store at
+	// first. After the others it was surely not applied.
+	RetriesUnknown, RetriesStart uint64
+
 	QueueBytes int // estimate of the memory held by records read ahead
 	// Concurrency is how many lanes may apply at once, and BatchRecords how large
 	// their batches may be, as the store can take it.
@@ -59,6 +64,8 @@ func (l *Loop) Status() Status {
 		Records:    l.records.Load(),
 		Batches:    l.batches.Load(),
 		Retries:    l.retries.Load(),
+
+		RetriesUnknown: l.retriesUnknown.Load(), RetriesStart: l.retriesStart.Load(),
 
 		DeadLettersMade: l.made.Load(),
 	}

@@ -92,9 +92,11 @@ func (l *Log) write(g *group) error {
 	}
 	failpoint.Hit("wal-after-write")
 	failpoint.Hit("wal-before-sync")
+	began := l.timings.now()
 	if err := w.file.sync(); err != nil {
 		return fmt.Errorf("sync LSN %d to %d in %s: %w", g.first, g.last(), w.seg.place(), err)
 	}
+	g.synced = l.timings.now() - began
 	failpoint.Hit("wal-after-sync")
 	if rolled {
 		failpoint.Hit("wal-after-activate")
@@ -141,6 +143,9 @@ func (l *Log) settle(g *group, err error) {
 	l.mu.inflight = nil
 	askAgain := g.err == nil && l.mu.space.written-l.mu.space.askedAt >= l.o.spaceStep()
 	l.mu.Unlock()
+	if g.err == nil {
+		l.timings.settled(g.queued, g.synced)
+	}
 	close(g.done)
 	if g.err == nil {
 		l.idle.Reset(watermarkDelay)
@@ -179,7 +184,7 @@ func (l *Log) recycle(g *group) {
 	if cap(g.buf) > 2*l.o.GroupBytes {
 		return
 	}
-	*g = group{buf: g.buf[:0], ends: g.ends[:0]} // tickets hold the settlement
+	*g = group{buf: g.buf[:0], ends: g.ends[:0], queued: g.queued[:0]} // tickets hold the settlement
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if q := &l.mu.queue; len(q.spare) < 2 {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"time"
 )
 
 // settlement is the outcome of a group, shared by its tickets.
@@ -20,7 +21,9 @@ func newSettlement() *settlement { return &settlement{done: make(chan struct{})}
 type group struct {
 	*settlement
 	buf     []byte
-	ends    []int // of each frame in buf
+	ends    []int           // of each frame in buf
+	queued  []time.Duration // when each record came, by timings.now
+	synced  time.Duration   // how long the fsync took
 	first   LSN
 	payload uint64 // bytes of all payloads
 }
@@ -28,7 +31,7 @@ type group struct {
 func (g *group) last() LSN { return g.first + LSN(len(g.ends)) - 1 }
 
 // add encodes a record. Its LSN is the next one.
-func (g *group) add(lsn LSN, payload []byte, crc uint32) {
+func (g *group) add(lsn LSN, payload []byte, crc uint32, queued time.Duration) {
 	if len(g.ends) == 0 {
 		g.first = lsn
 	}
@@ -38,6 +41,7 @@ func (g *group) add(lsn LSN, payload []byte, crc uint32) {
 	g.buf = append(g.buf, header[:]...)
 	g.buf = append(g.buf, payload...)
 	g.ends = append(g.ends, len(g.buf))
+	g.queued = append(g.queued, queued)
 	g.payload += uint64(len(payload))
 }
 
@@ -160,6 +164,7 @@ func (l *Log) Enqueue(ctx context.Context, payload []byte) (Ticket, error) {
 	if ctx.Err() != nil {
 		return Ticket{}, context.Cause(ctx)
 	}
+	queued := l.timings.now()
 	crc := payloadCRC(payload)
 	size := frameHeaderSize + len(payload)
 
@@ -175,7 +180,7 @@ func (l *Log) Enqueue(ctx context.Context, payload []byte) (Ticket, error) {
 		}
 	}
 	l.mu.appended++
-	q.group.add(l.mu.appended, payload, crc)
+	q.group.add(l.mu.appended, payload, crc, queued)
 	if len(q.group.ends) == 1 {
 		l.kickCommitter()
 	}

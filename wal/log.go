@@ -44,6 +44,8 @@ type Log struct {
 	writer writer // the committer's own
 
 	// mu is never held during a call to disk. Lock order: mu, then ring.mu.
+	timings timings
+
 	mu struct {
 		sync.Mutex
 		queue    queue
@@ -115,6 +117,7 @@ func newLog(s *start, lock io.Closer, eng engine) *Log {
 		drained:  make(chan struct{}),
 		poisoned: make(chan struct{}),
 		idle:     time.NewTimer(time.Hour),
+		timings:  timings{began: time.Now()},
 	}
 	l.idle.Stop()
 	for i, f := range s.segments {
