@@ -44,7 +44,16 @@ func (p *Proxy) Modify(ctx context.Context, collection string, key *walproxyv1.K
 // before the call; a prefix that is not empty keeps to the string keys that start
 // with it. An empty answer is the end.
 func (p *Proxy) Scan(ctx context.Context, collection, prefix string, after *walproxyv1.Key, limit int) ([]sinks.Entry, error) {
-	scanner, err := p.scanner(ctx, collection)
+	scanner, err := p.seenScanner(ctx, collection)
+	if err != nil {
+		return nil, err
+	}
+	return scanner.Scan(ctx, collection, prefix, after, limit)
+}
+
+// ScanApplied is Scan of what the sink has now; see ReadApplied.
+func (p *Proxy) ScanApplied(ctx context.Context, collection, prefix string, after *walproxyv1.Key, limit int) ([]sinks.Entry, error) {
+	scanner, _, err := p.scanner(collection)
 	if err != nil {
 		return nil, err
 	}
@@ -54,28 +63,37 @@ func (p *Proxy) Scan(ctx context.Context, collection, prefix string, after *walp
 // Collections returns up to limit names of collections with records in the sink
 // that answers reads for like, in order, from behind after.
 func (p *Proxy) Collections(ctx context.Context, like, after string, limit int) ([]string, error) {
-	scanner, err := p.scanner(ctx, like)
+	scanner, err := p.seenScanner(ctx, like)
 	if err != nil {
 		return nil, err
 	}
 	return scanner.Collections(ctx, after, limit)
 }
 
-// scanner waits until everything that is durable is applied where collection is
+// seenScanner waits until everything that is durable is applied where collection is
 // read, and returns that sink.
-func (p *Proxy) scanner(ctx context.Context, collection string) (sinks.Scanner, error) {
-	if p.closing.Load() {
-		return nil, ErrClosed
-	}
-	s, err := p.reads(collection)
+func (p *Proxy) seenScanner(ctx context.Context, collection string) (sinks.Scanner, error) {
+	scanner, s, err := p.scanner(collection)
 	if err != nil {
 		return nil, err
 	}
+	return scanner, p.seen(ctx, s)
+}
+
+// scanner is the sink where collection is read.
+func (p *Proxy) scanner(collection string) (sinks.Scanner, *sink, error) {
+	if p.closing.Load() {
+		return nil, nil, ErrClosed
+	}
+	s, err := p.reads(collection)
+	if err != nil {
+		return nil, nil, err
+	}
 	scanner, ok := s.reader.(sinks.Scanner)
 	if !ok {
-		return nil, fmt.Errorf("%w: %s lists no records", ErrNoReader, s.name)
+		return nil, nil, fmt.Errorf("%w: %s lists no records", ErrNoReader, s.name)
 	}
-	return scanner, p.seen(ctx, s)
+	return scanner, s, nil
 }
 
 // reads is the sink that answers reads for a collection.

@@ -42,6 +42,26 @@ func (p *Proxy) ReadEvents(ctx context.Context, collection string, key *walproxy
 	return events, closedError(err)
 }
 
+// ReadApplied returns a record as the sink that answers reads for it has it now. It
+// waits for no write: what was acknowledged and is not applied yet, is parked or a dead
+// letter is not in it. mutation.ErrNotFound: the sink does not have the record.
+func (p *Proxy) ReadApplied(ctx context.Context, collection string, key *walproxyv1.Key) (*mutation.Document, error) {
+	if p.closing.Load() {
+		return nil, ErrClosed
+	}
+	doc, err := p.acceptor.ReadApplied(ctx, collection, key)
+	return doc, closedError(err)
+}
+
+// ReadEventsApplied is ReadEvents of what the sink has now, as ReadApplied.
+func (p *Proxy) ReadEventsApplied(ctx context.Context, collection string, key *walproxyv1.Key, from uint64, limit int) ([]mutation.StoredEvent, error) {
+	if p.closing.Load() {
+		return nil, ErrClosed
+	}
+	events, err := p.acceptor.ReadEventsApplied(ctx, collection, key, from, limit)
+	return events, closedError(err)
+}
+
 // Wait returns nil once the write lsn has come to level: Applied at the sinks
 // that it is routed to, where with it is everything before it. It returns
 // ErrUnknownLSN for an LSN that was not given out, *DeadError if the write lsn

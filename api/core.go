@@ -46,6 +46,10 @@ type Core interface {
 	// acknowledged before the call.
 	Scan(ctx context.Context, collection, prefix string, after *walproxyv1.Key, limit int) ([]sinks.Entry, error)
 	Collections(ctx context.Context, like, after string, limit int) ([]string, error)
+	// ReadApplied, ReadEventsApplied and ScanApplied answer with what the sink has now.
+	ReadApplied(ctx context.Context, collection string, key *walproxyv1.Key) (*mutation.Document, error)
+	ReadEventsApplied(ctx context.Context, collection string, key *walproxyv1.Key, from uint64, limit int) ([]mutation.StoredEvent, error)
+	ScanApplied(ctx context.Context, collection, prefix string, after *walproxyv1.Key, limit int) ([]sinks.Entry, error)
 	WriteState(lsn walproxy.LSN) (walproxy.WriteState, error)
 	// DeadLetters and those behind it are about what a sink could not apply.
 	DeadLetters(sink string, from walproxy.LSN, limit int) ([]walproxy.DeadLetter, error)

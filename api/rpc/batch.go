@@ -86,7 +86,8 @@ type slot struct {
 
 // newBatch reserves what items of at most so many bytes take.
 func (s *Server) newBatch(w http.ResponseWriter, r *http.Request, most int64) (*batch, *Error) {
-	if failed := checkContent(r, true); failed != nil {
+	encoding, failed := checkContent(r, true)
+	if failed != nil {
 		return nil, failed
 	}
 	if r.Header.Get("Idempotency-Key") != "" {
@@ -107,7 +108,9 @@ func (s *Server) newBatch(w http.ResponseWriter, r *http.Request, most int64) (*
 		return nil, bodyError(&http.MaxBytesError{Limit: s.options.MaxBodyBytes})
 	}
 	need := min(most, s.options.MaxInFlightBytes)
-	if r.ContentLength >= 0 {
+	if encoding != "" {
+		need = min(need+encodingBytes(encoding), s.options.MaxInFlightBytes)
+	} else if r.ContentLength >= 0 {
 		need = min(need, r.ContentLength)
 	}
 	release, failed := s.reserve(r, need)
@@ -117,8 +120,12 @@ func (s *Server) newBatch(w http.ResponseWriter, r *http.Request, most int64) (*
 	_ = b.conn.EnableFullDuplex() // HTTP/2 needs no asking
 	b.ctx, b.cancel = context.WithCancel(context.WithoutCancel(r.Context()))
 	b.body = s.patient(w, http.MaxBytesReader(w, r.Body, s.options.MaxBodyBytes))
-	b.end = func() { b.body.end(); b.cancel(); release() }
-	b.items = itemReader{in: bufio.NewReaderSize(b.body, batchBufferIn), most: int(most), lines: b.lines}
+	plain, done := decoded(b.body, encoding)
+	if encoding != "" {
+		plain = &boundedReader{plain, s.options.MaxBodyBytes, s.options.MaxBodyBytes}
+	}
+	b.end = func() { done(); b.body.end(); b.cancel(); release() }
+	b.items = itemReader{in: bufio.NewReaderSize(plain, batchBufferIn), most: int(most), lines: b.lines}
 	return b, nil
 }
 

@@ -29,23 +29,29 @@ func (s *Server) reserve(r *http.Request, n int64) (release func(), failed *Erro
 // readBody reads a whole body of at most MaxItemBytes. Nothing is allocated for
 // one that is announced as larger.
 func (s *Server) readBody(w http.ResponseWriter, r *http.Request) (body []byte, release func(), failed *Error) {
-	if failed := checkContent(r, false); failed != nil {
+	encoding, failed := checkContent(r, false)
+	if failed != nil {
 		return nil, nil, failed
 	}
-	most := s.options.MaxItemBytes
+	most, length := s.options.MaxItemBytes, r.ContentLength
 	if r.ContentLength > most {
 		return nil, nil, s.bodyTooLarge(w)
 	}
-	n := r.ContentLength
-	if n < 0 {
-		n = most
+	if encoding != "" {
+		length = -1 // of what it is made of
 	}
-	release, failed = s.reserve(r, n)
+	n := length
+	if n < 0 {
+		n = most + encodingBytes(encoding)
+	}
+	release, failed = s.reserve(r, min(n, s.options.MaxInFlightBytes))
 	if failed != nil {
 		return nil, nil, failed
 	}
 	in := s.patient(w, r.Body)
-	body, err := readUpTo(in, r.ContentLength, most)
+	plain, done := decoded(in, encoding)
+	body, err := readUpTo(plain, length, most)
+	done()
 	in.end()
 	if err == nil && int64(len(body)) > most {
 		release()
@@ -78,7 +84,10 @@ func (s *Server) bodyTooLarge(w http.ResponseWriter) *Error {
 func bodyError(err error) *Error {
 	var tooLarge *http.MaxBytesError
 	var timeout net.Error
+	var encoding *encodingError
 	switch {
+	case errors.As(err, &encoding):
+		return invalid("Content-Encoding", "the body %v", err)
 	case errors.Is(err, errStopping):
 		return translate(walproxy.ErrClosed, refused)
 	case errors.As(err, &tooLarge):
@@ -93,21 +102,18 @@ func bodyError(err error) *Error {
 		Message: "the body ended before its announced end"}
 }
 
-// checkContent refuses what is surely not JSON. What curl -d sends by default is
-// let through: browsers are kept out by their Origin.
-func checkContent(r *http.Request, lines bool) *Error {
-	if enc := r.Header.Get("Content-Encoding"); enc != "" && enc != "identity" {
-		return unsupported("Content-Encoding", "%q is not supported", clip(enc))
-	}
+// checkContent refuses what is surely not JSON, and returns how it is encoded. What
+// curl -d sends by default is let through: browsers are kept out by their Origin.
+func checkContent(r *http.Request, lines bool) (encoding string, failed *Error) {
 	switch contentType(r) {
 	case "", "application/json", "application/x-www-form-urlencoded", "text/plain":
-		return nil
+		return contentEncoding(r)
 	case contentLines:
 		if lines {
-			return nil
+			return contentEncoding(r)
 		}
 	}
-	return unsupported("Content-Type", "%q is not supported; want application/json", clip(r.Header.Get("Content-Type")))
+	return "", unsupported("Content-Type", "%q is not supported; want application/json", clip(r.Header.Get("Content-Type")))
 }
 
 func unsupported(field, format string, args ...any) *Error {

@@ -14,7 +14,7 @@ func TestDocs(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := newRig(t)
+	r := newRig(t, listing)
 	examples := parseExamples(t, string(text))
 	if len(examples) < 20 {
 		t.Fatalf("found %d examples", len(examples))

@@ -225,8 +225,12 @@ func marshal(e *Error) []byte {
 func writeJSON(w http.ResponseWriter, status int, body []byte) {
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("Cache-Control", "no-store")
+	body = append(body, '\n')
+	if sw, ok := w.(*statusWriter); ok {
+		body = sw.encode(body)
+	}
 	w.WriteHeader(status)
-	_, _ = w.Write(append(body, '\n')) // the client has gone: nobody to tell
+	_, _ = w.Write(body) // the client has gone: nobody to tell
 }
 
 func etag(version walproxy.LSN) string { return strconv.Quote(version.String()) }

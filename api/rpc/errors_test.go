@@ -69,7 +69,11 @@ func TestRefusals(t *testing.T) {
 		{"GET", "/v1/mutations", ``, 405, "method_not_allowed", "", nil},
 		{"PUT", "/v1/orders/1:touch", ``, 405, "method_not_allowed", "", nil},
 		{"PUT", "/v1/orders/1", `{}`, 415, "unsupported_media_type", "Content-Type", []string{"Content-Type", "application/xml"}},
-		{"PUT", "/v1/orders/1", `{}`, 415, "unsupported_media_type", "Content-Encoding", []string{"Content-Encoding", "gzip"}},
+		{"PUT", "/v1/orders/1", `{}`, 415, "unsupported_media_type", "Content-Encoding", []string{"Content-Encoding", "br"}},
+		{"PUT", "/v1/orders/1", `{"this": "is plain"}`, 400, "invalid", "Content-Encoding", []string{"Content-Encoding", "gzip"}},
+		{"PUT", "/v1/orders/1", `{"this": "is plain"}`, 400, "invalid", "Content-Encoding", []string{"Content-Encoding", "zstd"}},
+		{"PUT", "/v1/orders/1", ``, 400, "incomplete_body", "", []string{"Content-Encoding", "gzip"}},
+		{"POST", "/v1/mutations", `[{}]`, 400, "invalid", "Content-Encoding", []string{"Content-Encoding", "zstd"}},
 		{"PUT", "/v1/orders/1", `{}`, 403, "cross_origin", "", []string{"Sec-Fetch-Site", "cross-site"}},
 		{"POST", "/v1/mutations", `{}`, 400, "invalid", "", nil},
 		{"POST", "/v1/mutations", ``, 400, "incomplete_body", "", nil},
@@ -335,6 +339,35 @@ func TestCutOff(t *testing.T) {
 		t.Errorf("%d half requests were logged", n)
 	}
 	r.want(r.do("PUT", "/v1/orders/1", `{}`), 200)
+}
+
+// TestCutOffAnywhere: a stream of lines that ends somewhere has written the lines that
+// came whole, and nothing of the one that did not.
+func TestCutOffAnywhere(t *testing.T) {
+	r := newRig(t)
+	line := `{"collection":"c","key":"1","increment":{"n":1}}` + "\n"
+	body := line + line + line
+	want := walproxy.LSN(0)
+	for cut := 1; cut < len(body); cut += 5 {
+		conn, err := net.Dial("tcp", strings.TrimPrefix(r.base, "http://"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		fmt.Fprintf(conn, "POST /v1/mutations HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\nContent-Type: %s\r\n\r\n%s", len(body), ndjson, body[:cut])
+		if err := conn.(*net.TCPConn).CloseWrite(); err != nil {
+			t.Fatal(err)
+		}
+		_ = conn.SetReadDeadline(time.Now().Add(time.Minute))
+		if _, err := io.Copy(io.Discard, conn); err != nil { // until the server has hung up
+			t.Fatal(err)
+		}
+		_ = conn.Close()
+		want += walproxy.LSN(strings.Count(body[:cut], "\n"))
+		if got := r.logged(); got != want {
+			t.Fatalf("cut at byte %d: %d writes are logged, want %d", cut, got, want)
+		}
+	}
+	r.want(r.do("GET", "/v1/c/1", ""), 200, "fields.n", fmt.Sprint(uint64(want)))
 }
 
 // TestAnnouncedTooLarge: a body is refused by what its head announces, before it

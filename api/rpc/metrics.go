@@ -54,8 +54,9 @@ func (m *metrics) observe(route, method string, status int, took time.Duration) 
 // take the answer. Unwrap lets http.ResponseController through.
 type statusWriter struct {
 	http.ResponseWriter
-	status  int
-	timeout time.Duration
+	status   int
+	timeout  time.Duration
+	encoding string // of whole answers; "": none
 }
 
 func (w *statusWriter) WriteHeader(status int) {

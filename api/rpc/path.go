@@ -14,6 +14,7 @@ import (
 // Routes, as the metrics name them.
 const (
 	routeRecord    = "record"
+	routeRecords   = "records"
 	routeVerb      = "verb"
 	routeEvents    = "events"
 	routeMutations = "mutations"
@@ -74,6 +75,9 @@ func parsePath(raw string) (target, *Error) {
 	switch {
 	case len(parts) == 1 && (parts[0] == routeStatus || parts[0] == routeMutations || parts[0] == routeSinks || parts[0] == routeDrain || parts[0] == routeBackup):
 		return target{route: parts[0]}, nil
+	case len(parts) == 1 && parts[0] != "" && parts[0] != "writes" && parts[0] != "dlq":
+		collection, failed := parseCollection(parts[0])
+		return target{route: routeRecords, collection: collection}, failed
 	case len(parts) == 2 && parts[0] == "writes":
 		return target{route: routeWrite, lsn: parts[1]}, nil
 	case parts[0] == "dlq":
@@ -155,10 +159,11 @@ func parseRecord(collection, key string) (target, *Error) {
 		t.route = routeVerb
 		key, t.verb = key[:colon], key[colon+1:]
 	}
-	var err error
-	if t.collection, err = url.PathUnescape(collection); err != nil || !utf8.ValidString(t.collection) {
-		return target{}, invalid("collection", "is not percent-encoded UTF-8")
+	var failed *Error
+	if t.collection, failed = parseCollection(collection); failed != nil {
+		return target{}, failed
 	}
+	var err error
 	if t.key, err = url.PathUnescape(key); err != nil {
 		return target{}, invalid("key", "is not percent-encoded: a %% must be followed by two hex digits")
 	}
@@ -168,9 +173,17 @@ func parseRecord(collection, key string) (target, *Error) {
 	return t, nil
 }
 
+func parseCollection(raw string) (string, *Error) {
+	name, err := url.PathUnescape(raw)
+	if err != nil || !utf8.ValidString(name) {
+		return "", invalid("collection", "is not percent-encoded UTF-8")
+	}
+	return name, nil
+}
+
 func noSuchPath() *Error {
 	return &Error{Status: http.StatusNotFound, Code: "no_such_path",
-		Message: "paths are /v1/{collection}/{key}, /v1/{collection}/{key}:verb, /v1/{collection}/{key}/events, " +
+		Message: "paths are /v1/{collection}, /v1/{collection}/{key}, /v1/{collection}/{key}:verb, /v1/{collection}/{key}/events, " +
 			"/v1/mutations, /v1/writes/{lsn}, /v1/dlq/{sink}[:retry|:discard|:import], /v1/dlq/{sink}/{lsn}[:retry|:edit], /v1/sinks, /v1/sinks/{sink}:pause, /v1/sinks/{sink}:resume, /v1/sinks/{sink}:accept, /v1/backup and /v1/status; a slash in a key is written %2F"}
 }
 

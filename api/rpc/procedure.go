@@ -27,7 +27,7 @@ func isProcedure(path string) bool {
 
 // newProcedures returns their handler.
 func (s *Server) newProcedures() http.Handler {
-	most := connect.WithReadMaxBytes(int(s.options.MaxItemBytes))
+	most := connect.WithHandlerOptions(connect.WithReadMaxBytes(int(s.options.MaxItemBytes)), withZstd())
 	mux := http.NewServeMux()
 	mux.Handle(walproxyv1connect.NewWriteServiceHandler(procedures{s}, most))
 	mux.Handle(walproxyv1connect.NewReadServiceHandler(procedures{s}, most))

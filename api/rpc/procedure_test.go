@@ -24,6 +24,7 @@ var wires = map[string][]connect.ClientOption{
 	"grpc":     {connect.WithGRPC()},
 	"grpc-web": {connect.WithGRPCWeb()},
 	"gzip":     {connect.WithGRPC(), connect.WithSendGzip()},
+	"zstd":     zstdWire(),
 }
 
 // procedureRig is a rig with clients of its procedures, over HTTP/2.
@@ -92,9 +93,7 @@ func TestProcedures(t *testing.T) {
 	for name, wire := range wires {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			r := newProcedureRig(t, wire, func(o *rigOptions) { // a Faulty lists no records
-				o.proxy.Sinks[0].Sink = o.proxy.Sinks[0].Sink.(*sinktest.Faulty).Inner()
-			})
+			r := newProcedureRig(t, wire, listing)
 			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 			defer cancel()
 			r.checkUnary(ctx)

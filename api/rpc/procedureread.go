@@ -11,14 +11,6 @@ import (
 	"github.com/walproxy/walproxy/sinks"
 )
 
-const (
-	defaultEntries = 100
-	maxEntries     = 1000
-	// entryPage are read at once; an answer ends early once it has entryBytes.
-	entryPage  = 16
-	entryBytes = 4 << 20
-)
-
 // limitOf is a limit as asked for, or missing.
 func limitOf(asked, missing, most uint32) (uint64, *Error) {
 	switch {
@@ -45,9 +37,13 @@ func (p procedures) GetWrite(_ context.Context, r *connect.Request[walproxyv1.Ge
 
 // Get implements walproxyv1connect.ReadServiceHandler.
 func (p procedures) Get(ctx context.Context, r *connect.Request[walproxyv1.GetRequest]) (*connect.Response[walproxyv1.GetResponse], error) {
+	from, failed := p.readerOf(r.Msg.GetConsistency())
+	if failed != nil {
+		return nil, failed.procedure()
+	}
 	ctx, cancel := p.untilStop(ctx, deadline(ctx))
 	defer cancel()
-	doc, err := p.core.Read(ctx, r.Msg.GetCollection(), r.Msg.GetKey())
+	doc, err := from.record(ctx, r.Msg.GetCollection(), r.Msg.GetKey())
 	if err != nil {
 		return nil, p.fails(r.Spec().Procedure, p.readError(err))
 	}
@@ -60,11 +56,15 @@ func (p procedures) GetEvents(ctx context.Context, r *connect.Request[walproxyv1
 	if failed != nil {
 		return nil, failed.procedure()
 	}
+	reader, failed := p.readerOf(r.Msg.GetConsistency())
+	if failed != nil {
+		return nil, failed.procedure()
+	}
 	ctx, cancel := p.untilStop(ctx, deadline(ctx))
 	defer cancel()
 	out, size := &walproxyv1.GetEventsResponse{}, 0
 	from := min(max(r.Msg.GetFrom(), 1), 1<<62)
-	next, err := p.eachEvent(ctx, r.Msg.GetCollection(), r.Msg.GetKey(), from, limit, func(e mutation.StoredEvent) int {
+	next, err := reader.eachEvent(ctx, r.Msg.GetCollection(), r.Msg.GetKey(), from, limit, func(e mutation.StoredEvent) int {
 		out.Events = append(out.Events, &walproxyv1.GetEventsResponse_StoredEvent{
 			Number: e.Number, Lsn: uint64(e.LSN), Fields: e.Event.GetFields()})
 		size += proto.Size(e.Event)
@@ -83,10 +83,14 @@ func (p procedures) Scan(ctx context.Context, r *connect.Request[walproxyv1.Scan
 	if failed != nil {
 		return nil, failed.procedure()
 	}
+	from, failed := p.readerOf(r.Msg.GetConsistency())
+	if failed != nil {
+		return nil, failed.procedure()
+	}
 	ctx, cancel := p.untilStop(ctx, deadline(ctx))
 	defer cancel()
 	out, size := &walproxyv1.ScanResponse{}, 0
-	next, err := p.eachEntry(ctx, r.Msg.GetCollection(), r.Msg.GetPrefix(), r.Msg.GetAfter(), int(limit), func(e sinks.Entry) int {
+	next, err := from.eachEntry(ctx, r.Msg.GetCollection(), r.Msg.GetPrefix(), r.Msg.GetAfter(), int(limit), func(e sinks.Entry) int {
 		out.Entries = append(out.Entries, &walproxyv1.ScanResponse_Entry{Key: e.Key, Document: e.Document.Message()})
 		size += proto.Size(out.Entries[len(out.Entries)-1])
 		return size
@@ -96,24 +100,4 @@ func (p procedures) Scan(ctx context.Context, r *connect.Request[walproxyv1.Scan
 	}
 	out.Next = next
 	return connect.NewResponse(out), nil
-}
-
-// eachEntry calls add, which returns the size of the answer so far, for up to limit
-// records, fewer if that has entryBytes. next is the key to go on behind; nil: the end.
-func (s *Server) eachEntry(ctx context.Context, collection, prefix string, after *walproxyv1.Key, limit int, add func(sinks.Entry) (size int)) (next *walproxyv1.Key, err error) {
-	for size := 0; limit > 0 && size < entryBytes; {
-		entries, err := s.core.Scan(ctx, collection, prefix, after, min(entryPage, limit))
-		if err != nil {
-			return nil, err
-		}
-		if len(entries) == 0 {
-			return nil, nil
-		}
-		for _, e := range entries {
-			size = add(e)
-			after = e.Key
-		}
-		limit -= len(entries)
-	}
-	return after, nil
 }

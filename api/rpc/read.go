@@ -46,13 +46,14 @@ func (s *Server) getRecord(w http.ResponseWriter, r *http.Request, t target) *Er
 	if failed != nil {
 		return failed
 	}
-	q := parseQuery(r, "timeout")
+	q := parseQuery(r, "consistency", "timeout")
+	from := s.reader(q.applied())
 	ctx, cancel := s.readContext(r, &q)
 	defer cancel()
 	if q.failed != nil {
 		return q.failed
 	}
-	doc, err := s.core.Read(ctx, t.collection, key)
+	doc, err := from.record(ctx, t.collection, key)
 	if err != nil {
 		return s.readError(err)
 	}
@@ -61,8 +62,7 @@ func (s *Server) getRecord(w http.ResponseWriter, r *http.Request, t target) *Er
 		w.WriteHeader(http.StatusNotModified)
 		return nil
 	}
-	out := jsonform.AppendKey([]byte(`{"key":`), key)
-	writeJSON(w, http.StatusOK, append(appendDocument(out, doc), '}'))
+	writeJSON(w, http.StatusOK, appendRecord(nil, key, doc))
 	return nil
 }
 
@@ -83,7 +83,8 @@ func (s *Server) getEvents(w http.ResponseWriter, r *http.Request, t target) *Er
 	if failed != nil {
 		return failed
 	}
-	q := parseQuery(r, "timeout", "from", "limit")
+	q := parseQuery(r, "consistency", "timeout", "from", "limit")
+	reader := s.reader(q.applied())
 	from := q.number("from", 1, 1, 1<<62)
 	limit := q.number("limit", defaultEvents, 1, maxEvents)
 	ctx, cancel := s.readContext(r, &q)
@@ -92,7 +93,7 @@ func (s *Server) getEvents(w http.ResponseWriter, r *http.Request, t target) *Er
 		return q.failed
 	}
 	out := append(jsonform.AppendKey([]byte(`{"key":`), key), `,"events":[`...)
-	next, err := s.eachEvent(ctx, t.collection, key, from, limit, func(e mutation.StoredEvent) (size int) {
+	next, err := reader.eachEvent(ctx, t.collection, key, from, limit, func(e mutation.StoredEvent) (size int) {
 		if e.Number > from {
 			out = append(out, ',')
 		}
@@ -112,12 +113,12 @@ func (s *Server) getEvents(w http.ResponseWriter, r *http.Request, t target) *Er
 
 // eachEvent calls add, which returns the size of the answer so far, for up to limit
 // events, fewer if that has eventBytes. next is where there may be more; 0: the end.
-func (s *Server) eachEvent(ctx context.Context, collection string, key *walproxyv1.Key, from, limit uint64, add func(mutation.StoredEvent) (size int)) (next uint64, err error) {
+func (r reader) eachEvent(ctx context.Context, collection string, key *walproxyv1.Key, from, limit uint64, add func(mutation.StoredEvent) (size int)) (next uint64, err error) {
 	size := 0
 	for next = from; next < from+limit && size < eventBytes; {
 		// A few at a time: how large events are is seen when they are there.
 		page := int(min(eventPage, from+limit-next))
-		events, err := s.core.ReadEvents(ctx, collection, key, next, page)
+		events, err := r.events(ctx, collection, key, next, page)
 		if err != nil {
 			return 0, err
 		}

@@ -151,6 +151,22 @@ func (r *rig) try(method, path string, body io.Reader, headers ...string) (answe
 	return a, err
 }
 
+// streamed begins a POST /v1/mutations and returns the answers' body.
+func (r *rig) streamed(body io.Reader, headers ...string) (io.ReadCloser, error) {
+	req, err := http.NewRequestWithContext(context.Background(), "POST", r.base+"/v1/mutations", body)
+	if err != nil {
+		return nil, err
+	}
+	for i := 0; i < len(headers); i += 2 {
+		req.Header.Set(headers[i], headers[i+1])
+	}
+	resp, err := r.client.Do(req)
+	if err != nil {
+		return nil, err
+	}
+	return resp.Body, nil
+}
+
 // want checks status and members of the answer: name, value, as JSON prints it.
 func (r *rig) want(a answer, status int, members ...string) answer {
 	r.t.Helper()

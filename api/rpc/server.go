@@ -131,6 +131,9 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	s.requests.Add(1)
 	defer s.requests.Done()
 	ww := &statusWriter{ResponseWriter: w, status: http.StatusOK, timeout: s.options.BodyTimeout}
+	if r.Method == http.MethodGet {
+		ww.encoding = acceptEncoding(r)
+	}
 	start := time.Now()
 	s.metrics.inFlight.Inc()
 	var route string
@@ -204,6 +207,8 @@ func (s *Server) handler(t target, method string) (handler, *Error) {
 		methods = map[string]handler{http.MethodGet: s.getAccept, http.MethodPost: s.postAccept}
 	case routeMutations:
 		methods = map[string]handler{http.MethodPost: s.postMutations}
+	case routeRecords:
+		methods = map[string]handler{http.MethodGet: s.getRecords}
 	case routeEvents:
 		methods = map[string]handler{http.MethodGet: s.getEvents, http.MethodPost: s.postEvents}
 	case routeVerb:

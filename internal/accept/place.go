@@ -55,12 +55,18 @@ func (a *Acceptor) at(ctx context.Context, collection string, key *walproxyv1.Ke
 // readApplied reads the record once lsn, of its bucket, is applied.
 func (a *Acceptor) readApplied(ctx context.Context, p place, lsn wal.LSN) (doc *mutation.Document, err error) {
 	err = a.whileApplied(ctx, p, lsn, func() (err error) {
-		doc, err = p.target.Reader.Read(ctx, p.collection, p.key)
-		if err == nil && doc == nil {
-			return fmt.Errorf("sink %s: the read returned neither a record nor an error", p.reads)
-		}
+		doc, err = p.stored(ctx)
 		return err
 	})
+	return doc, err
+}
+
+// stored is the record as the store has it.
+func (p place) stored(ctx context.Context) (*mutation.Document, error) {
+	doc, err := p.target.Reader.Read(ctx, p.collection, p.key)
+	if err == nil && doc == nil {
+		return nil, fmt.Errorf("sink %s: the read returned neither a record nor an error", p.reads)
+	}
 	return doc, err
 }
 

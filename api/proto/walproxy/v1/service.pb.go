@@ -77,6 +77,59 @@ func (Ack) EnumDescriptor() ([]byte, []int) {
 	return file_walproxy_v1_service_proto_rawDescGZIP(), []int{0}
 }
 
+// Consistency of a read.
+type Consistency int32
+
+const (
+	// As CONSISTENCY_LATEST.
+	Consistency_CONSISTENCY_UNSPECIFIED Consistency = 0
+	// With every write that was acknowledged before; it waits until these are applied.
+	Consistency_CONSISTENCY_LATEST Consistency = 1
+	// What the sink has now; it waits for nothing.
+	Consistency_CONSISTENCY_APPLIED Consistency = 2
+)
+
+// Enum value maps for Consistency.
+var (
+	Consistency_name = map[int32]string{
+		0: "CONSISTENCY_UNSPECIFIED",
+		1: "CONSISTENCY_LATEST",
+		2: "CONSISTENCY_APPLIED",
+	}
+	Consistency_value = map[string]int32{
+		"CONSISTENCY_UNSPECIFIED": 0,
+		"CONSISTENCY_LATEST":      1,
+		"CONSISTENCY_APPLIED":     2,
+	}
+)
+
+func (x Consistency) Enum() *Consistency {
+	p := new(Consistency)
+	*p = x
+	return p
+}
+
+func (x Consistency) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Consistency) Descriptor() protoreflect.EnumDescriptor {
+	return file_walproxy_v1_service_proto_enumTypes[1].Descriptor()
+}
+
+func (Consistency) Type() protoreflect.EnumType {
+	return &file_walproxy_v1_service_proto_enumTypes[1]
+}
+
+func (x Consistency) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Consistency.Descriptor instead.
+func (Consistency) EnumDescriptor() ([]byte, []int) {
+	return file_walproxy_v1_service_proto_rawDescGZIP(), []int{1}
+}
+
 // State of a write.
 type State int32
 
@@ -127,11 +180,11 @@ func (x State) String() string {
 }
 
 func (State) Descriptor() protoreflect.EnumDescriptor {
-	return file_walproxy_v1_service_proto_enumTypes[1].Descriptor()
+	return file_walproxy_v1_service_proto_enumTypes[2].Descriptor()
 }
 
 func (State) Type() protoreflect.EnumType {
-	return &file_walproxy_v1_service_proto_enumTypes[1]
+	return &file_walproxy_v1_service_proto_enumTypes[2]
 }
 
 func (x State) Number() protoreflect.EnumNumber {
@@ -140,7 +193,7 @@ func (x State) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use State.Descriptor instead.
 func (State) EnumDescriptor() ([]byte, []int) {
-	return file_walproxy_v1_service_proto_rawDescGZIP(), []int{1}
+	return file_walproxy_v1_service_proto_rawDescGZIP(), []int{2}
 }
 
 type WriteRequest struct {
@@ -733,6 +786,7 @@ type GetRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Collection    string                 `protobuf:"bytes,1,opt,name=collection,proto3" json:"collection,omitempty"`
 	Key           *Key                   `protobuf:"bytes,2,opt,name=key,proto3" json:"key,omitempty"`
+	Consistency   Consistency            `protobuf:"varint,3,opt,name=consistency,proto3,enum=walproxy.v1.Consistency" json:"consistency,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -779,6 +833,13 @@ func (x *GetRequest) GetKey() *Key {
 		return x.Key
 	}
 	return nil
+}
+
+func (x *GetRequest) GetConsistency() Consistency {
+	if x != nil {
+		return x.Consistency
+	}
+	return Consistency_CONSISTENCY_UNSPECIFIED
 }
 
 type GetResponse struct {
@@ -832,7 +893,8 @@ type GetEventsRequest struct {
 	// The first is 1; 0 is 1.
 	From uint64 `protobuf:"varint,3,opt,name=from,proto3" json:"from,omitempty"`
 	// At most 1,000; 0 is 100.
-	Limit         uint32 `protobuf:"varint,4,opt,name=limit,proto3" json:"limit,omitempty"`
+	Limit         uint32      `protobuf:"varint,4,opt,name=limit,proto3" json:"limit,omitempty"`
+	Consistency   Consistency `protobuf:"varint,5,opt,name=consistency,proto3,enum=walproxy.v1.Consistency" json:"consistency,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -893,6 +955,13 @@ func (x *GetEventsRequest) GetLimit() uint32 {
 		return x.Limit
 	}
 	return 0
+}
+
+func (x *GetEventsRequest) GetConsistency() Consistency {
+	if x != nil {
+		return x.Consistency
+	}
+	return Consistency_CONSISTENCY_UNSPECIFIED
 }
 
 type GetEventsResponse struct {
@@ -956,7 +1025,8 @@ type ScanRequest struct {
 	// The last key of the answer before; none: from the first.
 	After *Key `protobuf:"bytes,3,opt,name=after,proto3" json:"after,omitempty"`
 	// At most 1,000; 0 is 100.
-	Limit         uint32 `protobuf:"varint,4,opt,name=limit,proto3" json:"limit,omitempty"`
+	Limit         uint32      `protobuf:"varint,4,opt,name=limit,proto3" json:"limit,omitempty"`
+	Consistency   Consistency `protobuf:"varint,5,opt,name=consistency,proto3,enum=walproxy.v1.Consistency" json:"consistency,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1017,6 +1087,13 @@ func (x *ScanRequest) GetLimit() uint32 {
 		return x.Limit
 	}
 	return 0
+}
+
+func (x *ScanRequest) GetConsistency() Consistency {
+	if x != nil {
+		return x.Consistency
+	}
+	return Consistency_CONSISTENCY_UNSPECIFIED
 }
 
 type ScanResponse struct {
@@ -1374,22 +1451,24 @@ const file_walproxy_v1_service_proto_rawDesc = "" +
 	"\n" +
 	"SinksEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12(\n" +
-	"\x05value\x18\x02 \x01(\x0e2\x12.walproxy.v1.StateR\x05value:\x028\x01\"P\n" +
+	"\x05value\x18\x02 \x01(\x0e2\x12.walproxy.v1.StateR\x05value:\x028\x01\"\x8c\x01\n" +
 	"\n" +
 	"GetRequest\x12\x1e\n" +
 	"\n" +
 	"collection\x18\x01 \x01(\tR\n" +
 	"collection\x12\"\n" +
-	"\x03key\x18\x02 \x01(\v2\x10.walproxy.v1.KeyR\x03key\"@\n" +
+	"\x03key\x18\x02 \x01(\v2\x10.walproxy.v1.KeyR\x03key\x12:\n" +
+	"\vconsistency\x18\x03 \x01(\x0e2\x18.walproxy.v1.ConsistencyR\vconsistency\"@\n" +
 	"\vGetResponse\x121\n" +
-	"\bdocument\x18\x01 \x01(\v2\x15.walproxy.v1.DocumentR\bdocument\"\x80\x01\n" +
+	"\bdocument\x18\x01 \x01(\v2\x15.walproxy.v1.DocumentR\bdocument\"\xbc\x01\n" +
 	"\x10GetEventsRequest\x12\x1e\n" +
 	"\n" +
 	"collection\x18\x01 \x01(\tR\n" +
 	"collection\x12\"\n" +
 	"\x03key\x18\x02 \x01(\v2\x10.walproxy.v1.KeyR\x03key\x12\x12\n" +
 	"\x04from\x18\x03 \x01(\x04R\x04from\x12\x14\n" +
-	"\x05limit\x18\x04 \x01(\rR\x05limit\"\xc4\x02\n" +
+	"\x05limit\x18\x04 \x01(\rR\x05limit\x12:\n" +
+	"\vconsistency\x18\x05 \x01(\x0e2\x18.walproxy.v1.ConsistencyR\vconsistency\"\xc4\x02\n" +
 	"\x11GetEventsResponse\x12B\n" +
 	"\x06events\x18\x01 \x03(\v2*.walproxy.v1.GetEventsResponse.StoredEventR\x06events\x12\x12\n" +
 	"\x04next\x18\x02 \x01(\x04R\x04next\x1a\xd6\x01\n" +
@@ -1399,14 +1478,15 @@ const file_walproxy_v1_service_proto_rawDesc = "" +
 	"\x06fields\x18\x03 \x03(\v26.walproxy.v1.GetEventsResponse.StoredEvent.FieldsEntryR\x06fields\x1aM\n" +
 	"\vFieldsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12(\n" +
-	"\x05value\x18\x02 \x01(\v2\x12.walproxy.v1.ValueR\x05value:\x028\x01\"\x83\x01\n" +
+	"\x05value\x18\x02 \x01(\v2\x12.walproxy.v1.ValueR\x05value:\x028\x01\"\xbf\x01\n" +
 	"\vScanRequest\x12\x1e\n" +
 	"\n" +
 	"collection\x18\x01 \x01(\tR\n" +
 	"collection\x12\x16\n" +
 	"\x06prefix\x18\x02 \x01(\tR\x06prefix\x12&\n" +
 	"\x05after\x18\x03 \x01(\v2\x10.walproxy.v1.KeyR\x05after\x12\x14\n" +
-	"\x05limit\x18\x04 \x01(\rR\x05limit\"\xcf\x01\n" +
+	"\x05limit\x18\x04 \x01(\rR\x05limit\x12:\n" +
+	"\vconsistency\x18\x05 \x01(\x0e2\x18.walproxy.v1.ConsistencyR\vconsistency\"\xcf\x01\n" +
 	"\fScanResponse\x129\n" +
 	"\aentries\x18\x01 \x03(\v2\x1f.walproxy.v1.ScanResponse.EntryR\aentries\x12$\n" +
 	"\x04next\x18\x02 \x01(\v2\x10.walproxy.v1.KeyR\x04next\x1a^\n" +
@@ -1417,7 +1497,11 @@ const file_walproxy_v1_service_proto_rawDesc = "" +
 	"\x0fACK_UNSPECIFIED\x10\x00\x12\x0e\n" +
 	"\n" +
 	"ACK_LOGGED\x10\x01\x12\x0f\n" +
-	"\vACK_APPLIED\x10\x02*\x89\x01\n" +
+	"\vACK_APPLIED\x10\x02*[\n" +
+	"\vConsistency\x12\x1b\n" +
+	"\x17CONSISTENCY_UNSPECIFIED\x10\x00\x12\x16\n" +
+	"\x12CONSISTENCY_LATEST\x10\x01\x12\x17\n" +
+	"\x13CONSISTENCY_APPLIED\x10\x02*\x89\x01\n" +
 	"\x05State\x12\x15\n" +
 	"\x11STATE_UNSPECIFIED\x10\x00\x12\x10\n" +
 	"\fSTATE_LOGGED\x10\x01\x12\x11\n" +
@@ -1450,84 +1534,88 @@ func file_walproxy_v1_service_proto_rawDescGZIP() []byte {
 	return file_walproxy_v1_service_proto_rawDescData
 }
 
-var file_walproxy_v1_service_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
+var file_walproxy_v1_service_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
 var file_walproxy_v1_service_proto_msgTypes = make([]protoimpl.MessageInfo, 21)
 var file_walproxy_v1_service_proto_goTypes = []any{
 	(Ack)(0),                              // 0: walproxy.v1.Ack
-	(State)(0),                            // 1: walproxy.v1.State
-	(*WriteRequest)(nil),                  // 2: walproxy.v1.WriteRequest
-	(*WriteResponse)(nil),                 // 3: walproxy.v1.WriteResponse
-	(*WriteAllRequest)(nil),               // 4: walproxy.v1.WriteAllRequest
-	(*WriteAllResponse)(nil),              // 5: walproxy.v1.WriteAllResponse
-	(*WriteStreamRequest)(nil),            // 6: walproxy.v1.WriteStreamRequest
-	(*WriteStreamResponse)(nil),           // 7: walproxy.v1.WriteStreamResponse
-	(*Failure)(nil),                       // 8: walproxy.v1.Failure
-	(*GetWriteRequest)(nil),               // 9: walproxy.v1.GetWriteRequest
-	(*GetWriteResponse)(nil),              // 10: walproxy.v1.GetWriteResponse
-	(*GetRequest)(nil),                    // 11: walproxy.v1.GetRequest
-	(*GetResponse)(nil),                   // 12: walproxy.v1.GetResponse
-	(*GetEventsRequest)(nil),              // 13: walproxy.v1.GetEventsRequest
-	(*GetEventsResponse)(nil),             // 14: walproxy.v1.GetEventsResponse
-	(*ScanRequest)(nil),                   // 15: walproxy.v1.ScanRequest
-	(*ScanResponse)(nil),                  // 16: walproxy.v1.ScanResponse
-	(*WriteRequest_Atomic)(nil),           // 17: walproxy.v1.WriteRequest.Atomic
-	(*WriteStreamResponse_Outcome)(nil),   // 18: walproxy.v1.WriteStreamResponse.Outcome
-	nil,                                   // 19: walproxy.v1.GetWriteResponse.SinksEntry
-	(*GetEventsResponse_StoredEvent)(nil), // 20: walproxy.v1.GetEventsResponse.StoredEvent
-	nil,                                   // 21: walproxy.v1.GetEventsResponse.StoredEvent.FieldsEntry
-	(*ScanResponse_Entry)(nil),            // 22: walproxy.v1.ScanResponse.Entry
-	(*Mutation)(nil),                      // 23: walproxy.v1.Mutation
-	(*Key)(nil),                           // 24: walproxy.v1.Key
-	(*Document)(nil),                      // 25: walproxy.v1.Document
-	(*Value)(nil),                         // 26: walproxy.v1.Value
+	(Consistency)(0),                      // 1: walproxy.v1.Consistency
+	(State)(0),                            // 2: walproxy.v1.State
+	(*WriteRequest)(nil),                  // 3: walproxy.v1.WriteRequest
+	(*WriteResponse)(nil),                 // 4: walproxy.v1.WriteResponse
+	(*WriteAllRequest)(nil),               // 5: walproxy.v1.WriteAllRequest
+	(*WriteAllResponse)(nil),              // 6: walproxy.v1.WriteAllResponse
+	(*WriteStreamRequest)(nil),            // 7: walproxy.v1.WriteStreamRequest
+	(*WriteStreamResponse)(nil),           // 8: walproxy.v1.WriteStreamResponse
+	(*Failure)(nil),                       // 9: walproxy.v1.Failure
+	(*GetWriteRequest)(nil),               // 10: walproxy.v1.GetWriteRequest
+	(*GetWriteResponse)(nil),              // 11: walproxy.v1.GetWriteResponse
+	(*GetRequest)(nil),                    // 12: walproxy.v1.GetRequest
+	(*GetResponse)(nil),                   // 13: walproxy.v1.GetResponse
+	(*GetEventsRequest)(nil),              // 14: walproxy.v1.GetEventsRequest
+	(*GetEventsResponse)(nil),             // 15: walproxy.v1.GetEventsResponse
+	(*ScanRequest)(nil),                   // 16: walproxy.v1.ScanRequest
+	(*ScanResponse)(nil),                  // 17: walproxy.v1.ScanResponse
+	(*WriteRequest_Atomic)(nil),           // 18: walproxy.v1.WriteRequest.Atomic
+	(*WriteStreamResponse_Outcome)(nil),   // 19: walproxy.v1.WriteStreamResponse.Outcome
+	nil,                                   // 20: walproxy.v1.GetWriteResponse.SinksEntry
+	(*GetEventsResponse_StoredEvent)(nil), // 21: walproxy.v1.GetEventsResponse.StoredEvent
+	nil,                                   // 22: walproxy.v1.GetEventsResponse.StoredEvent.FieldsEntry
+	(*ScanResponse_Entry)(nil),            // 23: walproxy.v1.ScanResponse.Entry
+	(*Mutation)(nil),                      // 24: walproxy.v1.Mutation
+	(*Key)(nil),                           // 25: walproxy.v1.Key
+	(*Document)(nil),                      // 26: walproxy.v1.Document
+	(*Value)(nil),                         // 27: walproxy.v1.Value
 }
 var file_walproxy_v1_service_proto_depIdxs = []int32{
-	23, // 0: walproxy.v1.WriteRequest.mutation:type_name -> walproxy.v1.Mutation
-	17, // 1: walproxy.v1.WriteRequest.atomic:type_name -> walproxy.v1.WriteRequest.Atomic
+	24, // 0: walproxy.v1.WriteRequest.mutation:type_name -> walproxy.v1.Mutation
+	18, // 1: walproxy.v1.WriteRequest.atomic:type_name -> walproxy.v1.WriteRequest.Atomic
 	0,  // 2: walproxy.v1.WriteRequest.ack:type_name -> walproxy.v1.Ack
-	1,  // 3: walproxy.v1.WriteResponse.state:type_name -> walproxy.v1.State
-	23, // 4: walproxy.v1.WriteAllRequest.mutations:type_name -> walproxy.v1.Mutation
+	2,  // 3: walproxy.v1.WriteResponse.state:type_name -> walproxy.v1.State
+	24, // 4: walproxy.v1.WriteAllRequest.mutations:type_name -> walproxy.v1.Mutation
 	0,  // 5: walproxy.v1.WriteAllRequest.ack:type_name -> walproxy.v1.Ack
-	1,  // 6: walproxy.v1.WriteAllResponse.state:type_name -> walproxy.v1.State
-	23, // 7: walproxy.v1.WriteStreamRequest.mutations:type_name -> walproxy.v1.Mutation
+	2,  // 6: walproxy.v1.WriteAllResponse.state:type_name -> walproxy.v1.State
+	24, // 7: walproxy.v1.WriteStreamRequest.mutations:type_name -> walproxy.v1.Mutation
 	0,  // 8: walproxy.v1.WriteStreamRequest.ack:type_name -> walproxy.v1.Ack
-	18, // 9: walproxy.v1.WriteStreamResponse.outcomes:type_name -> walproxy.v1.WriteStreamResponse.Outcome
-	1,  // 10: walproxy.v1.GetWriteResponse.state:type_name -> walproxy.v1.State
-	19, // 11: walproxy.v1.GetWriteResponse.sinks:type_name -> walproxy.v1.GetWriteResponse.SinksEntry
-	24, // 12: walproxy.v1.GetRequest.key:type_name -> walproxy.v1.Key
-	25, // 13: walproxy.v1.GetResponse.document:type_name -> walproxy.v1.Document
-	24, // 14: walproxy.v1.GetEventsRequest.key:type_name -> walproxy.v1.Key
-	20, // 15: walproxy.v1.GetEventsResponse.events:type_name -> walproxy.v1.GetEventsResponse.StoredEvent
-	24, // 16: walproxy.v1.ScanRequest.after:type_name -> walproxy.v1.Key
-	22, // 17: walproxy.v1.ScanResponse.entries:type_name -> walproxy.v1.ScanResponse.Entry
-	24, // 18: walproxy.v1.ScanResponse.next:type_name -> walproxy.v1.Key
-	23, // 19: walproxy.v1.WriteRequest.Atomic.mutations:type_name -> walproxy.v1.Mutation
-	3,  // 20: walproxy.v1.WriteStreamResponse.Outcome.written:type_name -> walproxy.v1.WriteResponse
-	8,  // 21: walproxy.v1.WriteStreamResponse.Outcome.failure:type_name -> walproxy.v1.Failure
-	1,  // 22: walproxy.v1.GetWriteResponse.SinksEntry.value:type_name -> walproxy.v1.State
-	21, // 23: walproxy.v1.GetEventsResponse.StoredEvent.fields:type_name -> walproxy.v1.GetEventsResponse.StoredEvent.FieldsEntry
-	26, // 24: walproxy.v1.GetEventsResponse.StoredEvent.FieldsEntry.value:type_name -> walproxy.v1.Value
-	24, // 25: walproxy.v1.ScanResponse.Entry.key:type_name -> walproxy.v1.Key
-	25, // 26: walproxy.v1.ScanResponse.Entry.document:type_name -> walproxy.v1.Document
-	2,  // 27: walproxy.v1.WriteService.Write:input_type -> walproxy.v1.WriteRequest
-	4,  // 28: walproxy.v1.WriteService.WriteAll:input_type -> walproxy.v1.WriteAllRequest
-	6,  // 29: walproxy.v1.WriteService.WriteStream:input_type -> walproxy.v1.WriteStreamRequest
-	9,  // 30: walproxy.v1.WriteService.GetWrite:input_type -> walproxy.v1.GetWriteRequest
-	11, // 31: walproxy.v1.ReadService.Get:input_type -> walproxy.v1.GetRequest
-	13, // 32: walproxy.v1.ReadService.GetEvents:input_type -> walproxy.v1.GetEventsRequest
-	15, // 33: walproxy.v1.ReadService.Scan:input_type -> walproxy.v1.ScanRequest
-	3,  // 34: walproxy.v1.WriteService.Write:output_type -> walproxy.v1.WriteResponse
-	5,  // 35: walproxy.v1.WriteService.WriteAll:output_type -> walproxy.v1.WriteAllResponse
-	7,  // 36: walproxy.v1.WriteService.WriteStream:output_type -> walproxy.v1.WriteStreamResponse
-	10, // 37: walproxy.v1.WriteService.GetWrite:output_type -> walproxy.v1.GetWriteResponse
-	12, // 38: walproxy.v1.ReadService.Get:output_type -> walproxy.v1.GetResponse
-	14, // 39: walproxy.v1.ReadService.GetEvents:output_type -> walproxy.v1.GetEventsResponse
-	16, // 40: walproxy.v1.ReadService.Scan:output_type -> walproxy.v1.ScanResponse
-	34, // [34:41] is the sub-list for method output_type
-	27, // [27:34] is the sub-list for method input_type
-	27, // [27:27] is the sub-list for extension type_name
-	27, // [27:27] is the sub-list for extension extendee
-	0,  // [0:27] is the sub-list for field type_name
+	19, // 9: walproxy.v1.WriteStreamResponse.outcomes:type_name -> walproxy.v1.WriteStreamResponse.Outcome
+	2,  // 10: walproxy.v1.GetWriteResponse.state:type_name -> walproxy.v1.State
+	20, // 11: walproxy.v1.GetWriteResponse.sinks:type_name -> walproxy.v1.GetWriteResponse.SinksEntry
+	25, // 12: walproxy.v1.GetRequest.key:type_name -> walproxy.v1.Key
+	1,  // 13: walproxy.v1.GetRequest.consistency:type_name -> walproxy.v1.Consistency
+	26, // 14: walproxy.v1.GetResponse.document:type_name -> walproxy.v1.Document
+	25, // 15: walproxy.v1.GetEventsRequest.key:type_name -> walproxy.v1.Key
+	1,  // 16: walproxy.v1.GetEventsRequest.consistency:type_name -> walproxy.v1.Consistency
+	21, // 17: walproxy.v1.GetEventsResponse.events:type_name -> walproxy.v1.GetEventsResponse.StoredEvent
+	25, // 18: walproxy.v1.ScanRequest.after:type_name -> walproxy.v1.Key
+	1,  // 19: walproxy.v1.ScanRequest.consistency:type_name -> walproxy.v1.Consistency
+	23, // 20: walproxy.v1.ScanResponse.entries:type_name -> walproxy.v1.ScanResponse.Entry
+	25, // 21: walproxy.v1.ScanResponse.next:type_name -> walproxy.v1.Key
+	24, // 22: walproxy.v1.WriteRequest.Atomic.mutations:type_name -> walproxy.v1.Mutation
+	4,  // 23: walproxy.v1.WriteStreamResponse.Outcome.written:type_name -> walproxy.v1.WriteResponse
+	9,  // 24: walproxy.v1.WriteStreamResponse.Outcome.failure:type_name -> walproxy.v1.Failure
+	2,  // 25: walproxy.v1.GetWriteResponse.SinksEntry.value:type_name -> walproxy.v1.State
+	22, // 26: walproxy.v1.GetEventsResponse.StoredEvent.fields:type_name -> walproxy.v1.GetEventsResponse.StoredEvent.FieldsEntry
+	27, // 27: walproxy.v1.GetEventsResponse.StoredEvent.FieldsEntry.value:type_name -> walproxy.v1.Value
+	25, // 28: walproxy.v1.ScanResponse.Entry.key:type_name -> walproxy.v1.Key
+	26, // 29: walproxy.v1.ScanResponse.Entry.document:type_name -> walproxy.v1.Document
+	3,  // 30: walproxy.v1.WriteService.Write:input_type -> walproxy.v1.WriteRequest
+	5,  // 31: walproxy.v1.WriteService.WriteAll:input_type -> walproxy.v1.WriteAllRequest
+	7,  // 32: walproxy.v1.WriteService.WriteStream:input_type -> walproxy.v1.WriteStreamRequest
+	10, // 33: walproxy.v1.WriteService.GetWrite:input_type -> walproxy.v1.GetWriteRequest
+	12, // 34: walproxy.v1.ReadService.Get:input_type -> walproxy.v1.GetRequest
+	14, // 35: walproxy.v1.ReadService.GetEvents:input_type -> walproxy.v1.GetEventsRequest
+	16, // 36: walproxy.v1.ReadService.Scan:input_type -> walproxy.v1.ScanRequest
+	4,  // 37: walproxy.v1.WriteService.Write:output_type -> walproxy.v1.WriteResponse
+	6,  // 38: walproxy.v1.WriteService.WriteAll:output_type -> walproxy.v1.WriteAllResponse
+	8,  // 39: walproxy.v1.WriteService.WriteStream:output_type -> walproxy.v1.WriteStreamResponse
+	11, // 40: walproxy.v1.WriteService.GetWrite:output_type -> walproxy.v1.GetWriteResponse
+	13, // 41: walproxy.v1.ReadService.Get:output_type -> walproxy.v1.GetResponse
+	15, // 42: walproxy.v1.ReadService.GetEvents:output_type -> walproxy.v1.GetEventsResponse
+	17, // 43: walproxy.v1.ReadService.Scan:output_type -> walproxy.v1.ScanResponse
+	37, // [37:44] is the sub-list for method output_type
+	30, // [30:37] is the sub-list for method input_type
+	30, // [30:30] is the sub-list for extension type_name
+	30, // [30:30] is the sub-list for extension extendee
+	0,  // [0:30] is the sub-list for field type_name
 }
 
 func init() { file_walproxy_v1_service_proto_init() }
@@ -1549,7 +1637,7 @@ func file_walproxy_v1_service_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_walproxy_v1_service_proto_rawDesc), len(file_walproxy_v1_service_proto_rawDesc)),
-			NumEnums:      2,
+			NumEnums:      3,
 			NumMessages:   21,
 			NumExtensions: 0,
 			NumServices:   2,
