@@ -53,7 +53,7 @@ func (l *link) attach() error {
 	_, network := errors.AsType[net.Error](err)
 	switch {
 	case told && (e.away() || e.code == "53300"), !told && (network || ctx.Err() != nil || errors.Is(err, errNoBackend)):
-		if !told {
+		if !told || e.refusesAll() {
 			p.lost(err)
 		}
 		l.up.refusing, l.up.why = true, refuseStatement(err, time.Now())

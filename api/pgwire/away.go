@@ -158,6 +158,9 @@ func (p *presence) save() {
 // without a line in its log.
 func (p *presence) check(ctx context.Context) {
 	err := p.knock(ctx)
+	if _, away := p.away(); err == nil && away != nil {
+		err = p.enter(ctx)
+	}
 	switch {
 	case ctx.Err() != nil:
 	case err == nil:
@@ -212,6 +215,39 @@ func (p *presence) knock(ctx context.Context) error {
 		return errors.Join(err, ctx.Err())
 	}
 	return nil
+}
+
+// enter returns why PostgreSQL, which is there again, lets nobody in: it starts, stops or
+// recovers, which may take minutes. It begins a login that PostgreSQL has let in before,
+// and does not end it.
+func (p *presence) enter(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, p.s.o.ConnectTimeout)
+	defer cancel()
+	key, ok := p.roster.any()
+	if !ok {
+		return nil // nobody waits for it
+	}
+	c, _, err := p.s.dial(ctx)
+	if err != nil {
+		return errors.Join(err, ctx.Err())
+	}
+	defer func() { _ = c.Close() }() // nobody uses it
+	defer context.AfterFunc(ctx, func() { _ = c.SetDeadline(past) })()
+	if _, err := c.Write(startupPacket("user", key.User, "database", key.Database, "application_name", "walproxy")); err != nil {
+		return errors.Join(err, ctx.Err())
+	}
+	b := &backend{conn: c, in: newInbox(c)}
+	_, err = b.receive()
+	e, told := errors.AsType[*serverError](err)
+	switch {
+	case told && e.refusesAll():
+		return e
+	case told: // not this one
+		return nil
+	case err == nil:
+		_, _ = c.Write(appendFrame(nil, cTerminate, nil)) // or it finds out
+	}
+	return errors.Join(err, ctx.Err())
 }
 
 // wanted asks for a user's secret, soon.

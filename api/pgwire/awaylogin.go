@@ -34,7 +34,7 @@ func (x *session) logIn(ctx context.Context, st *startup) (fromClient, fromServe
 		if away = x.spared(ctx, st, err); away == nil {
 			return nil, nil, err
 		}
-		if _, told := errors.AsType[*serverError](away); !told {
+		if e, told := errors.AsType[*serverError](away); !told || e.refusesAll() {
 			p.lost(away)
 		}
 		if x.passed != nil {

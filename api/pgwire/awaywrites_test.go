@@ -2,6 +2,8 @@ package pgwire
 
 import (
 	"context"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -225,5 +227,61 @@ func TestWritesOfNewcomers(t *testing.T) {
 	r.applied()
 	if n := one[int](t, pgtest.Connect(t, r.direct), "SELECT count(*)::int FROM items"); n != 8 {
 		t.Errorf("%d rows, want 8", n)
+	}
+}
+
+// TestWritesWhileRecovering: PostgreSQL is there, and lets nobody in for as long as it
+// recovers: writes go on, also in sessions that wrote past the log before, or tried to
+// when it went away.
+func TestWritesWhileRecovering(t *testing.T) {
+	t.Parallel()
+	c := pgtest.New(t, pgtest.Options{})
+	r := newBehindRig(t, itemsDDL+`; CREATE FUNCTION nothing() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NULL; END $$;
+CREATE TRIGGER nothing AFTER INSERT ON items FOR EACH ROW EXECUTE FUNCTION nothing()`, []Table{func() Table { d := items()[0]; d.Safe = true; return d }()},
+		func(o *behindOptions) { o.cluster, o.change = c, append(o.change, quick(nil)) })
+	const insert = "INSERT INTO items (id, name) VALUES ($1, 'x')"
+	conn := r.connect(pgx.QueryExecModeExec)
+	do(t, conn, "INSERT INTO items (id, name) VALUES (1, 'x')", "INSERT INTO items (id, name) VALUES (2, 'x') RETURNING id")
+	r.applied()
+	_ = r.admin.Close(bounded(t))
+	c.KillAll(t)
+	for name, text := range map[string]string{"recovery.signal": "", "postgresql.auto.conf": "restore_command = 'until [ -e go ]; do sleep 0.1; done; false'\n"} {
+		if err := os.WriteFile(filepath.Join(c.Dir(), name), []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	going := started(func() error { c.Start(t); return nil })
+	open := sync.OnceFunc(func() {
+		if err := os.WriteFile(filepath.Join(c.Dir(), "go"), nil, 0o644); err != nil {
+			t.Error(err)
+		}
+	})
+	defer open()
+	eventually(t, "PostgreSQL recovers", func() bool {
+		_, err := pgx.Connect(bounded(t), r.direct)
+		return code(err) == "57P03"
+	})
+	if _, err := conn.Exec(bounded(t), "INSERT INTO items (id, name) VALUES (3, 'x') RETURNING id"); code(err) != "57P03" {
+		t.Errorf("a statement that needs PostgreSQL: %v", err)
+	}
+	r.presence.check(bounded(t))
+	if _, away := r.presence.away(); away == nil {
+		t.Error("a PostgreSQL that recovers is there")
+	}
+	for id, conn := range []*pgx.Conn{conn, r.connect(pgx.QueryExecModeExec)} {
+		for n := range 2 {
+			if _, err := conn.Exec(bounded(t), insert, 10*id+n+10); err != nil {
+				t.Errorf("session %d: %v: %s", id, err, r.why())
+			}
+		}
+	}
+	open()
+	if err := ended(t, "the recovery", going); err != nil {
+		t.Fatal(err)
+	}
+	r.isAway(t, false)
+	r.applied()
+	if n := one[int](t, conn, "SELECT count(*)::int FROM items"); n != 6 {
+		t.Errorf("%d rows, want 6", n)
 	}
 }

@@ -63,6 +63,10 @@ func readError(frame []byte) *serverError {
 // or recovers.
 func (e *serverError) away() bool { return e.code == "57P03" || e.code == "57P01" || e.code == "57P02" }
 
+// refusesAll reports that PostgreSQL lets nobody in yet, or any more; 57P01 and 57P02
+// may be said to one session alone.
+func (e *serverError) refusesAll() bool { return e.code == "57P03" }
+
 // errCannotProve: the endpoint has nothing to show for the client.
 var errCannotProve = errors.New("PostgreSQL asks for a proof that walproxy does not have for this user")
 

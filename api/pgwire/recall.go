@@ -15,6 +15,14 @@ func (l *link) detached() bool {
 	return l.mu.behind == nil
 }
 
+// fresh reports that the session is in PostgreSQL as after its login, when it gets there
+// again: it has no connection, and nothing was set that is set again on the next one.
+func (l *link) fresh() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.mu.behind == nil && len(l.mu.held.settings) == 0
+}
+
 // served counts the requests that PostgreSQL was given, and what else may have
 // changed there.
 func (l *link) served() uint64 {
@@ -57,7 +65,7 @@ func (x *attended) missing() *failure {
 
 // recall reports that what is known of the session holds although it cannot be
 // asked for: nothing has reached PostgreSQL since, or the session is as it was at
-// the login, and a login like it was asked before.
+// the login, or will be, and a login like it was asked before.
 func (x *attended) recall() bool {
 	l := x.link.Load()
 	if l == nil || x.missing() == nil {
@@ -70,10 +78,10 @@ func (x *attended) recall() bool {
 	altered := x.guarded.altered
 	x.mu.Unlock()
 	row := x.s.presence.roster.knownOf(l.login)
-	if altered || row == nil {
+	if row == nil || altered && !l.fresh() {
 		return false
 	}
-	if !x.known.asked {
+	if !x.known.asked || altered {
 		x.plans.clear()
 		x.known = knownFrom(row)
 	}

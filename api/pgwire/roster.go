@@ -143,6 +143,16 @@ func (r *roster) granted(st *startup) *grant {
 	return r.mu.granted[keyOf(st)]
 }
 
+// any login that PostgreSQL let in; false: there was none.
+func (r *roster) any() (grantKey, bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for key := range r.mu.granted {
+		return key, true
+	}
+	return grantKey{}, false
+}
+
 // revoke: PostgreSQL lets the login in no more.
 func (r *roster) revoke(st *startup) {
 	r.mu.Lock()
