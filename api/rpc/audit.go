@@ -5,6 +5,7 @@ import (
 	"strings"
 	"unicode"
 
+	"github.com/walproxy/walproxy/internal/access"
 	"github.com/walproxy/walproxy/internal/audit"
 )
 
@@ -22,6 +23,9 @@ func (s *Server) audited(r *http.Request, e audit.Entry, action func(*audit.Entr
 	}
 	e.Who = actor(r.Header.Get(ActorHeader))
 	e.Via = "api from " + r.RemoteAddr
+	if who := access.Who(r.Context()); who != "" {
+		e.Via += ", token or certificate " + who
+	}
 	return s.options.Audit.Do(e, action)
 }
 

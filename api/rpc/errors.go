@@ -13,6 +13,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/walproxy/walproxy"
+	"github.com/walproxy/walproxy/internal/access"
 	"github.com/walproxy/walproxy/internal/audit"
 	"github.com/walproxy/walproxy/internal/jsonform"
 	"github.com/walproxy/walproxy/mutation"
@@ -98,6 +99,9 @@ func translate(err error, at stage) *Error {
 	var behind *walproxy.BehindError
 	var isRetried *walproxy.RetriedError
 	var noLetter *walproxy.NoDeadLetterError
+	if denied := refusal(err); denied != nil {
+		return denied
+	}
 	switch {
 	case errors.As(err, &invalidErr):
 		return &Error{Status: 400, Code: codeInvalid, Field: fieldName(invalidErr.Field),
@@ -194,6 +198,9 @@ func (s *Server) fail(w http.ResponseWriter, r *http.Request, e *Error) {
 	}
 	if e.allow != "" {
 		h.Set("Allow", e.allow)
+	}
+	if e.Status == http.StatusUnauthorized {
+		h.Set("WWW-Authenticate", access.Challenge)
 	}
 	if version, ok := e.Details["version"].(uint64); ok && version > 0 {
 		h.Set("ETag", etag(walproxy.LSN(version)))

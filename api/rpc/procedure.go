@@ -59,7 +59,12 @@ func (h health) Check(_ context.Context, r *grpchealth.CheckRequest) (*grpchealt
 // serveProcedure serves one call and returns its name for the metrics.
 func (s *Server) serveProcedure(w http.ResponseWriter, r *http.Request) (route string) {
 	if s.origins.Check(r) != nil {
-		s.fail(w, r, crossOrigin())
+		s.turnAway(w, r, crossOrigin())
+		return "none"
+	}
+	r, failed := s.admit(r, procedureRight(r.URL.Path))
+	if failed != nil {
+		s.turnAway(w, r, failed)
 		return "none"
 	}
 	body := s.messages(w, r)

@@ -21,6 +21,7 @@ import (
 	"golang.org/x/sync/semaphore"
 
 	"github.com/walproxy/walproxy/api"
+	"github.com/walproxy/walproxy/internal/access"
 	"github.com/walproxy/walproxy/internal/audit"
 	"github.com/walproxy/walproxy/mutation"
 )
@@ -44,6 +45,8 @@ type Options struct {
 	// yet, on the file system of the log. Empty: there are no backups.
 	BackupDir string
 	Version   string // of the program, for the backup's manifest
+	// Access tells who may do what. Nil: everybody everything.
+	Access *access.Guard
 	// Audit notes what cannot be undone. Nil: nobody does.
 	Audit      *audit.Log
 	Logger     *zap.Logger           // nil: nothing is logged
@@ -76,6 +79,9 @@ func (o Options) withDefaults() (Options, error) {
 		o.Window = 1024
 	}
 	o.MaxInFlightBytes = max(o.MaxInFlightBytes, o.MaxItemBytes)
+	if o.Access != nil {
+		o.Core = access.Core(o.Core)
+	}
 	return o, nil
 }
 
@@ -156,6 +162,10 @@ func (s *Server) rest(w http.ResponseWriter, r *http.Request) (route string) {
 	// A page in somebody's browser must not write into a local proxy.
 	if s.origins.Check(r) != nil {
 		s.fail(w, r, crossOrigin())
+		return t.route
+	}
+	if r, err = s.admit(r, rightFor(t.route, r.Method)); err != nil {
+		s.fail(w, r, err)
 		return t.route
 	}
 	handler, err := s.handler(t, r.Method)

@@ -2,14 +2,13 @@ package main
 
 import (
 	"crypto/tls"
-	"crypto/x509"
 	"fmt"
-	"os"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 
+	"github.com/walproxy/walproxy/internal/certs"
 	"github.com/walproxy/walproxy/internal/config"
 	"github.com/walproxy/walproxy/sinks/aerospike"
 )
@@ -81,13 +80,9 @@ func clientTLS(c config.ClusterTLS) (*tls.Config, error) {
 	if c.CA == "" {
 		return secure, nil
 	}
-	pem, err := os.ReadFile(c.CA)
-	if err != nil {
+	var err error
+	if secure.RootCAs, err = certs.Pool(c.CA); err != nil {
 		return nil, fmt.Errorf("ca: %w", err)
-	}
-	secure.RootCAs = x509.NewCertPool()
-	if !secure.RootCAs.AppendCertsFromPEM(pem) {
-		return nil, fmt.Errorf("ca: %s holds no certificate", c.CA)
 	}
 	return secure, nil
 }

@@ -1,10 +1,6 @@
 package main
 
 import (
-	"crypto/tls"
-	"crypto/x509"
-	"fmt"
-	"os"
 	"time"
 
 	"github.com/walproxy/walproxy/api"
@@ -20,12 +16,9 @@ func (i *instance) startAerowire() error {
 	if c == nil {
 		return nil
 	}
-	secure, err := tlsConfig(c.TLS)
-	if err != nil {
-		return fmt.Errorf("aerowire.tls: %w", err)
-	}
 	store, _ := i.sinks[c.Sink].(aerowire.Store) // a cluster's; others have their records here
 	tables, _ := i.sinks[c.Sink].(sinks.Shaper)
+	var err error
 	i.aerowire, err = aerowire.Start(aerowire.Options{
 		Store:            store,
 		LogDeletes:       c.Deletes == config.LogDeletes,
@@ -35,7 +28,7 @@ func (i *instance) startAerowire() error {
 		Namespaces:       c.Namespaces,
 		Tables:           tables,
 		Remote:           i.config.Sinks[c.Sink].Type == config.TypePostgres,
-		TLS:              secure,
+		TLS:              i.secure("aerowire"),
 		ClusterName:      c.ClusterName,
 		MaxConnections:   c.MaxConnections,
 		MaxRequestBytes:  int(c.MaxRequestBytes),
@@ -68,29 +61,4 @@ func (i *instance) aerowireFailed() <-chan error {
 		return nil
 	}
 	return i.aerowire.Failed()
-}
-
-// tlsConfig loads certificates; nil: there are none.
-func tlsConfig(c config.TLS) (*tls.Config, error) {
-	if c.Cert == "" {
-		return nil, nil
-	}
-	cert, err := tls.LoadX509KeyPair(c.Cert, c.Key)
-	if err != nil {
-		return nil, err
-	}
-	secure := &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS12}
-	if c.ClientCA == "" {
-		return secure, nil
-	}
-	pem, err := os.ReadFile(c.ClientCA)
-	if err != nil {
-		return nil, fmt.Errorf("client_ca: %w", err)
-	}
-	secure.ClientCAs = x509.NewCertPool()
-	if !secure.ClientCAs.AppendCertsFromPEM(pem) {
-		return nil, fmt.Errorf("client_ca: %s holds no certificate", c.ClientCA)
-	}
-	secure.ClientAuth = tls.RequireAndVerifyClientCert
-	return secure, nil
 }

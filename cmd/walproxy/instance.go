@@ -20,7 +20,9 @@ import (
 	"github.com/walproxy/walproxy/api/aerowire"
 	"github.com/walproxy/walproxy/api/pgwire"
 	"github.com/walproxy/walproxy/api/rpc"
+	"github.com/walproxy/walproxy/internal/access"
 	"github.com/walproxy/walproxy/internal/audit"
+	"github.com/walproxy/walproxy/internal/certs"
 	"github.com/walproxy/walproxy/internal/config"
 	"github.com/walproxy/walproxy/internal/httpserve"
 	"github.com/walproxy/walproxy/internal/state"
@@ -50,19 +52,25 @@ type instance struct {
 	rest                       *rpc.Server
 	adminHandler               *admin.Server
 	apiServer, adminServer     *httpserve.Server
-	aerowireListener           net.Listener        // nil: there is no such endpoint
-	aerowire                   *aerowire.Server    // once it serves
-	pgwireListener             net.Listener        // nil: there is no such endpoint
-	pgwire                     *pgwire.Server      // once it serves
-	inspector                  *postgres.Inspector // of the tables that it writes behind; nil: there are none
-	noted                      bool                // the data directory says how to reach this one
+	apiAccess, adminAccess     *access.Guard
+	certificates               map[string]*certs.Server // by the endpoint's key; none: no TLS
+	aerowireListener           net.Listener             // nil: there is no such endpoint
+	aerowire                   *aerowire.Server         // once it serves
+	pgwireListener             net.Listener             // nil: there is no such endpoint
+	pgwire                     *pgwire.Server           // once it serves
+	inspector                  *postgres.Inspector      // of the tables that it writes behind; nil: there are none
+	noted                      bool                     // the data directory says how to reach this one
 }
 
 // start opens everything and serves. ctx bounds the start alone. After an error
 // nothing is left open.
 func start(ctx context.Context, c *config.Config, logger *zap.Logger) (*instance, error) {
-	i := &instance{config: c, logger: logger, registry: prometheus.NewRegistry(), sinks: map[string]sinks.Sink{}}
-	err := i.open(ctx)
+	i := &instance{config: c, logger: logger, registry: prometheus.NewRegistry(), sinks: map[string]sinks.Sink{},
+		apiAccess: access.New(c.APIAccess()), adminAccess: access.New(c.AdminAccess())}
+	err := i.openCertificates()
+	if err == nil {
+		err = i.open(ctx)
+	}
 	if err == nil {
 		err = i.startAerowire()
 	}
@@ -81,7 +89,7 @@ func start(ctx context.Context, c *config.Config, logger *zap.Logger) (*instance
 // not depend on it.
 func (i *instance) leaveNote() {
 	err := writeNote(i.config.DataDir, note{
-		PID: os.Getpid(), API: urlOf(i.apiListener), Admin: urlOf(i.adminListener),
+		PID: os.Getpid(), API: urlOf(i.apiListener, i.secure("api") != nil), Admin: urlOf(i.adminListener, i.secure("admin") != nil),
 		Version: versionName(), Started: time.Now().UTC(),
 	})
 	if i.noted = err == nil; err != nil {
@@ -145,7 +153,9 @@ func (i *instance) open(ctx context.Context) error {
 		MaxBodyBytes:     int64(i.config.API.MaxBodyBytes),
 		MaxInFlightBytes: int64(i.config.API.MaxInFlightBytes),
 		BackupDir:        stagePath(i.config.DataDir),
+		BodyTimeout:      time.Duration(i.config.API.HTTP.BodyTimeout),
 		Version:          versionName(),
+		Access:           i.apiAccess,
 		Audit:            audit.New(i.config.DataDir, i.logger.Named("audit")),
 		Logger:           i.logger.Named("api"),
 		Registerer:       i.registry,
@@ -238,17 +248,6 @@ func sinkOptions(name string, c config.Sink, sink sinks.Sink) walproxy.SinkOptio
 	}
 	return walproxy.SinkOptions{Name: name, Sink: sink, Paused: c.Paused, Loop: loop,
 		MaxLagBytes: int64(c.MaxLagBytes), Retain: int64(c.Retain)}
-}
-
-func (i *instance) serve() {
-	i.apiServer = httpserve.Start(httpserve.Options{
-		Name: "api", Listener: i.apiListener, Handler: i.rest,
-		MaxConnections: i.config.API.MaxConnections, Logger: i.logger.Named("api"),
-	})
-	i.adminServer = httpserve.Start(httpserve.Options{
-		Name: "admin", Listener: i.adminListener, Handler: i.adminHandler,
-		MaxConnections: 64, Logger: i.logger.Named("admin"),
-	})
 }
 
 // failed waits until the instance cannot go on, or ctx ends (nil).

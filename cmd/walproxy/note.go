@@ -65,10 +65,14 @@ func removeNote(dataDir string) error {
 }
 
 // urlOf is where a listener is reached from this machine.
-func urlOf(l net.Listener) string {
+func urlOf(l net.Listener, secure bool) string {
+	scheme := "http://"
+	if secure {
+		scheme = "https://"
+	}
 	address, ok := l.Addr().(*net.TCPAddr)
 	if !ok {
-		return "http://" + l.Addr().String()
+		return scheme + l.Addr().String()
 	}
 	ip := address.IP
 	switch {
@@ -77,5 +81,5 @@ func urlOf(l net.Listener) string {
 	case ip.Equal(net.IPv6zero):
 		ip = net.IPv6loopback
 	}
-	return "http://" + net.JoinHostPort(ip.String(), fmt.Sprint(address.Port))
+	return scheme + net.JoinHostPort(ip.String(), fmt.Sprint(address.Port))
 }

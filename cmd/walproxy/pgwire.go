@@ -5,10 +5,10 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"os"
 	"time"
 
 	"github.com/walproxy/walproxy/api/pgwire"
+	"github.com/walproxy/walproxy/internal/certs"
 	"github.com/walproxy/walproxy/internal/config"
 )
 
@@ -83,13 +83,8 @@ func pgwireUpstream(text string) (pgwire.Upstream, error) {
 	// As libpq: without a verify mode who answers is not asked who it is.
 	to.TLS = &tls.Config{MinVersion: tls.VersionTLS12, InsecureSkipVerify: u.Mode != "verify-full"}
 	if u.RootCert != "" {
-		pem, err := os.ReadFile(u.RootCert)
-		if err != nil {
+		if to.TLS.RootCAs, err = certs.Pool(u.RootCert); err != nil {
 			return to, fmt.Errorf("sslrootcert: %w", err)
-		}
-		to.TLS.RootCAs = x509.NewCertPool()
-		if !to.TLS.RootCAs.AppendCertsFromPEM(pem) {
-			return to, fmt.Errorf("sslrootcert: %s holds no certificate", u.RootCert)
 		}
 	}
 	if u.Mode == "verify-ca" || u.Mode == "require" && u.RootCert != "" {
@@ -118,4 +113,24 @@ func verifyAuthority(roots *x509.CertPool) func(tls.ConnectionState) error {
 		_, err := state.PeerCertificates[0].Verify(o)
 		return err
 	}
+}
+
+// tlsConfig loads certificates; nil: there are none.
+func tlsConfig(c config.TLS) (*tls.Config, error) {
+	if c.Cert == "" {
+		return nil, nil
+	}
+	cert, err := tls.LoadX509KeyPair(c.Cert, c.Key)
+	if err != nil {
+		return nil, err
+	}
+	secure := &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS12}
+	if c.ClientCA == "" {
+		return secure, nil
+	}
+	if secure.ClientCAs, err = certs.Pool(c.ClientCA); err != nil {
+		return nil, fmt.Errorf("client_ca: %w", err)
+	}
+	secure.ClientAuth = tls.RequireAndVerifyClientCert
+	return secure, nil
 }

@@ -17,11 +17,13 @@ import (
 // placeFlags say which data directory, or which running server, a command works on.
 type placeFlags struct {
 	configFlags
+	credentials
 	server string
 }
 
 func (f *placeFlags) register(cmd *cobra.Command) {
 	f.registerFiles(cmd)
+	f.credentials.register(cmd)
 	cmd.Flags().StringVar(&f.server, "server", os.Getenv("WALPROXY_SERVER"),
 		"`URL` of a running server's API, instead of the one that has the data directory open (WALPROXY_SERVER)")
 }
@@ -49,15 +51,19 @@ func (f *placeFlags) find(cmd *cobra.Command) (*place, error) {
 	if err != nil {
 		return nil, err
 	}
+	shown, err := f.resolved()
+	if err != nil {
+		return nil, exitWith(exitUsage, err)
+	}
 	if f.server != "" {
-		r, err := newRemote(f.server, "", os.Getenv(tokenVariable))
+		r, err := newRemote(f.server, "", shown)
 		return &place{config: c, server: r}, exitWith(exitUsage, err)
 	}
 	p := &place{config: c, dir: c.DataDir}
 	if err := isDataDir(c.DataDir); err != nil {
 		return nil, exitWith(exitStart, err)
 	}
-	p.server, err = serverOf(c.DataDir)
+	p.server, err = serverOf(c.DataDir, shown)
 	return p, exitWith(exitStart, err)
 }
 
@@ -114,7 +120,7 @@ func (e *busyError) Unwrap() error { return e.LockedError }
 
 // serverOf returns the server that has dir open, nil if nobody has, and a
 // *busyError if who has it serves no API.
-func serverOf(dir string) (*remote, error) {
+func serverOf(dir string, shown credentials) (*remote, error) {
 	locked := lockedBy(dir)
 	if locked == nil {
 		return nil, nil
@@ -123,5 +129,5 @@ func serverOf(dir string) (*remote, error) {
 	if !ok || n.PID != locked.PID {
 		return nil, &busyError{Dir: dir, LockedError: locked}
 	}
-	return newRemote(n.API, n.Admin, os.Getenv(tokenVariable))
+	return newRemote(n.API, n.Admin, shown)
 }

@@ -17,9 +17,6 @@ import (
 	"github.com/walproxy/walproxy/internal/audit"
 )
 
-// tokenVariable holds the token that an API asks for, if it asks for one.
-const tokenVariable = "WALPROXY_TOKEN"
-
 const (
 	dialTimeout = 5 * time.Second
 	// callTimeout bounds a call whose context has no deadline.
@@ -36,14 +33,19 @@ type remote struct {
 	http  http.Client
 }
 
-// newRemote checks the addresses; it does not connect.
-func newRemote(api, admin, token string) (*remote, error) {
-	r := &remote{api: strings.TrimRight(api, "/"), admin: strings.TrimRight(admin, "/"), token: token}
+// newRemote checks the addresses and loads the credentials; it does not connect.
+func newRemote(api, admin string, c credentials) (*remote, error) {
+	r := &remote{api: strings.TrimRight(api, "/"), admin: strings.TrimRight(admin, "/"), token: c.token}
 	u, err := url.Parse(r.api)
 	if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
 		return nil, fmt.Errorf("--server %q is no address of a server: want http://HOST:PORT or https://HOST:PORT", api)
 	}
+	secure, err := c.tls()
+	if err != nil {
+		return nil, err
+	}
 	r.http.Transport = &http.Transport{
+		TLSClientConfig:     secure,
 		DialContext:         (&net.Dialer{Timeout: dialTimeout}).DialContext,
 		TLSHandshakeTimeout: dialTimeout,
 		DisableKeepAlives:   true, // a command makes a few calls, and leaves nothing behind

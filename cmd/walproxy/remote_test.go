@@ -147,7 +147,7 @@ func TestCall(t *testing.T) {
 	}))
 	defer server.Close()
 	defer close(hold)
-	r, err := newRemote(server.URL, "", "secret")
+	r, err := newRemote(server.URL, "", credentials{token: "secret"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -188,7 +188,7 @@ func TestCall(t *testing.T) {
 	if err := r.callAdmin(t.Context(), "GET", "/readyz", nil, nil); codeOf(err) != exitUsage {
 		t.Errorf("no admin address: %v", err)
 	}
-	gone, err := newRemote("http://127.0.0.1:1", "", "")
+	gone, err := newRemote("http://127.0.0.1:1", "", credentials{})
 	if err != nil {
 		t.Fatal(err)
 	}

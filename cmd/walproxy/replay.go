@@ -176,7 +176,7 @@ func inUse(dir string, err error) error {
 	if !ok {
 		return err
 	}
-	server, findErr := serverOf(dir)
+	server, findErr := serverOf(dir, credentials{})
 	if findErr != nil || server == nil {
 		return fmt.Errorf("%s is in use by pid %d, a command that works on its files or a server that starts or stops; wait until it is done: %w", dir, locked.PID, err)
 	}

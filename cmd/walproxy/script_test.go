@@ -20,6 +20,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/walproxy/walproxy/internal/pgtest"
+	"github.com/walproxy/walproxy/internal/tlstest"
 )
 
 func TestMain(m *testing.M) {
@@ -81,6 +82,7 @@ func (l leakChecked) Run() int {
 //	tree DIR FILE                 writes what is in a directory to a file
 //	await-log DATA-DIR LSN        waits until the log says that the record is durable
 //	damage HOW FILE ...           see damageCmd
+//	certificate CERT KEY          makes a certificate for the name walproxy, signed by itself
 //	node FILE                     starts an Aerospike node, and writes a configuration whose sink is there
 //
 // A command that ends with an exit code that its help does not tell fails the
@@ -109,6 +111,9 @@ func scripts(t *testing.T, dir string) testscript.Params {
 			"serve": serveCmd, "http": httpCmd, "signal": signalCmd, "exit": exitCmd, "flood": floodCmd,
 			"await": awaitCmd, "clone": cloneCmd, "tree": treeCmd, "await-log": awaitLogCmd, "damage": damageCmd,
 			"node": nodeCmd, "aero": aeroCmd,
+			"certificate": func(ts *testscript.TestScript, _ bool, args []string) {
+				tlstest.Files(t, ts.MkAbs(args[0]), ts.MkAbs(args[1]))
+			},
 		},
 		Setup: func(env *testscript.Env) error {
 			env.Values[serverKey{}] = &child{}
@@ -244,7 +249,7 @@ func floodCmd(ts *testscript.TestScript, _ bool, _ []string) {
 	ts.Check(err)
 	ts.Defer(func() { _ = conn.Close() })
 	w := bufio.NewWriterSize(conn, 1<<20)
-	_, _ = io.WriteString(w, "POST /v1/mutations HTTP/1.1\r\nHost: x\r\nContent-Type: application/x-ndjson\r\nContent-Length: 200000000\r\n\r\n")
+	_, _ = io.WriteString(w, "POST /v1/mutations HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/x-ndjson\r\nContent-Length: 200000000\r\n\r\n")
 	deadline := time.Now().Add(60 * time.Second)
 	for err == nil && time.Now().Before(deadline) {
 		ts.Check(conn.SetWriteDeadline(time.Now().Add(time.Second)))

@@ -110,8 +110,12 @@ func only(err, want error) bool {
 func announce(i *instance, out, errOut io.Writer) {
 	apiAddr, adminAddr := i.apiListener.Addr(), i.adminListener.Addr()
 	fmt.Fprintf(out, "walproxy %s keeps its data in %s\n", versionName(), i.config.DataDir)
-	fmt.Fprintf(out, "try:  curl -X PUT http://%s/v1/orders/42 -d '{\"total\": 10}'\n", apiAddr)
-	fmt.Fprintf(out, "then: curl http://%s/v1/orders/42\n", apiAddr)
+	curl, address := "curl", urlOf(i.apiListener, i.secure("api") != nil)
+	if len(i.config.API.Tokens) > 0 {
+		curl += ` -H "Authorization: Bearer $WALPROXY_TOKEN"`
+	}
+	fmt.Fprintf(out, "try:  %s -X PUT %s/v1/orders/42 -d '{\"total\": 10}'\n", curl, address)
+	fmt.Fprintf(out, "then: %s %s/v1/orders/42\n", curl, address)
 	fmt.Fprintf(errOut, "listening api=%s admin=%s", apiAddr, adminAddr)
 	if i.aerowireListener != nil {
 		fmt.Fprintf(errOut, " aerowire=%s", i.aerowireListener.Addr())

@@ -79,9 +79,8 @@ func (c *checker) aerowire(cfg *Config) {
 	if a == nil {
 		return
 	}
-	c.listen("aerowire.listen", "aerowire.allow_insecure", a.Listen, a.AllowInsecure || a.TLS.ClientCA != "")
-	c.want((a.TLS.Cert == "") == (a.TLS.Key == ""), "aerowire.tls", "needs both cert and key")
-	c.want(a.TLS.ClientCA == "" || a.TLS.Cert != "", "aerowire.tls.client_ca", "needs cert and key")
+	c.listen("aerowire.listen", "aerowire.tls.client_ca", "aerowire.allow_insecure", a.Listen, a.AllowInsecure || a.TLS.ClientCA != "")
+	c.tls("aerowire.tls", a.TLS)
 	for i, ns := range a.Namespaces {
 		const letters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_"
 		c.want(ns != "" && len(ns) <= 31 && strings.Trim(ns, letters) == "", "aerowire.namespaces",

@@ -43,29 +43,39 @@ type Log struct {
 // API is the REST endpoint.
 type API struct {
 	Listen string `yaml:"listen"`
-	// AllowInsecure permits an address that is not loopback although there is no
-	// authentication yet.
-	AllowInsecure    bool  `yaml:"allow_insecure"`
-	TLS              TLS   `yaml:"tls"`
-	Tokens           []any `yaml:"tokens"`
-	MaxConnections   int   `yaml:"max_connections"`
-	MaxItemBytes     Size  `yaml:"max_item_bytes"`     // one write
-	MaxBodyBytes     Size  `yaml:"max_body_bytes"`     // one POST /v1/mutations
-	MaxInFlightBytes Size  `yaml:"max_inflight_bytes"` // all requests being read
+	// AllowInsecure permits an address that is not loopback without tokens and
+	// without certificates of clients (tls.client_ca).
+	AllowInsecure bool    `yaml:"allow_insecure"`
+	TLS           TLS     `yaml:"tls"`
+	Tokens        []Token `yaml:"tokens"`
+	// Hosts that a request may name beside addresses and localhost, where nothing
+	// else tells who sends it.
+	Hosts            []string `yaml:"hosts"`
+	HTTP             HTTP     `yaml:"http"`
+	MaxConnections   int      `yaml:"max_connections"`
+	MaxItemBytes     Size     `yaml:"max_item_bytes"`     // one write
+	MaxBodyBytes     Size     `yaml:"max_body_bytes"`     // one POST /v1/mutations
+	MaxInFlightBytes Size     `yaml:"max_inflight_bytes"` // all requests being read
 }
 
-// TLS of an endpoint. Only aerowire and pgwire have it in this version.
+// TLS of an endpoint: files in PEM, which are read again when they are renewed.
 type TLS struct {
-	Cert     string `yaml:"cert"`
-	Key      string `yaml:"key"`
+	Cert string `yaml:"cert"`
+	Key  string `yaml:"key"`
+	// ClientCA, if set, turns away clients without a certificate of it.
 	ClientCA string `yaml:"client_ca"`
 }
 
 // Admin is the endpoint for metrics, health and pprof.
 type Admin struct {
 	Listen        string `yaml:"listen"`
-	AllowInsecure bool   `yaml:"allow_insecure"`
-	Tokens        []any  `yaml:"tokens"`
+	AllowInsecure bool   `yaml:"allow_insecure"` // as the API's
+	TLS           TLS    `yaml:"tls"`
+	// Tokens; none: the API's.
+	Tokens         []Token  `yaml:"tokens"`
+	Hosts          []string `yaml:"hosts"` // as the API's
+	HTTP           HTTP     `yaml:"http"`
+	MaxConnections int      `yaml:"max_connections"`
 }
 
 // Sink is one store.
@@ -188,7 +198,13 @@ func (c *Config) withDefaults() {
 	or(&c.API.MaxItemBytes, 1*mib)
 	or(&c.API.MaxBodyBytes, 256*mib)
 	or(&c.API.MaxInFlightBytes, 256*mib)
+	c.API.HTTP.withDefaults()
 	orString(&c.Admin.Listen, "127.0.0.1:7071")
+	or(&c.Admin.MaxConnections, 64)
+	c.Admin.HTTP.withDefaults()
+	if len(c.Admin.Tokens) == 0 {
+		c.Admin.Tokens = c.API.Tokens
+	}
 	or(&c.Requests.Age, Duration(24*time.Hour))
 	or(&c.Requests.Count, 1_000_000)
 	or(&c.Shutdown.DrainTimeout, Duration(20*time.Second))

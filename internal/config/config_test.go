@@ -175,8 +175,6 @@ sinks:
 func TestSecretsAreNotShown(t *testing.T) {
 	const secret = "hunter2"
 	c := &Config{
-		API:   API{Tokens: []any{secret, map[string]any{"token": secret}}},
-		Admin: Admin{Tokens: []any{secret}},
 		PGWire: &PGWire{Upstream: "postgres://u:" + secret + "@h/db", Users: map[string]string{"app": secret},
 			AuthQuery: &PGAuthQuery{User: "walproxy", Password: secret}},
 		Sinks: map[string]Sink{

@@ -112,8 +112,6 @@ func (d *decoder) value(v reflect.Value, node ast.Node, key string) {
 		})
 	case reflect.Slice:
 		d.list(v, node, key)
-	case reflect.Interface:
-		d.free(v, node, key)
 	default:
 		d.scalar(v, node, key)
 	}
@@ -153,18 +151,6 @@ func (d *decoder) list(v reflect.Value, node ast.Node, key string) {
 	v.Set(reflect.MakeSlice(v.Type(), len(seq.Values), len(seq.Values)))
 	for i, item := range seq.Values {
 		d.value(v.Index(i), item, fmt.Sprintf("%s[%d]", key, i))
-	}
-}
-
-// free takes anything: it belongs to a later version and is refused there.
-func (d *decoder) free(v reflect.Value, node ast.Node, key string) {
-	var value any
-	if err := yaml.NodeToValue(node, &value); err != nil {
-		d.fault(node, key, "unreadable: %s", firstLine(err.Error()))
-		return
-	}
-	if value != nil {
-		v.Set(reflect.ValueOf(value))
 	}
 }
 

@@ -86,7 +86,7 @@ func (d *decoder) refuse(key, reason string) {
 // else is YAML.
 func (d *decoder) variable(v reflect.Value, key, text string) {
 	switch v.Kind() {
-	case reflect.Struct, reflect.Map, reflect.Slice, reflect.Pointer, reflect.Interface:
+	case reflect.Struct, reflect.Map, reflect.Slice, reflect.Pointer:
 	default:
 		if err := setScalar(v, text); err != nil {
 			d.refuse(key, err.Error())

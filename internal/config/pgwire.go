@@ -82,14 +82,13 @@ func (c *checker) pgwire(p *PGWire) {
 		return
 	}
 	// PostgreSQL authenticates: any address may be listened on.
-	c.listen("pgwire.listen", "", p.Listen, true)
+	c.listen("pgwire.listen", "", "", p.Listen, true)
 	if p.Upstream == "" {
 		c.fault("pgwire.upstream", "is needed: as postgres://db1:5432 or postgres:///?host=/var/run/postgresql")
 	} else if _, err := ParseUpstream(p.Upstream); err != nil {
 		c.fault("pgwire.upstream", "%s", err)
 	}
-	c.want((p.TLS.Cert == "") == (p.TLS.Key == ""), "pgwire.tls", "needs both cert and key")
-	c.want(p.TLS.ClientCA == "" || p.TLS.Cert != "", "pgwire.tls.client_ca", "needs cert and key")
+	c.tls("pgwire.tls", p.TLS)
 	c.want(p.TLS.ClientCA == "" || p.RequireTLS, "pgwire.tls.client_ca", "needs require_tls: true, else a client without TLS needs no certificate")
 	c.want(!p.RequireTLS || p.TLS.Cert != "", "pgwire.require_tls", "needs tls.cert and tls.key")
 	for _, n := range []struct {

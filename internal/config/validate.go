@@ -18,8 +18,6 @@ const (
 	TypeAerospike = "aerospike"
 )
 
-const notYet = "not in this version yet"
-
 // checker gathers faults.
 type checker struct {
 	config *Config
@@ -75,9 +73,10 @@ func (c *checker) between(key string, s, low, high Size) {
 }
 
 func (c *checker) api(a API) {
-	c.listen("api.listen", "api.allow_insecure", a.Listen, a.AllowInsecure)
-	c.want(a.TLS == TLS{}, "api.tls", notYet)
-	c.want(len(a.Tokens) == 0, "api.tokens", notYet)
+	c.listen("api.listen", "api.tokens or api.tls.client_ca", "api.allow_insecure", a.Listen, a.AllowInsecure || len(a.Tokens) > 0 || a.TLS.ClientCA != "")
+	c.tls("api.tls", a.TLS)
+	c.tokens("api.tokens", a.Tokens)
+	c.http("api.http", a.HTTP)
 	c.want(a.MaxConnections > 0, "api.max_connections", "must be positive")
 	record := c.config.Log.MaxRecordBytes
 	c.want(a.MaxItemBytes >= kib && a.MaxItemBytes <= 2*record, "api.max_item_bytes",
@@ -89,14 +88,20 @@ func (c *checker) api(a API) {
 }
 
 func (c *checker) admin(a Admin) {
-	c.listen("admin.listen", "admin.allow_insecure", a.Listen, a.AllowInsecure)
-	c.want(len(a.Tokens) == 0, "admin.tokens", notYet)
+	c.listen("admin.listen", "admin.tokens or admin.tls.client_ca", "admin.allow_insecure", a.Listen, a.AllowInsecure || len(a.Tokens) > 0 || a.TLS.ClientCA != "")
+	c.tls("admin.tls", a.TLS)
+	if !slices.EqualFunc(a.Tokens, c.config.API.Tokens, func(x, y Token) bool { return x.Hash == y.Hash && x.Name == y.Name }) { // else they are judged there
+		c.tokens("admin.tokens", a.Tokens)
+	}
+	c.http("admin.http", a.HTTP)
+	c.want(a.MaxConnections > 0, "admin.max_connections", "must be positive")
 	_, port, _ := net.SplitHostPort(a.Listen)
 	c.want(a.Listen != c.config.API.Listen || port == "0", "admin.listen", "is api.listen too: %s", a.Listen)
 }
 
-// listen refuses to serve strangers while nothing tells them apart.
-func (c *checker) listen(key, insecureKey, address string, insecure bool) {
+// listen refuses to serve strangers while nothing tells them apart: with is what would,
+// insecureKey what permits it, ok whether one of them is set.
+func (c *checker) listen(key, with, insecureKey, address string, ok bool) {
 	host, port, err := net.SplitHostPort(address)
 	if err != nil {
 		c.fault(key, "%q is no address: want host:port", address)
@@ -105,10 +110,16 @@ func (c *checker) listen(key, insecureKey, address string, insecure bool) {
 	if n, err := strconv.ParseUint(port, 10, 16); err != nil || n > 65535 {
 		c.fault(key, "%q is no port: want 0 to 65535", port)
 	}
-	if !insecure && !loopback(host) {
-		c.fault(key, "%s can be reached from other machines and there is no authentication in this version: "+
-			"use a loopback address, or set %s: true", address, insecureKey)
+	if !ok && !loopback(host) {
+		c.fault(key, "%s can be reached from other machines and nothing tells who asks: "+
+			"use a loopback address, set %s, or %s: true", address, with, insecureKey)
 	}
+}
+
+// loopbackOnly reports whether an address can be reached from this machine alone.
+func loopbackOnly(address string) bool {
+	host, _, _ := net.SplitHostPort(address)
+	return loopback(host)
 }
 
 func loopback(host string) bool {

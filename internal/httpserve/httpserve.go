@@ -4,6 +4,7 @@ package httpserve
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
@@ -24,7 +25,10 @@ type Options struct {
 	HeaderTimeout  time.Duration // 10 s
 	IdleTimeout    time.Duration // 2 min
 	HeaderBytes    int           // 64 KiB
-	Logger         *zap.Logger
+	MaxStreams     int           // of one connection of HTTP/2. 128
+	// TLS, if not nil, is spoken on every connection. Its NextProtos are Protocols.
+	TLS    *tls.Config
+	Logger *zap.Logger
 }
 
 // Server is a running HTTP server.
@@ -44,12 +48,15 @@ const (
 	connectionBuffer = 1 << 20
 )
 
-// protocols are HTTP/1 and, as gRPC without TLS begins, HTTP/2 from the first byte.
-func protocols() *http.Protocols {
+// Protocols are what a client can choose from in a TLS handshake.
+var Protocols = []string{"h2", "http/1.1"}
+
+// protocols are HTTP/1 and HTTP/2; as gRPC without TLS begins, that from the first byte.
+func protocols(secure bool) *http.Protocols {
 	p := &http.Protocols{}
 	p.SetHTTP1(true)
 	p.SetHTTP2(true)
-	p.SetUnencryptedHTTP2(true)
+	p.SetUnencryptedHTTP2(!secure)
 	return p
 }
 
@@ -64,6 +71,9 @@ func Start(o Options) *Server {
 	if o.HeaderBytes == 0 {
 		o.HeaderBytes = 64 << 10
 	}
+	if o.MaxStreams == 0 {
+		o.MaxStreams = maxStreams
+	}
 	if o.Logger == nil {
 		o.Logger = zap.NewNop()
 	}
@@ -77,8 +87,9 @@ func Start(o Options) *Server {
 		IdleTimeout:       o.IdleTimeout,
 		MaxHeaderBytes:    o.HeaderBytes,
 		ErrorLog:          errorLog,
-		Protocols:         protocols(),
-		HTTP2:             &http.HTTP2Config{MaxConcurrentStreams: maxStreams, MaxReceiveBufferPerStream: streamBuffer, MaxReceiveBufferPerConnection: connectionBuffer},
+		Protocols:         protocols(o.TLS != nil),
+		TLSConfig:         o.TLS,
+		HTTP2:             &http.HTTP2Config{MaxConcurrentStreams: o.MaxStreams, MaxReceiveBufferPerStream: streamBuffer, MaxReceiveBufferPerConnection: connectionBuffer},
 	}}
 	s.http.ConnState = s.follow
 	listener := o.Listener
@@ -86,7 +97,11 @@ func Start(o Options) *Server {
 		listener = limit(listener, o.MaxConnections)
 	}
 	s.serve.Go(func() {
-		if err := s.http.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
+		serve := s.http.Serve
+		if o.TLS != nil {
+			serve = func(l net.Listener) error { return s.http.ServeTLS(l, "", "") }
+		}
+		if err := serve(listener); !errors.Is(err, http.ErrServerClosed) {
 			s.failed <- fmt.Errorf("%s listener: %w", s.name, err)
 		}
 	})
