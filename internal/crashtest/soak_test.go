@@ -1,129 +1,147 @@
 package crashtest_test
 
 import (
-	"bufio"
-	"context"
 	"fmt"
-	"math/rand/v2"
-	"net/http"
 	"os"
-	"path/filepath"
-	"strconv"
-	"strings"
+	"slices"
 	"testing"
 	"time"
 
 	"github.com/walproxy/walproxy/internal/powerfs"
 )
 
-// soakEvents are what may happen to the server in a round of TestSoak.
-var soakEvents = []string{"kill", "terminate", "power", "power at a call", "fault", "slow", "nothing"}
-
-// TestSoak does to a server and an embedded proxy, for as long as WALPROXY_SOAK says,
-// whatever chance says of what the other tests do, and compares after each round.
-// Memory and goroutines stay flat. The engines take turns.
+// TestSoak does to servers with clients of every kind (see soakedOf) and to an embedded
+// proxy, all on one disk, for as long as WALPROXY_SOAK says, whatever chance says of
+// what the other tests do, and compares after each round. Memory, goroutines and open
+// files stay flat. The engines take turns.
 func TestSoak(t *testing.T) {
-	duration := 3 * time.Second
+	duration := time.Duration(0) // one round of what is usual
 	if text := os.Getenv("WALPROXY_SOAK"); text != "" {
 		var err error
 		duration, err = time.ParseDuration(text)
 		must(t, err)
-	} else if !long() {
-		t.Skip("NOT TESTED: make soak DURATION=10m")
+	} else if long() {
+		duration = 3 * time.Minute
+	} else {
+		t.Parallel()
 	}
-	ctx, r := timeout(t, duration+5*time.Minute, duration+5*time.Minute), rng(t)
-	mount := newPowerMount(t)
-	s := newServer(t, filepath.Join(mount.Dir(), "data"))
-	w := newWriter(t)
-	w.dir = filepath.Join(mount.Dir(), "embedded")
-	happened, goroutines := map[string]int{}, 0
-	for began, round := time.Now(), 0; time.Since(began) < duration; round++ {
-		s.start(ctx, engine(r.IntN(2)))
-		must(t, w.start(ctx, engine(r.IntN(2))))
-		event := soakEvents[r.IntN(len(soakEvents))]
-		happened[event]++
-		cut := s.soak(ctx, r, mount, event)
-		w.kill()
-		if cut {
-			must(t, mount.Restart())
+	ctx := timeout(t, 3*time.Minute, duration+10*time.Minute)
+	k := newSoak(ctx, t, duration > 0)
+	began, round := time.Now(), 0
+	for ; round == 0 || time.Since(began) < duration; round++ {
+		event := "kill"
+		if duration > 0 {
+			event = soakEvents[k.r.IntN(len(soakEvents))]
 		}
-		if s.process == nil {
-			s.start(ctx, engine(r.IntN(2)))
-		}
-		s.check(ctx)
-		w.check(ctx)
-		s.memory("after a round")
-		now := s.goroutines(ctx)
-		if goroutines == 0 {
-			goroutines = now
-		}
-		if now > goroutines+50 {
-			t.Fatalf("%d goroutines, %d in the first round", now, goroutines)
-		}
-		s.stop()
-		s.process = nil
+		k.happened[event]++
+		was := time.Now()
+		k.round(event)
+		t.Logf("round %d, %s: %s; %v", round, event, time.Since(was).Round(time.Millisecond), k)
 	}
-	t.Logf("%v; %d acked by the server, %d embedded", happened, s.ledger.Acked(), w.ledger.Acked())
+	for _, s := range k.servers {
+		if s.alive() {
+			s.stop()
+		}
+	}
+	t.Logf("%d rounds: %v", round, k.happened)
 }
 
-// soak loads the server while event happens to it, and leaves it down, but for
-// "nothing" and "slow". It reports whether the power was cut.
-func (s *server) soak(ctx context.Context, r *rand.Rand, mount *powerfs.Mount, event string) (cut bool) {
-	s.Helper()
-	stop := s.load(ctx)
-	defer stop()
-	options := powerfs.CutOptions{Keep: float64(r.IntN(4)) / 3, Granularity: 512 << (3 * r.IntN(2)), Seed: r.Uint64()}
-	met := func(f powerfs.Fault) {
-		mount.Disk().Arm(f)
-		waitMet(ctx, s.T, mount, s.process.Ended())
-		mount.Disk().Disarm()
-	}
-	s.waitAcked(ctx, 1+r.IntN(2000))
+// soakEvents are what may happen in a round of TestSoak. What comes twice does so more often.
+var soakEvents = []string{"kill", "kill", "terminate", "power", "power at a call", "fault", "fault", "slow", "full", "no space",
+	"postgres", "node", "nothing"}
+
+// hurt lets event happen under the load. Who ended by it is started again.
+func (k *soak) hurt(event string) {
+	k.Helper()
+	disk := k.mount.Disk()
+	options := powerfs.CutOptions{Keep: float64(k.r.IntN(4)) / 3, Granularity: 512 << (3 * k.r.IntN(2)), Seed: k.r.Uint64()}
 	switch event {
 	case "kill":
-		s.process.Kill()
+		for _, s := range k.some() {
+			s.process.Kill()
+		}
 	case "terminate":
-		stop()
-		s.stop()
+		for _, s := range k.some() {
+			s.endUnderLoad(k.ctx)
+		}
 	case "power":
-		mount.Cut(options)
-		s.process.Kill()
-		cut = true
+		k.mount.Cut(options)
+		k.blackout()
 	case "power at a call":
-		met(powerfs.Fault{Op: powerfs.OpChange, N: 1 + r.IntN(2000), Cut: &options})
-		s.process.Kill()
-		cut = true
-	case "fault":
-		// The embedded proxy's files have the same names: whoever meets it is poisoned.
-		met(logFault(r))
-		s.process.Kill()
+		disk.Arm(powerfs.Fault{Op: powerfs.OpChange, N: 1 + k.r.IntN(3000), Cut: &options})
+		waitMet(k.ctx, k.T, k.mount, nil)
+		disk.Disarm()
+		k.blackout()
+	case "fault": // whoever meets it is poisoned
+		disk.Arm(logFault(k.r))
+		waitMet(k.ctx, k.T, k.mount, nil)
+		disk.Disarm()
+		waitFor(k.ctx, k.T, "an end", func() bool {
+			select {
+			case <-k.writer.process.Ended():
+				return true
+			default:
+				return slices.ContainsFunc(k.servers, func(s *soaked) bool { return !s.alive() })
+			}
+		})
+		for _, s := range k.servers {
+			if !s.alive() {
+				s.endedWell()
+			}
+		}
 	case "slow":
-		mount.Disk().Arm(powerfs.Fault{Op: powerfs.OpSync, Stay: true, Delay: time.Duration(r.IntN(20)) * time.Millisecond})
-		s.waitAcked(ctx, 200)
-		mount.Disk().Disarm()
-		return false
-	default:
-		return false
+		disk.Arm(powerfs.Fault{Op: powerfs.OpSync, Stay: true, Delay: time.Duration(k.r.IntN(20)) * time.Millisecond})
+		k.more(20)
+		disk.Disarm()
+	case "full": // up to the floor, which the embedded one has not: refused, and nobody ends
+		k.writer.kill()
+		disk.SetCapacity(disk.Stats().Bytes + soakFloor + mib/2)
+		for _, s := range k.servers {
+			waitFor(k.ctx, k.T, s.name+" refuses", func() bool { return s.refuses(k.ctx) })
+		}
+		disk.SetCapacity(soakDisk)
+	case "no space": // whoever meets it may end, with an error
+		disk.SetCapacity(disk.Stats().Bytes + k.r.Int64N(mib))
+		met := time.Now().Add(time.Duration(50+k.r.IntN(500)) * time.Millisecond) // chance, not a condition
+		waitFor(k.ctx, k.T, "no space", func() bool { return time.Now().After(met) })
+		disk.SetCapacity(soakDisk)
+		k.forgiving = true
+	case "postgres":
+		k.behind.lose(k.r)
+		k.more(20) // acks go on
+		k.behind.cluster.Start(k.T)
+	case "node":
+		k.store.kill(k.ctx, 0)
+		k.more(20)
+		k.store.start(k.ctx, 0)
 	}
-	s.process = nil
-	return cut
+	k.startAll()
 }
 
-// goroutines is how many the server has.
-func (s *server) goroutines(ctx context.Context) int {
-	s.Helper()
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, fmt.Sprintf("http://%s/metrics", s.process.Addr("admin")), nil)
-	must(s.T, err)
-	answer, err := http.DefaultClient.Do(request)
-	must(s.T, err)
-	defer func() { must(s.T, answer.Body.Close()) }()
-	for lines := bufio.NewScanner(answer.Body); lines.Scan(); {
-		if text, ok := strings.CutPrefix(lines.Text(), "go_goroutines "); ok {
-			n, err := strconv.Atoi(text)
-			must(s.T, err)
-			return n
+// some are some of the servers, one at least.
+func (k *soak) some() []*soaked {
+	list := slices.Clone(k.servers)
+	k.r.Shuffle(len(list), func(i, j int) { list[i], list[j] = list[j], list[i] })
+	return list[:1+k.r.IntN(len(list))]
+}
+
+// blackout ends everything on a disk that has lost its power, and gives it back.
+func (k *soak) blackout() {
+	k.Helper()
+	for _, s := range k.servers {
+		s.process.Kill()
+	}
+	k.writer.kill()
+	must(k.T, k.mount.Restart())
+}
+
+func (k *soak) String() string {
+	text := fmt.Sprintf("embedded %d acked", k.writer.ledger.Acked())
+	for _, s := range k.servers {
+		text += fmt.Sprintf("; %s %d", s.name, s.acked())
+		if s.alive() {
+			text += fmt.Sprintf(" (%v)", s.uses(k.ctx))
 		}
 	}
-	s.Fatal("the metrics have no go_goroutines")
-	return 0
+	return text
 }

@@ -38,6 +38,14 @@ func (c *Client) SetAddr(addr string) {
 	c.base.Store(&base)
 }
 
+// Base is the URL of the API; "" as long as it has none.
+func (c *Client) Base() string {
+	if base := c.base.Load(); base != nil {
+		return *base
+	}
+	return ""
+}
+
 // Close frees idle connections.
 func (c *Client) Close() { c.http.CloseIdleConnections() }
 

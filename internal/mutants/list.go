@@ -79,7 +79,7 @@ var mutants = []mutant{
 		"if l.incarnations = known; len(known) == 0 {\n		l.incarnations = known.begin(uuid.New(), s.tail.end.last+1)\n	}", []killer{inWal("TestOlderCopyDiverges")}},
 
 	// Space.
-	{"the watermark knows what is freed before it is", "wal/release.go", "		w.first = next\n", "", []killer{inWal("TestReleaseThenDamagedSlot")}},
+	{"the watermark knows what is freed before it is", "wal/release.go", "		w.first = next\n", "		_ = next\n", []killer{inWal("TestReleaseThenDamagedSlot")}},
 	{"freed: both slots of the watermark say so", "wal/release.go", "l.mark.write(2, func", "l.mark.write(1, func", []killer{inWal("TestReleaseThenDamagedSlot")}},
 	{"freed: only below the sinks' checkpoints", "space.go", "p.log.Release(low + 1)", "p.log.Release(p.log.Durable() + 1)",
 		[]killer{{pkg: "./internal/crashtest", test: "TestKillServer"}}},

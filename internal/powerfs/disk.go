@@ -53,7 +53,7 @@ type Stats struct {
 // Disk is the state of the file system: it outlives mounts and power cuts.
 // Methods may be called concurrently.
 type Disk struct {
-	opts Options
+	opts Options // Capacity is under mu
 
 	mu struct {
 		sync.Mutex
@@ -82,6 +82,13 @@ func NewDisk(o Options) *Disk {
 	root.parent = rootIno
 	root.nlink = 2
 	return d
+}
+
+// SetCapacity makes the disk larger or smaller; what is on it stays, though it be more.
+func (d *Disk) SetCapacity(bytes int64) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.opts.Capacity = bytes
 }
 
 // Stats returns a snapshot.
