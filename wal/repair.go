@@ -106,7 +106,7 @@ func (r *Repair) Report() *RepairReport { return r.report }
 // to do. At the end it looks again: an error if the log would still be refused.
 func (r *Repair) Apply() error {
 	if !r.report.Needed() {
-		return nil
+		return r.ended()
 	}
 	began := time.Now()
 	if r.plan != nil {

@@ -266,18 +266,25 @@ func (r *Repair) finish(report *RepairReport) error {
 	return r.fs.SyncDir(r.dir)
 }
 
+// ended makes the end of a repair durable that was killed right before it was.
+func (r *Repair) ended() error {
+	if _, err := r.fs.Stat(r.path(repairOld)); errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return errors.Join(r.fs.RemoveAll(r.path(repairOld)), r.fs.SyncDir(r.dir))
+}
+
 // install sets what is in the segment's place aside and puts the new file there.
 // It moves files, one by one: of a directory that is renamed a power cut may leave
 // both names, and then what is done to one is done to the other. A file of which it
 // left both names is set aside once more, which costs nothing.
 func (r *Repair) install(seg RepairSegment, aside string) error {
-	fresh := r.path(repairDir, seg.Place)
+	fresh, here := r.path(repairDir, seg.Place), filepath.Dir(r.path(seg.Place))
 	if _, err := r.fs.Stat(fresh); errors.Is(err, fs.ErrNotExist) {
-		return nil // done
+		return r.fs.SyncDir(here) // done, perhaps by one that ended before it was durable
 	} else if err != nil {
 		return err
 	}
-	here := filepath.Dir(r.path(seg.Place))
 	if info, err := r.fs.Stat(here); err == nil && !info.IsDir() {
 		to, err := freeNameIn(r.fs, aside, segmentName(seg.Seq)+".file")
 		if err != nil {
@@ -324,7 +331,7 @@ func (r *Repair) install(seg RepairSegment, aside string) error {
 func (r *Repair) installFile(name, aside string) error {
 	fresh, here := r.path(repairDir, name), r.path(name)
 	if _, err := r.fs.Stat(fresh); errors.Is(err, fs.ErrNotExist) {
-		return nil
+		return r.fs.SyncDir(r.dir) // as in install
 	} else if err != nil {
 		return err
 	}
