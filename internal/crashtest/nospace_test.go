@@ -59,8 +59,7 @@ func TestNoSpaceAtEveryOffset(t *testing.T) {
 		}
 		for _, engine := range wal.Engines() {
 			t.Run(c.name+"/"+engine, func(t *testing.T) {
-				ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
-				defer cancel()
+				ctx := timeout(t, 5*time.Minute, time.Hour)
 				root, full := c.mount(t), 0
 				blocks := times(20, 120)
 				for i := range blocks {
