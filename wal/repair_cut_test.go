@@ -107,7 +107,7 @@ func (c *repairCutter) all(base *crashfs.Disk, calls []crashfs.Call, done *Repai
 	disk := base.Clone()
 	first := c.repairs // spreads those of the repairs after a cut
 	for n := 0; ; n++ {
-		if (n+first)%apart == 0 || n == len(calls) {
+		if (n+first)%apart == 0 || n == len(calls) || depth > 1 && n+4 > len(calls) {
 			for i, cut := range cuts {
 				if (n/apart+i)%len(cuts) >= c.ways && n < len(calls) {
 					continue
@@ -172,7 +172,7 @@ func TestPowerCutAtEveryCallOfRepair(t *testing.T) {
 	root := memoryDir(t)
 	origin, dir := filepath.Join(root, "origin"), filepath.Join(root, "log")
 	c := &repairCutter{T: t, out: filepath.Join(root, "out"), ways: 1, apart: 47}
-	apart := 9
+	apart := 10
 	if longTest() {
 		c.ways, c.apart, apart = len(cuts), 5, 1
 	}

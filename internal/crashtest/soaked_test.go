@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -175,7 +176,9 @@ func (k *soak) round(event string) {
 	}
 	k.writer.kill()
 	k.rounds++
-	k.forgiving = false
+	if k.forgiving {
+		k.mend()
+	}
 	for _, s := range k.servers {
 		s.server.check(k.ctx)
 		s.compare(k.ctx)
@@ -216,6 +219,20 @@ func (k *soak) more(n int64) {
 			}
 			return s.ledger.Acked() >= api && s.acked() >= others
 		})
+	}
+}
+
+// mend starts the servers again whose embedded store has failed, which asks for that.
+func (k *soak) mend() {
+	k.Helper()
+	k.forgiving = false
+	for _, s := range k.servers {
+		status, err := s.client.Status(k.ctx)
+		if err == nil && !slices.ContainsFunc(status.Sinks, func(sink ledger.SinkStatus) bool { return sink.State == "halted" }) {
+			continue
+		}
+		s.process.Kill()
+		s.begin(k.ctx, engine(k.r.IntN(2)))
 	}
 }
 

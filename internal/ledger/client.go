@@ -136,15 +136,18 @@ type Status struct {
 		Bytes    int64  `json:"bytes"`
 		Error    string `json:"error"`
 	} `json:"log"`
-	Sinks []struct {
-		Name        string `json:"name"`
-		State       string `json:"state"`
-		Error       string `json:"error"`
-		Applied     uint64 `json:"applied"`
-		Lag         uint64 `json:"lag"`
-		Records     uint64 `json:"records"` // applied since the start
-		HeldRecords uint64 `json:"held_records"`
-	} `json:"sinks"`
+	Sinks []SinkStatus `json:"sinks"`
+}
+
+// SinkStatus is a part of one sink's.
+type SinkStatus struct {
+	Name        string `json:"name"`
+	State       string `json:"state"`
+	Error       string `json:"error"`
+	Applied     uint64 `json:"applied"`
+	Lag         uint64 `json:"lag"`
+	Records     uint64 `json:"records"` // applied since the start
+	HeldRecords uint64 `json:"held_records"`
 }
 
 // Lag is the most that any sink has still to apply.

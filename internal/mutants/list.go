@@ -6,6 +6,8 @@ var (
 	used     = killer{pkg: "./wal", test: "TestPowerCutInUsedFiles"}
 	recorded = killer{pkg: "./wal", test: "TestPowerCutAtEveryCallRecorded"}
 	failure  = killer{pkg: "./wal", test: "TestFailureAtEveryCall"}
+
+	repairCut = killer{pkg: "./wal", test: "TestPowerCutAtEveryCallOfRepair"}
 )
 
 func inWal(test string) killer { return killer{pkg: "./wal", test: test} }
@@ -94,9 +96,12 @@ var mutants = []mutant{
 
 	// Repair.
 	{"repair: staged names are synced before the decision", "wal/repair_apply.go",
-		"if err := errors.Join(r.fs.SyncDir(r.path(repairNew)), r.fs.SyncDir(r.dir)); err != nil {", "if err := " + without + "; err != nil {", []killer{inWal("TestPowerCutInRepair")}},
+		"if err := errors.Join(r.fs.SyncDir(r.path(repairNew)), r.fs.SyncDir(r.dir)); err != nil {", "if err := " + without + "; err != nil {", []killer{repairCut}},
 	{"repair: staged files are synced before the decision", "wal/repair_apply.go",
-		"if err := f.Sync(); err != nil {", "if err := " + without + "; err != nil {", []killer{inWal("TestPowerCutInRepair")}},
+		"if err := f.Sync(); err != nil {", "if err := " + without + "; err != nil {", []killer{repairCut}},
+	{"repair: what a killed one had put in place is synced", "wal/repair_apply.go",
+		"return r.fs.SyncDir(here) // done", "return nil // done", []killer{repairCut}},
+	{"repair: the end of a killed one is synced", "wal/repair.go", "return r.ended()", "return nil", []killer{repairCut}},
 	{"repair: no start takes the log before it is finished", "wal/start.go",
 		"if err := s.noRepair(); err != nil {", "if err := s.noRepair(); err != nil && false {", []killer{inWal("TestCrashInRepair")}},
 }
