@@ -109,7 +109,7 @@ func (c *repairCutter) all(base *crashfs.Disk, calls []crashfs.Call, done *Repai
 	for n := 0; ; n++ {
 		if (n+first)%apart == 0 || n == len(calls) || depth > 1 && n+4 > len(calls) {
 			for i, cut := range cuts {
-				if (n/apart+i)%len(cuts) >= c.ways && n < len(calls) {
+				if at := n / apart; n == len(calls) && i >= c.ways || n < len(calls) && (at+i)%len(cuts) >= c.ways {
 					continue
 				}
 				cut.Seed = uint64(n)
@@ -171,8 +171,8 @@ func TestPowerCutAtEveryCallOfRepair(t *testing.T) {
 	t.Parallel()
 	root := memoryDir(t)
 	origin, dir := filepath.Join(root, "origin"), filepath.Join(root, "log")
-	c := &repairCutter{T: t, out: filepath.Join(root, "out"), ways: 1, apart: 47}
-	apart := 10
+	c := &repairCutter{T: t, out: filepath.Join(root, "out"), ways: 1, apart: 71}
+	apart := 17
 	if longTest() {
 		c.ways, c.apart, apart = len(cuts), 5, 1
 	}
