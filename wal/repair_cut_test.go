@@ -107,7 +107,7 @@ func (c *repairCutter) all(base *crashfs.Disk, calls []crashfs.Call, done *Repai
 	disk := base.Clone()
 	first := c.repairs // spreads those of the repairs after a cut
 	for n := 0; ; n++ {
-		if (n+first)%apart == 0 || n == len(calls) || depth > 1 && n+4 > len(calls) {
+		if (n+first)%apart == 0 || n == len(calls) {
 			for i, cut := range cuts {
 				if at := n / apart; n == len(calls) && i >= c.ways || n < len(calls) && (at+i)%len(cuts) >= c.ways {
 					continue
@@ -118,6 +118,9 @@ func (c *repairCutter) all(base *crashfs.Disk, calls []crashfs.Call, done *Repai
 			if n < len(calls) {
 				c.again(disk.Clone(), done, fmt.Sprintf("%s: killed at call %d", name, n), false, depth)
 			}
+		}
+		if n > 0 && depth > 1 && calls[n-1].Kind == crashfs.Rename { // the next one finds it done, and not durable
+			c.again(disk.Clone(), done, fmt.Sprintf("%s: killed at call %d", name, n), false, 1)
 		}
 		if n == len(calls) {
 			return

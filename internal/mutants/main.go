@@ -174,8 +174,19 @@ func (l *lab) overlay(m mutant) (string, error) {
 	return overlay, os.WriteFile(overlay, b, 0o644)
 }
 
-// test runs one test, which may build programs with the overlay, too.
+// test runs one test, once more where somebody else ended the compiler.
 func (l *lab) test(ctx context.Context, k killer, overlay string) (output string, err error) {
+	for range 5 {
+		output, err = l.testOnce(ctx, k, overlay)
+		if err == nil || ctx.Err() != nil || !strings.Contains(output, "/compile: signal: ") && !strings.Contains(output, "/link: signal: ") {
+			break
+		}
+	}
+	return output, err
+}
+
+// testOnce runs one test, which may build programs with the overlay, too.
+func (l *lab) testOnce(ctx context.Context, k killer, overlay string) (output string, err error) {
 	ctx, cancel := context.WithTimeout(ctx, l.timeout+time.Minute) // and the compiler
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "go", "test", "-vet=off", "-count=1", "-v", "-tags", k.tags, "-timeout", l.timeout.String(),
