@@ -37,7 +37,7 @@ test: install-deps lint check-generate race fuzz aerospike-short
 race: LONGEST = $(if $(filter ./...,$(PKGS)),./internal/crashtest ./sinks/postgres ./replay/looptest)
 race:
 	GORACE="atexit_sleep_ms=50 $${GORACE-}" $(GO) test -vet=off -race -ldflags=-w -p $(AT_ONCE) -timeout 15m $(LONGEST) $(PKGS)
-	WALPROXY_TEST_ENGINE=native $(GO) test -vet=off -timeout 10m ./wal
+	WALPROXY_TEST_ENGINE=tidwall $(GO) test -vet=off -timeout 10m ./wal
 	$(GO) test -timeout 5m -run TestBacklogNeedsNoMemory ./wal
 	$(GO) test -timeout 5m -tags failpoint -run Failpoints ./wal ./replay
 
@@ -92,7 +92,7 @@ mutants:
 ## soak: property and model tests with many more seeds, then for DURATION a server and an
 ## embedded proxy to which whatever chance says is done (root, /dev/fuse)
 soak:
-	WALPROXY_LONG=1 WALPROXY_TEST_ENGINE=native $(GO) test -race -timeout 2h -count 1 ./wal
+	WALPROXY_LONG=1 WALPROXY_TEST_ENGINE=tidwall $(GO) test -race -timeout 2h -count 1 ./wal
 	WALPROXY_LONG=1 $(GO) test -race -timeout 2h -count 1 ./wal/... ./replay/... ./sinks/... ./internal/accept/...
 	WALPROXY_SOAK=$(DURATION) $(GO) test -timeout 24h -count 1 -v -run '^TestSoak$$' ./internal/crashtest
 

@@ -12,7 +12,7 @@ import (
 
 // Options of Open; the zero value is the default.
 type Options struct {
-	// Engine stores the frames: EngineTidwall (default) or EngineNative. A log that
+	// Engine stores the frames: EngineNative (default) or EngineTidwall. A log that
 	// one of them wrote is read, and gone on with, by the other.
 	Engine string
 	// SegmentBytes is where a segment is sealed and the next begun. 16 MiB.
@@ -51,7 +51,7 @@ type Options struct {
 }
 
 // defaultEngine is what Options.Engine is by default. Only tests change it.
-var defaultEngine = EngineTidwall
+var defaultEngine = EngineNative
 
 const (
 	maxRecordLimit = 1 << 30

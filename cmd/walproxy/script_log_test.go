@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -80,6 +81,7 @@ func damageCmd(ts *testscript.TestScript, _ bool, args []string) {
 	name := ts.MkAbs(args[1])
 	b, err := os.ReadFile(name)
 	ts.Check(err)
+	written := len(bytes.TrimRight(b, "\x00")) // without the room of a segment that was not sealed
 	switch args[0] {
 	case "flip":
 		i := bytes.Index(b, []byte(args[2]))
@@ -90,9 +92,9 @@ func damageCmd(ts *testscript.TestScript, _ bool, args []string) {
 	case "cut":
 		n, err := strconv.Atoi(args[2])
 		ts.Check(err)
-		b = b[:len(b)-n]
+		b = b[:written-n]
 	case "append":
-		b = append(b, args[2]...)
+		b = slices.Concat(b[:written], []byte(args[2]), b[min(written+len(args[2]), len(b)):])
 	case "zero":
 		clear(b)
 	case "newer":

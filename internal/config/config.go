@@ -186,7 +186,7 @@ const MainSink = "main"
 // withDefaults fills in what was left out.
 func (c *Config) withDefaults() {
 	orString(&c.DataDir, "./walproxy-data")
-	orString(&c.Log.Engine, "tidwall")
+	orString(&c.Log.Engine, "native")
 	or(&c.Log.MaxBytes, 64*gib)
 	or(&c.Log.MinFree, 2*gib)
 	or(&c.Log.RingBytes, 64*mib)
