@@ -166,7 +166,7 @@ func TestKillEmbeddedAtFailpoints(t *testing.T) {
 			w.waitAcked(ctx, 100)
 			w.kill()
 		}
-		for range times(4, 40) {
+		for range times(2, 40) {
 			spec := fmt.Sprintf("WALPROXY_FAILPOINTS=%s=%d", point.name, 1+r.IntN(point.most))
 			err := w.start(ctx, spec)
 			if err == nil {
