@@ -265,10 +265,19 @@ const deadLettersMax = 1000
 
 // deadLetters of the tables that the session may read, oldest first.
 func (x *attended) deadLetters(ctx context.Context) ([][]string, string, *failure) {
+	x.mu.Lock()
+	asked, idle := !x.guarded.changed, x.mu.turn.tx == txIdle
+	x.mu.Unlock()
+	if !asked && idle { // the role may be another one since
+		var err error
+		if asked, err = x.learn(); err != nil {
+			asked = false
+		}
+	}
 	known := x.t.catalogue(ctx)
-	if known == nil || x.known.session.Role == "" {
+	if known == nil || !asked {
 		return nil, "", &failure{code: "57P03", reason: "dead_letter", message: "walproxy cannot tell yet which tables you may read",
-			hint: "It knows once the session has written to a table that is written behind, and the catalogue was read."}
+			hint: "It asks outside of transactions, while PostgreSQL is there."}
 	}
 	letters, err := x.t.o.Core.DeadLetters(x.t.o.Sink, 0, deadLettersMax)
 	if err != nil {

@@ -1,7 +1,6 @@
 package pgwire
 
 import (
-	"errors"
 	"slices"
 	"strings"
 	"testing"
@@ -150,15 +149,23 @@ func TestDeadLetterQuery(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer other.Close(bounded(t))
-	rows, err := other.Query(bounded(t), "SELECT * FROM walproxy.dead_letter")
-	if err == nil {
-		var all []map[string]any
-		all, err = pgx.CollectRows(rows, pgx.RowToMap)
-		if len(all) != 0 {
-			t.Errorf("who may not read the table sees %v", all)
+	sees := func(conn *pgx.Conn, want int) {
+		t.Helper()
+		rows, err := conn.Query(bounded(t), "SELECT * FROM walproxy.dead_letter")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if all, err := pgx.CollectRows(rows, pgx.RowToMap); err != nil || len(all) != want {
+			t.Errorf("%v, %v are seen, want %d", all, err, want)
 		}
 	}
-	if e, ok := errors.AsType[*pgconn.PgError](err); err != nil && (!ok || e.Code != "57P03") {
-		t.Error(err)
+	sees(other, 0)
+	conn = r.connect() // it has written nothing
+	sees(conn, 1)
+	do(t, conn, "SET ROLE unprivileged")
+	sees(conn, 0)
+	do(t, conn, "RESET ROLE", "BEGIN", "SET LOCAL ROLE unprivileged")
+	if _, err := conn.Exec(bounded(t), "SELECT * FROM walproxy.dead_letter", pgx.QueryExecModeSimpleProtocol); code(err) != "57P03" {
+		t.Errorf("in a transaction in which the role may have changed: %v", err)
 	}
 }

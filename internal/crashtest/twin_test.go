@@ -69,7 +69,10 @@ func newTwins(t *testing.T, r *rand.Rand, sessions int) *twins {
 // begin starts walproxy.
 func (w *twins) begin(ctx context.Context, env ...string) {
 	w.Helper()
-	w.start(ctx, append(env, "WALPROXY_PGWIRE__TRANSACTIONS="+[]string{"log", "log", "pass"}[w.chance.IntN(3)])...)
+	how := "WALPROXY_PGWIRE__TRANSACTIONS=" + []string{"log", "log", "pass"}[w.chance.IntN(3)]
+	if len(env) == 0 || w.tryStart(ctx, append(env, how)...) != nil { // it may kill itself before it is ready
+		w.start(ctx, how)
+	}
 }
 
 // over takes note that walproxy has ended: all sessions have.

@@ -96,13 +96,19 @@ func blankComments(text []byte) []byte {
 	return out
 }
 
-// Parse reads a write: a mutation, as POST /v1/mutations takes it, or an array of
-// them, a group, or {"statement": ...}. Lines that begin with # are comments. Errors are *TextError, or
+// Parse reads a write: a mutation, as POST /v1/mutations takes it, or {"statement": ...},
+// or an array of them, a group. Lines that begin with # are comments. Errors are *TextError, or
 // mutation's *InvalidError where the key type decides.
 func Parse(text []byte) (*walproxyv1.Record, error) {
 	text = blankComments(text)
 	if trimmed := bytes.TrimSpace(text); len(trimmed) == 0 {
 		return nil, &TextError{Reason: "there is nothing but comments: want a mutation, or an array of those of a group"}
+	} else if members := statementsAmong(trimmed); members != nil {
+		g, err := parseMembers(members)
+		if err != nil {
+			return nil, err
+		}
+		return &walproxyv1.Record{Body: &walproxyv1.Record_Group{Group: g}}, textError(text, mutation.ValidateGroup(g))
 	} else if trimmed[0] == '[' {
 		ms, err := jsonform.DecodeMutations(text)
 		if err != nil {
@@ -201,16 +207,21 @@ func change(doc json.RawMessage, path string, f func(parent map[string]json.RawM
 	}
 	if isList(doc) { // a group
 		return changeElement(doc, path, parts, func(m json.RawMessage, rest []string) (json.RawMessage, error) {
-			return changeMutation(m, path, rest, f)
+			return changeOne(m, path, rest, f)
 		})
 	}
-	if statementOf(doc) != nil {
-		if parts[0] != memberStatement {
-			parts = append([]string{memberStatement}, parts...)
-		}
-		return descend(doc, path, parts, f)
+	return changeOne(doc, path, parts, f)
+}
+
+// changeOne is change for a mutation or a statement.
+func changeOne(doc json.RawMessage, path string, parts []string, f func(map[string]json.RawMessage, string) error) (json.RawMessage, error) {
+	if statementOf(doc) == nil {
+		return changeMutation(doc, path, parts, f)
 	}
-	return changeMutation(doc, path, parts, f)
+	if len(parts) > 0 && parts[0] != memberStatement {
+		parts = append([]string{memberStatement}, parts...)
+	}
+	return descend(doc, path, parts, f)
 }
 
 func isList(doc json.RawMessage) bool {

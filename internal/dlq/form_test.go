@@ -81,7 +81,8 @@ func TestParse(t *testing.T) {
 
 // FuzzParse: what is read is a write whose JSON form reads as the same.
 func FuzzParse(f *testing.F) {
-	for _, text := range []string{one, "[" + one + "," + one + "]", "# c\n" + one + "\n# d", `{"collection":"c","key":[1,"a",{"$bytes":"AA=="}],"delete":true,"set":{}}`} {
+	for _, text := range []string{one, "[" + one + "," + one + "]", "# c\n" + one + "\n# d", `{"collection":"c","key":[1,"a",{"$bytes":"AA=="}],"delete":true,"set":{}}`,
+		`[{"statement":{"collection":"c","key":1,"text":"DELETE FROM \"c\" WHERE \"id\" = $1","parameter_oids":[20],"role":"r","search_path":"","parameters":["1"]}},` + one + `]`} {
 		f.Add([]byte(text))
 	}
 	f.Fuzz(func(t *testing.T, text []byte) {
@@ -96,6 +97,9 @@ func FuzzParse(f *testing.F) {
 		}
 		single, group := formsOf(rec)
 		l := Letter{Whole: &Whole{Mutation: single, Group: group}}
+		if s := rec.GetStatement(); s != nil {
+			l.Statement = jsonform.AppendStatement(nil, s)
+		}
 		again, err := l.Text()
 		if errors.Is(err, ErrNoForm) && rec.GetGroup() != nil && len(rec.GetGroup().GetMembers()) == 0 {
 			return

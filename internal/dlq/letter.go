@@ -5,6 +5,7 @@ package dlq
 
 import (
 	"encoding/json"
+	"slices"
 	"time"
 
 	walproxyv1 "github.com/walproxy/walproxy/api/proto/walproxy/v1"
@@ -45,7 +46,8 @@ type Whole struct {
 	// Keys that it writes, if they are several.
 	Keys []Key `json:"keys,omitempty"`
 	// Mutation is what POST /v1/mutations takes; Group are those of a group, which
-	// were one write. Neither is there if the write has no such form.
+	// were one write, and {"statement": ...} for statements among them. Neither is there
+	// if the write has no such form.
 	Mutation json.RawMessage   `json:"mutation,omitempty"`
 	Group    []json.RawMessage `json:"group,omitempty"`
 	// Statement is what came over the Postgres wire; see ParseStatement.
@@ -127,6 +129,9 @@ func WholeOf(d *state.DeadLetter, stream string) (Letter, error) {
 // formsOf are the JSON forms of what rec writes: one mutation or those of a group;
 // neither if it has none.
 func formsOf(rec *walproxyv1.Record) (one json.RawMessage, group []json.RawMessage) {
+	if slices.ContainsFunc(rec.GetGroup().GetMembers(), func(m *walproxyv1.Group_Member) bool { return m.GetStatement() != nil }) {
+		return nil, memberForms(rec.GetGroup())
+	}
 	ms, err := mutation.Mutations(rec)
 	if err != nil { // of a kind that is made of other things
 		return nil, nil

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strings"
 
 	walproxyv1 "github.com/walproxy/walproxy/api/proto/walproxy/v1"
 	"github.com/walproxy/walproxy/internal/jsonform"
@@ -80,6 +81,63 @@ func ParseStatement(form json.RawMessage) (*walproxyv1.Statement, error) {
 		Settings: in.Settings, Collection: in.Collection, Key: key, RequestId: in.RequestID,
 	}
 	return s, mutation.ValidateStatement(s)
+}
+
+// memberForms are the forms of a group of statements and mutations; nil: one of them has
+// none.
+func memberForms(g *walproxyv1.Group) (forms []json.RawMessage) {
+	for _, m := range g.GetMembers() {
+		form, ok := json.RawMessage(nil), false
+		switch {
+		case m.GetStatement() != nil:
+			form, ok = statementDocument(jsonform.AppendStatement(nil, m.GetStatement())), true
+		case m.GetMutation() != nil:
+			form, ok = jsonform.AppendMutation(nil, m.GetMutation())
+		}
+		if !ok {
+			return nil
+		}
+		forms = append(forms, form)
+	}
+	return forms
+}
+
+// statementsAmong are the elements of a list that has a statement in it; nil: it is none.
+func statementsAmong(text []byte) (members []json.RawMessage) {
+	if !isList(text) || json.Unmarshal(text, &members) != nil || !slices.ContainsFunc(members, func(m json.RawMessage) bool { return statementOf(m) != nil }) {
+		return nil
+	}
+	return members
+}
+
+// parseMembers reads what memberForms has written, maybe mended.
+func parseMembers(members []json.RawMessage) (*walproxyv1.Group, error) {
+	g := &walproxyv1.Group{}
+	for i, text := range members {
+		var rec *walproxyv1.Record
+		var err error
+		member := &walproxyv1.Group_Member{}
+		if isList(text) {
+			err = &TextError{Reason: "a group stands in a group"}
+		} else {
+			rec, err = Parse(text)
+		}
+		switch {
+		case err != nil:
+		case rec.GetStatement() != nil:
+			member.Kind = &walproxyv1.Group_Member_Statement{Statement: rec.GetStatement()}
+		default:
+			member.Kind = &walproxyv1.Group_Member_Mutation{Mutation: rec.GetMutation()}
+		}
+		if wrong, ok := errors.AsType[*TextError](err); ok { // lines are those of the member alone
+			err = &TextError{Field: strings.TrimSuffix(fmt.Sprintf("[%d].%s", i, wrong.Field), "."), Reason: wrong.Reason}
+		}
+		if err != nil {
+			return nil, err
+		}
+		g.Members = append(g.Members, member)
+	}
+	return g, nil
 }
 
 func statementError(err error) error {

@@ -66,6 +66,54 @@ func TestStatementForm(t *testing.T) {
 	}
 }
 
+// TestStatementGroupForm: a transaction is shown with its statements, comes back the same,
+// and can be mended.
+func TestStatementGroupForm(t *testing.T) {
+	s, _ := statementLetter(t)
+	other := proto.CloneOf(s)
+	s.RequestId, other.RequestId, other.Key = "", "", mutation.Int64(43)
+	g := &walproxyv1.Group{Members: []*walproxyv1.Group_Member{
+		{Kind: &walproxyv1.Group_Member_Statement{Statement: s}},
+		{Kind: &walproxyv1.Group_Member_Statement{Statement: other}},
+		{Kind: &walproxyv1.Group_Member_Mutation{Mutation: mutation.Delete("orders", mutation.Int64(44))}},
+	}}
+	payload, err := mutation.Encode(nil, &walproxyv1.Record{Format: mutation.Format, Body: &walproxyv1.Record_Group{Group: g}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := WholeOf(&state.DeadLetter{LSN: 1, Position: 1, Sink: "main", When: time.Now(), Payload: payload, Keys: [][]byte{mutation.AppendKey(nil, "orders", s.Key), mutation.AppendKey(nil, "orders", other.Key)}}, "stream")
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := l.Text()
+	if err != nil {
+		t.Fatal(err)
+	}
+	rec, err := Parse(text)
+	if err != nil || !proto.Equal(rec.GetGroup(), g) {
+		t.Fatalf("%s came back as %v (%v)", text, rec, err)
+	}
+	doc, err := Set(text, "1.parameters.0", "short")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if rec, err = Parse(doc); err != nil {
+		t.Fatal(err)
+	}
+	if _, values, err := pgstatement.Parameters(rec.GetGroup().GetMembers()[1].GetStatement().GetParameters()); err != nil || string(values[0]) != "short" {
+		t.Errorf("mended to %q (%v)", values, err)
+	}
+	for path, value := range map[string]string{"1.parameters": "[]", "0.text": `"DROP TABLE orders"`, "1.nosuch": "7", "2.delete": "7"} {
+		doc, err := Set(text, path, value)
+		if err == nil {
+			_, err = Parse(doc)
+		}
+		if wrong, ok := errors.AsType[*TextError](err); !ok || !strings.HasPrefix(wrong.Field, "["+path[:1]+"].") {
+			t.Errorf("%s = %s: %v", path, value, err)
+		}
+	}
+}
+
 func TestStatementFormErrors(t *testing.T) {
 	_, l := statementLetter(t)
 	text, err := l.Text()
