@@ -56,7 +56,6 @@ type twinAuthor struct {
 	made   int
 	hot    bool // it may use them now
 	inside bool // a transaction
-	tags   bool // a write's number of rows is compared
 }
 
 const (
