@@ -1,14 +1,21 @@
 package wal
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"testing"
+	"time"
 
+	"go.uber.org/zap"
 	"golang.org/x/sys/unix"
+
+	"github.com/walproxy/walproxy/internal/vfs"
 )
 
 // BenchmarkAppend appends from N writers that each wait for their ack, beside a
@@ -162,4 +169,73 @@ func BenchmarkRead(b *testing.B) {
 			}
 		})
 	}
+}
+
+// BenchmarkStartScan reads the last segment of a log, of full size, and finds its end
+// as a start does: its pages are in the page cache, as behind a crash. What counts is
+// the ratio inside one run.
+//
+//	go test -run '^$' -bench StartScan -benchtime 50x ./wal
+func BenchmarkStartScan(b *testing.B) {
+	for _, size := range []int{128, 512, 4096} {
+		dir := filepath.Join(benchDir(b), "log")
+		o := Options{MinFree: -1, SegmentBytes: 64 << 20}
+		l := mustOpen(b, dir, o)
+		appendN(b, l, 1, nativeFirstRoom/2)
+		records := (60 << 20) / (size + frameHeaderSize)
+		var last Ticket
+		for n := 0; n < records; n++ { // beyond the small files of a new log
+			var err error
+			if last, err = l.Enqueue(context.Background(), payloadOf(LSN(n+2), size)[:size]); err != nil {
+				b.Fatal(err)
+			}
+		}
+		if err := last.Wait(context.Background()); err != nil {
+			b.Fatal(err)
+		}
+		mustClose(b, l)
+		s := &start{dir: dir, fs: vfs.OS(), log: zap.NewNop(), stream: l.stream}
+		if err := s.find(); err != nil {
+			b.Fatal(err)
+		}
+		f := slices.MaxFunc(s.segments, func(x, y *found) int { return cmp.Compare(x.size, y.size) })
+		end, err := s.scanRecords(f)
+		if err != nil || end.offset != f.size {
+			b.Fatal(end, err)
+		}
+		bytes := f.size
+		run := func(name string, f func() error) {
+			b.Run(fmt.Sprintf("size=%d/%s", size, name), func(b *testing.B) {
+				b.SetBytes(bytes)
+				before := processorTime()
+				for b.Loop() {
+					if err := f(); err != nil {
+						b.Fatal(err)
+					}
+				}
+				// On a machine that is busy with other things this is what can be compared.
+				b.ReportMetric(float64(bytes)*float64(b.N)/1e6/(processorTime()-before).Seconds(), "MB/cpu-s")
+			})
+		}
+		buf := make([]byte, scanBufferSize)
+		run("read", func() error {
+			return withFile(vfs.OS(), f.path(), func(file vfs.File, _ int64) error {
+				_, err := io.CopyBuffer(onlyWriter{io.Discard}, onlyReader{file}, buf)
+				return err
+			})
+		})
+		for name, fsys := range map[string]vfs.FS{"scan": vfs.OS(), "scan-unmapped": vfs.NewFaults(vfs.OS())} {
+			s.fs = fsys
+			run(name, func() error {
+				_, err := s.scanRecords(f)
+				return err
+			})
+		}
+	}
+}
+
+func processorTime() time.Duration {
+	var u unix.Rusage
+	_ = unix.Getrusage(unix.RUSAGE_SELF, &u)
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }

@@ -156,7 +156,9 @@ func (sv *survey) run(file vfs.File, size int64) error {
 	f := sv.seg.found
 	sv.file, sv.size = &patchedFile{file: file}, size
 	if sv.tally != nil {
-		defer sv.begin(file, size)()
+		k := mapped(file, size)
+		defer k.close()
+		sv.skim = k
 	}
 	limit := size
 	if sv.seg.next != nil {

@@ -19,19 +19,44 @@ type skimmer struct {
 	unmap func() error
 }
 
-// begin maps the file if it can be; what it returns ends that.
-func (sv *survey) begin(file vfs.File, size int64) (end func()) {
+// mapped maps a file; nil if it cannot be: it is read the usual way then.
+func mapped(file vfs.File, size int64) *skimmer {
 	mapper, ok := file.(vfs.Mapper)
 	if !ok || size == 0 || int64(int(size)) != size {
-		return func() {}
+		return nil
 	}
 	b, unmap, err := mapper.Map(int(size))
 	if err != nil {
-		return func() {} // it is read the usual way
+		return nil
 	}
-	sv.skim = &skimmer{b, unmap}
-	// Unmapping what was mapped does not fail, and would cost nothing but memory.
-	return func() { _ = unmap() }
+	return &skimmer{b, unmap}
+}
+
+// close unmaps what was mapped: that does not fail, and would cost nothing but memory.
+func (k *skimmer) close() {
+	if k != nil {
+		_ = k.unmap()
+	}
+}
+
+// pass moves sc over good records, most of them up to LSN stop, and returns what it
+// passed. intact is false if the disk did not give what is mapped: then sc is where
+// it was, and reads what there is.
+func (k *skimmer) pass(sc *scanner, bytesMax int64, stop LSN) (end segmentEnd, durable LSN, n Tally, intact bool) {
+	defer func(old bool) {
+		debug.SetPanicOnFault(old)
+		if fault := recover(); fault != nil {
+			if _, ok := fault.(runtime.Error); !ok {
+				panic(fault)
+			}
+			n, intact = Tally{}, false
+		}
+	}(debug.SetPanicOnFault(true))
+	end, durable, n = sc.skim(k.b[:min(sc.limit, int64(len(k.b)))], bytesMax, stop)
+	if n != (Tally{}) {
+		sc.offset, sc.next = end.offset, end.last+1
+	}
+	return end, durable, n, true
 }
 
 // skimmed passes over good frames, up to LSN stop; false: the caller has had
@@ -59,29 +84,23 @@ func (sv *survey) skimmed(stop LSN) bool {
 
 // skimSome is false if the scanner has to look.
 func (sv *survey) skimSome(stop LSN) (more bool) {
-	defer func(old bool) {
-		debug.SetPanicOnFault(old)
-		if fault := recover(); fault != nil {
-			if _, ok := fault.(runtime.Error); !ok {
-				panic(fault)
-			}
-			sv.skim, more = nil, false // the scanner reads what the disk still gives
-		}
-	}(debug.SetPanicOnFault(true))
-	sc := sv.sc
-	end, n := sc.skim(sv.skim.b[:min(sc.limit, int64(len(sv.skim.b)))], skimBytes, stop)
+	end, _, n, intact := sv.skim.pass(sv.sc, skimBytes, stop)
+	if !intact {
+		sv.skim = nil
+		return false
+	}
 	if n == (Tally{}) {
 		return false
 	}
 	sv.end = end
 	sv.tally.add(n)
-	sc.offset, sc.next = end.offset, end.last+1
 	return n.Verified >= skimBytes
 }
 
 // skim verifies records of b, the file up to the limit, from s.offset on: most of
-// them up to LSN stop. What it does not pass is not bad for that.
-func (s *scanner) skim(b []byte, bytesMax int64, stop LSN) (end segmentEnd, n Tally) {
+// them up to LSN stop; durable is what the last one says was durable. What it does
+// not pass is not bad for that.
+func (s *scanner) skim(b []byte, bytesMax int64, stop LSN) (end segmentEnd, durable LSN, n Tally) {
 	const kindAt, magicAndVersion = 5, uint64(frameMagic) | frameVersion<<32
 	offset, next := s.offset, s.next
 	from := offset
@@ -107,11 +126,11 @@ func (s *scanner) skim(b []byte, bytesMax int64, stop LSN) (end segmentEnd, n Ta
 			break
 		}
 		offset = start + size
-		end = segmentEnd{offset, next, crc}
+		end, durable = segmentEnd{offset, next, crc}, LSN(le.Uint64(h[16:]))
 		next++
 		n.Records++
 		n.Payload += size - frameHeaderSize
 	}
 	n.Verified = offset - from
-	return end, n
+	return end, durable, n
 }

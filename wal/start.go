@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -358,7 +359,15 @@ func (s *start) scanDurable(f *found) (end segmentEnd, durable LSN, err error) {
 	end, durable = f.headerEnd(), f.header.base-1
 	err = withFile(s.fs, f.path(), func(file vfs.File, size int64) error {
 		sc := f.records(file, size)
-		for {
+		k := mapped(file, size)
+		defer k.close()
+		for intact := k != nil; ; {
+			if intact {
+				e, d, passed, ok := k.pass(sc, math.MaxInt64, ^LSN(0))
+				if intact = ok; passed != (Tally{}) {
+					end, durable = e, d
+				}
+			}
 			fr, err := sc.verified()
 			if errors.Is(err, io.EOF) {
 				return nil

@@ -85,6 +85,16 @@ var mutants = []mutant{
 	{"freed: both slots of the watermark say so", "wal/release.go", "l.mark.write(2, func", "l.mark.write(1, func", []killer{inWal("TestReleaseThenDamagedSlot")}},
 	{"freed: only below the sinks' checkpoints", "space.go", "p.log.Release(low + 1)", "p.log.Release(p.log.Durable() + 1)",
 		[]killer{{pkg: "./internal/crashtest", test: "TestKillServer"}}},
+	// Files that are used again.
+	{"used: zeros are durable before the name", "wal/native.go", "return f.file.Sync()", "return nil", []killer{inWal("TestUsedFileIsBlankBeforeItsName")}},
+	{"used: a file begins with zeros", "wal/native.go", "f.file.WriteAt(zeros[:min(nativeBlank, f.size)], 0)", "f.file.WriteAt(nil, 0)",
+		[]killer{inWal("TestUsedFileIsBlankBeforeItsName"), inWal("TestRecycle")}},
+	{"used: zeros behind the frames", "wal/native.go", "b = append(b, zeros[:min(appendSlack, max(f.size-f.end-n, 0))]...)", "", []killer{inWal("TestRecycle")}},
+	{"used: a stale frame is room, whatever its checksum", "wal/scan.go", "return h.lsn >= s.next", "return true", []killer{inWal("TestStaleFramesThatVerify")}},
+	{"used: a stale frame is no record, whatever its checksum", "wal/start.go", "return h.lsn >= base", "return h.lsn >= base || true",
+		[]killer{inWal("TestStaleFramesThatVerify")}},
+	{"used: not what a snapshot has", "wal/spare.go", "|| !unshared(info)", "", []killer{inWal("TestSnapshotKeepsItsFiles")}},
+
 	// The engine tidwall, on a mount whose calls are recorded.
 	{"sync: a group (tidwall)", "wal/tidwall.go", "return f.log.Sync()", "return nil", []killer{recorded}},
 	{"syncdir: a prepared segment's file (tidwall)", "wal/commit.go",
