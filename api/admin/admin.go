@@ -1,4 +1,5 @@
-// Package admin serves metrics, health and profiles. It changes no state.
+// Package admin serves metrics, health, profiles and the status page, with those calls
+// of the API that the page needs.
 package admin
 
 import (
@@ -12,6 +13,8 @@ import (
 
 	"github.com/walproxy/walproxy"
 	"github.com/walproxy/walproxy/api"
+	"github.com/walproxy/walproxy/api/admin/page"
+	"github.com/walproxy/walproxy/internal/recent"
 	"github.com/walproxy/walproxy/replay"
 )
 
@@ -21,6 +24,21 @@ type Server struct {
 	core     api.Core
 	limits   Limits
 	stopping atomic.Bool
+}
+
+// Options of New. Core and Gatherer are required.
+type Options struct {
+	Core     api.Core
+	Gatherer prometheus.Gatherer
+	Limits   Limits
+	// API answers what the status page asks and changes: paths of docs/rest.md. Nil:
+	// there is no page.
+	API http.Handler
+	// Recent are the last warnings and errors. Nil: none are kept.
+	Recent *recent.Log
+	// Authenticated: whoever comes here has shown who it is. Else calls that change
+	// something are taken from this machine alone.
+	Authenticated bool
 }
 
 // Limits of the log, which tell when it is full.
@@ -39,9 +57,25 @@ const nearlyFull = 16 << 10
 //	/healthz        200 while the process is up and its log not poisoned
 //	/readyz         200 while writes are taken and no sink has halted; JSON detail
 //	/debug/pprof/   profiles
-func New(core api.Core, gatherer prometheus.Gatherer, limits Limits) *Server {
-	s := &Server{mux: http.NewServeMux(), core: core, limits: limits}
-	s.mux.Handle("GET /metrics", promhttp.HandlerFor(gatherer, promhttp.HandlerOpts{
+//	/               the status page, /assets/ what belongs to it
+//	/recent         the last warnings and errors, as JSON
+//	/v1/...         status, sinks and dead letters, see calls
+func New(o Options) *Server {
+	s := &Server{mux: http.NewServeMux(), core: o.Core, limits: o.Limits}
+	if o.API != nil {
+		files := page.Handler()
+		s.mux.Handle("GET /{$}", files)
+		s.mux.Handle("GET /assets/", files)
+		for _, pattern := range calls {
+			s.mux.Handle(pattern, guard(o.API, o.Authenticated))
+		}
+	}
+	s.mux.HandleFunc("GET /recent", func(w http.ResponseWriter, _ *http.Request) {
+		reply(w, http.StatusOK, struct {
+			Entries []recent.Entry `json:"entries"`
+		}{o.Recent.Entries()})
+	})
+	s.mux.Handle("GET /metrics", promhttp.HandlerFor(o.Gatherer, promhttp.HandlerOpts{
 		EnableOpenMetrics:   true,
 		MaxRequestsInFlight: 4,
 	}))

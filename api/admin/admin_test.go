@@ -54,7 +54,7 @@ func newRig(t *testing.T, paused bool, wrap func(api.Core) api.Core, limits ...a
 		core = wrap(core)
 	}
 	limits = append(limits, admin.Limits{})
-	r.admin = admin.New(core, registry, limits[0])
+	r.admin = admin.New(admin.Options{Core: core, Gatherer: registry, Limits: limits[0]})
 	return r
 }
 

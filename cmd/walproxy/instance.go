@@ -25,6 +25,7 @@ import (
 	"github.com/walproxy/walproxy/internal/certs"
 	"github.com/walproxy/walproxy/internal/config"
 	"github.com/walproxy/walproxy/internal/httpserve"
+	"github.com/walproxy/walproxy/internal/recent"
 	"github.com/walproxy/walproxy/internal/state"
 	"github.com/walproxy/walproxy/internal/unfinished"
 	"github.com/walproxy/walproxy/internal/vfs"
@@ -51,6 +52,8 @@ type instance struct {
 	proxy                      *walproxy.Proxy
 	rest                       *rpc.Server
 	adminHandler               *admin.Server
+	adminCalls                 *rpc.Server // what the status page asks and changes
+	recent                     *recent.Log
 	apiServer, adminServer     *httpserve.Server
 	apiAccess, adminAccess     *access.Guard
 	certificates               map[string]*certs.Server // by the endpoint's key; none: no TLS
@@ -65,7 +68,9 @@ type instance struct {
 // start opens everything and serves. ctx bounds the start alone. After an error
 // nothing is left open.
 func start(ctx context.Context, c *config.Config, logger *zap.Logger) (*instance, error) {
-	i := &instance{config: c, logger: logger, registry: prometheus.NewRegistry(), sinks: map[string]sinks.Sink{},
+	last := recent.New(recentEntries)
+	logger = logger.WithOptions(zap.WrapCore(last.Tee))
+	i := &instance{config: c, logger: logger, recent: last, registry: prometheus.NewRegistry(), sinks: map[string]sinks.Sink{},
 		apiAccess: access.New(c.APIAccess()), adminAccess: access.New(c.AdminAccess())}
 	err := i.openCertificates()
 	if err == nil {
@@ -143,9 +148,9 @@ func (i *instance) open(ctx context.Context) error {
 		i.logger.Warn("what an interrupted backup left stays: remove it", zap.String("dir", i.config.DataDir), zap.Error(err))
 	}
 	core := api.New(i.proxy)
-	i.adminHandler = admin.New(core, i.registry, admin.Limits{
-		MaxBytes: int64(i.config.Log.MaxBytes), MinFree: int64(i.config.Log.MinFree),
-	})
+	if err := i.openAdmin(core, options.KeyType); err != nil {
+		return err
+	}
 	i.rest, err = rpc.New(rpc.Options{
 		Core:             core,
 		KeyType:          options.KeyType,
@@ -278,6 +283,7 @@ func (i *instance) close() error {
 	if i.apiServer != nil {
 		// The log is closed: every request that still waited has its outcome.
 		i.rest.Wait()
+		i.adminCalls.Wait()
 	}
 	return errors.Join(append(errs, i.closeSinks())...)
 }
@@ -320,6 +326,7 @@ func (i *instance) closeFronts() error {
 		return errors.Join(errs...)
 	}
 	i.adminHandler.Stopping()
+	i.adminCalls.Stop()
 	i.rest.Stop()
 	return errors.Join(append(errs, i.apiServer.Close(ctx), i.adminServer.Close(ctx))...)
 }
