@@ -92,6 +92,8 @@ func (l *Loop) look(ctx context.Context) (*Plan, error) {
 	switch {
 	case missing && claim.Settled:
 		p.Refusal = l.resumeError(sinks.ErrNoCheckpoint)
+	case missing && l.settler != nil:
+		return p, fmt.Errorf("%w: sink %q: nothing was settled in its store, which gets its checkpoint when it is reached", ErrNothingToAccept, l.o.Name)
 	case missing:
 		return p, fmt.Errorf("%w: sink %q was never reached: its store gets its checkpoint when it is", ErrNothingToAccept, l.o.Name)
 	default:

@@ -270,6 +270,7 @@ type Loop struct {
 	lastTrace wal.LSN       // fixed when the sink was resumed
 	from      atomic.Uint64 // LSN: see start
 	filledTo  atomic.Uint64 // LSN: see fill
+	keeps     atomic.Bool   // the claim is settled
 
 	lost struct {
 		sync.Mutex

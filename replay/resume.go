@@ -16,7 +16,8 @@ import (
 
 // resume claims the sink, trying until it answers or ctx ends (its cause). The
 // claim is durable before the sink hears of it, and settled, durably, before
-// anything is applied: so a checkpoint may be created only while nothing can
+// anything is applied (of a Settler: before anything is freed that it could lose
+// with its checkpoint): so a checkpoint may be created only while nothing can
 // have been applied, and its absence afterwards is an error.
 func (l *Loop) resume(ctx context.Context) (sinks.Checkpoint, error) {
 	claim, err := l.state.ChangeClaim(l.o.Name, func(*state.Claim) {})
@@ -92,7 +93,10 @@ func (l *Loop) tryResume(ctx context.Context) (c sinks.Checkpoint, err error) {
 		}
 		return c, sinks.WithOutcome(sinks.Halt, err)
 	}
-	_, err = l.state.ChangeClaim(l.o.Name, func(c *state.Claim) { c.Identity, c.Settled = identity, true })
+	_, err = l.state.ChangeClaim(l.o.Name, func(c *state.Claim) {
+		c.Identity, c.Settled = identity, c.Settled || l.kept()
+		l.keeps.Store(c.Settled)
+	})
 	return c, sinks.WithOutcome(sinks.Halt, err)
 }
 

@@ -3,6 +3,7 @@ package replay
 import (
 	"fmt"
 
+	"github.com/walproxy/walproxy/internal/state"
 	"github.com/walproxy/walproxy/sinks"
 	"github.com/walproxy/walproxy/wal"
 )
@@ -19,11 +20,33 @@ import (
 // Settler's dead letters nothing is undone at Resume: what was decided stands, and a
 // record of which something was decided is not offered to the store again, unless it
 // is the retry that was decided to be applied.
+//
+// Its store may lose the checkpoint itself, as long as that is not settled. So the
+// claim is settled with the first of what is applied, before any of that is freed:
+// until then all of it can come again, and a checkpoint that is not there is made.
+
+// kept reports whether the sink's checkpoint is one that its store does not lose.
+func (l *Loop) kept() bool { return l.settler == nil || l.settler.Settled() > 0 }
+
+// keep settles the claim, durably, once the checkpoint is kept.
+func (l *Loop) keep() error {
+	if l.keeps.Load() || !l.kept() {
+		return nil
+	}
+	_, err := l.state.ChangeClaim(l.o.Name, func(c *state.Claim) { c.Settled = true })
+	if err == nil {
+		l.keeps.Store(true)
+	}
+	return err
+}
 
 // settled is checkpoint as far as the store cannot lose it any more.
 func (l *Loop) settled(checkpoint wal.LSN) wal.LSN {
 	if l.settler == nil {
 		return checkpoint
+	}
+	if !l.keeps.Load() {
+		return 0
 	}
 	return min(checkpoint, l.settler.Settled())
 }
@@ -39,6 +62,9 @@ func (p *pipeline) listen(joined <-chan struct{}) {
 	for {
 		if err := p.loop.settler.Rewound(); err != nil {
 			p.halt(p.loop.resumeError(err))
+			return
+		}
+		if !p.orHalt(p.loop.keep()) {
 			return
 		}
 		p.mu.Lock()

@@ -69,7 +69,7 @@ type Claim struct {
 	// number until a batch with Relane changes it.
 	Lanes int
 	// Fresh allows creating the checkpoint. It is set only while nothing can
-	// have been applied yet.
+	// have been applied yet or, of a Settler, nothing can have settled.
 	Fresh bool
 }
 

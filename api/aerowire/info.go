@@ -150,12 +150,7 @@ func (s *Server) statistics() string {
 // command answers a name with arguments: what:key=value;key=value, or what/name.
 func (c *conn) command(ctx context.Context, name string) (string, error) {
 	what, arguments, _ := strings.Cut(name, ":")
-	args := map[string]string{}
-	for part := range strings.SplitSeq(arguments, ";") {
-		if key, v, ok := strings.Cut(part, "="); ok {
-			args[key] = v
-		}
-	}
+	args := codec.Settings(arguments, ";")
 	if ns, ok := strings.CutPrefix(name, "namespace/"); ok {
 		return c.s.namespaceInfo(ns), nil
 	}

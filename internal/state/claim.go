@@ -15,8 +15,9 @@ import (
 type Claim struct {
 	Sink     string
 	Identity string // of the store, as the sink says it
-	// Settled is set once the sink is known to hold a checkpoint: from then on
-	// its absence is an error. Before it nothing was applied.
+	// Settled is set once the sink is known to hold a checkpoint that it does not
+	// lose: from then on its absence is an error. Before it nothing was applied, or
+	// nothing that is not in the log any more.
 	Settled bool
 	// Paused: nothing is applied until somebody resumes the sink, whatever
 	// restarts come between.

@@ -4,10 +4,12 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"time"
 
 	as "github.com/aerospike/aerospike-client-go/v7"
 	"go.uber.org/zap"
 
+	"github.com/walproxy/walproxy/api/aerowire/codec"
 	"github.com/walproxy/walproxy/sinks"
 )
 
@@ -20,7 +22,25 @@ func (s *Sink) Describe() sinks.Description {
 	if o.mu.state != nil && o.mu.refused == nil {
 		d.Owner = o.mu.state.Owner
 	}
+	if w := unsettledWarning(o.stuckLocked(), s.o.Settle, o.unsettledLocked(), o.mu.rewinds); w != "" {
+		d.Warnings = append(d.Warnings, w)
+	}
 	return d
+}
+
+// unsettledWarning is what to do about a log that only grows, because nothing has settled
+// for so long.
+func unsettledWarning(stuck, settle time.Duration, unsettled sinks.LSN, rewinds int) string {
+	if settle = max(settle, time.Second); stuck < max(6*settle, time.Minute) {
+		return ""
+	}
+	why := "not all nodes answer"
+	if rewinds > 0 {
+		why = fmt.Sprintf("nodes were restarted, left or joined %d times meanwhile", rewinds)
+	}
+	return fmt.Sprintf("nothing was settled for %v, so the log keeps %d records that are applied, and grows: %s; "+
+		"keep the nodes running for more than twice cluster.settle (%v), or make that shorter, but longer than they take to write to their disks (flush-max-ms, max-write-cache)",
+		stuck.Round(time.Second), unsettled, why, settle)
 }
 
 // advise looks for what in the namespaces' configuration takes away what is promised.
@@ -89,7 +109,7 @@ func (s *Sink) namespace(ctx context.Context, ns string) (map[string]string, err
 	if failed != nil {
 		return nil, judge(failed, notSent)
 	}
-	return settings(answers[command], ";"), nil
+	return codec.Settings(answers[command], ";"), nil
 }
 
 var _ sinks.Describer = (*Sink)(nil)

@@ -80,6 +80,9 @@ type window interface {
 	floor(p Place, digest [20]byte) sinks.LSN
 	// note says what the record has now, and until when it lives.
 	note(p Place, digest [20]byte, last sinks.LSN, dead bool, expires time.Time)
+	// wrote says that a message that begins with an LSN was sent, and what became of it
+	// is not that it was kept out.
+	wrote(first sinks.LSN)
 	// lost is asked when a record has less than its floor. nil: no node was
 	// restarted, so somebody else took it away; else the batch ends with the error.
 	lost(ctx context.Context) error
@@ -88,6 +91,13 @@ type window interface {
 // note tells the window that w's record is written up to last.
 func (a *applier) note(w *work, last sinks.LSN, left written) {
 	a.window.note(w.place.Place, w.digest(), last, left.dead, left.expires)
+}
+
+// keptOut reports that a message surely changed nothing: its filter, or that there is
+// no record, kept it from that.
+func keptOut(err error) bool {
+	code := codeOf(err)
+	return code == types.FILTERED_OUT || code == types.KEY_NOT_FOUND_ERROR
 }
 
 // missing is asked when w's record has less than its floor, and reports whether w
@@ -166,6 +176,9 @@ func (a *applier) mutations(ctx context.Context, works []*work) {
 	}
 	for i, err := range a.send(ctx, entries, sent, true) {
 		w := sent[i]
+		if !keptOut(err) {
+			a.window.wrote(first(w.steps))
+		}
 		switch code := codeOf(err); {
 		case err == nil:
 			a.note(w, last(w.steps), left[i])

@@ -25,6 +25,7 @@ type noWindow struct{}
 
 func (noWindow) floor(Place, [20]byte) sinks.LSN                  { return 0 }
 func (noWindow) note(Place, [20]byte, sinks.LSN, bool, time.Time) {}
+func (noWindow) wrote(sinks.LSN)                                  {}
 func (noWindow) lost(context.Context) error                       { return nil }
 
 // direct applies records to a store as Apply does, without owner and checkpoints.
@@ -455,6 +456,7 @@ func (k *keeps) floor(_ Place, d [20]byte) sinks.LSN { return k.has[d] }
 func (k *keeps) note(_ Place, d [20]byte, last sinks.LSN, _ bool, _ time.Time) {
 	k.has[d] = max(k.has[d], last)
 }
+func (k *keeps) wrote(sinks.LSN)            {}
 func (k *keeps) lost(context.Context) error { return k.gone }
 
 // TestFloor: a record that has less than it is known to have is not written: what

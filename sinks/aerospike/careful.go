@@ -71,6 +71,7 @@ func (a *applier) round(ctx context.Context, works []*work) map[*work]bool {
 			a.reject(w, p)
 			continue
 		}
+		a.window.wrote(first(w.steps))
 		plans, entries, writers = append(plans, p), append(entries, p.write), append(writers, w)
 	}
 	for i, err := range a.send(ctx, entries, writers, true) {
@@ -196,6 +197,7 @@ func (a *applier) tryGroup(ctx context.Context, works []*work) error {
 			refused = plan.fault
 		}
 		if plan.write != nil {
+			a.window.wrote(first(w.steps))
 			entries, writers, plans = append(entries, plan.write), append(writers, w), append(plans, plan)
 		} else if found[w].guard >= w.steps[0].lsn {
 			a.note(w, found[w].guard, written{dead: found[w].dead})

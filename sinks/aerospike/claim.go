@@ -90,7 +90,7 @@ func (o *owner) own(ctx context.Context, st *state, at Place) error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if o.mu.state != nil && o.mu.state.Claim == st.Claim {
-		o.mu.sets[at] = true
+		bounded(o.mu.sets)[at] = true
 	}
 	return nil
 }

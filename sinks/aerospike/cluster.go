@@ -26,6 +26,9 @@ type node struct {
 	// Started is when the process began, by this machine's clock: its uptime is in
 	// whole seconds.
 	Started time.Time `json:"started"`
+
+	after time.Time // it surely began later, by the clock that nobody sets
+	alone bool      // in its cluster
 }
 
 // startSlack is how much two looks at one run of a node may differ in when it began.
@@ -68,6 +71,7 @@ func (s *Sink) look(ctx context.Context) (nodes, error) {
 		if err := s.timeouts(ctx, &policy); err != nil {
 			return nil, err
 		}
+		asked := time.Now()
 		stats, failed := n.RequestStats(&as.InfoPolicy{Timeout: policy.SocketTimeout})
 		if failed != nil {
 			if _, leave, err := s.calls.Enter(ctx); err == nil { // who forwards is to know of it
@@ -80,8 +84,12 @@ func (s *Sink) look(ctx context.Context) (nodes, error) {
 		if err != nil { // one that is just starting does not
 			return nil, sinks.WithOutcome(sinks.Retry, fmt.Errorf("sink aerospike: node %s does not say its uptime: %w", n.GetName(), err))
 		}
-		started := time.Now().Add(-time.Duration(uptime) * time.Second).UTC().Truncate(time.Second)
-		found[n.GetName()] = node{Key: stats["cluster_key"], Started: started}
+		found[n.GetName()] = node{
+			Key:     stats["cluster_key"],
+			Started: time.Now().Add(-time.Duration(uptime) * time.Second).UTC().Truncate(time.Second),
+			after:   asked.Add(-time.Duration(uptime+1) * time.Second),
+			alone:   stats["cluster_size"] == "1",
+		}
 	}
 	if len(found) == 0 {
 		return nil, sinks.WithOutcome(sinks.Retry, errNoNodes)

@@ -192,10 +192,14 @@ const (
 func (a *applier) answered(ctx context.Context, o *order) next {
 	w := o.work
 	if o.err != nil {
+		a.window.wrote(first(w.steps))
 		a.fail(w, o.err)
 		return settled
 	}
 	err := judgeResult(o.reply.Result)
+	if !keptOut(err) {
+		a.window.wrote(first(w.steps))
+	}
 	code := codeOf(err)
 	switch {
 	case err == nil:

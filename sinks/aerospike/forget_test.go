@@ -204,3 +204,90 @@ func TestRestartWhileStopped(t *testing.T) {
 		b.read(true)
 	}
 }
+
+// TestFirstRestart: what a store loses when it is killed for the first time may be the
+// state record itself. Nothing was settled, so all of it is in the log: nobody has to do
+// anything.
+func TestFirstRestart(t *testing.T) {
+	apart(t)
+	f := newForgetful(t)
+	o := bookOptions(f.addrs)
+	if realServers == nil {
+		o.now = f.clock.now
+	}
+	var b *book
+	f.restart(func() {
+		b = newBook(t, o)
+		b.wait(b.write(100))
+	})
+	b.wait(b.write(100))
+	b.read(true)
+	// The same while walproxy does not run.
+	b = newBook(t, bookOptions(f.addrs))
+	f.restart(func() {
+		b.wait(b.write(100))
+		b.close()
+	})
+	b.open()
+	b.wait(b.write(100))
+	b.read(true)
+}
+
+// TestSettlesBetweenRestarts: a store is killed so often that nothing settles by its age.
+// What it is found to have after a start is settled all the same, and what it was given
+// before it was killed is not.
+func TestSettlesBetweenRestarts(t *testing.T) {
+	apart(t)
+	f := newForgetful(t)
+	o := bookOptions(f.addrs)
+	o.Settle = time.Second // by a clock that stands
+	defer f.clock.stop()()
+	o.now = f.clock.now
+	b := newBook(t, o)
+	var kept, before walproxy.LSN
+	for round := range unless(long(), 40, 2) {
+		first := b.write(200)
+		b.wait(first)
+		b.sighted(first)
+		f.restart(func() { // what is lost now may have been seen, too
+			last := b.write(50)
+			if b.wait(last); round > 0 {
+				b.sighted(last)
+			}
+		})
+		b.wait(b.write(50))
+		if round == 0 {
+			before = first
+		}
+		soon(t, "what was there before the restart is the checkpoint", func() bool {
+			st, err := b.sink.owner.load(t.Context())
+			return err == nil && st != nil && st.checkpoint().Low().LSN >= first
+		})
+		if kept = b.sink.Settled(); kept < before && round > 0 {
+			t.Errorf("round %d: the log may be freed up to %d, want %d at least", round, kept, before)
+		}
+		before = first
+		b.read(true)
+	}
+	if kept == 0 {
+		t.Error("the log is never freed")
+	}
+}
+
+// sighted waits until it is known that what was applied up to lsn, and what the state
+// record says, is older than a node that is started from now on.
+func (b *book) sighted(lsn walproxy.LSN) {
+	b.Helper()
+	const blur = 1200 * time.Millisecond // nodes tell their age in seconds
+	o := b.sink.owner
+	soon(b, "the lanes were seen there", func() bool {
+		o.mu.Lock()
+		defer o.mu.Unlock()
+		for _, s := range o.mu.sights {
+			if s.low.LSN >= lsn && time.Since(s.taken) > blur {
+				return time.Since(o.mu.saved) > blur
+			}
+		}
+		return false
+	})
+}

@@ -50,7 +50,14 @@ func newMetrics(s *Sink) (*metrics, error) {
 	unsettled := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "walproxy_aerospike_unsettled_records", Help: "LSNs that are applied and not settled: a restart of a node could still take them back, and the log keeps them.",
 	}, func() float64 { return float64(s.owner.unsettled()) })
-	m.all = []prometheus.Collector{m.latency, m.records, m.bytes, m.errors, m.careful, m.rewinds, unsettled}
+	stuck := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "walproxy_aerospike_unsettled_seconds", Help: "Since when something is applied and not settled and nothing has settled: beyond some times cluster.settle the log only grows.",
+	}, func() float64 {
+		s.owner.mu.Lock()
+		defer s.owner.mu.Unlock()
+		return s.owner.stuckLocked().Seconds()
+	})
+	m.all = []prometheus.Collector{m.latency, m.records, m.bytes, m.errors, m.careful, m.rewinds, unsettled, stuck}
 	if err := promset.Register(m.registerer, m.all...); err != nil {
 		return nil, err
 	}

@@ -27,9 +27,15 @@ type owner struct {
 		at       sinks.Checkpoint // where the lanes are
 		seen     time.Time        // when the store said last that this is the owner
 		refused  error            // why nothing is applied until the next Resume
+		saved    time.Time        // when state was
+		sights   []sample         // of this claim, the last ones; see sighted
+		points   []sinks.Point    // where the lanes were, above what is settled
+		proof    *proof           // nil: this claim can find out nothing
 		recent   *ledger          // applied, not settled
 		before   *ledger          // what was, before the store lost some of it; nil once that is applied again
 		settled  sinks.LSN        // the log may be freed up to it
+		moved    time.Time        // when that rose last, or nothing was left to settle
+		rewinds  int              // since then
 		stream   string           // the guard's name, of the last state record seen
 		sets     map[Place]bool   // that are known to be this stream's
 		warnings []string         // see advise
@@ -46,6 +52,7 @@ func newOwner(s *Sink) *owner { return &owner{sink: s, news: make(chan struct{},
 type turn struct {
 	owner   *owner
 	recent  *ledger
+	proof   *proof // may be nil
 	state   *state // of its claim
 	done    bool   // it was applied before
 	guard   string // the stream's bin
@@ -73,7 +80,7 @@ func (o *owner) begin(ctx context.Context, b *sinks.Batch) (*turn, error) {
 	if !done && len(b.Records) > 0 && o.mu.recent.full() {
 		return nil, sinks.WithOutcome(sinks.Retry, errFull)
 	}
-	return &turn{owner: o, recent: o.mu.recent, state: o.mu.state, done: done,
+	return &turn{owner: o, recent: o.mu.recent, proof: o.mu.proof, state: o.mu.state, done: done,
 		guard: guardName(o.mu.at.Stream), release: func() {}}, nil
 }
 
@@ -86,6 +93,13 @@ func (o *owner) refusalLocked(epoch uint64) error {
 		return fmt.Errorf("%w: the batch has epoch %d, the store %d", sinks.ErrFenced, epoch, o.mu.at.Epoch)
 	}
 	return o.mu.refused
+}
+
+// applies reports whether anything is applied under the claim.
+func (o *owner) applies() bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.mu.refused == nil
 }
 
 // advance moves the checkpoints to where b goes, after its records are applied. A
@@ -151,7 +165,7 @@ func (o *owner) change(ctx context.Context, f func(*state) bool) error {
 			o.mu.Lock()
 			defer o.mu.Unlock()
 			if o.mu.state == mine {
-				o.mu.state, o.mu.seen = &next, time.Now()
+				o.mu.state, o.mu.seen, o.mu.saved = &next, time.Now(), time.Now()
 			}
 			return nil
 		}
@@ -200,6 +214,7 @@ func (o *owner) refuse(mine *state, err error) error {
 		o.mu.refused = err
 		if errors.Is(err, sinks.ErrRewound) {
 			o.sink.metrics.rewinds.Inc()
+			o.mu.rewinds++
 		}
 		o.sink.log.Warn("nothing is applied until the stream is claimed again", zap.Error(err))
 	}
@@ -257,7 +272,7 @@ func (o *owner) ask(ctx context.Context) error {
 	return nil
 }
 
-// floor, note and lost are the window of the turn.
+// floor, note, wrote and lost are the window of the turn.
 func (t *turn) floor(p Place, digest [20]byte) sinks.LSN {
 	return t.recent.floor(spot{p.Namespace, digest}, time.Now())
 }
@@ -265,6 +280,8 @@ func (t *turn) floor(p Place, digest [20]byte) sinks.LSN {
 func (t *turn) note(p Place, digest [20]byte, last sinks.LSN, dead bool, expires time.Time) {
 	t.recent.note(spot{p.Namespace, digest}, entry{lsn: last, dead: dead, set: p.Set, expires: expires})
 }
+
+func (t *turn) wrote(first sinks.LSN) { t.proof.wrote(first) }
 
 // lost is asked when a record has less than it must have. nil: no node was
 // restarted, so somebody else took it away.

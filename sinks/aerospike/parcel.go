@@ -86,7 +86,7 @@ func (s *Sink) send(ctx context.Context, client *as.Client, parcels []*parcel, d
 		slots <- struct{}{}
 		wg.Go(func() {
 			defer func() { <-slots }()
-			answers, err := wait(ctx, s, notSent, func() ([]answer, error) {
+			answers, err := wait(ctx, s, slices.ContainsFunc(t.parcels, (*parcel).writes), func() ([]answer, error) {
 				return s.carry(t, deadline, socket), nil
 			})
 			for i, p := range t.parcels {

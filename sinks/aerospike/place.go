@@ -77,7 +77,9 @@ func (t *places) take(p Place, collection string) error {
 	if ok && other != collection {
 		return &mutation.RejectedError{Field: "collection", Reason: fmt.Sprintf("its set %q is that of collection %q: map them to different ones", p.Set, other)}
 	}
-	t.taken[p] = collection
+	if !ok {
+		bounded(t.taken)[p] = collection
+	}
 	return nil
 }
 

@@ -40,6 +40,10 @@ func (o *owner) claim(ctx context.Context, claim sinks.Claim) (sinks.Checkpoint,
 		if err != nil {
 			return sinks.Checkpoint{}, err
 		}
+		until, kept := o.restarted(found, st)
+		if kept {
+			st.Settled = max(st.Settled, st.checkpoint().Low().LSN)
+		}
 		if st, err = o.claimed(st, claim); err != nil {
 			return sinks.Checkpoint{}, err
 		}
@@ -50,7 +54,7 @@ func (o *owner) claim(ctx context.Context, claim sinks.Claim) (sinks.Checkpoint,
 		err = o.save(ctx, st)
 		if err == nil {
 			o.advise(ctx, len(found))
-			return o.begun(st), nil
+			return o.begun(st, until), nil
 		}
 		if !errors.Is(err, errMoved) {
 			return sinks.Checkpoint{}, err
@@ -81,8 +85,15 @@ func (o *owner) claimed(st *state, claim sinks.Claim) (*state, error) {
 	return st, nil
 }
 
-// begun takes over what was claimed.
-func (o *owner) begun(st *state) sinks.Checkpoint {
+func (o *owner) restarted(found nodes, stored *state) (until sinks.LSN, kept bool) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.restartedLocked(found, stored)
+}
+
+// begun takes over what was claimed. What was acknowledged before the node's start is
+// known up to an LSN.
+func (o *owner) begun(st *state, until sinks.LSN) sinks.Checkpoint {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	m := &o.mu
@@ -91,7 +102,11 @@ func (o *owner) begun(st *state) sinks.Checkpoint {
 	}
 	m.state, m.at, m.seen, m.refused = st, st.checkpoint(), time.Now(), nil
 	m.recent, m.stream, m.sets = newLedger(), guardName(st.Stream), map[Place]bool{}
-	m.settled = max(m.settled, st.Settled)
+	m.saved, m.sights, m.proof = m.seen, nil, nil
+	if until > m.at.Low().LSN {
+		m.proof = newProof(until)
+	}
+	o.settledLocked(st.Settled)
 	if m.before != nil && m.at.Low().LSN >= m.before.highest() {
 		m.before = nil
 	}
@@ -204,5 +219,5 @@ func (s *Sink) Rebase(ctx context.Context, owner string, from, to sinks.Checkpoi
 func (o *owner) forget() {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	o.mu.seen, o.mu.stream = time.Time{}, ""
+	o.mu.seen, o.mu.stream, o.mu.points = time.Time{}, "", nil
 }

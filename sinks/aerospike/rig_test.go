@@ -151,6 +151,9 @@ func options(t testing.TB) Options {
 	}
 }
 
+// long is whether the tests take as long as they like.
+func long() bool { return os.Getenv("WALPROXY_LONG") != "" }
+
 func closeSink(sink sinks.Sink) error {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()

@@ -143,7 +143,7 @@ func (r *rules) looked(at Place) bool {
 func (r *rules) look(at Place) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.mu.looked[at] = true
+	bounded(r.mu.looked)[at] = true
 }
 
 // refuses reports that a write may be refused.
@@ -195,7 +195,7 @@ func (r *rules) ask(name string) (*namespaceRules, <-chan struct{}) {
 	defer r.mu.Unlock()
 	ns, asked := r.mu.known[name]
 	if !asked {
-		r.mu.known[name] = nil
+		bounded(r.mu.known)[name] = nil
 		select {
 		case r.news <- struct{}{}:
 		default:
@@ -280,7 +280,7 @@ func (r *rules) namespace(client *as.Client, name string) *namespaceRules {
 
 // parseRules reads a node's answers to "namespace/..." and "sets/...".
 func parseRules(config, sets string) *namespaceRules {
-	c := settings(config, ";")
+	c := codec.Settings(config, ";")
 	if c["type"] == "unknown" || strings.HasPrefix(config, "ERROR") || strings.HasPrefix(config, "FAIL") {
 		return &namespaceRules{missing: true}
 	}
@@ -300,7 +300,7 @@ func parseRules(config, sets string) *namespaceRules {
 		most: int(number(c, "max-record-size")), sets: map[string]setRules{},
 	}
 	for line := range strings.SplitSeq(sets, ";") {
-		c := settings(line, ":")
+		c := codec.Settings(line, ":")
 		if name := c["set"]; name != "" {
 			near := func(have, most string) bool {
 				limit := number(c, most)
@@ -343,13 +343,14 @@ func (ns *namespaceRules) join(other *namespaceRules) {
 	}
 }
 
-// settings are name=value, separated by sep.
-func settings(text, sep string) map[string]string {
-	c := map[string]string{}
-	for part := range strings.SplitSeq(text, sep) {
-		if name, value, ok := strings.Cut(part, "="); ok {
-			c[name] = value
-		}
+// placesMax bounds what is remembered of sets and namespaces that clients name: there
+// are fewer that a server could have. Who is forgotten is looked up again.
+const placesMax = 1 << 14
+
+// bounded is m, emptied if it has grown too large for one more.
+func bounded[K comparable, V any](m map[K]V) map[K]V {
+	if len(m) >= placesMax {
+		clear(m)
 	}
-	return c
+	return m
 }

@@ -1,6 +1,7 @@
 package aerospike
 
 import (
+	"fmt"
 	"testing"
 
 	"github.com/walproxy/walproxy/api/aerowire/codec"
@@ -69,5 +70,27 @@ func TestRules(t *testing.T) {
 	}
 	if ns := parseRules("strong-consistency=true", ""); !ns.strong {
 		t.Error("strong consistency is not seen")
+	}
+}
+
+// TestPlacesAreBounded: what clients name costs no memory without end.
+func TestPlacesAreBounded(t *testing.T) {
+	t.Parallel()
+	r := newRules(nil)
+	var taken places
+	for i := range 3 * placesMax {
+		at := Place{namespace, fmt.Sprint("set", i)}
+		if r.look(at); !r.looked(at) {
+			t.Fatalf("%v is forgotten at once", at)
+		}
+		if err := taken.take(at, at.Set); err != nil {
+			t.Fatal(err)
+		}
+		if err := taken.take(at, "another"); err == nil {
+			t.Fatalf("two collections are in %v", at)
+		}
+	}
+	if n := max(len(r.mu.looked), len(taken.taken)); n > placesMax {
+		t.Errorf("%d sets are remembered, want %d at most", n, placesMax)
 	}
 }

@@ -72,10 +72,11 @@ func (o *owner) settle(ctx context.Context, st *state) {
 // step takes a sample, and settles what can be.
 func (s *settler) step(ctx context.Context) error {
 	began := s.sink.o.now()
-	recent, mine, err := s.sampled(began)
+	recent, mine, low, err := s.sampled(began)
 	if err != nil {
 		return err
 	}
+	sight := sample{time.Now(), low}
 	found, err := s.sink.look(ctx)
 	if err != nil {
 		return err
@@ -86,6 +87,8 @@ func (s *settler) step(ctx context.Context) error {
 	if err := s.ask(ctx); err != nil {
 		return err
 	}
+	s.sighted(mine, sight)
+	s.idle()
 	since := began.Add(-max(s.sink.o.Settle, 0))
 	n := 0
 	for n < len(s.samples) && !s.samples[n].taken.After(since) && len(s.dead) < maxUnsettled {
@@ -93,6 +96,9 @@ func (s *settler) step(ctx context.Context) error {
 		n++
 	}
 	s.samples = s.samples[n:]
+	if at := s.proven(); at.LSN > s.low.LSN {
+		s.low = at
+	}
 	for at, e := range recent.settle(n) {
 		s.dead[at] = e
 	}
@@ -111,18 +117,19 @@ func (e *rewound) Error() string { return sinks.ErrRewound.Error() + ": " + e.wh
 func (e *rewound) Unwrap() error { return sinks.ErrRewound }
 
 // sampled takes a sample and begins a new age of the ledger.
-func (s *settler) sampled(now time.Time) (*ledger, *state, error) {
+func (s *settler) sampled(now time.Time) (*ledger, *state, sinks.Point, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch {
 	case s.mu.state.Claim != s.claimed.Claim: // its ledger is another settler's
-		return nil, nil, sinks.ErrFenced
+		return nil, nil, sinks.Point{}, sinks.ErrFenced
 	case s.mu.refused != nil:
-		return nil, nil, s.mu.refused
+		return nil, nil, sinks.Point{}, s.mu.refused
 	}
-	s.samples = append(s.samples, sample{now, s.mu.at.Low()})
+	low := s.mu.at.Low()
+	s.samples = append(s.samples, sample{now, low})
 	s.mu.recent.turn()
-	return s.mu.recent, s.mu.state, nil
+	return s.mu.recent, s.mu.state, low, nil
 }
 
 // bury removes the tombstones below the settled point that are still what they were.
@@ -219,16 +226,51 @@ func (s *settler) free(since time.Time) {
 		return
 	}
 	s.mu.Lock()
-	s.mu.settled = max(s.mu.settled, s.written[n-1].low.LSN)
+	s.settledLocked(s.written[n-1].low.LSN)
 	s.mu.Unlock()
 	s.written = s.written[n:]
 	s.tell()
+}
+
+// proven is what is settled though its time has not passed.
+func (s *settler) proven() sinks.Point {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.provenLocked()
+}
+
+// settledLocked lets the log be freed up to at.
+func (o *owner) settledLocked(at sinks.LSN) {
+	if at > o.mu.settled || o.mu.moved.IsZero() {
+		o.mu.settled, o.mu.moved, o.mu.rewinds = max(o.mu.settled, at), time.Now(), 0
+	}
+}
+
+// idle notes that there is nothing to settle, if so.
+func (o *owner) idle() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.unsettledLocked() == 0 {
+		o.mu.moved, o.mu.rewinds = time.Now(), 0
+	}
+}
+
+// stuckLocked is since when something is to be settled and nothing was; 0: nothing is.
+func (o *owner) stuckLocked() time.Duration {
+	if o.unsettledLocked() == 0 {
+		return 0
+	}
+	return time.Since(o.mu.moved)
 }
 
 // unsettled is how many LSNs all lanes have passed above the settled point.
 func (o *owner) unsettled() sinks.LSN {
 	o.mu.Lock()
 	defer o.mu.Unlock()
+	return o.unsettledLocked()
+}
+
+func (o *owner) unsettledLocked() sinks.LSN {
 	low := o.mu.at.Low().LSN
 	return low - min(low, o.mu.settled)
 }

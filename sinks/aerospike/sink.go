@@ -26,6 +26,8 @@ type Sink struct {
 	// Calls that Close waits for: those of the contract, and behind them the
 	// messages that were given up and whose answer is still to come.
 	calls *gate.Gate
+	// Those of the latter that may still write what was written since; see strays.
+	strays strays
 
 	closed struct {
 		once sync.Once
@@ -72,6 +74,13 @@ func wait[T any](ctx context.Context, s *Sink, sent bool, f func() (T, error)) (
 	case a := <-answers:
 		return a.value, a.err
 	case <-ctx.Done():
+		if sent && s.owner.applies() {
+			end := s.strays.begun()
+			s.calls.Go(func() {
+				<-answers
+				end()
+			})
+		}
 		var none T
 		return none, gaveUp(ctx, sent)
 	}

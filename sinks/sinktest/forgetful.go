@@ -20,9 +20,10 @@ import (
 // Forgetful is a correct sink on a store that acknowledges what it has not made
 // durable yet, as some fast stores do: a sinks.Settler. When the store restarts
 // each record that was written since the settled point falls back to what it was at
-// the settled point or at any time since; a deleted one is there again. Every record
-// keeps a guard, the LSN of its last write, so that a write that it has is not
-// done again. All methods may be called concurrently.
+// the settled point or at any time since; a deleted one is there again, and as long as
+// nothing is settled the checkpoint itself may be gone. Every record keeps a guard, the
+// LSN of its last write, so that a write that it has is not done again. All methods may
+// be called concurrently.
 type Forgetful struct {
 	store *forgetfulStore
 	news  chan struct{}
@@ -89,6 +90,9 @@ func (f *Forgetful) Restart(random *rand.Rand) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.restarts++
+	if s.settled.LSN == 0 && (random == nil || random.IntN(2) == 0) {
+		s.claimed = false // the checkpoint is written like everything else
+	}
 	for _, name := range slices.Sorted(maps.Keys(s.rows)) {
 		versions := s.rows[name]
 		keep := 1

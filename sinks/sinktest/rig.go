@@ -44,8 +44,10 @@ type rig struct {
 	last  sinks.LSN        // the last record made
 	clock time.Time        // accept time of the last record
 	model model
-	// history is every record that was applied, for a Settler.
+	// history is every record that was applied, for a Settler; kept: some of it was
+	// settled, and with it the checkpoint.
 	history []sinks.Record
+	kept    bool
 }
 
 func newRig(t tb, h Harness) *rig {
@@ -98,6 +100,9 @@ func (r *rig) remove() {
 func (r *rig) crash() {
 	r.t.Helper()
 	r.open = false
+	if s, ok := r.sink.(sinks.Settler); ok {
+		r.kept = r.kept || s.Settled() > 0
+	}
 	if err := r.store.Crash(r.sink); err != nil {
 		r.t.Fatalf("Store.Crash: %v", err)
 	}
@@ -117,6 +122,10 @@ func (r *rig) fresh() {
 func (r *rig) resume() {
 	r.t.Helper()
 	before := r.cp
+	if r.settles() && !r.kept { // as the loop does: its store may have lost the checkpoint
+		defer func(was sinks.Claim) { r.claim = was }(r.claim)
+		r.claim.Fresh, r.claim.Lanes = true, max(r.claim.Lanes, len(before.Lanes))
+	}
 	cp := r.claims()
 	if r.settles() {
 		r.catchUp(before.Lanes)

@@ -20,3 +20,15 @@ func AppendInfo(dst []byte, name, value string) []byte {
 	dst = append(dst, value...)
 	return append(dst, '\n')
 }
+
+// Settings are name=value, separated by sep, as info's answers and arguments have them.
+// What is not of that form is left out.
+func Settings(text, sep string) map[string]string {
+	all := map[string]string{}
+	for part := range strings.SplitSeq(text, sep) {
+		if name, value, ok := strings.Cut(part, "="); ok {
+			all[name] = value
+		}
+	}
+	return all
+}
