@@ -194,8 +194,16 @@ func TestUnsupported(t *testing.T) {
 		for res := range results.Results() {
 			if res.Err == nil {
 				t.Error("a query by an index was answered")
+			} else {
+				err = res.Err
 			}
 		}
+	}
+	want(t, "a query by an index", err, types.INDEX_NOTFOUND)
+	_, err = c.Operate(nil, key(t, "s", 1), as.PutOp(as.NewBin("m", 1)), as.HLLInitOp(as.DefaultHLLPolicy(), "h", 8, -1))
+	want(t, "a HyperLogLog", err, types.UNSUPPORTED_FEATURE)
+	if rec, err := c.Get(nil, key(t, "s", 1)); err != nil || len(rec.Bins) != 1 {
+		t.Errorf("behind what is not supported: %v, %v", rec, err)
 	}
 	if _, err := c.QueryExecute(nil, nil, as.NewStatement(namespace, "s"), as.PutOp(as.NewBin("n", 2))); err == nil {
 		t.Error("a background job was started")

@@ -154,6 +154,53 @@ func TestFrontCalls(t *testing.T) {
 	}
 }
 
+// TestFrontCallsCut: the node is cut off in the middle of a call, behind the function,
+// and before or behind what is written after it. The client is not told anything; what
+// was done is there once, whatever is applied again, and what comes later builds on it.
+func TestFrontCallsCut(t *testing.T) {
+	t.Parallel()
+	f := newFunctions(t, newRig(t).addr)
+	r, client := functionsRig(t, f.listener.Addr().String())
+	once := as.NewWritePolicy(0, 0)
+	once.MaxRetries = 0
+	c, set := calls{t, client}, "calls-"+r.state
+	after := map[string]int{}
+	for _, cut := range []struct {
+		function string
+		moment   int32
+		left     int
+	}{{"add", cutAnswer, 5}, {"remove", cutAnswer, 0}, {"strip", cutAnswer, 1}, {"strip", cutGuard, 1}, {"strip", cutGuarded, 1}} {
+		name := fmt.Sprint(cut.function, cut.moment)
+		k := key(t, set, name)
+		c.must(c.Put(nil, k, as.BinMap{"n": 1}))
+		c.call(k, "read") // behind what was put
+		f.cut.Store(cut.moment)
+		if got, err := c.Execute(once, k, "walproxy_test", cut.function, as.NewValue(4)); err == nil {
+			t.Errorf("%s: %v was answered", name, got)
+		}
+		if n := f.cut.Load(); n != 0 {
+			t.Fatalf("%s: nothing was cut (%d)", name, n)
+		}
+		c.must(c.Add(nil, k, as.BinMap{"n": 2}))
+		after[name] = cut.left + 2
+	}
+	check := func(what string) {
+		t.Helper()
+		for name, n := range after {
+			rec, err := c.Get(nil, key(t, set, name))
+			// A removal that was not acknowledged may be undone.
+			if undone := strings.HasPrefix(name, "remove") && err == nil && rec.Bins["n"] == n+1; !undone {
+				c.is(name+what, key(t, set, name), n)
+			}
+		}
+	}
+	check("")
+	r.close()
+	r.open()
+	c = calls{t, connect(t, r.addr)}
+	check(", applied again")
+}
+
 // TestFrontCallsOrder: functions and logged writes to one record come one after the
 // other.
 func TestFrontCallsOrder(t *testing.T) {

@@ -3,6 +3,7 @@ package aerowire_test
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"io"
 	"net"
 	"strings"
@@ -33,7 +34,8 @@ end
 // functions is a way to an endpoint on Pebble, which has no functions: those above are
 // done here, each as the operations that it stands for, with the filter that came with
 // it, and answered as the real server (8.0.0.15) does. noEnds makes it a namespace that
-// takes no record with an end.
+// takes no record with an end. cut is the moment in a call at which its connection ends,
+// as when the node is killed there.
 type functions struct {
 	t        testing.TB
 	to       string
@@ -45,7 +47,19 @@ type functions struct {
 	files string // as udf-list has them
 
 	noEnds atomic.Bool // nsup-period is 0
+	cut    atomic.Int32
 }
+
+// Moments in the next call; 0: none.
+const (
+	cutAnswer  = 1 + iota // the function was done, and is not answered
+	cutGuard              // it is answered, and what is written behind it is not done
+	cutGuarded            // that is done and not answered
+	cutWrite              // the next write: set behind the answer
+	cutWritten
+)
+
+var errCut = errors.New("the connection ends here")
 
 func newFunctions(t testing.TB, to string) *functions {
 	t.Helper()
@@ -109,14 +123,30 @@ func (f *functions) request(c, up net.Conn, kind byte, body []byte) error {
 	if kind == codec.TypeMessage && err == nil {
 		if _, is := m.Field(codec.FieldUDFPackage); is {
 			reply, err := call(up, m)
-			if err != nil {
+			switch moment := f.cut.Load(); {
+			case err != nil:
 				return err
+			case moment == cutAnswer:
+				f.cut.Store(0)
+				return errCut
+			case moment == cutGuard, moment == cutGuarded:
+				f.cut.Store(cutWrite + moment - cutGuard)
 			}
 			return send(c, codec.TypeMessage, codec.AppendMessage(nil, reply))
 		}
 	}
+	write := kind == codec.TypeMessage && err == nil && m.Info2&codec.Info2Write != 0
+	if write && f.cut.CompareAndSwap(cutWrite, 0) {
+		return errCut
+	}
 	if err := send(up, kind, body); err != nil {
 		return err
+	}
+	if write && f.cut.CompareAndSwap(cutWritten, 0) {
+		if _, _, err := frame(up); err != nil {
+			return err
+		}
+		return errCut
 	}
 	for { // a scan has many answers
 		answer, reply, err := frame(up)
@@ -255,6 +285,11 @@ func newFunctionsRig(t testing.TB) (*frontRig, *as.Client) {
 	if store == "" {
 		store = newFunctions(t, newRig(t).addr).listener.Addr().String()
 	}
+	return functionsRig(t, store)
+}
+
+func functionsRig(t testing.TB, store string) (*frontRig, *as.Client) {
+	t.Helper()
 	r := newFrontRig(t, store)
 	c := connect(t, r.addr)
 	task, err := c.RegisterUDF(nil, []byte(functionsLua), "walproxy_test.lua", as.LUA)

@@ -47,15 +47,13 @@ func unsettledWarning(stuck, settle time.Duration, unsettled sinks.LSN, rewinds 
 // It is asked at every claim, of a cluster with so many nodes.
 func (o *owner) advise(ctx context.Context, members int) {
 	var warnings []string
-	if members > 1 {
-		for _, ns := range o.sink.o.namespaces() {
-			config, err := o.sink.namespace(ctx, ns)
-			if err != nil {
-				o.sink.log.Debug("the configuration of a namespace was not read", zap.String("namespace", ns), zap.Error(err))
-				continue
-			}
-			warnings = append(warnings, adviceFor(ns, config)...)
+	for _, ns := range o.sink.o.namespaces() {
+		config, err := o.sink.namespace(ctx, ns)
+		if err != nil {
+			o.sink.log.Debug("the configuration of a namespace was not read", zap.String("namespace", ns), zap.Error(err))
+			continue
 		}
+		warnings = append(warnings, adviceFor(ns, config, members)...)
 	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -67,8 +65,14 @@ func (o *owner) advise(ctx context.Context, members int) {
 	o.mu.warnings = warnings
 }
 
-// adviceFor is what somebody should change in a namespace of several nodes.
-func adviceFor(ns string, config map[string]string) (list []string) {
+// adviceFor is what somebody should change in a namespace of so many nodes.
+func adviceFor(ns string, config map[string]string, members int) (list []string) {
+	if config["strong-consistency"] == "true" {
+		list = append(list, fmt.Sprintf("namespace %s has strong consistency, with which walproxy was never tested: what is promised of others is not promised of it", ns))
+	}
+	if members < 2 {
+		return list
+	}
 	if config["replication-factor"] == "1" {
 		list = append(list, fmt.Sprintf("namespace %s has one copy of each record (replication-factor 1): while a node is away its records are, and what is written to them meanwhile is lost when it is back", ns))
 	}

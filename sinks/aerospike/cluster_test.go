@@ -120,13 +120,17 @@ func TestAdvice(t *testing.T) {
 		"":                 {"replication-factor": "2", "conflict-resolution-policy": "last-update-time"},
 		"one copy of each": {"replication-factor": "1", "conflict-resolution-policy": "last-update-time"},
 		"more writes":      {"replication-factor": "2", "conflict-resolution-policy": "generation"},
+		"never tested":     {"replication-factor": "2", "conflict-resolution-policy": "last-update-time", "strong-consistency": "true"},
 	} {
-		got := adviceFor("shop", config)
+		got := adviceFor("shop", config, 2)
 		if want == "" && len(got) == 0 {
 			continue
 		}
 		if len(got) != 1 || !strings.Contains(got[0], want) || !strings.Contains(got[0], "shop") {
 			t.Errorf("%v: %q, want %q", config, got, want)
 		}
+	}
+	if got := adviceFor("shop", map[string]string{"replication-factor": "1", "conflict-resolution-policy": "generation"}, 1); len(got) != 0 {
+		t.Errorf("of a lone node: %q", got)
 	}
 }
