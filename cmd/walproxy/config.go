@@ -6,11 +6,12 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/walproxy/walproxy/configs"
+	"github.com/walproxy/walproxy/internal/config"
 )
 
 func newConfig() *cobra.Command {
 	cmd := &cobra.Command{Use: "config", Short: "Check, show and explain the configuration"}
-	cmd.AddCommand(newConfigCheck(), newConfigShow(), newConfigExample())
+	cmd.AddCommand(newConfigCheck(), newConfigShow(), newConfigExample(), newConfigSchema())
 	return cmd
 }
 
@@ -65,6 +66,23 @@ func newConfigExample() *cobra.Command {
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			_, err := cmd.OutOrStdout().Write(configs.Default)
+			return err
+		},
+	}
+}
+
+func newConfigSchema() *cobra.Command {
+	return &cobra.Command{
+		Use:     "schema",
+		Short:   "Print a JSON Schema of the configuration file, for editors",
+		Example: "  walproxy config schema > walproxy.schema.json",
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			out, err := config.Schema()
+			if err != nil {
+				return err
+			}
+			_, err = cmd.OutOrStdout().Write(out)
 			return err
 		},
 	}

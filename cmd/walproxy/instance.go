@@ -57,12 +57,13 @@ type instance struct {
 	apiServer, adminServer     *httpserve.Server
 	apiAccess, adminAccess     *access.Guard
 	certificates               map[string]*certs.Server // by the endpoint's key; none: no TLS
-	aerowireListener           net.Listener             // nil: there is no such endpoint
-	aerowire                   *aerowire.Server         // once it serves
-	pgwireListener             net.Listener             // nil: there is no such endpoint
-	pgwire                     *pgwire.Server           // once it serves
-	inspector                  *postgres.Inspector      // of the tables that it writes behind; nil: there are none
-	noted                      bool                     // the data directory says how to reach this one
+	reloader                   *reloader
+	aerowireListener           net.Listener        // nil: there is no such endpoint
+	aerowire                   *aerowire.Server    // once it serves
+	pgwireListener             net.Listener        // nil: there is no such endpoint
+	pgwire                     *pgwire.Server      // once it serves
+	inspector                  *postgres.Inspector // of the tables that it writes behind; nil: there are none
+	noted                      bool                // the data directory says how to reach this one
 }
 
 // start opens everything and serves. ctx bounds the start alone. After an error
@@ -72,6 +73,7 @@ func start(ctx context.Context, c *config.Config, logger *zap.Logger) (*instance
 	logger = logger.WithOptions(zap.WrapCore(last.Tee))
 	i := &instance{config: c, logger: logger, recent: last, registry: prometheus.NewRegistry(), sinks: map[string]sinks.Sink{},
 		apiAccess: access.New(c.APIAccess()), adminAccess: access.New(c.AdminAccess())}
+	i.reloader = &reloader{i: i, now: c}
 	err := i.openCertificates()
 	if err == nil {
 		err = i.open(ctx)

@@ -20,7 +20,7 @@ func newRoot() *cobra.Command {
 		Args:          cobra.NoArgs,
 		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	root.AddCommand(newServe(), newStatus(), newVersion(), newConfig(), newSink(), newBackup(), newRestore(), newReplay(), newDrain(), newLog(), newDLQ(), newToken(), newMan(), demo.Command())
+	root.AddCommand(newServe(), newStatus(), newVersion(), newConfig(), newSink(), newBackup(), newRestore(), newReplay(), newDrain(), newLog(), newDLQ(), newToken(), newReload(), newMan(), demo.Command())
 	tellExits(root)
 	return root
 }

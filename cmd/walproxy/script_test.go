@@ -74,7 +74,7 @@ func (l leakChecked) Run() int {
 //
 //	serve [args]                  starts walproxy serve in data/ on free ports
 //	http METHOD PATH STATUS [body] asks the API; PATH may be admin:/path. Answer in file resp
-//	signal TERM|INT|KILL          sends it to serve
+//	signal TERM|INT|KILL|HUP      sends it to serve
 //	exit CODE                     waits for serve; its output is in serve.out, serve.err
 //	await FILE TEXT               waits until the file holds the text
 //	flood                         opens a stream that takes no answers, until it stalls
@@ -223,7 +223,7 @@ func httpCmd(ts *testscript.TestScript, _ bool, args []string) {
 }
 
 func signalCmd(ts *testscript.TestScript, _ bool, args []string) {
-	sig, ok := map[string]syscall.Signal{"TERM": syscall.SIGTERM, "INT": syscall.SIGINT, "KILL": syscall.SIGKILL}[args[0]]
+	sig, ok := map[string]syscall.Signal{"TERM": syscall.SIGTERM, "INT": syscall.SIGINT, "KILL": syscall.SIGKILL, "HUP": syscall.SIGHUP}[args[0]]
 	if !ok {
 		ts.Fatalf("unknown signal %s", args[0])
 	}

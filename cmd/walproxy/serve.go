@@ -37,7 +37,8 @@ func newServe() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return serve(cmd.Context(), c, logger, os.Stdout, os.Stderr)
+			load := func() (*config.Config, error) { return flags.load(cmd) }
+			return serve(cmd.Context(), c, load, logger, os.Stdout, os.Stderr)
 		},
 	}
 	flags.register(cmd)
@@ -54,7 +55,7 @@ func newServe() *cobra.Command {
 }
 
 // serve runs until a signal comes or it cannot go on, and closes everything.
-func serve(ctx context.Context, c *config.Config, logger *zap.Logger, out, errOut io.Writer) error {
+func serve(ctx context.Context, c *config.Config, load func() (*config.Config, error), logger *zap.Logger, out, errOut io.Writer) error {
 	defer func() { _ = logger.Sync() }() // a terminal cannot be synced
 	ctx, stop := withSignals(ctx, logger)
 	defer stop()
@@ -63,6 +64,7 @@ func serve(ctx context.Context, c *config.Config, logger *zap.Logger, out, errOu
 	if err != nil {
 		return exitWith(exitStart, err)
 	}
+	defer i.reloader.onHangup(load)()
 	announce(i, out, errOut)
 	failure := i.failed(ctx)
 	if failure != nil {

@@ -15,19 +15,20 @@ import (
 
 // decoder sets a Config from YAML nodes. It goes on after a fault.
 type decoder struct {
-	origin *origin
-	place  *place // of everything, when a variable is decoded
-	faults []Fault
+	origin  *origin
+	environ []string // that ${NAME} is from
+	place   *place   // of everything, when a variable is decoded
+	faults  []Fault
 }
 
 // decodeFile reads a whole file into c.
-func decodeFile(c *Config, name string, content []byte) error {
+func decodeFile(c *Config, name string, content []byte, environ []string) error {
 	c.origin.file = name
 	file, err := parser.ParseBytes(content, 0)
 	if err != nil {
 		return &Error{Faults: []Fault{syntaxFault(name, err)}}
 	}
-	d := decoder{origin: &c.origin}
+	d := decoder{origin: &c.origin, environ: environ}
 	docs := slices.DeleteFunc(file.Docs, func(doc *ast.DocumentNode) bool { return doc.Body == nil })
 	if len(docs) > 1 {
 		return &Error{Faults: []Fault{{Source: name, Reason: "holds more than one YAML document"}}}
@@ -167,7 +168,7 @@ func (d *decoder) scalar(v reflect.Value, node ast.Node, key string) {
 		d.fault(node, key, "want %s, found %s", wants(v), kindOf(node))
 		return
 	}
-	if err := setScalar(v, text); err != nil {
+	if err := d.set(v, key, text); err != nil {
 		d.fault(node, key, "%s", err)
 	}
 }
@@ -259,6 +260,9 @@ func suggestion(v reflect.Value, name string) string {
 		if strings.EqualFold(strings.ReplaceAll(k, "_", ""), strings.NewReplacer("_", "", "-", "").Replace(name)) {
 			return fmt.Sprintf("; did you mean %q?", k)
 		}
+	}
+	if like := nearest(keys, name); like != "" {
+		return fmt.Sprintf("; did you mean %q?", like)
 	}
 	slices.Sort(keys)
 	return "; known here: " + strings.Join(keys, ", ")

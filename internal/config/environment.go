@@ -88,7 +88,7 @@ func (d *decoder) variable(v reflect.Value, key, text string) {
 	switch v.Kind() {
 	case reflect.Struct, reflect.Map, reflect.Slice, reflect.Pointer:
 	default:
-		if err := setScalar(v, text); err != nil {
+		if err := d.set(v, key, text); err != nil {
 			d.refuse(key, err.Error())
 		}
 		return

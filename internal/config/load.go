@@ -33,7 +33,7 @@ func Parse(name string, content []byte, environ []string, overrides ...Override)
 	c := &Config{}
 	var faults []Fault
 	for _, err := range []error{
-		decodeFile(c, name, content), applyEnvironment(c, environ), applyOverrides(c, overrides),
+		decodeFile(c, name, content, environ), applyEnvironment(c, environ), applyOverrides(c, overrides),
 	} {
 		var some *Error
 		if errors.As(err, &some) {
