@@ -195,7 +195,7 @@ func TestStreamApplied(t *testing.T) {
 	defer close(release)
 	r.sink.Add(sinktest.Rule{When: sinktest.NotEmpty, Do: sinktest.HoldBefore(release), Times: sinktest.Always})
 	start := time.Now()
-	a = r.want(r.do("POST", "/v1/mutations?ack=applied&timeout=200ms", body, "Content-Type", ndjson), 200)
+	a = r.want(r.do("POST", "/v1/mutations?ack=applied&timeout=1s", body, "Content-Type", ndjson), 200)
 	for _, item := range decodeLines(t, strings.NewReader(a.raw)) {
 		if item.State != "logged" || item.Error != nil {
 			t.Fatalf("got %+v", item)

@@ -43,7 +43,7 @@ func (s *Server) getRecords(w http.ResponseWriter, r *http.Request, t target) *E
 			out = append(out, ',')
 		}
 		first = false
-		out = appendRecord(out, e.Key, e.Document)
+		out = jsonform.AppendDocument(out, e.Key, e.Document.Message())
 		return len(out)
 	})
 	if err != nil {
@@ -100,10 +100,4 @@ func (r reader) eachEntry(ctx context.Context, collection, prefix string, after 
 		limit -= len(entries)
 	}
 	return after, nil
-}
-
-// appendRecord appends a record with its key.
-func appendRecord(out []byte, key *walproxyv1.Key, doc *mutation.Document) []byte {
-	out = jsonform.AppendKey(append(out, `{"key":`...), key)
-	return append(appendDocument(out, doc), '}')
 }

@@ -33,6 +33,7 @@ const (
 	routeResume    = "sink_resume"
 	routeAccept    = "sink_accept"
 	routeBackup    = "backup"
+	routeOpenAPI   = "openapi"
 )
 
 // target is what a path names.
@@ -67,6 +68,9 @@ func rawPath(r *http.Request) string {
 // parsePath reads /v1/{collection}/{key}[:verb] and the paths beside it. Names
 // and keys are percent-encoded; the verb follows the last plain colon.
 func parsePath(raw string) (target, *Error) {
+	if raw == "/openapi.json" {
+		return target{route: routeOpenAPI}, nil
+	}
 	rest, ok := strings.CutPrefix(raw, "/v1/")
 	if !ok {
 		return target{}, noSuchPath()
@@ -184,7 +188,7 @@ func parseCollection(raw string) (string, *Error) {
 func noSuchPath() *Error {
 	return &Error{Status: http.StatusNotFound, Code: "no_such_path",
 		Message: "paths are /v1/{collection}, /v1/{collection}/{key}, /v1/{collection}/{key}:verb, /v1/{collection}/{key}/events, " +
-			"/v1/mutations, /v1/writes/{lsn}, /v1/dlq/{sink}[:retry|:discard|:import], /v1/dlq/{sink}/{lsn}[:retry|:edit], /v1/sinks, /v1/sinks/{sink}:pause, /v1/sinks/{sink}:resume, /v1/sinks/{sink}:accept, /v1/backup and /v1/status; a slash in a key is written %2F"}
+			"/v1/mutations, /v1/writes/{lsn}, /v1/dlq/{sink}[:retry|:discard|:import], /v1/dlq/{sink}/{lsn}[:retry|:edit], /v1/sinks, /v1/sinks/{sink}:pause, /v1/sinks/{sink}:resume, /v1/sinks/{sink}:accept, /v1/backup, /v1/drain, /v1/status and /openapi.json; a slash in a key is written %2F"}
 }
 
 // recordKey is the key that a path names, in its canonical form. A composite

@@ -102,17 +102,23 @@ func (p procedures) newIntake(ctx context.Context) *intake {
 	return in
 }
 
+// message is what comes on a stream.
+type message struct {
+	mutations []*walproxyv1.Mutation
+	ack       walproxyv1.Ack
+	ordered   bool // nothing is taken behind a mutation that may be sent again
+}
+
 // run takes what receive returns until that, or answer, ends, and then waits for
 // answer, which must take from the queue until it is closed.
-func (in *intake) run(receive func() ([]*walproxyv1.Mutation, walproxyv1.Ack, error), answer func()) (err error) {
+func (in *intake) run(receive func() (message, error), answer func()) (err error) {
 	defer in.stop()
 	var answers sync.WaitGroup
 	answers.Go(answer)
 	for err == nil && in.gone.Err() == nil {
-		var mutations []*walproxyv1.Mutation
-		var ack walproxyv1.Ack
-		if mutations, ack, err = receive(); err == nil {
-			err = in.take(mutations, ack)
+		var m message
+		if m, err = receive(); err == nil {
+			err = in.take(m)
 			in.body.done()
 		}
 	}
@@ -125,8 +131,9 @@ func (in *intake) run(receive func() ([]*walproxyv1.Mutation, walproxyv1.Ack, er
 }
 
 // take submits a message's mutations.
-func (in *intake) take(mutations []*walproxyv1.Mutation, ack walproxyv1.Ack) (end error) {
-	level, failed := level(ack)
+func (in *intake) take(msg message) (end error) {
+	mutations := msg.mutations
+	level, failed := level(msg.ack)
 	if n := len(mutations); failed == nil && n > in.options.Window {
 		failed = invalid("mutations", "are %d; at most %d in a message", n, in.options.Window)
 	}
@@ -143,7 +150,7 @@ func (in *intake) take(mutations []*walproxyv1.Mutation, ack walproxyv1.Ack) (en
 		sl.pending, sl.hasID, sl.failed = in.submitMutation(ctx, m)
 		cancel()
 		q.slots[i] = sl
-		if sl.failed != nil && in.all {
+		if sl.failed != nil && (in.all || msg.ordered && sl.failed.Retryable) {
 			q.slots, end = q.slots[:i+1], io.EOF
 			in.window.Release(int64(len(mutations) - i - 1))
 			break
@@ -176,9 +183,9 @@ func (in *intake) settle(sl slot, level walproxy.Level) (answer written, failed 
 // WriteStream implements walproxyv1connect.WriteServiceHandler.
 func (p procedures) WriteStream(ctx context.Context, stream *connect.BidiStream[walproxyv1.WriteStreamRequest, walproxyv1.WriteStreamResponse]) error {
 	in := p.newIntake(ctx)
-	return in.run(func() ([]*walproxyv1.Mutation, walproxyv1.Ack, error) {
+	return in.run(func() (message, error) {
 		m, err := stream.Receive()
-		return m.GetMutations(), m.GetAck(), err
+		return message{m.GetMutations(), m.GetAck(), m.GetOrdered()}, err
 	}, func() {
 		for q := range in.queue {
 			if in.gone.Err() != nil {
@@ -210,14 +217,14 @@ func (p procedures) WriteAll(ctx context.Context, stream *connect.ClientStream[w
 	out := &walproxyv1.WriteAllResponse{State: walproxyv1.State_STATE_APPLIED}
 	var failed *Error
 	var ack *walproxyv1.Ack
-	err := in.run(func() ([]*walproxyv1.Mutation, walproxyv1.Ack, error) {
+	err := in.run(func() (message, error) {
 		if !stream.Receive() {
-			return nil, 0, cmp.Or(stream.Err(), io.EOF)
+			return message{}, cmp.Or(stream.Err(), io.EOF)
 		}
 		if ack == nil {
 			ack = new(stream.Msg().GetAck())
 		}
-		return stream.Msg().GetMutations(), *ack, nil
+		return message{mutations: stream.Msg().GetMutations(), ack: *ack}, nil
 	}, func() {
 		for q := range in.queue {
 			for _, sl := range q.slots {

@@ -62,20 +62,8 @@ func (s *Server) getRecord(w http.ResponseWriter, r *http.Request, t target) *Er
 		w.WriteHeader(http.StatusNotModified)
 		return nil
 	}
-	writeJSON(w, http.StatusOK, appendRecord(nil, key, doc))
+	writeJSON(w, http.StatusOK, jsonform.AppendDocument(nil, key, doc.Message()))
 	return nil
-}
-
-func appendDocument(out []byte, doc *mutation.Document) []byte {
-	out = appendNumber(out, `,"version":`, uint64(doc.Version))
-	if doc.EventCount > 0 {
-		out = appendNumber(out, `,"event_count":`, doc.EventCount)
-	}
-	if !doc.ExpiresAt.IsZero() {
-		out = append(out, `,"expires_at":"`...)
-		out = append(jsonform.AppendTime(out, doc.ExpiresAt), '"')
-	}
-	return jsonform.AppendFields(append(out, `,"fields":`...), doc.Fields)
 }
 
 func (s *Server) getEvents(w http.ResponseWriter, r *http.Request, t target) *Error {

@@ -208,7 +208,7 @@ func (r *rig) logged() walproxy.LSN { return r.proxy.Status().Log.Appended }
 // until waits for cond, which must come true by itself.
 func until(t *testing.T, what string, cond func() bool) {
 	t.Helper()
-	deadline := time.Now().Add(20 * time.Second)
+	deadline := time.Now().Add(time.Minute)
 	for !cond() {
 		if time.Now().After(deadline) {
 			t.Fatalf("did not happen: %s", what)

@@ -93,6 +93,7 @@ type Server struct {
 	inFlight *semaphore.Weighted // bytes
 	origins  *http.CrossOriginProtection
 	metrics  *metrics
+	routes   map[string]map[string]handler // by route and method
 	// stopping ends when Stop is called: waits for the sinks are cut short and
 	// streams end behind the item they are at.
 	stopping context.Context
@@ -121,6 +122,7 @@ func New(o Options) (*Server, error) {
 	}
 	s.stopping, s.stop = context.WithCancel(context.Background())
 	s.procedures = s.newProcedures()
+	s.routes = s.newRoutes()
 	return s, nil
 }
 
@@ -185,58 +187,47 @@ func (s *Server) handler(t target, method string) (handler, *Error) {
 	if method == http.MethodHead {
 		method = http.MethodGet
 	}
-	var methods map[string]handler
-	switch t.route {
-	case routeStatus:
-		methods = map[string]handler{http.MethodGet: s.getStatus}
-	case routeDrain:
-		methods = map[string]handler{http.MethodPost: s.drain, http.MethodDelete: s.drain}
-	case routeWrite:
-		methods = map[string]handler{http.MethodGet: s.getWrite}
-	case routeLetters:
-		methods = map[string]handler{http.MethodGet: s.getLetters}
-	case routeLetter:
-		methods = map[string]handler{http.MethodGet: s.getLetter, http.MethodDelete: s.deleteLetter}
-	case routeRetry:
-		methods = map[string]handler{http.MethodPost: s.retryLetter}
-	case routeEdit:
-		methods = map[string]handler{http.MethodPost: s.editLetter}
-	case routeRetryAll:
-		methods = map[string]handler{http.MethodPost: s.retryLetters}
-	case routeDiscard:
-		methods = map[string]handler{http.MethodPost: s.discardLetters}
-	case routeImport:
-		methods = map[string]handler{http.MethodPost: s.importLetters}
-	case routeSinks:
-		methods = map[string]handler{http.MethodGet: s.getSinks}
-	case routePause, routeResume:
-		methods = map[string]handler{http.MethodPost: s.pauseSink}
-	case routeBackup:
-		methods = map[string]handler{http.MethodPost: s.postBackup}
-	case routeAccept:
-		methods = map[string]handler{http.MethodGet: s.getAccept, http.MethodPost: s.postAccept}
-	case routeMutations:
-		methods = map[string]handler{http.MethodPost: s.postMutations}
-	case routeRecords:
-		methods = map[string]handler{http.MethodGet: s.getRecords}
-	case routeEvents:
-		methods = map[string]handler{http.MethodGet: s.getEvents, http.MethodPost: s.postEvents}
-	case routeVerb:
+	if t.route == routeVerb {
 		if _, ok := verbs[t.verb]; !ok {
 			return nil, invalid("key", "%q is no verb (%s); a colon that is part of the key is written %%3A",
 				clip(t.verb), verbNames)
 		}
-		methods = map[string]handler{http.MethodPost: s.postVerb}
-	default:
-		methods = map[string]handler{
-			http.MethodGet: s.getRecord, http.MethodPut: s.putRecord,
-			http.MethodPatch: s.patchRecord, http.MethodDelete: s.deleteRecord,
-		}
 	}
+	methods := s.routes[t.route]
 	if h, ok := methods[method]; ok {
 		return h, nil
 	}
 	return nil, notAllowed(methods)
+}
+
+// newRoutes are the handlers of every route, by method.
+func (s *Server) newRoutes() map[string]map[string]handler {
+	get := func(h handler) map[string]handler { return map[string]handler{http.MethodGet: h} }
+	post := func(h handler) map[string]handler { return map[string]handler{http.MethodPost: h} }
+	return map[string]map[string]handler{
+		routeRecord: {http.MethodGet: s.getRecord, http.MethodPut: s.putRecord,
+			http.MethodPatch: s.patchRecord, http.MethodDelete: s.deleteRecord},
+		routeRecords:   get(s.getRecords),
+		routeVerb:      post(s.postVerb),
+		routeEvents:    {http.MethodGet: s.getEvents, http.MethodPost: s.postEvents},
+		routeMutations: post(s.postMutations),
+		routeWrite:     get(s.getWrite),
+		routeStatus:    get(s.getStatus),
+		routeDrain:     {http.MethodPost: s.drain, http.MethodDelete: s.drain},
+		routeLetters:   get(s.getLetters),
+		routeLetter:    {http.MethodGet: s.getLetter, http.MethodDelete: s.deleteLetter},
+		routeRetry:     post(s.retryLetter),
+		routeEdit:      post(s.editLetter),
+		routeRetryAll:  post(s.retryLetters),
+		routeDiscard:   post(s.discardLetters),
+		routeImport:    post(s.importLetters),
+		routeSinks:     get(s.getSinks),
+		routePause:     post(s.pauseSink),
+		routeResume:    post(s.pauseSink),
+		routeAccept:    {http.MethodGet: s.getAccept, http.MethodPost: s.postAccept},
+		routeBackup:    post(s.postBackup),
+		routeOpenAPI:   get(s.getOpenAPI),
+	}
 }
 
 func notAllowed(methods map[string]handler) *Error {

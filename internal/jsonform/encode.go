@@ -30,6 +30,19 @@ func AppendFields(dst []byte, m map[string]*walproxyv1.Value) []byte {
 	return append(dst, '}')
 }
 
+// AppendDocument appends a record with its key, as GET answers.
+func AppendDocument(dst []byte, key *walproxyv1.Key, d *walproxyv1.Document) []byte {
+	dst = AppendKey(append(dst, `{"key":`...), key)
+	dst = strconv.AppendUint(append(dst, `,"version":`...), d.GetVersion(), 10)
+	if n := d.GetEventCount(); n > 0 {
+		dst = strconv.AppendUint(append(dst, `,"event_count":`...), n, 10)
+	}
+	if at := d.GetExpiresAt(); at != nil {
+		dst = append(AppendTime(append(dst, `,"expires_at":"`...), at.AsTime()), '"')
+	}
+	return append(AppendFields(append(dst, `,"fields":`...), d.GetFields()), '}')
+}
+
 // AppendValue appends the JSON form of v; decoding it gives v again.
 func AppendValue(dst []byte, v *walproxyv1.Value) []byte {
 	switch k := v.GetKind().(type) {

@@ -13,23 +13,28 @@ import (
 	"strconv"
 	"sync/atomic"
 	"time"
+
+	"github.com/walproxy/walproxy/client"
 )
 
 // Client is a small client of the REST API. Methods may be called concurrently.
 type Client struct {
 	base atomic.Pointer[string]
 	http *http.Client
+	api  *client.Client
 }
 
 // NewClient returns a client for an API that several callers use at once. It has
 // no address yet: SetAddr.
 func NewClient(callers int) *Client {
-	return &Client{http: &http.Client{Transport: &http.Transport{
+	c := &Client{http: &http.Client{Transport: &http.Transport{
 		DialContext:         (&net.Dialer{Timeout: 5 * time.Second}).DialContext,
 		MaxIdleConns:        callers,
 		MaxIdleConnsPerHost: callers,
 		DisableCompression:  true,
 	}}}
+	c.api = newStreaming(c)
+	return c
 }
 
 // SetAddr says where the API is now: host:port.
@@ -47,7 +52,10 @@ func (c *Client) Base() string {
 }
 
 // Close frees idle connections.
-func (c *Client) Close() { c.http.CloseIdleConnections() }
+func (c *Client) Close() {
+	c.http.CloseIdleConnections()
+	_ = c.api.Close() // never fails
+}
 
 // APIError is an error that the proxy answered with.
 type APIError struct {

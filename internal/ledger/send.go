@@ -22,6 +22,8 @@ const (
 	Array
 	// Lines sends NDJSON there.
 	Lines
+	// Streamed sends them by the Go client's stream, which tries again by itself.
+	Streamed
 	forms
 )
 
@@ -30,6 +32,9 @@ const (
 // one write.
 func (c *Client) Send(ctx context.Context, form Form, writes []Write) ([]Answer, []error) {
 	answers, errs := make([]Answer, len(writes)), make([]error, len(writes))
+	if form == Streamed {
+		return c.streamed(ctx, writes)
+	}
 	var err error
 	answered := 0
 	if form == Single {

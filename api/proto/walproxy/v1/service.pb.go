@@ -476,7 +476,10 @@ type WriteStreamRequest struct {
 	// At most 1,024, each answered by itself.
 	Mutations []*Mutation `protobuf:"bytes,1,rep,name=mutations,proto3" json:"mutations,omitempty"`
 	// Of this message.
-	Ack           Ack `protobuf:"varint,2,opt,name=ack,proto3,enum=walproxy.v1.Ack" json:"ack,omitempty"`
+	Ack Ack `protobuf:"varint,2,opt,name=ack,proto3,enum=walproxy.v1.Ack" json:"ack,omitempty"`
+	// No mutation overtakes another one: the stream ends with the answer to the first
+	// that is refused and may be sent again. Nothing behind that is taken.
+	Ordered       bool `protobuf:"varint,3,opt,name=ordered,proto3" json:"ordered,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -523,6 +526,13 @@ func (x *WriteStreamRequest) GetAck() Ack {
 		return x.Ack
 	}
 	return Ack_ACK_UNSPECIFIED
+}
+
+func (x *WriteStreamRequest) GetOrdered() bool {
+	if x != nil {
+		return x.Ordered
+	}
+	return false
 }
 
 type WriteStreamResponse struct {
@@ -1422,10 +1432,11 @@ const file_walproxy_v1_service_proto_rawDesc = "" +
 	"\x10WriteAllResponse\x12\x14\n" +
 	"\x05count\x18\x01 \x01(\x04R\x05count\x12\x10\n" +
 	"\x03lsn\x18\x02 \x01(\x04R\x03lsn\x12(\n" +
-	"\x05state\x18\x03 \x01(\x0e2\x12.walproxy.v1.StateR\x05state\"m\n" +
+	"\x05state\x18\x03 \x01(\x0e2\x12.walproxy.v1.StateR\x05state\"\x87\x01\n" +
 	"\x12WriteStreamRequest\x123\n" +
 	"\tmutations\x18\x01 \x03(\v2\x15.walproxy.v1.MutationR\tmutations\x12\"\n" +
-	"\x03ack\x18\x02 \x01(\x0e2\x10.walproxy.v1.AckR\x03ack\"\xd8\x01\n" +
+	"\x03ack\x18\x02 \x01(\x0e2\x10.walproxy.v1.AckR\x03ack\x12\x18\n" +
+	"\aordered\x18\x03 \x01(\bR\aordered\"\xd8\x01\n" +
 	"\x13WriteStreamResponse\x12D\n" +
 	"\boutcomes\x18\x01 \x03(\v2(.walproxy.v1.WriteStreamResponse.OutcomeR\boutcomes\x1a{\n" +
 	"\aOutcome\x126\n" +
