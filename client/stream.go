@@ -279,6 +279,7 @@ func (s *Stream) settle(o Outcome) {
 		s.next.entry--
 		close(p.done)
 	}
+	s.changed.Broadcast() // there is room
 }
 
 // take returns the next message, or nil when there will be none on this connection.
@@ -423,7 +424,6 @@ func (s *Stream) watch(ctx context.Context, cancel context.CancelCauseFunc) *tim
 func (s *Stream) answered(outcomes []*walproxyv1.WriteStreamResponse_Outcome) (n int, refused *Error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	defer s.changed.Broadcast()
 	if len(s.messages) == 0 || len(outcomes) > s.messages[0] {
 		return 0, &Error{Code: codeOther, Message: "the answers do not fit what was sent"}
 	}

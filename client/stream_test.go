@@ -72,7 +72,7 @@ func TestStream(t *testing.T) {
 			r := newRig(t)
 			c := r.client(o)
 			s := c.Stream(client.StreamOptions{})
-			acked := increments(t, s, 3000, 500)
+			acked := increments(t, s, 1000, 300)
 			same(t, c, acked)
 			bad, err := s.Send(t.Context(), mutation.Delete("", mutation.String("x")), mutation.Delete("c", mutation.String("x")))
 			if err != nil {
@@ -261,7 +261,7 @@ func TestStreamCut(t *testing.T) {
 	stop := make(chan struct{})
 	var cutting sync.WaitGroup
 	cutting.Go(func() {
-		for {
+		for range 12 {
 			select {
 			case <-stop:
 				return
@@ -270,13 +270,13 @@ func TestStreamCut(t *testing.T) {
 			}
 		}
 	})
-	acked := increments(t, s, 5000, 0)
-	for i := range 50 { // and one by one
+	acked := increments(t, s, 1500, 0)
+	for i := range 20 { // and one by one
 		if _, err := c.Increment(t.Context(), "counters", mutation.String("single"), map[string]any{"n": 1}); err != nil {
 			t.Fatalf("write %d: %v", i, err)
 		}
 	}
-	acked["single"] = 50
+	acked["single"] = 20
 	close(stop)
 	cutting.Wait()
 	if err := s.Close(t.Context()); err != nil {

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -23,7 +24,16 @@ import (
 	"github.com/walproxy/walproxy/sinks/sinktest"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	if what := os.Getenv(holdVariable); what != "" {
+		if err := holdConnections(what); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
+	goleak.VerifyTestMain(m)
+}
 
 // rig is the real thing on a real connection: HTTP server, log, loop and Pebble.
 // Only the sink can be told to fail.
@@ -42,6 +52,8 @@ type rigOptions struct {
 	rest    rpc.Options
 	prepare func(*sinktest.Faulty)
 	wrap    func(api.Core) api.Core
+	// connections at once. 256
+	connections int
 }
 
 func newRig(t *testing.T, change ...func(*rigOptions)) *rig {
@@ -61,7 +73,8 @@ func newRig(t *testing.T, change ...func(*rigOptions)) *rig {
 				{Collection: "seats", Type: mutation.KeyComposite},
 			},
 		},
-		wrap: func(c api.Core) api.Core { return c },
+		wrap:        func(c api.Core) api.Core { return c },
+		connections: 256,
 	}
 	o.proxy.Log.MinFree = -1
 	o.proxy.Log.SegmentBytes = 64 << 10
@@ -92,7 +105,7 @@ func newRig(t *testing.T, change ...func(*rigOptions)) *rig {
 		t.Fatal(err)
 	}
 	r.base = "http://" + listener.Addr().String()
-	r.server = httpserve.Start(httpserve.Options{Name: "api", Listener: listener, Handler: r.rest, MaxConnections: 256})
+	r.server = httpserve.Start(httpserve.Options{Name: "api", Listener: listener, Handler: r.rest, MaxConnections: o.connections})
 	r.client = &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 64}, Timeout: 3 * time.Minute}
 	t.Cleanup(func() {
 		r.client.CloseIdleConnections()

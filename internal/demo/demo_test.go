@@ -53,10 +53,11 @@ func program(t *testing.T) string {
 }
 
 func TestRun(t *testing.T) {
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	binary := program(t) // which takes its time
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
 	var out bytes.Buffer
-	err := Run(ctx, Options{Binary: program(t), Records: 6000, Clients: 16, Kills: 3, Dir: t.TempDir(), Out: &out})
+	err := Run(ctx, Options{Binary: binary, Records: 6000, Clients: 16, Kills: 3, Dir: t.TempDir(), Out: &out})
 	if err != nil {
 		t.Fatalf("%v\n%s", err, out.String())
 	}
@@ -69,10 +70,11 @@ func TestRun(t *testing.T) {
 
 // TestRunSeesLoss makes the ledger believe in an ack that never was.
 func TestRunSeesLoss(t *testing.T) {
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	binary := program(t)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
 	d := &demo{
-		Options: Options{Binary: program(t), Records: 500, Clients: 4, Dir: t.TempDir(), Out: io.Discard},
+		Options: Options{Binary: binary, Records: 500, Clients: 4, Dir: t.TempDir(), Out: io.Discard},
 		client:  ledger.NewClient(4), ledger: ledger.New(),
 	}
 	defer d.client.Close()

@@ -20,7 +20,8 @@ type Options struct {
 	Name     string // for errors and logs
 	Listener net.Listener
 	Handler  http.Handler
-	// MaxConnections are open at once; more wait to be accepted. 0: no bound.
+	// MaxConnections are open at once. For another one that which carries no request for
+	// longest is closed; if all carry one, it waits to be accepted. 0: no bound.
 	MaxConnections int
 	HeaderTimeout  time.Duration // 10 s
 	IdleTimeout    time.Duration // 2 min
@@ -39,6 +40,7 @@ type Server struct {
 	failed chan error // capacity 1
 	serve  sync.WaitGroup
 	fresh  sync.Map // net.Conn without a request yet
+	idle   *idleConns
 }
 
 // What one connection of HTTP/2 may bring at once.
@@ -92,9 +94,10 @@ func Start(o Options) *Server {
 		HTTP2:             &http.HTTP2Config{MaxConcurrentStreams: o.MaxStreams, MaxReceiveBufferPerStream: streamBuffer, MaxReceiveBufferPerConnection: connectionBuffer},
 	}}
 	s.http.ConnState = s.follow
+	s.idle = newIdleConns()
 	listener := o.Listener
 	if o.MaxConnections > 0 {
-		listener = limit(listener, o.MaxConnections)
+		listener = limit(listener, o.MaxConnections, s.idle)
 	}
 	s.serve.Go(func() {
 		serve := s.http.Serve
@@ -111,8 +114,14 @@ func Start(o Options) *Server {
 // Failed delivers the error that ended the server without a Close.
 func (s *Server) Failed() <-chan error { return s.failed }
 
-// follow keeps count of the connections that have brought no request yet.
+// follow keeps count of the connections that have brought no request yet, and of those
+// that carry none.
 func (s *Server) follow(conn net.Conn, state http.ConnState) {
+	if state == http.StateIdle {
+		s.idle.rest(conn)
+	} else {
+		s.idle.leave(conn)
+	}
 	if state == http.StateNew {
 		s.fresh.Store(conn, nil)
 	} else {

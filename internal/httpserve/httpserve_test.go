@@ -77,6 +77,29 @@ func firstLine(r *bufio.Reader) string {
 	return line
 }
 
+// TestIdleMakesRoom: connections that carry no request keep nobody out, and those that
+// carry one are kept.
+func TestIdleMakesRoom(t *testing.T) {
+	hold, running := make(chan struct{}), make(chan struct{})
+	_, address := start(t, Options{MaxConnections: 4, Handler: http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/hold" {
+			close(running)
+			<-hold
+		}
+	})})
+	held := dial(t, address, "GET /hold HTTP/1.1\r\nHost: x\r\n\r\n")
+	<-running
+	for range 20 { // each rests behind its answer, and stays open
+		if line := firstLine(dial(t, address, request)); !strings.HasPrefix(line, "HTTP/1.1 200") {
+			t.Fatalf("got %q", line)
+		}
+	}
+	close(hold)
+	if line := firstLine(held); !strings.HasPrefix(line, "HTTP/1.1 200") {
+		t.Errorf("the one that was held: %q", line)
+	}
+}
+
 func TestSlowHeader(t *testing.T) {
 	_, address := start(t, Options{HeaderTimeout: 50 * time.Millisecond, Handler: http.NotFoundHandler()})
 	r := dial(t, address, "GET / HTTP/1.1\r\nHost:")

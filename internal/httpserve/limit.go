@@ -11,18 +11,17 @@ type limitListener struct {
 	net.Listener
 	slots  chan struct{}
 	closed chan struct{}
+	idle   *idleConns
 	once   sync.Once
 }
 
-func limit(l net.Listener, n int) net.Listener {
-	return &limitListener{Listener: l, slots: make(chan struct{}, n), closed: make(chan struct{})}
+func limit(l net.Listener, n int, idle *idleConns) net.Listener {
+	return &limitListener{Listener: l, slots: make(chan struct{}, n), closed: make(chan struct{}), idle: idle}
 }
 
 func (l *limitListener) Accept() (net.Conn, error) {
-	select {
-	case l.slots <- struct{}{}:
-	case <-l.closed:
-		return nil, net.ErrClosed
+	if err := l.enter(); err != nil {
+		return nil, err
 	}
 	c, err := l.Listener.Accept()
 	if err != nil {
@@ -30,6 +29,23 @@ func (l *limitListener) Accept() (net.Conn, error) {
 		return nil, err
 	}
 	return &limitConn{Conn: c, free: sync.OnceFunc(func() { <-l.slots })}, nil
+}
+
+// enter waits for room for a connection, and makes it if one carries no request.
+func (l *limitListener) enter() error {
+	select {
+	case l.slots <- struct{}{}:
+		return nil
+	default:
+	}
+	l.idle.makeRoom()
+	defer l.idle.roomMade()
+	select {
+	case l.slots <- struct{}{}:
+		return nil
+	case <-l.closed:
+		return net.ErrClosed
+	}
 }
 
 func (l *limitListener) Close() error {
