@@ -150,6 +150,30 @@ func (g guarded) Scan(ctx context.Context, collection, prefix string, after *wal
 	return g.Core.Scan(ctx, collection, prefix, after, limit)
 }
 
+// ReadApplied implements api.Core.
+func (g guarded) ReadApplied(ctx context.Context, collection string, key *walproxyv1.Key) (*mutation.Document, error) {
+	if err := Allow(ctx, Read, collection); err != nil {
+		return nil, err
+	}
+	return g.Core.ReadApplied(ctx, collection, key)
+}
+
+// ReadEventsApplied implements api.Core.
+func (g guarded) ReadEventsApplied(ctx context.Context, collection string, key *walproxyv1.Key, from uint64, limit int) ([]mutation.StoredEvent, error) {
+	if err := Allow(ctx, Read, collection); err != nil {
+		return nil, err
+	}
+	return g.Core.ReadEventsApplied(ctx, collection, key, from, limit)
+}
+
+// ScanApplied implements api.Core.
+func (g guarded) ScanApplied(ctx context.Context, collection, prefix string, after *walproxyv1.Key, limit int) ([]sinks.Entry, error) {
+	if err := Allow(ctx, Read, collection); err != nil {
+		return nil, err
+	}
+	return g.Core.ScanApplied(ctx, collection, prefix, after, limit)
+}
+
 // Collections implements api.Core. A page of some of them cannot be told from the last
 // one, so it is for who may administer.
 func (g guarded) Collections(ctx context.Context, like, after string, limit int) ([]string, error) {
