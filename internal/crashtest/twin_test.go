@@ -57,7 +57,7 @@ func newTwins(t *testing.T, r *rand.Rand, sessions int) *twins {
 		"WALPROXY_SINKS__MAIN__COLLECTIONS={items: {table: public.items, key: [id], key_type: int64, on_reject: skip}, parts: {table: public.parts, key: [item, part], key_type: composite}}",
 		"WALPROXY_PGWIRE__LISTEN=127.0.0.1:0", "WALPROXY_PGWIRE__UPSTREAM=postgres://"+w.cluster.Addr(),
 		"WALPROXY_PGWIRE__AWAY={check_interval: 50ms, keep_logins: true}", "WALPROXY_PGWIRE__SINK=main",
-		"WALPROXY_PGWIRE__GATE_TIMEOUT=1m", "WALPROXY_PGWIRE__READ_TIMEOUT=1m",
+		"WALPROXY_PGWIRE__GATE_TIMEOUT=20s", "WALPROXY_PGWIRE__READ_TIMEOUT=20s", // longer than the sink's longest wait between two attempts
 		"WALPROXY_PGWIRE__WRITE_BEHIND={public.items: {safe: true, assume_rows: true}, public.parts: {safe: true}}")
 	for n := range sessions {
 		w.sessions = append(w.sessions, &twinSession{twins: w, all: n%2 == 0, tx: 'I', otherTx: 'I',
@@ -282,7 +282,8 @@ const (
 func (s *twinSession) hear(q query, got reply) heard {
 	s.Helper()
 	s.tx = got.tx
-	refused := got.code == "57P03" || got.code == "08006"
+	// Who began to wait before it was known that PostgreSQL is away waits his time out.
+	refused := got.code == "57P03" || got.code == "08006" || got.code == "55P03" && !s.cluster.Running()
 	if refused || got.code == "25P02" && s.otherTx == 'E' && !s.cluster.Running() { // it would be told what is wrong with the text
 		s.note("  refused: %q", got.lines)
 		s.counts["refused"]++
