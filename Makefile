@@ -52,6 +52,7 @@ lint:
 	$(GO) vet $(PKGS)
 	$(GO) vet -tags failpoint ./internal/failpoint ./wal ./replay
 	$(TOOL) staticcheck $(PKGS)
+	./scripts/check-deploy
 
 ## vuln: known vulnerabilities in what we use (needs the vulnerability database)
 vuln:
