@@ -2,6 +2,7 @@ package pgwire
 
 import (
 	"errors"
+	"fmt"
 	"testing"
 	"time"
 
@@ -50,6 +51,37 @@ func TestKeyIsNotPassedThrough(t *testing.T) {
 	do(t, b, "ROLLBACK", "RESET walproxy.idempotency_key", "UPDATE items SET n = 2 WHERE id = 2")
 	r.applied()
 	if n := one[int](t, r.admin, "SELECT count(*)::int FROM items"); n != 2 {
+		t.Errorf("%d rows", n)
+	}
+}
+
+// TestKeyInAnotherMode: a repeat is the same write in whatever form the driver sends it;
+// one with another value is not.
+func TestKeyInAnotherMode(t *testing.T) {
+	t.Parallel()
+	r := newBehindRig(t, itemsDDL+"; ALTER TABLE items ADD price numeric, ADD seen bool, ALTER at DROP DEFAULT", items())
+	const insert = "INSERT INTO items (id, name, n, price, seen, at) VALUES ($1, $2, $3, $4, $5, $6)"
+	at := time.Date(2026, 11, 22, 1, 2, 3, 250_000_000, time.UTC)
+	modes := []pgx.QueryExecMode{pgx.QueryExecModeCacheStatement, pgx.QueryExecModeExec, pgx.QueryExecModeSimpleProtocol, pgx.QueryExecModeDescribeExec}
+	for i, first := range modes {
+		for j, then := range modes {
+			id := 10*i + j
+			for n, mode := range []pgx.QueryExecMode{first, then} {
+				conn := r.connect(mode)
+				do(t, conn, fmt.Sprintf("SET walproxy.idempotency_key = 'k%d'", id))
+				if _, err := conn.Exec(bounded(t), insert, id, "x", 5, 12.50, true, at); err != nil {
+					t.Errorf("%v, then %v, attempt %d: %v: %s", first, then, n+1, err, r.why())
+				}
+				do(t, conn, fmt.Sprintf("SET walproxy.idempotency_key = 'k%d'", id))
+				if _, err := conn.Exec(bounded(t), insert, id, "x", 5, 12.51, true, at); code(err) != "22023" {
+					t.Errorf("%v, then %v: another value: %v", first, then, err)
+				}
+				_ = conn.Close(bounded(t))
+			}
+		}
+	}
+	r.applied()
+	if n := one[int](t, r.admin, "SELECT count(*)::int FROM items"); n != len(modes)*len(modes) {
 		t.Errorf("%d rows", n)
 	}
 }

@@ -11,6 +11,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	walproxyv1 "github.com/walproxy/walproxy/api/proto/walproxy/v1"
+	"github.com/walproxy/walproxy/internal/pgstatement"
 	"github.com/walproxy/walproxy/mutation"
 	"github.com/walproxy/walproxy/wal"
 )
@@ -315,13 +316,32 @@ func (w *write) free() {
 }
 
 // hashPayload is a hash of what rec asks for: not of when it was accepted nor
-// where it goes, which differ between a write and its repeat.
+// where it goes, which differ between a write and its repeat; nor of the form that a
+// driver gave its values.
 func hashPayload(rec *walproxyv1.Record) (hash [16]byte, err error) {
 	bare := &walproxyv1.Record{Format: mutation.Format, Body: rec.GetBody()}
+	sameStatements(bare)
 	enc, err := mutation.Encode(nil, bare)
 	if err != nil {
 		return hash, &mutation.InvalidError{Field: "record", Reason: err.Error()}
 	}
 	sum := sha256.Sum256(enc)
 	return [16]byte(sum[:16]), nil
+}
+
+// sameStatements replaces rec's body where it has statements; what it shares it leaves.
+func sameStatements(rec *walproxyv1.Record) {
+	switch body := rec.GetBody().(type) {
+	case *walproxyv1.Record_Statement:
+		rec.Body = &walproxyv1.Record_Statement{Statement: pgstatement.Same(body.Statement)}
+	case *walproxyv1.Record_Group:
+		group := &walproxyv1.Group{RequestId: body.Group.GetRequestId()}
+		for _, m := range body.Group.GetMembers() {
+			if s := m.GetStatement(); s != nil {
+				m = &walproxyv1.Group_Member{Kind: &walproxyv1.Group_Member_Statement{Statement: pgstatement.Same(s)}}
+			}
+			group.Members = append(group.Members, m)
+		}
+		rec.Body = &walproxyv1.Record_Group{Group: group}
+	}
 }

@@ -272,6 +272,11 @@ func (c *behindClient) repeat(ctx context.Context) {
 		return
 	}
 	first := k.fate == unsure && !strings.Contains(k.how, ":")
+	if e, ok := errors.AsType[*pgconn.PgError](err); ok && e.Code == "22023" {
+		c.Errorf("client %d: the repeat of %+v is another write: %v", c.number, k.write, err)
+		c.again = nil
+		return
+	}
 	if saidOf(err) == refused && !first {
 		return // of the first attempt that says nothing
 	}
