@@ -78,7 +78,7 @@ func TestCodesInDocs(t *testing.T) {
 	type line struct{ statuses, retryable string }
 	documented := map[string]line{}
 	_, table, _ := strings.Cut(string(text), "\n## Errors\n")
-	for _, row := range regexp.MustCompile("(?m)^\\| ([0-9, ]+) \\| ([^|]+) \\| [^|]+ \\| ([^|]+) \\|$").FindAllStringSubmatch(table, -1) {
+	for _, row := range regexp.MustCompile(`(?m)^\| ([0-9, ]+) \| ([^|]+) \| [^|]+ \| ([^|]+) \|$`).FindAllStringSubmatch(table, -1) {
 		for _, code := range regexp.MustCompile("`([a-z_]+)`").FindAllStringSubmatch(row[2], -1) {
 			was := documented[code[1]]
 			documented[code[1]] = line{was.statuses + " " + row[1], was.retryable + row[3]}
