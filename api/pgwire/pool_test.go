@@ -27,6 +27,12 @@ func pooled(t testing.TB, size int, change ...func(*Options)) (s *Server, throug
 	return s, through, pgtest.Connect(t, dsn)
 }
 
+// servers are PostgreSQL's processes for the endpoint.
+func servers(t testing.TB, direct *pgx.Conn) int {
+	t.Helper()
+	return one[int](t, direct, "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()")
+}
+
 func pid(t testing.TB, conn *pgx.Conn) int {
 	t.Helper()
 	return one[int](t, conn, "SELECT pg_backend_pid()")

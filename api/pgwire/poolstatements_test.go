@@ -65,7 +65,7 @@ func TestPoolLogins(t *testing.T) {
 // whichever connection; few of them are kept there.
 func TestPoolStatements(t *testing.T) {
 	t.Parallel()
-	s, dsn, _ := pooled(t, 2, func(o *Options) { o.Pool.MaxStatements = 5 })
+	s, dsn, direct := pooled(t, 2, func(o *Options) { o.Pool.MaxStatements = 5 })
 	wires := []*wire{newWire(t, dsn), newWire(t, dsn), newWire(t, dsn)}
 	r := rand.New(rand.NewPCG(uint64(time.Now().UnixNano()), 0))
 	var has [3]map[string]int
@@ -117,6 +117,7 @@ func TestPoolStatements(t *testing.T) {
 			}
 		}
 	}
+	_ = direct
 }
 
 // TestPoolUnnamed: the unnamed statement lasts from one query to the next, and no longer
