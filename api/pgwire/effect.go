@@ -7,49 +7,6 @@ import (
 	"github.com/walproxy/walproxy/api/pgwire/statement"
 )
 
-// traits are what matters of a text where its connection is shared.
-type traits struct {
-	more      bool // it has several statements
-	sequences bool // it may draw from sequences
-	sets      bool // it may change settings
-	strips    bool // ... to what they were at the login
-	closes    bool // it may close prepared statements
-}
-
-// bears: a text of such traits is passed on.
-func (h *held) bears(t traits) {
-	h.sequences = h.sequences || t.sequences
-	h.stripped = h.stripped || t.strips
-	if t.sets && h.taint == 0 {
-		h.taints++
-		h.taint = h.taints
-	}
-	if t.closes {
-		h.stock.doubt()
-	}
-}
-
-// splitOutfit returns the statements of an outfit.
-func splitOutfit(outfit string) []string {
-	if outfit == "" {
-		return nil
-	}
-	return strings.Split(outfit, "\x00")
-}
-
-// outfit is what the session has set, as SQL in its order.
-func (h *held) outfit() string {
-	if h.changed {
-		var list []string
-		if h.application != "" {
-			list = append(list, "SET application_name TO "+quoteLiteral(h.application))
-		}
-		settings, _ := h.restore()
-		h.worn, h.changed = strings.Join(append(list, settings...), "\x00"), false
-	}
-	return h.worn
-}
-
 // effect is what a statement does to the session.
 type effect struct {
 	kind effectKind
@@ -69,7 +26,6 @@ const (
 )
 
 func (h *held) apply(e effect) {
-	h.changed = true
 	switch e.kind {
 	case effectSet, effectReset:
 		h.settings = slices.DeleteFunc(h.settings, func(old effect) bool { return old.name == e.name })
@@ -93,43 +49,25 @@ func (h *held) apply(e effect) {
 	case effectDiscard:
 		h.settings, h.lost = nil, ""
 		h.apply(effect{kind: effectDeallocate})
-		for name, value := range h.reported.of {
+		for name, value := range h.reported {
 			h.report(name, value)
 		}
 	}
 }
 
-// read says what a text does to the session.
-func (h *held) read(sql string) (effects []effect, t traits) {
-	text := h.statements.Parse(sql, h.reported.of[conforming] != "on")
+// read says what a text does to the session; more: it has several statements.
+func (h *held) read(sql string) (effects []effect, more bool) {
+	text := h.statements.Parse(sql, h.reported["standard_conforming_strings"] != "on")
 	if !text.Readable {
 		h.lose("a statement that cannot be read")
-		return nil, traits{true, true, true, true, true}
+		return nil, true
 	}
-	t.more = len(text.Statements) > 1
 	for _, s := range text.Statements {
-		t.add(s)
 		if e, ok := h.effect(s, text, sql, len(text.Statements) == 1); ok {
 			effects = append(effects, e)
 		}
 	}
-	return effects, t
-}
-
-func (t *traits) add(s *statement.Statement) {
-	switch s.Kind {
-	case statement.Begin, statement.Commit, statement.Rollback, statement.Savepoint, statement.Release, statement.Show, statement.Notify, statement.Lock:
-	case statement.Select, statement.Declare, statement.Close:
-		_, draws := slices.BinarySearch(s.Names, "nextval")
-		t.sequences = t.sequences || draws || s.Writes != statement.Nothing
-	case statement.Set, statement.Reset, statement.RollbackTo:
-		t.sets = true
-		t.strips = t.strips || s.Kind == statement.Reset
-	case statement.Discard, statement.Deallocate, statement.Prepare, statement.Execute:
-		t.sets, t.strips, t.closes, t.sequences = true, true, true, true
-	default:
-		t.sequences = true
-	}
+	return effects, len(text.Statements) > 1
 }
 
 // effect of one statement; alone: sql is just that.
@@ -172,9 +110,6 @@ func (h *held) setting(s *statement.Statement, text statement.Text, sql string, 
 		return effect{}, false
 	}
 	e.name = settingName(s.Setting.Name)
-	if slices.ContainsFunc(text.Strings(s.Setting), func(v string) bool { return strings.Contains(v, "pg_temp") }) {
-		h.lose("temporary tables in its search_path")
-	}
 	switch {
 	case s.Kind == statement.Reset && e.name == "all":
 		return effect{kind: effectResetAll}, true

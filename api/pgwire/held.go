@@ -2,7 +2,6 @@ package pgwire
 
 import (
 	"bytes"
-	"maps"
 	"slices"
 
 	"github.com/walproxy/walproxy/api/pgwire/statement"
@@ -23,7 +22,6 @@ type held struct {
 	queue    []*request // that PostgreSQL has not finished, oldest first
 	current  *request   // of the extended protocol, not ended yet; nil: none
 	lost     string     // why the session cannot be made again; "": it can
-	unfit    string     // why it cannot go on in a pool; "": it can
 	inside   []effect   // of the transaction that is open
 	murky    bool       // it may have been rolled back in parts
 	settings []effect   // in their order, each name once
@@ -31,35 +29,7 @@ type held struct {
 	sent     map[string]*remade // also what PostgreSQL has not confirmed
 	portals  map[string]*remade
 	bytes    int // of made
-	reported *reports
-
-	// Of a session whose connection is shared:
-	stock       *stock            // of its connection; nil: it has none
-	named       map[string]string // the session's names by ours
-	next        op                // of the Parse that is passed on
-	repeats     string            // whose Parse was refused last: there is one
-	pending     map[string]int    // Parse and Close messages of requests without an answer, by name
-	application string            // as it said at the login
-	worn        string            // outfit, unless it is to be put together again
-	changed     bool
-	sequences   bool   // it may have drawn from sequences on this connection
-	outdated    bool   // a statement has to be prepared again
-	stripped    bool   // its connection may have other settings than its outfit
-	taint       uint64 // of a transaction that may have settings of its own; 0: none
-	taints      uint64
-}
-
-// reports are settings as PostgreSQL has reported them. They are never changed.
-type reports struct{ of map[string]string }
-
-// with is r with another value.
-func (r *reports) with(name, value string) *reports {
-	if was, ok := r.of[name]; ok && was == value {
-		return r
-	}
-	of := maps.Clone(r.of)
-	of[name] = value
-	return &reports{of}
+	reported map[string]string
 }
 
 // request is what one ReadyForQuery ends.
@@ -72,9 +42,6 @@ type request struct {
 	rolled  bool // the last command tag was ROLLBACK
 	closes  bool // a simple query, which drops the unnamed statement
 	more    bool // it has more than one statement
-	copied  bool // the data of a COPY has ended in it
-	own     bool // of the link, which nobody is told of
-	unnamed *remade
 }
 
 // op is a message that has an answer of its own.
@@ -83,22 +50,12 @@ type op struct {
 	name string
 	made *remade  // of cParse
 	of   []effect // of cExecute
-
-	own      bool     // of the link, which nobody is told of
-	repeated bool     // a Parse of a name that is taken, which fails
-	faked    bool     // a Close was passed on in its place
-	article  *article // that it is about
 }
 
 // remade is a prepared statement; frame makes it again.
 type remade struct {
 	frame   []byte
 	effects []effect
-	traits  traits
-
-	// In a pool: its name there, and what that depends on.
-	ours, outfit      string
-	taint, generation uint64
 }
 
 // Bounds of what is kept for a session.
@@ -111,7 +68,7 @@ const (
 
 func newHeld(statements *statement.Cache, parameters []parameter) held {
 	h := held{statements: statements, tx: txIdle, made: map[string]*remade{}, sent: map[string]*remade{},
-		portals: map[string]*remade{}, reported: &reports{map[string]string{}}}
+		portals: map[string]*remade{}, reported: map[string]string{}}
 	for _, p := range parameters {
 		h.report(p.Name, p.Value)
 	}
@@ -136,7 +93,7 @@ func (h *held) lose(why string) {
 }
 
 func (h *held) report(name, value string) {
-	h.reported = h.reported.with(name, value)
+	h.reported[name] = value
 	if name == "client_encoding" && !slices.Contains([]string{"UTF8", "SQL_ASCII", "LATIN1"}, value) {
 		h.lose("an encoding in which statements are not read")
 	}
@@ -148,7 +105,6 @@ func (h *held) begin(kind byte) {
 	case cQuery, cFunctionCall:
 		if h.current != nil {
 			h.lose("a query between extended ones")
-			h.unfit = "a query between extended ones, without a Sync before it"
 		}
 		h.current = &request{simple: true}
 		h.served++
@@ -169,10 +125,6 @@ func (h *held) client(kind byte, body []byte, whole bool) {
 	case cFunctionCall:
 		h.lose("a function call")
 		h.push()
-	case cCopyDone, cCopyFail:
-		if h.current != nil {
-			h.current.copied = true
-		}
 	case cSync:
 		h.push()
 	case cParse:
@@ -187,22 +139,14 @@ func (h *held) client(kind byte, body []byte, whole bool) {
 			clear(h.portals) // an Execute of one that is forgotten is of something unknown
 		}
 		h.portals[portal] = h.sent[of]
-		if h.stock != nil && h.sent[of] == nil {
-			h.portals[portal] = &remade{} // which PostgreSQL does not know either
-		}
 	case cExecute:
 		h.execute(body)
 	case cClose:
-		if h.current.failed {
-			return // PostgreSQL skips it
-		}
 		if len(body) > 1 && body[0] == 'S' {
 			name := string(bytes.TrimRight(body[1:], "\x00"))
 			delete(h.sent, name)
-			h.await(name)
 			h.current.ops = append(h.current.ops, op{kind: cClose, name: name})
 		} else {
-			h.await("\x00")
 			h.current.ops = append(h.current.ops, op{kind: cClose, name: "\x00"}) // a portal
 		}
 	}
@@ -211,7 +155,6 @@ func (h *held) client(kind byte, body []byte, whole bool) {
 func (h *held) push() {
 	if len(h.queue) >= requestsMax {
 		h.lose("too many requests under way")
-		h.unfit = "too many requests under way"
 		return
 	}
 	h.queue = append(h.queue, h.current)
@@ -235,60 +178,21 @@ func (h *held) query(body []byte, whole bool) {
 		h.lose("a statement too long to be read")
 		return
 	}
-	var t traits
-	h.current.effects, t = h.read(string(bytes.TrimRight(body, "\x00")))
-	h.current.more = t.more
-	if h.stock != nil {
-		h.stock.unnamed = nil
-	}
-	h.bears(t)
+	h.current.effects, h.current.more = h.read(string(bytes.TrimRight(body, "\x00")))
 }
 
 func (h *held) parse(body []byte, whole bool) {
-	o := h.next
-	if h.next = (op{}); o.made == nil {
-		name, _, _ := bytes.Cut(body, []byte{0})
-		o = op{kind: cParse, name: string(name), made: h.prepare(body, whole)}
-	}
-	if h.current.failed {
-		return // PostgreSQL skips it
-	}
-	if !o.repeated {
-		h.sent[o.name] = o.made
-	}
-	h.current.ops = append(h.current.ops, o)
-	h.await(o.name)
-}
-
-// await: a Parse or a Close of that name is passed on.
-func (h *held) await(name string) {
-	if h.pending != nil {
-		h.pending[name]++
-	}
-}
-
-// had: a request is answered.
-func (h *held) had(r *request) {
-	for _, o := range r.ops {
-		if h.pending == nil || o.own || o.kind == cExecute {
-			continue
-		}
-		if h.pending[o.name]--; h.pending[o.name] <= 0 {
-			delete(h.pending, o.name)
-		}
-	}
-}
-
-// prepare takes the body of a Parse.
-func (h *held) prepare(body []byte, whole bool) *remade {
+	name, sql, _, ok := cutTwo(body)
 	p := &remade{}
-	if _, sql, _, ok := cutTwo(body); ok && whole {
+	if whole && ok {
 		p.frame = appendFrame(nil, cParse, body)
-		p.effects, p.traits = h.read(sql)
-	} else {
+		p.effects, _ = h.read(sql)
+	} else if n, _, _ := bytes.Cut(body, []byte{0}); true {
+		name = string(n)
 		h.lose("a prepared statement too long to be made again")
 	}
-	return p
+	h.sent[name] = p
+	h.current.ops = append(h.current.ops, op{kind: cParse, name: name, made: p})
 }
 
 func (h *held) execute(body []byte) {
@@ -299,25 +203,15 @@ func (h *held) execute(body []byte) {
 		p = &remade{}
 	}
 	h.current.ops = append(h.current.ops, op{kind: cExecute, of: p.effects})
-	h.bears(p.traits)
 }
 
-// What becomes of a frame that PostgreSQL sent.
-type verdict uint8
-
-const (
-	passed   verdict = iota
-	dropped          // the client is not told
-	asParsed         // it is told ParseComplete
-)
-
 // server takes note of a frame that PostgreSQL sent.
-func (h *held) server(kind byte, body []byte) verdict {
+func (h *held) server(kind byte, body []byte) {
 	if kind == sParameterStatus {
 		if name, value, _, ok := cutPair(body); ok {
 			h.report(name, value)
 		}
-		return passed
+		return
 	}
 	r := h.current
 	if len(h.queue) > 0 {
@@ -327,82 +221,40 @@ func (h *held) server(kind byte, body []byte) verdict {
 		if kind == sReady {
 			h.lose("an answer to nothing")
 		}
-		return passed
-	}
-	if r.own {
-		return h.owned(kind)
+		return
 	}
 	switch kind {
 	case sParseComplete, sCloseComplete, sEmptyQuery, sSuspended:
-		return h.answered(r)
+		h.answered(r)
 	case sCommandComplete:
 		r.rolled = bytes.HasPrefix(body, []byte("ROLLBACK"))
 		h.answered(r)
 	case sError:
 		r.failed = true
-		if i := slices.IndexFunc(r.ops[r.done:], func(o op) bool { return o.repeated }); i >= 0 {
-			h.repeats = r.ops[r.done+i].name
-		}
-		h.outdated = h.outdated || h.stock != nil && outdated(body)
 		h.void(r)
 	case sCopyIn, sCopyBoth:
 		if !r.simple || kind == sCopyBoth {
 			h.lose("a COPY by the extended protocol") // Syncs may go without an answer
-			h.copies(r)
 		}
 	case sReady:
 		if len(h.queue) == 0 {
 			h.lose("an answer to nothing")
-			return passed
+			return
 		}
-		h.pop()
-		h.had(r)
+		if h.queue = h.queue[1:]; len(h.queue) == 0 {
+			h.queue = nil
+		}
 		h.finish(r, body)
-	}
-	return passed
-}
-
-func (h *held) pop() {
-	if h.queue = h.queue[1:]; len(h.queue) == 0 {
-		h.queue = nil
-	}
-}
-
-// owned: the answer is to a request of the link's own.
-func (h *held) owned(kind byte) verdict {
-	switch kind {
-	case sReady:
-		h.pop()
-	case sError:
-		h.unfit = "PostgreSQL could not make it ready for another session"
-	case sNotice, sNotification:
-		return passed
-	}
-	return dropped
-}
-
-// copies: PostgreSQL reads the data of a COPY, and ignores a Sync before its end.
-func (h *held) copies(r *request) {
-	switch {
-	case h.stock == nil || r.copied || len(h.queue) == 0:
-	case len(h.queue) == 1 && h.current == nil:
-		h.queue, h.current = nil, r
-	default:
-		h.unfit = "requests behind a COPY by the extended protocol"
 	}
 }
 
 // answered: the oldest message without an answer has it.
-func (h *held) answered(r *request) verdict {
+func (h *held) answered(r *request) {
 	if r.simple || r.done >= len(r.ops) {
-		return passed
+		return
 	}
-	o := &r.ops[r.done]
+	o := r.ops[r.done]
 	r.done++
-	h.stock.answered(o)
-	if o.own {
-		return dropped
-	}
 	switch o.kind {
 	case cParse:
 		h.keep(o.name, o.made)
@@ -411,10 +263,6 @@ func (h *held) answered(r *request) verdict {
 	case cExecute:
 		r.effects, r.more = append(r.effects, o.of...), r.more || r.done > 1
 	}
-	if o.faked {
-		return asParsed
-	}
-	return passed
 }
 
 // keep takes note of a statement that is prepared; nil: it is not any more.
@@ -434,30 +282,16 @@ func (h *held) keep(name string, p *remade) {
 // void: PostgreSQL skips what is left of a request.
 func (h *held) void(r *request) {
 	for _, o := range r.ops[r.done:] {
-		switch {
-		case o.own && o.kind == cClose:
-			o.article.going, o.article.sure = false, false
-		case o.own || o.kind == cExecute:
-		case o.kind == cParse && o.name == "": // it may be what failed, which drops the one before
-			h.keep("", nil)
-			h.unsend(o)
-		default:
-			h.unsend(o)
+		switch o.kind {
+		case cParse, cClose:
+			if p := h.made[o.name]; p != nil {
+				h.sent[o.name] = p
+			} else {
+				delete(h.sent, o.name)
+			}
 		}
 	}
 	r.done = len(r.ops)
-}
-
-// unsend: a Parse or a Close was skipped. One of the same name may have been passed on
-// since.
-func (h *held) unsend(o op) {
-	switch {
-	case h.sent[o.name] != o.made:
-	case h.made[o.name] != nil:
-		h.sent[o.name] = h.made[o.name]
-	default:
-		delete(h.sent, o.name)
-	}
 }
 
 // finish takes note of what a request has done, once it is over.
@@ -465,9 +299,6 @@ func (h *held) finish(r *request, status []byte) {
 	before := h.tx
 	if len(status) > 0 {
 		h.tx = status[0]
-	}
-	if h.tx == txIdle {
-		h.taint = 0
 	}
 	if r.closes {
 		h.keep("", nil)

@@ -7,7 +7,6 @@ import (
 	"io"
 	"net"
 	"os"
-	"slices"
 	"sync"
 	"time"
 
@@ -29,8 +28,6 @@ type link struct {
 	startup []byte
 	login   grantKey
 	with    func() (credentials, error)
-	number  uint64 // of sessions in pools
-	proved  bool   // with has something to show; guarded by mu
 
 	up upward // the writer's
 
@@ -45,8 +42,6 @@ type link struct {
 		behind   *backend // nil: none
 		latest   *backend // the last one that it had
 		held     held
-		claimed  bool   // a request is about to begin on behind
-		awaited  bool   // the writer waits until all requests are answered
 		farewell bool   // the backend said that it ends
 		say      []byte // the link's own answers
 		nudged   bool   // the reader is to look at say
@@ -66,26 +61,14 @@ func newLink(x *session, st *startup, parameters []parameter, with func() (crede
 	l := &link{x: x, startup: st.packet, login: keyOf(st), with: with}
 	l.mu.held = newHeld(x.s.statements, parameters)
 	l.mu.changed = make(chan struct{})
-	if x.pooled {
-		l.number = x.s.pools.number.Add(1)
-		l.mu.held.pending = map[string]int{}
-		l.mu.held.application, l.mu.held.changed = st.value(applicationName), true
-	}
 	return l
 }
 
 // attached gives a new link the connection of the login, and what was read of it.
 func (l *link) attached(b *backend, rest []byte) *link {
 	l.mu.behind, l.mu.latest = b, b
-	l.mu.held.stock = b.stock
 	l.in = append(make([]byte, 0, max(linkBytes, 2*len(rest))), rest...)
-	l.scanDown()
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if b.in == nil || len(b.in.rest()) == 0 {
-		b.in = nil
-		l.release()
-	}
+	l.passable = l.scanDown()
 	return l
 }
 
@@ -139,7 +122,7 @@ func (l *link) receive(b *backend) {
 		l.in = append(l.in, b.in.rest()...)
 		b.in = nil
 		l.mu.Lock()
-		l.scanDown()
+		l.passable += l.scanDown()
 		l.mu.Unlock()
 		return
 	}
@@ -152,19 +135,18 @@ func (l *link) receive(b *backend) {
 	defer l.mu.Unlock()
 	if n > 0 {
 		l.mu.moved = time.Now()
-		l.scanDown()
+		l.passable += l.scanDown()
 	}
-	defer l.settled()
 	switch {
 	case failed == nil:
-		l.release()
 		return
 	case l.mu.nudged && errors.Is(failed, os.ErrDeadlineExceeded):
 		l.mu.nudged = false
 		_ = b.conn.SetReadDeadline(time.Time{})
 		return
 	}
-	l.discard()
+	l.mu.behind, l.mu.farewell = nil, false
+	_ = b.conn.Close() // it is gone
 	why := l.mu.held.stays()
 	if l.mu.closed || l.mu.ended || why != "" || !l.down.between() {
 		l.passable, l.broken = len(l.in), failed // what it said last is for the client
@@ -179,48 +161,20 @@ func (l *link) receive(b *backend) {
 	l.change()
 }
 
-// scanDown looks at what was read, and finds how much of it may be passed on.
+// scanDown looks at what was read; it returns how much more may be passed on.
 // mu is locked, or nobody else knows the link yet.
-func (l *link) scanDown() {
-	for {
-		n, instead, put := l.down.scan(l.in[l.passable:], &l.mu.held)
-		l.passable += n
-		if instead == 0 {
-			break
-		}
-		l.in = slices.Replace(l.in, l.passable, l.passable+instead, put...)
-		l.passable += len(put)
-	}
+func (l *link) scanDown() int {
+	n := l.down.scan(l.in[l.passable:], &l.mu.held)
 	l.mu.farewell = l.down.farewell
-	if l.mu.held.outdated {
-		l.mu.held.outdated = false
-		l.x.s.pools.generation.Add(1)
-	}
-	if why := l.mu.held.unfit; why != "" && l.x.pooled && l.broken == nil {
-		l.broken = endUnfit(why)
-	}
-}
-
-// discard closes the backend. mu is locked.
-func (l *link) discard() {
-	b := l.mu.behind
-	if b == nil {
-		return
-	}
-	l.mu.behind, l.mu.farewell, l.mu.held.stock = nil, false, nil
-	if b.stock != nil {
-		l.x.s.pools.lose(b.login.pool(), b)
-		return
-	}
-	_ = b.conn.Close() // it is gone, or nobody uses it any more
+	return n
 }
 
 // Write passes on what the client sends.
 func (l *link) Write(b []byte) (int, error) {
 	taken := len(b)
-	if len(l.up.kept) > 0 {
-		l.up.kept = append(l.up.kept, b...)
-		b = l.up.kept
+	if l.up.heads > 0 { // a head that was not whole
+		b = append(l.up.head[:l.up.heads:l.up.heads], b...)
+		l.up.heads = 0
 	}
 	sent, at := 0, 0 // b[sent:at] is to be passed on
 	for at < len(b) {
@@ -232,18 +186,8 @@ func (l *link) Write(b []byte) (int, error) {
 			if err != nil {
 				return 0, err // the carrier has seen to that
 			}
-			if l.x.pooled && translates(kind) && !tells(kind, body, b[at+headBytes:]) {
-				break
-			}
-			if l.unsettled(kind, body, b[at+headBytes:]) {
-				if err := l.flush(b[sent:at]); err != nil {
-					return 0, err
-				}
-				sent = at
-				l.settle()
-			}
 			if l.starts() {
-				if err := l.flush(b[sent:at]); err != nil {
+				if err := l.send(b[sent:at]); err != nil {
 					return 0, err
 				}
 				sent = at
@@ -251,13 +195,7 @@ func (l *link) Write(b []byte) (int, error) {
 					return 0, err
 				}
 			}
-			instead, err := l.begin(kind, body, b[sent:at], b[at+headBytes:])
-			if err != nil {
-				return 0, err
-			}
-			if instead >= 0 {
-				sent = at + instead
-			}
+			l.begin(kind, body)
 			at += headBytes
 		}
 		n := int(min(l.up.left, int64(len(b)-at)))
@@ -269,51 +207,17 @@ func (l *link) Write(b []byte) (int, error) {
 			l.endFrame()
 		}
 	}
-	err := l.flush(b[sent:at])
-	l.up.kept = append(l.up.kept[:0], b[at:]...)
-	return taken, err
+	l.up.heads = copy(l.up.head[:], b[at:])
+	return taken, l.send(b[sent:at])
 }
 
-// begin begins a frame of whose body rest was read. before is to be passed on; where the
-// frame is translated, so many bytes of it and all of before are in up.out.
-func (l *link) begin(kind byte, body int64, before, rest []byte) (instead int, err error) {
+func (l *link) begin(kind byte, body int64) {
 	l.up.begin(kind, body)
-	if l.up.dropped {
-		return -1, nil
+	if !l.up.dropped {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		l.mu.held.begin(kind)
 	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.mu.claimed = false
-	l.mu.held.begin(kind)
-	if !l.x.pooled {
-		return -1, nil
-	}
-	if why := l.mu.held.unfit; why != "" {
-		r := endUnfit(why)
-		l.x.s.joined.Go(func() { l.x.end(r) })
-		return -1, r
-	}
-	if !translates(kind) || l.mu.behind == nil {
-		return -1, nil
-	}
-	out, instead := l.translate(kind, body, rest)
-	if len(out) == 0 && instead == 0 {
-		return -1, nil
-	}
-	l.up.out = append(append(l.up.out, before...), out...)
-	return instead, nil
-}
-
-// flush passes on what is kept for that, and b.
-func (l *link) flush(b []byte) error {
-	if len(l.up.out) == 0 {
-		return l.send(b)
-	}
-	l.up.out = append(l.up.out, b...)
-	err := l.send(l.up.out)
-	l.up.out = l.up.out[:0]
-	l.up.release()
-	return err
 }
 
 // starts reports that the next frame begins a request, with nothing under way.
@@ -375,21 +279,10 @@ func (l *link) ready(kind byte) error {
 		default:
 			if since, away := l.x.s.presence.away(); away != nil {
 				l.up.refusing, l.up.why = true, refuseStatement(away, since)
-				return nil
 			}
-			if l.claim() {
-				return nil
-			}
+			return nil
 		}
 	}
-}
-
-// claim keeps the backend for the request that begins; false: it is gone.
-func (l *link) claim() bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.mu.claimed = l.mu.behind != nil
-	return l.mu.claimed
 }
 
 // refuse answers a frame of a request that is not passed on.
@@ -436,7 +329,9 @@ func (l *link) Close() error {
 		l.mu.cancel()
 	}
 	l.change()
-	l.discard()
+	if l.mu.behind != nil {
+		return l.mu.behind.conn.Close()
+	}
 	return nil
 }
 

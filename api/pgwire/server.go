@@ -33,7 +33,6 @@ type Server struct {
 	keys    keys
 
 	presence   *presence // nil without Options.Away and a console
-	pools      *pools    // nil without Options.Pool
 	statements *statement.Cache
 
 	consoles     atomic.Int32
@@ -72,9 +71,6 @@ func Start(o Options) (*Server, error) {
 	}
 	s.mu.conns, s.mu.sessions = map[net.Conn]struct{}{}, map[*session]struct{}{}
 	s.keys.by = map[uint32][]*session{}
-	if o.Pool != nil {
-		s.pools = newPools(s, *o.Pool)
-	}
 	if s.metrics, err = newMetrics(o.Registerer, s); err != nil {
 		return nil, err
 	}
@@ -97,9 +93,6 @@ func Start(o Options) (*Server, error) {
 	}
 	if s.presence != nil {
 		s.joined.Go(s.presence.watch)
-	}
-	if s.pools != nil {
-		s.joined.Go(s.pools.watch)
 	}
 	if s.tables != nil {
 		s.joined.Go(func() {
@@ -342,9 +335,6 @@ func (s *Server) Close(ctx context.Context) error {
 		})
 		s.joined.Wait()
 		stop()
-		if s.pools != nil {
-			s.pools.close()
-		}
 		for _, l := range s.loops {
 			l.close()
 		}

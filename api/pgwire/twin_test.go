@@ -241,25 +241,19 @@ func TestTwins(t *testing.T) {
 	testTwins(t, false)
 }
 
-// TestTwinsPooled: so do those that share a connection to PostgreSQL.
-func TestTwinsPooled(t *testing.T) {
-	t.Parallel()
-	testTwins(t, false, pooling(5))
-}
-
 // TestTwinTransactions: so do those whose transactions are held and logged at COMMIT.
 func TestTwinTransactions(t *testing.T) {
 	t.Parallel()
 	testTwins(t, true)
 }
 
-func testTwins(t *testing.T, transactions bool, change ...func(*Options)) {
+func testTwins(t *testing.T, transactions bool) {
 	sessions, queries := 4, 60
 	if os.Getenv("WALPROXY_LONG") != "" {
 		sessions, queries = 60, 300
 	}
 	r := newBehindRig(t, twinDDL, items(), func(o *behindOptions) {
-		o.change = append(change, func(o *Options) { o.WriteBehind.LogTransactions = transactions })
+		o.change = append(o.change, func(o *Options) { o.WriteBehind.LogTransactions = transactions })
 	})
 	twin := pgtest.Shared(t).Database(t)
 	direct := pgtest.Connect(t, twin)
