@@ -212,6 +212,9 @@ func (n *counter) raise(t testing.TB, f func() (sum int, known bool, err as.Erro
 	before := n.acked.Load()
 	n.started.Add(1)
 	sum, known, err := f()
+	for end := time.Now().Add(time.Minute); err != nil && err.Matches(types.PARTITION_UNAVAILABLE) && !err.IsInDoubt() && time.Now().Before(end); {
+		sum, known, err = f() // the store was late, and nothing was done
+	}
 	if err != nil {
 		t.Error(err)
 		return false

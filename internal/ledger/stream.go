@@ -14,7 +14,7 @@ import (
 
 // newStreaming is the Go client of wherever c's API is at the time.
 func newStreaming(c *Client) *client.Client {
-	made, err := client.New("http://walproxy.invalid", client.Options{
+	made, err := client.New("http://localhost", client.Options{
 		Dial: func(ctx context.Context, network, _ string) (net.Conn, error) {
 			base := c.base.Load()
 			if base == nil {
