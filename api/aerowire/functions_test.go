@@ -110,6 +110,12 @@ func (f *functions) serve(c net.Conn) {
 	}
 }
 
+// ofCalls: not one of the sink's own records, which it writes at any time.
+func ofCalls(m *codec.Message) bool {
+	set, _ := m.Field(codec.FieldSet)
+	return strings.HasPrefix(string(set), "calls-")
+}
+
 func (f *functions) request(c, up net.Conn, kind byte, body []byte) error {
 	if kind == codec.TypeInfo {
 		if name, rest, ok := strings.Cut(strings.TrimSpace(string(body)), ":"); name == "udf-list" || ok && name == "udf-put" {
@@ -135,7 +141,7 @@ func (f *functions) request(c, up net.Conn, kind byte, body []byte) error {
 			return send(c, codec.TypeMessage, codec.AppendMessage(nil, reply))
 		}
 	}
-	write := kind == codec.TypeMessage && err == nil && m.Info2&codec.Info2Write != 0
+	write := kind == codec.TypeMessage && err == nil && m.Info2&codec.Info2Write != 0 && ofCalls(m)
 	if write && f.cut.CompareAndSwap(cutWrite, 0) {
 		return errCut
 	}
