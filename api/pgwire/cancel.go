@@ -6,7 +6,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"sync"
 	"time"
@@ -107,7 +106,7 @@ func (s *Server) passCancel(ctx context.Context, a Address, key []byte) error {
 	if _, err := c.Write(append(packet, key...)); err != nil {
 		return err
 	}
-	if _, err := c.Read(make([]byte, 1)); err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, net.ErrClosed) {
+	if _, err := c.Read(make([]byte, 1)); err != nil && !endedByPostgres(err) && !errors.Is(err, net.ErrClosed) {
 		return err
 	}
 	return nil

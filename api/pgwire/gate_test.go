@@ -202,7 +202,13 @@ func TestGateOutlivesSession(t *testing.T) {
   BEGIN
     PERFORM pg_sleep(300);
   EXCEPTION WHEN query_canceled THEN
-    PERFORM pg_advisory_xact_lock(1);
+    LOOP
+      BEGIN
+        PERFORM pg_advisory_xact_lock(1);
+        EXIT;
+      EXCEPTION WHEN query_canceled THEN
+      END;
+    END LOOP;
     UPDATE items SET n = 9;
   END;
 END $$`, []Table{assumed()})
@@ -212,6 +218,11 @@ END $$`, []Table{assumed()})
 	do(t, r.admin, "SELECT pg_advisory_lock(1)")
 	at := func(event string) {
 		t.Helper()
+		defer func() {
+			if t.Failed() {
+				t.Log(one[string](t, r.admin, "SELECT string_agg(concat_ws(' ', pid, state, wait_event, query), '; ') FROM pg_stat_activity"))
+			}
+		}()
 		eventually(t, event, func() bool {
 			return one[bool](t, r.admin, "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE query LIKE 'SELECT stubborn%' AND wait_event = $1)", event)
 		})
