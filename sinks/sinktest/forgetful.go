@@ -289,8 +289,11 @@ func (f *Forgetful) settleLocked() {
 		for len(versions) > 1 && versions[1].apply <= durable.applies {
 			versions = versions[1:]
 		}
-		if s.rows[name] = versions; len(versions) == 1 && versions[0].document == nil {
-			delete(s.rows, name) // the tombstone has done its work
+		s.rows[name] = versions
+		// A lane may be ahead of the settled point: what is behind a tombstone of it
+		// would be done again.
+		if only := versions[0]; len(versions) == 1 && only.document == nil && only.guard <= s.settled.LSN {
+			delete(s.rows, name)
 		}
 	}
 	f.tell()

@@ -122,10 +122,6 @@ func (r *rig) fresh() {
 func (r *rig) resume() {
 	r.t.Helper()
 	before := r.cp
-	if r.settles() && !r.kept { // as the loop does: its store may have lost the checkpoint
-		defer func(was sinks.Claim) { r.claim = was }(r.claim)
-		r.claim.Fresh, r.claim.Lanes = true, max(r.claim.Lanes, len(before.Lanes))
-	}
 	cp := r.claims()
 	if r.settles() {
 		r.catchUp(before.Lanes)
@@ -141,7 +137,11 @@ func (r *rig) claims() sinks.Checkpoint {
 	r.t.Helper()
 	ctx, cancel := r.ctx()
 	defer cancel()
-	cp, err := r.sink.Resume(ctx, r.claim)
+	claim := r.claim
+	if r.settles() && !r.kept { // as the loop does: its store may have lost the checkpoint
+		claim.Fresh, claim.Lanes = true, max(claim.Lanes, len(r.cp.Lanes))
+	}
+	cp, err := r.sink.Resume(ctx, claim)
 	if err != nil {
 		r.t.Fatalf("Resume: %v", err)
 	}

@@ -35,7 +35,12 @@ func (s *forgetfulHarness) Open() (sinks.Sink, error) {
 }
 
 func (s *forgetfulHarness) Crash(sinks.Sink) error {
-	s.sink.Restart(rand.New(rand.NewPCG(rand.Uint64(), 0)))
+	// By what was done, so that a script that rapid prints fails again.
+	store := s.sink.store
+	store.mu.Lock()
+	random := rand.New(rand.NewPCG(uint64(store.applies), uint64(store.restarts)))
+	store.mu.Unlock()
+	s.sink.Restart(random)
 	return nil
 }
 
