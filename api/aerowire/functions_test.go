@@ -48,6 +48,7 @@ type functions struct {
 
 	noEnds atomic.Bool // nsup-period is 0
 	cut    atomic.Int32
+	called atomic.Value // the digest of the last call's record, a string
 }
 
 // Moments in the next call; 0: none.
@@ -110,10 +111,11 @@ func (f *functions) serve(c net.Conn) {
 	}
 }
 
-// ofCalls: not one of the sink's own records, which it writes at any time.
-func ofCalls(m *codec.Message) bool {
-	set, _ := m.Field(codec.FieldSet)
-	return strings.HasPrefix(string(set), "calls-")
+// behindCall: it writes the record of the last call, and not what was written before,
+// which the sink applies at any time.
+func (f *functions) behindCall(m *codec.Message) bool {
+	digest, _ := m.Field(codec.FieldDigest)
+	return m.Info2&codec.Info2Write != 0 && f.called.Load() == string(digest)
 }
 
 func (f *functions) request(c, up net.Conn, kind byte, body []byte) error {
@@ -136,12 +138,14 @@ func (f *functions) request(c, up net.Conn, kind byte, body []byte) error {
 				f.cut.Store(0)
 				return errCut
 			case moment == cutGuard, moment == cutGuarded:
+				digest, _ := m.Field(codec.FieldDigest)
+				f.called.Store(string(digest))
 				f.cut.Store(cutWrite + moment - cutGuard)
 			}
 			return send(c, codec.TypeMessage, codec.AppendMessage(nil, reply))
 		}
 	}
-	write := kind == codec.TypeMessage && err == nil && m.Info2&codec.Info2Write != 0 && ofCalls(m)
+	write := kind == codec.TypeMessage && err == nil && f.behindCall(m)
 	if write && f.cut.CompareAndSwap(cutWrite, 0) {
 		return errCut
 	}
