@@ -19,6 +19,8 @@ type metrics struct {
 
 	// Of Options.Away.
 	awayLogins, detached, attached, refused prometheus.Counter
+
+	close func() // takes them back
 }
 
 func newMetrics(reg prometheus.Registerer, s *Server) (*metrics, error) {
@@ -62,10 +64,12 @@ func newMetrics(reg prometheus.Registerer, s *Server) (*metrics, error) {
 		defer s.mu.Unlock()
 		return float64(len(s.mu.sessions))
 	})
-	if err := promset.Register(reg, m.connections, m.ended, m.cancels, m.requests, bytes, m.connectSeconds, sessions,
-		m.awayLogins, m.detached, m.attached, m.refused); err != nil {
+	all := []prometheus.Collector{m.connections, m.ended, m.cancels, m.requests, bytes, m.connectSeconds, sessions,
+		m.awayLogins, m.detached, m.attached, m.refused}
+	if err := promset.Register(reg, all...); err != nil {
 		return nil, fmt.Errorf("pgwire: metrics: %w", err)
 	}
+	m.close = func() { promset.Unregister(reg, all...) }
 	return m, nil
 }
 
@@ -76,6 +80,7 @@ type behindMetrics struct {
 	failed      *prometheus.CounterVec
 	gateSeconds prometheus.Histogram
 	why         atomic.Value // string: of the last write that was passed through
+	close       func()
 }
 
 func newBehindMetrics(reg prometheus.Registerer) (*behindMetrics, error) {
@@ -94,8 +99,10 @@ func newBehindMetrics(reg prometheus.Registerer) (*behindMetrics, error) {
 	logged := prometheus.NewCounterFunc(prometheus.CounterOpts{
 		Name: "walproxy_pgwire_behind_total", Help: "Queries that were acknowledged from the log.",
 	}, func() float64 { return float64(m.logged.Load()) })
-	if err := promset.Register(reg, logged, m.passed, m.failed, m.gateSeconds); err != nil {
+	all := []prometheus.Collector{logged, m.passed, m.failed, m.gateSeconds}
+	if err := promset.Register(reg, all...); err != nil {
 		return nil, fmt.Errorf("pgwire: metrics: %w", err)
 	}
+	m.close = func() { promset.Unregister(reg, all...) }
 	return m, nil
 }

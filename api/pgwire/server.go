@@ -44,8 +44,9 @@ type Server struct {
 	failed       chan error // capacity 1
 	joined       sync.WaitGroup
 
-	tables *tables // that are written behind; nil: none
-	loops  []*loop // of sessions without encryption
+	tables *tables        // that are written behind; nil: none
+	behind *behindMetrics // theirs
+	loops  []*loop        // of sessions without encryption
 	turns  atomic.Uint64
 
 	mu struct {
@@ -59,12 +60,11 @@ type Server struct {
 }
 
 // Start serves o.Listener, which it closes.
-func Start(o Options) (*Server, error) {
-	o, err := o.withDefaults()
-	if err != nil {
+func Start(o Options) (s *Server, err error) {
+	if o, err = o.withDefaults(); err != nil {
 		return nil, err
 	}
-	s := &Server{
+	s = &Server{
 		o: o, log: o.Logger, places: newPlaces(o),
 		slots: make(chan struct{}, o.MaxConnections+spare), stop: make(chan struct{}),
 		failed: make(chan error, 1), done: make(chan struct{}),
@@ -74,12 +74,17 @@ func Start(o Options) (*Server, error) {
 	if s.metrics, err = newMetrics(o.Registerer, s); err != nil {
 		return nil, err
 	}
-	if o.WriteBehind != nil {
-		m, err := newBehindMetrics(o.Registerer)
+	begun := s // an error returns nil
+	defer func() {
 		if err != nil {
+			begun.takeMetricsBack()
+		}
+	}()
+	if o.WriteBehind != nil {
+		if s.behind, err = newBehindMetrics(o.Registerer); err != nil {
 			return nil, err
 		}
-		s.tables = newTables(s, *o.WriteBehind, m)
+		s.tables = newTables(s, *o.WriteBehind, s.behind)
 	}
 	s.logins, s.cancelLogins = context.WithCancelCause(context.Background())
 	if o.Away != nil || o.hasConsole() {
@@ -338,9 +343,18 @@ func (s *Server) Close(ctx context.Context) error {
 		for _, l := range s.loops {
 			l.close()
 		}
+		s.takeMetricsBack()
 	})
 	<-s.done
 	return s.err
+}
+
+// takeMetricsBack leaves none of them registered.
+func (s *Server) takeMetricsBack() {
+	s.metrics.close()
+	if s.behind != nil {
+		s.behind.close()
+	}
 }
 
 func (s *Server) closeAll() {

@@ -16,6 +16,7 @@ type metrics struct {
 	seconds  *prometheus.HistogramVec
 	items    *prometheus.CounterVec
 	inFlight prometheus.Gauge
+	close    func()
 }
 
 func newMetrics(reg prometheus.Registerer) (*metrics, error) {
@@ -34,9 +35,11 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 			Name: "walproxy_http_requests_in_flight", Help: "Requests being served.",
 		}),
 	}
-	if err := promset.Register(reg, m.requests, m.seconds, m.items, m.inFlight); err != nil {
+	all := []prometheus.Collector{m.requests, m.seconds, m.items, m.inFlight}
+	if err := promset.Register(reg, all...); err != nil {
 		return nil, fmt.Errorf("rpc: metrics: %w", err)
 	}
+	m.close = func() { promset.Unregister(reg, all...) }
 	return m, nil
 }
 

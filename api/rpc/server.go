@@ -131,8 +131,12 @@ func New(o Options) (*Server, error) {
 func (s *Server) Stop() { s.stop() }
 
 // Wait returns when the last request has ended. Call it after the HTTP server was
-// closed: it joins handlers whose connections were cut.
-func (s *Server) Wait() { s.requests.Wait() }
+// closed: it joins handlers whose connections were cut, and takes the metrics back.
+// It may be called twice.
+func (s *Server) Wait() {
+	s.requests.Wait()
+	s.metrics.close()
+}
 
 // ServeHTTP serves REST under /v1/ and procedures under the names of their services.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {

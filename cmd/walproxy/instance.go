@@ -228,6 +228,7 @@ func (i *instance) options() walproxy.Options {
 
 func sinkOptions(name string, c config.Sink, sink sinks.Sink) walproxy.SinkOptions {
 	loop := replay.Options{Lanes: c.Lanes, ApplyTimeout: time.Duration(c.ApplyTimeout)}
+	loop.HaltRetry = time.Duration(c.HaltRetry)
 	loop.Batch.Records = c.Batch.Records
 	loop.Batch.Bytes = int(c.Batch.Bytes)
 	loop.Batch.Linger = time.Duration(c.Batch.Linger)

@@ -11,6 +11,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -50,13 +51,20 @@ func TestMetricsReference(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer func() { _ = i.close() }() // the stores are away
+	closed := sync.OnceFunc(func() { _ = i.close() }) // the stores are away
+	defer closed()
 	answer, err := http.Get(urlOf(i.apiListener, false) + "/v1/status")
 	if err != nil {
 		t.Fatal(err)
 	}
 	_ = answer.Body.Close()
 	got := metricsReference(t, i.registry)
+	closed()
+	for desc := range describe(i.registry) {
+		if strings.Contains(desc.String(), `"walproxy_`) {
+			t.Errorf("registered behind the close: %s", desc)
+		}
+	}
 	const name = "../../docs/metrics.md"
 	if *updateMetrics {
 		if err := os.WriteFile(name, got, 0o644); err != nil {

@@ -100,6 +100,9 @@ type Sink struct {
 	Lanes        int      `yaml:"lanes"`
 	Batch        Batch    `yaml:"batch"`
 	ApplyTimeout Duration `yaml:"apply_timeout"`
+	// HaltRetry is about how long after a halt that may pass by itself the sink is
+	// tried again; negative: not before somebody says so.
+	HaltRetry Duration `yaml:"halt_retry"`
 	// HoldAfter is how many bytes of the log the sink may keep from being freed
 	// before its records are copied out of it; 0: replay.Options.HoldAfter.
 	HoldAfter Size `yaml:"hold_after"`
@@ -224,6 +227,7 @@ func (c *Config) withDefaults() {
 		or(&s.Batch.Bytes, 1*mib)
 		or(&s.Batch.Linger, Duration(100*time.Millisecond))
 		or(&s.ApplyTimeout, Duration(30*time.Second))
+		or(&s.HaltRetry, Duration(30*time.Second))
 		or(&s.Batch.Latency, min(Duration(200*time.Millisecond), s.ApplyTimeout))
 		or(&s.DeadLetters.Bytes, 1*gib)
 		switch s.Type {

@@ -150,6 +150,8 @@ func (c *checker) sink(key, name string, s Sink) {
 	c.want(s.Batch.Linger >= 0 && s.Batch.Linger <= Duration(10*time.Second), key+".batch.linger",
 		"%s is out of range: up to 10s", s.Batch.Linger)
 	c.want(s.ApplyTimeout > 0, key+".apply_timeout", "must be positive")
+	c.want(s.HaltRetry < 0 || s.HaltRetry >= Duration(time.Second) && s.HaltRetry <= Duration(24*time.Hour), key+".halt_retry",
+		"%s is out of range: 1s to 24h, or -1s for not before somebody says so", s.HaltRetry)
 	if s.HoldAfter != 0 {
 		c.between(key+".hold_after", s.HoldAfter, 1*mib, 1024*gib)
 	}
