@@ -9,6 +9,9 @@ import (
 	"testing"
 	"time"
 
+	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
+
 	"github.com/walproxy/walproxy"
 	"github.com/walproxy/walproxy/mutation"
 	"github.com/walproxy/walproxy/replay"
@@ -117,10 +120,18 @@ func TestResumeHaltedSink(t *testing.T) {
 		{"diverged", time.Nanosecond, replay.ErrForeignStream, func(f *sinktest.Faulty) {
 			f.Add(sinktest.Rule{When: sinktest.NotEmpty, Do: sinktest.Refuse(sinks.ErrForeignStream), Times: sinktest.Always})
 		}},
+		{"its own store failed", time.Nanosecond, sinks.ErrFailed, func(f *sinktest.Faulty) {
+			f.Add(sinktest.Rule{When: sinktest.NotEmpty, Do: sinktest.Halt(fmt.Errorf("x: %w", sinks.ErrFailed)), Times: sinktest.Always})
+		}},
+		{"closed", time.Nanosecond, sinks.ErrClosed, func(f *sinktest.Faulty) {
+			f.Add(sinktest.Rule{When: sinktest.NotEmpty, Do: sinktest.Refuse(sinks.ErrClosed), Times: sinktest.Always})
+		}},
 		{"panic", time.Nanosecond, errReadOnly, nil},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			o, store, f := healing(t.TempDir(), c.retry)
+			core, logged := observer.New(zap.ErrorLevel)
+			o.Logger = zap.New(core)
 			var panics atomic.Bool
 			if c.fail == nil {
 				o.Sinks[0].Sink = panicking{f, &panics}
@@ -134,6 +145,12 @@ func TestResumeHaltedSink(t *testing.T) {
 			}
 			last := appendOne(t, p, increment("k"))
 			halted(t, p, c.cause)
+			until(t, "a line in the log", func() bool { return logged.FilterMessageSnippet("sink halted").Len() > 0 })
+			for _, line := range logged.FilterMessageSnippet("sink halted").All() {
+				if goesOn, ok := line.ContextMap()["goes_on_by_itself"].(bool); !ok || goesOn {
+					t.Errorf("logged of a sink that does not go on by itself: %v", line.ContextMap())
+				}
+			}
 			mend := func() { f.Clear(); panics.Store(false) }
 			if c.retry > 0 { // it would have been tried thousands of times
 				mend()

@@ -200,14 +200,16 @@ func (l *Loop) resumeError(err error) error {
 		return &HaltError{Sink: l.o.Name, Err: err, Passing: true}
 	default:
 		_, panicked := errors.AsType[*PanicError](err)
-		return &HaltError{Sink: l.o.Name, Err: err, Passing: !panicked}
+		over := errors.Is(err, sinks.ErrFailed) || errors.Is(err, sinks.ErrClosed)
+		return &HaltError{Sink: l.o.Name, Err: err, Passing: !panicked && !over}
 	}
 	return refused
 }
 
 // RetryAfter tells how long to wait before another loop for the sink is worth its
-// while, when Run returned err; false: not before somebody has acted. A fenced or
-// diverged sink never goes on by itself. Delays are spread.
+// while, when Run returned err; false: not before somebody has acted. A sink that is
+// fenced or has diverged, or whose own store has failed, never goes on by itself.
+// Delays are spread.
 func (l *Loop) RetryAfter(err error) (time.Duration, bool) {
 	if errors.Is(err, sinks.ErrRewound) {
 		return max(l.backoff(0), 1), true

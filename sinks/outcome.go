@@ -60,6 +60,9 @@ var (
 	// ErrAway: the store cannot be reached, which is known already: nobody has waited
 	// for it and nothing was sent.
 	ErrAway = errors.New("sink: the store cannot be reached")
+	// ErrFailed: the store that the sink runs itself has failed. It stays so until it is
+	// opened anew, which takes a start: no loop that follows would get further.
+	ErrFailed = errors.New("the store failed; restart")
 	// ErrClosed: the sink was closed.
 	ErrClosed = errors.New("sink: closed")
 )
@@ -92,7 +95,7 @@ func OutcomeOf(err error) Outcome {
 	if errors.As(err, &marked) {
 		return marked.Outcome
 	}
-	for _, final := range []error{ErrNoCheckpoint, ErrForeignStream, ErrFenced, ErrMoved, ErrRewound, ErrClosed} {
+	for _, final := range []error{ErrNoCheckpoint, ErrForeignStream, ErrFenced, ErrMoved, ErrRewound, ErrFailed, ErrClosed} {
 		if errors.Is(err, final) {
 			return Halt
 		}

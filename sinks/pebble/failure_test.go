@@ -166,7 +166,7 @@ func diskFailure(t *testing.T, fails func(errorfs.Op) bool) {
 	}
 	wg.Wait()
 	for lane, err := range errs {
-		if !errors.Is(err, ErrFailed) || !errors.Is(err, errorfs.ErrInjected) || sinks.OutcomeOf(err) != sinks.Halt {
+		if !errors.Is(err, ErrFailed) || !errors.Is(err, sinks.ErrFailed) || !errors.Is(err, errorfs.ErrInjected) || sinks.OutcomeOf(err) != sinks.Halt {
 			t.Errorf("lane %d: %v, outcome %v; want ErrFailed, halt, with the cause", lane, err, sinks.OutcomeOf(err))
 		}
 	}

@@ -46,8 +46,9 @@ import (
 	"github.com/walproxy/walproxy/sinks"
 )
 
-// ErrFailed: the store's disk failed and the store must be opened again.
-var ErrFailed = errors.New("sink pebble: the store failed; restart")
+// ErrFailed: the store's disk failed and the store must be opened again. It is
+// sinks.ErrFailed, too.
+var ErrFailed = fmt.Errorf("sink pebble: %w", sinks.ErrFailed)
 
 // ErrNoStore: there is no store to be looked at, with Options.ReadOnly.
 var ErrNoStore = errors.New("sink pebble: there is no store")
