@@ -53,13 +53,20 @@ type Cluster struct {
 func Start(store string, n int, namespaces ...string) (*Cluster, error) {
 	c := &Cluster{store: store, namespaces: namespaces}
 	c.mu.key, c.mu.generation = rand.Uint64(), 1
+	listeners := make([]net.Listener, n)
 	for i := range n {
-		m := &node{cluster: c, name: fmt.Sprintf("BB9%d0000000A", i), addr: anyAddr}
-		c.nodes = append(c.nodes, m)
-		if err := m.listen(); err != nil {
-			c.Close()
+		listener, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			for _, l := range listeners[:i] {
+				l.Close()
+			}
 			return nil, err
 		}
+		listeners[i] = listener
+		c.nodes = append(c.nodes, &node{cluster: c, name: fmt.Sprintf("BB9%d0000000A", i), addr: listener.Addr().String()})
+	}
+	for i, m := range c.nodes { // they answer for each other: not before all are known
+		m.run(listeners[i])
 	}
 	return c, nil
 }

@@ -30,19 +30,18 @@ type node struct {
 	}
 }
 
-// anyAddr is the address of a node that never ran.
-const anyAddr = "127.0.0.1:0"
-
 func (m *node) listen() error {
 	listener, err := net.Listen("tcp", m.addr)
 	if err != nil {
 		return err
 	}
+	m.run(listener)
+	return nil
+}
+
+func (m *node) run(listener net.Listener) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.addr == anyAddr {
-		m.addr = listener.Addr().String()
-	}
 	m.mu.listener, m.mu.began, m.mu.conns = listener, time.Now(), map[net.Conn]bool{}
 	m.wg.Go(func() {
 		for {
@@ -53,7 +52,6 @@ func (m *node) listen() error {
 			m.wg.Go(func() { m.serve(near) })
 		}
 	})
-	return nil
 }
 
 // kill ends the node; it may be called again.
