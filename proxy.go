@@ -193,5 +193,10 @@ func (p *Proxy) acceptOptions(targets map[string]accept.Target) accept.Options {
 // call Close.
 func (p *Proxy) Done() <-chan struct{} { return p.log.Poisoned() }
 
+// Prove returns nil once the log has shown that it works: an fsync that began after the call
+// has succeeded. It waits as long as the disk does, or ctx; an error is wal.ErrPoisoned,
+// ErrClosed or ctx's cause.
+func (p *Proxy) Prove(ctx context.Context) error { return closedError(p.log.Prove(ctx)) }
+
 // Err is the failure that closed Done, else nil.
 func (p *Proxy) Err() error { return p.log.Err() }

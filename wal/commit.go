@@ -47,7 +47,7 @@ func (l *Log) takeGroup() *group {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	q := &l.mu.queue
-	for l.mu.err == nil && len(q.group.ends) == 0 {
+	for l.mu.err == nil && q.group.empty() && !q.group.prove {
 		if l.mu.sealed {
 			l.mu.drained = true
 			q.group.err = ErrClosed
@@ -76,6 +76,9 @@ func (l *Log) takeGroup() *group {
 
 // write makes g durable.
 func (l *Log) write(g *group) error {
+	if g.empty() {
+		return l.prove()
+	}
 	w := &l.writer
 	rolled := false
 	room := min(l.o.SegmentBytes, w.file.room())
@@ -130,6 +133,10 @@ func (l *Log) stamp(g *group) {
 // settle publishes the outcome of g. The ring comes first: a reader that is
 // woken finds the records there.
 func (l *Log) settle(g *group, err error) {
+	if g.empty() {
+		l.settleProof(g, err)
+		return
+	}
 	if err == nil {
 		l.ring.add(g.first, g.buf, g.ends)
 	}

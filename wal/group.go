@@ -26,7 +26,11 @@ type group struct {
 	synced  time.Duration   // how long the fsync took
 	first   LSN
 	payload uint64 // bytes of all payloads
+	prove   bool   // somebody waits for it even if it holds nothing: see Prove
 }
+
+// empty says that there is nothing in it to make durable.
+func (g *group) empty() bool { return len(g.ends) == 0 }
 
 func (g *group) last() LSN { return g.first + LSN(len(g.ends)) - 1 }
 

@@ -149,6 +149,18 @@ func (f *watermarkFile) write(times int, change func(watermark) watermark) error
 	if next == f.last {
 		return nil
 	}
+	return f.put(times, next)
+}
+
+// rewrite is write of one slot, even if it says what was written last.
+func (f *watermarkFile) rewrite(change func(watermark) watermark) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.put(1, change(f.last))
+}
+
+// put makes next durable in so many slots. Under mu.
+func (f *watermarkFile) put(times int, next watermark) error {
 	for range times {
 		next.slot = f.last.slot + 1
 		if _, err := f.file.WriteAt(next.encode(), int64(next.slot&1)*watermarkSlotSize); err != nil {

@@ -43,6 +43,7 @@ const frontTimeout = 5 * time.Second
 // instance is a running walproxy: what start opened, close closes.
 type instance struct {
 	config   *config.Config
+	around   surroundings
 	logger   *zap.Logger
 	registry *prometheus.Registry
 
@@ -69,9 +70,14 @@ type instance struct {
 // start opens everything and serves. ctx bounds the start alone. After an error
 // nothing is left open.
 func start(ctx context.Context, c *config.Config, logger *zap.Logger) (*instance, error) {
+	return startIn(ctx, c, surroundings{}, logger)
+}
+
+// startIn is start with what the service manager gave; that is closed too.
+func startIn(ctx context.Context, c *config.Config, around surroundings, logger *zap.Logger) (*instance, error) {
 	last := recent.New(recentEntries)
 	logger = logger.WithOptions(zap.WrapCore(last.Tee))
-	i := &instance{config: c, logger: logger, recent: last, registry: prometheus.NewRegistry(), sinks: map[string]sinks.Sink{},
+	i := &instance{config: c, around: around, logger: logger, recent: last, registry: prometheus.NewRegistry(), sinks: map[string]sinks.Sink{},
 		apiAccess: access.New(c.APIAccess()), adminAccess: access.New(c.AdminAccess())}
 	i.reloader = &reloader{i: i, now: c}
 	err := i.openCertificates()
@@ -114,22 +120,8 @@ func (i *instance) takeNote() error {
 }
 
 func (i *instance) open(ctx context.Context) error {
-	var err error
-	if i.apiListener, err = net.Listen("tcp", i.config.API.Listen); err != nil {
-		return fmt.Errorf("api.listen: %w", err)
-	}
-	if i.adminListener, err = net.Listen("tcp", i.config.Admin.Listen); err != nil {
-		return fmt.Errorf("admin.listen: %w", err)
-	}
-	if c := i.config.AeroWire; c != nil {
-		if i.aerowireListener, err = net.Listen("tcp", c.Listen); err != nil {
-			return fmt.Errorf("aerowire.listen: %w", err)
-		}
-	}
-	if c := i.config.PGWire; c != nil {
-		if i.pgwireListener, err = net.Listen("tcp", c.Listen); err != nil {
-			return fmt.Errorf("pgwire.listen: %w", err)
-		}
+	if err := i.listen(); err != nil {
+		return err
 	}
 	i.registry.MustRegister(collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
@@ -139,7 +131,8 @@ func (i *instance) open(ctx context.Context) error {
 	if err := unfinished.Check(i.config.DataDir); err != nil { // before there is anything else in it
 		return err
 	}
-	if err := i.openSinks(); err != nil {
+	err := i.openSinks()
+	if err != nil {
 		return err
 	}
 	options := i.options()
@@ -167,6 +160,25 @@ func (i *instance) open(ctx context.Context) error {
 		Logger:           i.logger.Named("api"),
 		Registerer:       i.registry,
 	})
+	return err
+}
+
+// listen opens what the endpoints listen on.
+func (i *instance) listen() (err error) {
+	if i.apiListener, err = i.around.listen("api", i.config.API.Listen); err != nil {
+		return err
+	}
+	if i.adminListener, err = i.around.listen("admin", i.config.Admin.Listen); err != nil {
+		return err
+	}
+	if c := i.config.AeroWire; c != nil {
+		if i.aerowireListener, err = i.around.listen("aerowire", c.Listen); err != nil {
+			return err
+		}
+	}
+	if c := i.config.PGWire; c != nil {
+		i.pgwireListener, err = i.around.listen("pgwire", c.Listen)
+	}
 	return err
 }
 
@@ -288,7 +300,7 @@ func (i *instance) close() error {
 		i.rest.Wait()
 		i.adminCalls.Wait()
 	}
-	return errors.Join(append(errs, i.closeSinks())...)
+	return errors.Join(append(errs, i.closeSinks(), i.around.close())...)
 }
 
 func (i *instance) closeSinks() error {

@@ -51,6 +51,8 @@ func (r *reloader) reload() (out reloaded, err error) {
 	if r.load == nil {
 		return out, errNoReload
 	}
+	r.i.around.notifier.Reloading()
+	defer r.i.around.notifier.Ready(readyStatus)
 	next, err := r.load()
 	if err != nil {
 		return out, err

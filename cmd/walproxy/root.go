@@ -29,6 +29,7 @@ func newRoot() *cobra.Command {
 // configFlags are the flags that stand for configuration.
 type configFlags struct {
 	file, dataDir, api, admin string
+	passed                    []config.Override // what goes over the flags
 }
 
 func (f *configFlags) register(cmd *cobra.Command) {
@@ -58,6 +59,6 @@ func (f *configFlags) load(cmd *cobra.Command) (*config.Config, error) {
 			overrides = append(overrides, o)
 		}
 	}
-	c, err := config.Load(f.file, os.Environ(), overrides...)
+	c, err := config.Load(f.file, os.Environ(), append(overrides, f.passed...)...)
 	return c, exitWith(exitUsage, err)
 }

@@ -24,21 +24,26 @@ func newServe() *cobra.Command {
 		Short: "Run the proxy",
 		Long: "serve runs the proxy until SIGTERM or SIGINT: then it takes no new work, acknowledges what\n" +
 			"is under way, drains the log up to shutdown.drain_timeout and stops. A second signal stops it\n" +
-			"at once. Nothing that was acknowledged is lost either way.",
+			"at once. Nothing that was acknowledged is lost either way. Under systemd it says when it is\n" +
+			"ready and that the log still works, and serves the sockets that are passed to it.",
 		Example: "  walproxy serve\n" +
 			"  walproxy serve --config /etc/walproxy.yaml --data-dir /var/lib/walproxy",
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, err := flags.load(cmd)
-			if err != nil {
-				return err
-			}
 			logger, err := newLogger(os.Stderr, level)
 			if err != nil {
 				return err
 			}
-			load := func() (*config.Config, error) { return flags.load(cmd) }
-			return serve(cmd.Context(), c, load, logger, os.Stdout, os.Stderr)
+			around, err := surroundingsOf(logger)
+			if err != nil {
+				return err
+			}
+			load := func() (*config.Config, error) { return around.load(&flags, cmd) }
+			c, err := load()
+			if err != nil {
+				return errors.Join(err, around.close())
+			}
+			return serve(cmd.Context(), c, load, around, logger, os.Stdout, os.Stderr)
 		},
 	}
 	flags.register(cmd)
@@ -55,18 +60,22 @@ func newServe() *cobra.Command {
 }
 
 // serve runs until a signal comes or it cannot go on, and closes everything.
-func serve(ctx context.Context, c *config.Config, load func() (*config.Config, error), logger *zap.Logger, out, errOut io.Writer) error {
+func serve(ctx context.Context, c *config.Config, load func() (*config.Config, error), around surroundings, logger *zap.Logger, out, errOut io.Writer) error {
 	defer func() { _ = logger.Sync() }() // a terminal cannot be synced
 	ctx, stop := withSignals(ctx, logger)
 	defer stop()
 	limitMemory(c)
-	i, err := start(ctx, c, logger)
+	i, err := startIn(ctx, c, around, logger)
 	if err != nil {
 		return exitWith(exitStart, err)
 	}
 	defer i.reloader.onHangup(load)()
 	announce(i, out, errOut)
+	around.notifier.Ready(readyStatus)
+	unwatch := around.notifier.Watch(i.proxy.Prove)
 	failure := i.failed(ctx)
+	around.notifier.Stopping()
+	unwatch()
 	if failure != nil {
 		logger.Error("cannot go on, stopping", zap.Error(failure))
 	} else {
