@@ -66,7 +66,7 @@ func (p *pipeline) apply(stop, work context.Context, b *sinks.Batch) (v verdict,
 			p.loop.logger.Warn("apply failed, will retry", zap.Stringer("outcome", v.outcome), zap.Int("attempt", attempt+1),
 				zap.Duration("retry_in", delay), zap.Int("records", len(b.Records)), zap.Error(v.err))
 		}
-		if !p.loop.pace.wait(stop, delay) {
+		if !p.loop.pace.wait(stop, delay, p.loop.marks.awaited) {
 			return v, false
 		}
 	}

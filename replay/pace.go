@@ -31,6 +31,8 @@ type pace struct {
 	waiting []chan struct{} // first come, first served; closed when served
 	quiet   chan struct{}   // closed when running falls to 0; nil: nobody asks
 	back    chan struct{}   // closed and replaced when the store is back
+	resting int             // how many back off
+	asked   chan struct{}   // closed and replaced when somebody waits for what they hold up
 }
 
 // size bounds a batch.
@@ -47,24 +49,56 @@ func newPace(o *Options) *pace {
 	return &pace{
 		target: o.Batch.Latency, lanesMax: o.total(), sizeMax: size{o.Batch.Records, o.Batch.Bytes},
 		lanes: o.total(), size: size{o.Batch.Records, o.Batch.Bytes},
-		back: make(chan struct{}),
+		back: make(chan struct{}), asked: make(chan struct{}),
 	}
 }
 
-// wait backs off for d, or until wake; false: ctx ended.
-func (c *pace) wait(ctx context.Context, d time.Duration) bool {
-	c.mu.Lock()
-	back := c.back
-	c.mu.Unlock()
+// awaitedMax bounds a backoff while somebody waits for what is to be applied: long ones
+// spare a store that is away, and whoever waits for it would mostly wait for the backoff
+// once it is back. One attempt in so long, of as many lanes as enter lets, is no load.
+const awaitedMax = time.Second
+
+// wait backs off for d, or until wake, and no longer than awaitedMax while awaited says
+// that somebody waits; false: ctx ended. Who begins to wait calls ask.
+func (c *pace) wait(ctx context.Context, d time.Duration, awaited func() bool) bool {
+	began := time.Now()
 	timer := time.NewTimer(d)
 	defer timer.Stop()
-	select {
-	case <-timer.C:
-	case <-back:
-	case <-ctx.Done():
-		return false
+	c.rest(1)
+	defer c.rest(-1)
+	for {
+		c.mu.Lock()
+		back, asked := c.back, c.asked
+		c.mu.Unlock()
+		if d > awaitedMax && awaited() {
+			timer.Reset(awaitedMax - time.Since(began))
+		}
+		select {
+		case <-timer.C:
+			return true
+		case <-back:
+			return true
+		case <-asked:
+		case <-ctx.Done():
+			return false
+		}
 	}
-	return true
+}
+
+func (c *pace) rest(n int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.resting += n
+}
+
+// ask has every wait look whether it is awaited.
+func (c *pace) ask() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.resting > 0 {
+		close(c.asked)
+		c.asked = make(chan struct{})
+	}
 }
 
 // wake ends every wait: the store was away and is back. How many lanes press it

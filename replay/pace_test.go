@@ -6,6 +6,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/walproxy/walproxy/sinks"
@@ -354,6 +355,73 @@ func TestBackWakesAll(t *testing.T) {
 	t.Cleanup(func() { cancel(); <-run.done })
 	eventually(t, "all lanes but one sleep", func() bool { return asleep.Load() > sleepers+5 })
 	f.Clear()
-	run.await(last)
+	// Not Wait, which would wake them itself.
+	eventually(t, "everything is applied", func() bool { return run.Applied() >= last })
 	r.check(f)
+}
+
+// TestAwaitedBackoff: a backoff is cut to awaitedMax where somebody waits already, and
+// awaitedMax after its beginning, or at once, when somebody comes; nobody else shortens it.
+func TestAwaitedBackoff(t *testing.T) {
+	for _, e := range []struct {
+		name       string
+		backoff    time.Duration
+		comes      time.Duration // when somebody begins to wait, from the backoff's beginning; negative: nobody does
+		want, asks time.Duration
+	}{
+		{"nobody waits", time.Hour, -1, time.Hour, 0},
+		{"somebody does", time.Hour, 0, awaitedMax, 0},
+		{"somebody comes", time.Hour, awaitedMax / 4, awaitedMax, 0},
+		{"somebody comes late", time.Hour, 10 * awaitedMax, 10 * awaitedMax, 0},
+		{"short as it is", awaitedMax / 2, 0, awaitedMax / 2, 0},
+		{"asked in vain", time.Hour, -1, time.Hour, time.Minute},
+	} {
+		t.Run(e.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				c := testPace(1, 10)
+				var awaited atomic.Bool
+				awaited.Store(e.comes == 0)
+				began := time.Now()
+				ended := make(chan time.Duration)
+				go func() {
+					c.wait(t.Context(), e.backoff, awaited.Load)
+					ended <- time.Since(began)
+				}()
+				synctest.Wait()
+				if when := max(e.comes, e.asks); when > 0 {
+					time.Sleep(when)
+					awaited.Store(e.comes > 0)
+					c.ask()
+				}
+				if took := <-ended; took != e.want {
+					t.Errorf("it took %v, want %v", took, e.want)
+				}
+			})
+		})
+	}
+}
+
+// TestWaitCutsBackoff: who waits for what is pending waits no longer than awaitedMax for
+// the next attempt, of an Apply and of a claim, whose backoffs last for hours here.
+func TestWaitCutsBackoff(t *testing.T) {
+	for _, claim := range []bool{false, true} {
+		r := newRig(t)
+		f := sinktest.NewFaulty(sinktest.NewMemory())
+		if claim {
+			f.FailResume(3, sinktest.ErrAway)
+		} else {
+			f.Add(sinktest.Rule{When: sinktest.NotEmpty, Do: sinktest.FailBefore(sinks.Retry, sinktest.ErrAway), Times: 1})
+		}
+		o := fast()
+		o.Lanes, o.RetryMin, o.RetryMax = 1, 24*time.Hour, 24*time.Hour
+		last := r.write(bumps(10, 5)...)
+		run := r.start(f, o)
+		eventually(t, "it backs off", func() bool {
+			run.pace.mu.Lock()
+			defer run.pace.mu.Unlock()
+			return run.pace.resting == 1
+		})
+		run.await(last)
+		r.check(f)
+	}
 }

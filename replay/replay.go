@@ -335,8 +335,8 @@ func (l *Loop) Applied() wal.LSN { return l.marks.appliedNow() }
 // is settled. 0 until the sink was reached.
 func (l *Loop) Checkpoint() wal.LSN { return l.marks.checkpointNow() }
 
-// Wait returns nil once Applied() >= lsn. It cuts lingering batches short. It
-// returns the loop's error if it halted (while it is halted because of full dead
+// Wait returns nil once Applied() >= lsn. It cuts lingering batches short, and long waits
+// between two attempts. It returns the loop's error if it halted (while it is halted because of full dead
 // letters, too), ErrClosed if it ended, ctx's cause.
 // Before Run it waits.
 func (l *Loop) Wait(ctx context.Context, lsn wal.LSN) error {
@@ -347,6 +347,7 @@ func (l *Loop) Wait(ctx context.Context, lsn wal.LSN) error {
 	if p := l.pipe.Load(); p != nil {
 		p.hurry(lsn)
 	}
+	l.pace.ask()
 	select {
 	case <-w.done:
 		return w.err

@@ -54,7 +54,7 @@ func (l *Loop) resume(ctx context.Context) (sinks.Checkpoint, error) {
 			l.logger.Warn("the store does not answer: writes are acknowledged and stay in the log",
 				zap.Duration("retry_in", delay), zap.Error(err))
 		}
-		if !pause(ctx, delay) {
+		if !l.pace.wait(ctx, delay, l.marks.awaited) {
 			return sinks.Checkpoint{}, context.Cause(ctx)
 		}
 	}

@@ -38,6 +38,9 @@ type waiter struct {
 	err   error
 }
 
+// awaited reports whether anybody waits.
+func (m *watermarks) awaited() bool { return m.wanted.Load() > 0 }
+
 func (m *watermarks) appliedNow() wal.LSN {
 	m.mu.Lock()
 	defer m.mu.Unlock()

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"sync"
 	"time"
 
@@ -76,12 +77,15 @@ type presence struct {
 		sync.Mutex
 		away   error // why; nil: it is there
 		since  time.Time
-		missed int // checks without an answer, one after the other
+		missed int             // checks without an answer, one after the other
+		here   context.Context // ends when PostgreSQL is away
+		gone   func()          // ends here
 	}
 }
 
 func newPresence(s *Server) (*presence, error) {
 	p := &presence{s: s, roster: newRoster(s.o.Users, s.o.away.File), ask: make(chan string, 64)}
+	p.mu.here, p.mu.gone = context.WithCancel(context.Background())
 	if err := p.roster.load(); err != nil {
 		return nil, fmt.Errorf("pgwire: logins that were kept: %w", err)
 	}
@@ -96,12 +100,21 @@ func (p *presence) away() (since time.Time, why error) {
 	return p.mu.since, p.mu.away
 }
 
+// here returns a context that ends when PostgreSQL is away: what waits for it waits no
+// more.
+func (p *presence) here() context.Context {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.mu.here
+}
+
 // lost takes note that a connection was refused: whoever comes next need not try.
 func (p *presence) lost(err error) {
 	p.mu.Lock()
 	first := p.mu.away == nil
 	if first {
 		p.mu.away, p.mu.since = err, time.Now()
+		p.mu.gone()
 	}
 	p.mu.Unlock()
 	if first {
@@ -113,6 +126,9 @@ func (p *presence) found() {
 	p.mu.Lock()
 	was, since := p.mu.away, p.mu.since
 	p.mu.away, p.mu.since, p.mu.missed = nil, time.Time{}, 0
+	if was != nil {
+		p.mu.here, p.mu.gone = context.WithCancel(context.Background())
+	}
 	p.mu.Unlock()
 	if was != nil {
 		p.s.log.Info("PostgreSQL is back", zap.Duration("after", time.Since(since)))
@@ -195,59 +211,60 @@ func (p *presence) missedTwice() bool {
 	return p.mu.missed > 1
 }
 
-func (p *presence) knock(ctx context.Context) error {
+// visit connects, has f talk to PostgreSQL, all of it for no longer than a connection may
+// take, and hangs up.
+func (p *presence) visit(ctx context.Context, f func(net.Conn) error) error {
 	ctx, cancel := context.WithTimeout(ctx, p.s.o.ConnectTimeout)
 	defer cancel()
-	c, _, err := p.s.dial(ctx)
-	if err != nil {
-		return errors.Join(err, ctx.Err())
-	}
-	defer func() { _ = c.Close() }() // it was only asked
-	defer context.AfterFunc(ctx, func() { _ = c.SetDeadline(past) })()
-	if p.s.o.Upstream.TLS != nil {
-		return nil // it was asked and has answered, and is not to be asked again
-	}
-	request := binary.BigEndian.AppendUint32(nil, 8)
-	if _, err := c.Write(binary.BigEndian.AppendUint32(request, codeTLS)); err != nil {
-		return errors.Join(err, ctx.Err())
-	}
-	if _, err := io.ReadFull(c, make([]byte, 1)); err != nil {
-		return errors.Join(err, ctx.Err())
-	}
-	return nil
-}
-
-// enter returns why PostgreSQL, which is there again, lets nobody in: it starts, stops or
-// recovers, which may take minutes. It begins a login that PostgreSQL has let in before,
-// and does not end it.
-func (p *presence) enter(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, p.s.o.ConnectTimeout)
-	defer cancel()
-	key, ok := p.roster.any()
-	if !ok {
-		return nil // nobody waits for it
-	}
 	c, _, err := p.s.dial(ctx)
 	if err != nil {
 		return errors.Join(err, ctx.Err())
 	}
 	defer func() { _ = c.Close() }() // nobody uses it
 	defer context.AfterFunc(ctx, func() { _ = c.SetDeadline(past) })()
-	if _, err := c.Write(startupPacket("user", key.User, "database", key.Database, "application_name", "walproxy")); err != nil {
+	if err := f(c); err != nil {
 		return errors.Join(err, ctx.Err())
 	}
-	b := &backend{conn: c, in: newInbox(c)}
-	_, err = b.receive()
-	e, told := errors.AsType[*serverError](err)
-	switch {
-	case told && e.refusesAll():
-		return e
-	case told: // not this one
-		return nil
-	case err == nil:
-		_, _ = c.Write(appendFrame(nil, cTerminate, nil)) // or it finds out
+	return nil
+}
+
+// knock asks for TLS.
+func (p *presence) knock(ctx context.Context) error {
+	return p.visit(ctx, func(c net.Conn) error {
+		if p.s.o.Upstream.TLS != nil {
+			return nil // it was asked and has answered, and is not to be asked again
+		}
+		request := binary.BigEndian.AppendUint32(nil, 8)
+		if _, err := c.Write(binary.BigEndian.AppendUint32(request, codeTLS)); err != nil {
+			return err
+		}
+		_, err := io.ReadFull(c, make([]byte, 1))
+		return err
+	})
+}
+
+// enter returns why PostgreSQL, which is there again, lets nobody in: it starts, stops or
+// recovers, which may take minutes. It begins a login that PostgreSQL has let in before,
+// and does not end it.
+func (p *presence) enter(ctx context.Context) error {
+	key, ok := p.roster.any()
+	if !ok {
+		return nil // nobody waits for it
 	}
-	return errors.Join(err, ctx.Err())
+	return p.visit(ctx, func(c net.Conn) error {
+		if _, err := c.Write(startupPacket("user", key.User, "database", key.Database, "application_name", "walproxy")); err != nil {
+			return err
+		}
+		b := &backend{conn: c, in: newInbox(c)}
+		_, err := b.receive()
+		if e, told := errors.AsType[*serverError](err); told && !e.refusesAll() {
+			return nil // others may come in
+		}
+		if err == nil {
+			_, _ = c.Write(appendFrame(nil, cTerminate, nil)) // or it finds out
+		}
+		return err
+	})
 }
 
 // wanted asks for a user's secret, soon.

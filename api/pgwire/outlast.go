@@ -30,6 +30,8 @@ func (x *attended) release() {
 const (
 	// outlastInterval is how often PostgreSQL is asked for a backend.
 	outlastInterval = 100 * time.Millisecond
+	// outlastCancel bounds one attempt to cancel: the next one comes soon.
+	outlastCancel = 2 * time.Second
 	// outlastPatience is how long that takes before somebody is told, or, when it cannot
 	// be asked, before the gates are left.
 	outlastPatience = 10 * time.Second
@@ -64,7 +66,7 @@ func (x *attended) outlast() {
 		if !cancelled {
 			cancelled = x.cancelLast(ctx, address, key) == nil
 		}
-		started, err := x.t.backend(ctx, key)
+		started, err := x.lastBackend(ctx, key)
 		if first == "" {
 			first = started
 		}
@@ -85,17 +87,35 @@ func (x *attended) outlast() {
 	}
 }
 
+// cancelLast is cut short when PostgreSQL goes away, for the gates are left then.
 func (x *attended) cancelLast(ctx context.Context, address Address, key []byte) error {
-	ctx, cancel := context.WithTimeout(ctx, cancelTimeout)
+	ctx, cancel := x.s.unlessUpstreamGoes(ctx, outlastCancel)
 	defer cancel()
 	return x.s.passCancel(ctx, address, key)
+}
+
+// lastBackend is tables.backend, cut short likewise.
+func (x *attended) lastBackend(ctx context.Context, key []byte) (started string, err error) {
+	ctx, cancel := x.s.unlessUpstreamGoes(ctx, refreshTimeout)
+	defer cancel()
+	return x.t.backend(ctx, key)
+}
+
+// unlessUpstreamGoes returns a context that ends after limit, and when it gets known that
+// PostgreSQL is away; one that is begun while it is away finds out whether it is back.
+func (s *Server) unlessUpstreamGoes(ctx context.Context, limit time.Duration) (context.Context, func()) {
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	here := s.whileUpstream()
+	if here.Err() != nil {
+		return ctx, cancel
+	}
+	stop := context.AfterFunc(here, cancel)
+	return ctx, func() { stop(); cancel() }
 }
 
 // backend returns when a backend of PostgreSQL was started, by its cancel key; "": there
 // is none.
 func (t *tables) backend(ctx context.Context, key []byte) (started string, err error) {
-	ctx, cancel := context.WithTimeout(ctx, refreshTimeout)
-	defer cancel()
 	rows, err := t.watch.Ask(ctx, fmt.Sprintf("SELECT backend_start::text FROM pg_catalog.pg_stat_activity WHERE pid = %d", int32(binary.BigEndian.Uint32(key))))
 	if err != nil || len(rows) == 0 {
 		return "", err

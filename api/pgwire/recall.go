@@ -1,6 +1,11 @@
 package pgwire
 
-import "slices"
+import (
+	"context"
+	"errors"
+	"slices"
+	"time"
+)
 
 // What lets a session write behind while PostgreSQL is away.
 
@@ -58,8 +63,26 @@ func (x *attended) missing() *failure {
 	if !quiet {
 		return nil
 	}
+	return x.withoutUpstream(since, away)
+}
+
+// errAway: what a session waits for cannot come, for PostgreSQL is away.
+var errAway = errors.New("pgwire: PostgreSQL is away")
+
+// unlessAway ends what work began when PostgreSQL is away, or is so already, until stop
+// is called: nothing is applied meanwhile, and what is waited for could not be passed on.
+func (x *attended) unlessAway() (stop func() bool) {
+	end := x.interrupt.Load()
+	if x.link.Load() == nil || end == nil {
+		return func() bool { return true } // the session ends with PostgreSQL
+	}
+	return context.AfterFunc(x.s.whileUpstream(), func() { (*end)(errAway) })
+}
+
+// withoutUpstream refuses a statement that needs PostgreSQL, of which nothing was done.
+func (x *attended) withoutUpstream(since time.Time, why error) *failure {
 	x.s.metrics.refused.Inc()
-	r := refuseStatement(away, since)
+	r := refuseStatement(why, since)
 	return &failure{code: r.code, message: r.message, hint: r.hint, reason: r.reason}
 }
 

@@ -135,3 +135,11 @@ func (s *Server) isUpstreamAway() bool {
 	_, away := s.presence.away()
 	return away != nil
 }
+
+// whileUpstream returns a context that ends when PostgreSQL is known to be away.
+func (s *Server) whileUpstream() context.Context {
+	if s.presence == nil {
+		return context.Background()
+	}
+	return s.presence.here()
+}

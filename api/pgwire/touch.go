@@ -158,6 +158,7 @@ var errCancelled = errors.New("pgwire: canceled by the client")
 func (x *attended) enterDirect(list []string) *failure {
 	ctx, done := x.work(x.t.o.GateTimeout, errGateLate, true)
 	defer done()
+	defer x.unlessAway()()
 	began := time.Now()
 	defer func() { x.t.m.gateSeconds.Observe(time.Since(began).Seconds()) }()
 	for _, c := range list {
@@ -194,6 +195,7 @@ func (x *attended) barrier(t *touch) *failure {
 	}
 	ctx, done := x.work(x.t.o.ReadTimeout, errReadLate, true)
 	defer done()
+	defer x.unlessAway()()
 	// A transaction that begins sees; only a read of what is missing fails.
 	if err := x.see(ctx, need, list, t.anything); err != nil {
 		return x.unadmitted("", err, x.t.o.ReadTimeout)
@@ -210,6 +212,12 @@ func (x *attended) unadmitted(collection string, err error, limit time.Duration)
 	switch {
 	case errors.Is(err, errCancelled):
 		return cancelled()
+	case errors.Is(err, errAway):
+		since, away := x.s.presence.away()
+		if away == nil { // it is back already
+			since = time.Now()
+		}
+		return x.withoutUpstream(since, away)
 	case errors.Is(err, errGateLate):
 		return &failure{code: "55P03", reason: "gate_timeout",
 			message: fmt.Sprintf("walproxy: canceling statement: writes to %s that were acknowledged earlier were not applied within %v", collection, limit),

@@ -110,9 +110,11 @@ func (a *Acceptor) Direct(ctx context.Context, collection string, applied func(c
 	return sync.OnceFunc(t.gate.leaveDirect), nil
 }
 
-// pass enters the gates of collections, or of none: then it is ErrDirect. wait: it
-// waits for them, no longer than for a lookup. leave is called when the write has its
-// LSN, or there will be none.
+// pass enters the gates of those of the collections that are tracked, or of none: then it
+// is ErrDirect. wait: it waits for them, no longer than for a lookup. leave is called when
+// the write has its LSN, or there will be none. Where nothing is tracked it enters none and
+// returns at once; Submit asks newest.tracks before only to spare itself the list of its
+// collections.
 func (a *Acceptor) pass(ctx context.Context, collections []string, wait bool) (leave func(), err error) {
 	gates, names := a.newest.gates(collections)
 	held, free := enterAll(gates)
