@@ -38,7 +38,7 @@ func TestDiskFullFloor(t *testing.T) {
 			ballast := filepath.Join(dir, "ballast")
 			must(t, os.WriteFile(ballast, make([]byte, 80*mib), 0o644))
 			s := newServer(t, filepath.Join(dir, "data"), "WALPROXY_LOG__MIN_FREE=16MiB")
-			s.pad = 2000
+			s.pad = 16_000
 			s.start(ctx, paused)
 			stop := s.load(ctx)
 			refusal := s.waitRefused(ctx)
@@ -92,7 +92,7 @@ func TestDiskFullWithoutFloor(t *testing.T) {
 	ctx := timeout(t, time.Minute, 5*time.Minute)
 	dir := newTmpfs(t, 24*mib)
 	s := newServer(t, filepath.Join(dir, "data"), "WALPROXY_LOG__MIN_FREE=-1")
-	s.pad = 2000
+	s.pad = 16_000
 	s.start(ctx, paused)
 	stop := s.load(ctx)
 	code := s.waitEnded(ctx)
