@@ -24,6 +24,8 @@ type Server struct {
 	core     api.Core
 	limits   Limits
 	stopping atomic.Bool
+	// authenticated is Options.Authenticated, as it is now.
+	authenticated atomic.Bool
 }
 
 // Options of New. Core and Gatherer are required.
@@ -37,8 +39,11 @@ type Options struct {
 	// Recent are the last warnings and errors. Nil: none are kept.
 	Recent *recent.Log
 	// Authenticated: whoever comes here has shown who it is. Else calls that change
-	// something are taken from this machine alone.
+	// something are taken from this machine alone. See Server.SetAuthenticated.
 	Authenticated bool
+	// Calls are more that change something, by pattern of http.ServeMux, and are guarded
+	// like those of the page.
+	Calls map[string]http.Handler
 }
 
 // Limits of the log, which tell when it is full.
@@ -62,12 +67,16 @@ const nearlyFull = 16 << 10
 //	/v1/...         status, sinks and dead letters, see calls
 func New(o Options) *Server {
 	s := &Server{mux: http.NewServeMux(), core: o.Core, limits: o.Limits}
+	s.authenticated.Store(o.Authenticated)
+	for pattern, call := range o.Calls {
+		s.mux.Handle(pattern, guard(call, s.authenticated.Load))
+	}
 	if o.API != nil {
 		files := page.Handler()
 		s.mux.Handle("GET /{$}", files)
 		s.mux.Handle("GET /assets/", files)
 		for _, pattern := range calls {
-			s.mux.Handle(pattern, guard(o.API, o.Authenticated))
+			s.mux.Handle(pattern, guard(o.API, s.authenticated.Load))
 		}
 	}
 	s.mux.HandleFunc("GET /recent", func(w http.ResponseWriter, _ *http.Request) {
@@ -90,6 +99,9 @@ func New(o Options) *Server {
 }
 
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.mux.ServeHTTP(w, r) }
+
+// SetAuthenticated changes Options.Authenticated.
+func (s *Server) SetAuthenticated(yes bool) { s.authenticated.Store(yes) }
 
 // Stopping makes /readyz say no from now on, so that balancers turn away while
 // the stop is under way.

@@ -17,7 +17,7 @@ var calls = []string{
 
 // guard keeps out what a page from elsewhere could have a browser send, and, where
 // nobody has to show who it is, whoever is not on this machine.
-func guard(next http.Handler, authenticated bool) http.Handler {
+func guard(next http.Handler, authenticated func() bool) http.Handler {
 	origins := http.NewCrossOriginProtection()
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.Method == http.MethodGet || r.Method == http.MethodHead {
@@ -31,7 +31,7 @@ func guard(next http.Handler, authenticated bool) http.Handler {
 		case err != nil || kind != "application/json":
 			// Not what a form can send: for anything else a browser asks first.
 			refuse(w, http.StatusUnsupportedMediaType, "unsupported_media_type", "send it with Content-Type: application/json")
-		case !authenticated && !isLocal(r.RemoteAddr):
+		case !authenticated() && !isLocal(r.RemoteAddr):
 			refuse(w, http.StatusForbidden, "forbidden", "without a token (admin.tokens) this is taken from the machine itself alone")
 		default:
 			next.ServeHTTP(w, r)

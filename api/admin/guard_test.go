@@ -9,6 +9,34 @@ import (
 	"github.com/walproxy/walproxy/api/admin"
 )
 
+// TestSetAuthenticated: who has to show who it is may change something from elsewhere, and
+// not when nobody has to any more.
+func TestSetAuthenticated(t *testing.T) {
+	called := 0
+	r, _ := withPage(t, func(o *admin.Options) {
+		o.Calls = map[string]http.Handler{"POST /call": http.HandlerFunc(func(http.ResponseWriter, *http.Request) { called++ })}
+	})
+	for n, yes := range []bool{false, true, false} {
+		if n > 0 {
+			r.admin.SetAuthenticated(yes)
+		}
+		before := called
+		q := httptest.NewRequestWithContext(t.Context(), "POST", "/call", strings.NewReader("{}"))
+		q.RemoteAddr = "192.0.2.7:4711"
+		q.Header.Set("Content-Type", "application/json")
+		w := httptest.NewRecorder()
+		r.admin.ServeHTTP(w, q)
+		if (w.Code == http.StatusOK) != yes || (called > before) != yes {
+			t.Errorf("authenticated is %v: %d: %s", yes, w.Code, w.Body)
+		}
+		q.Header.Set("Origin", "http://evil.example")
+		w = httptest.NewRecorder()
+		if r.admin.ServeHTTP(w, q); w.Code != http.StatusForbidden {
+			t.Errorf("from another origin: %d", w.Code)
+		}
+	}
+}
+
 // TestGuard: what the admin port takes from whom.
 func TestGuard(t *testing.T) {
 	r, _ := withPage(t, nil)

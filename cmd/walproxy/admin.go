@@ -1,9 +1,12 @@
 package main
 
 import (
+	"net/http"
+
 	"github.com/walproxy/walproxy/api"
 	"github.com/walproxy/walproxy/api/admin"
 	"github.com/walproxy/walproxy/api/rpc"
+	"github.com/walproxy/walproxy/internal/access"
 	"github.com/walproxy/walproxy/internal/audit"
 	"github.com/walproxy/walproxy/mutation"
 )
@@ -26,14 +29,21 @@ func (i *instance) openAdmin(core api.Core, keyType func(string) mutation.KeyTyp
 	if err != nil {
 		return err
 	}
-	policy := i.config.AdminAccess()
 	i.adminHandler = admin.New(admin.Options{
 		Core: core, Gatherer: i.registry, API: i.adminCalls, Recent: i.recent,
 		Limits:        admin.Limits{MaxBytes: int64(i.config.Log.MaxBytes), MinFree: int64(i.config.Log.MinFree)},
-		Authenticated: len(policy.Tokens) > 0 || policy.Certificates,
+		Authenticated: authenticated(i.config.AdminAccess()),
+		Calls: map[string]http.Handler{
+			"POST /reload":    http.HandlerFunc(i.reloader.serve),
+			"GET /log-level":  http.HandlerFunc(i.serveLevel),
+			"POST /log-level": http.HandlerFunc(i.serveLevel),
+		},
 	})
 	return nil
 }
+
+// authenticated reports whether whoever comes through has shown who it is.
+func authenticated(p access.Policy) bool { return len(p.Tokens) > 0 || p.Certificates }
 
 // adminInFlightBytes bounds the bodies that the admin port reads at once.
 const adminInFlightBytes = 4 << 20

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -59,6 +60,8 @@ type instance struct {
 	apiAccess, adminAccess     *access.Guard
 	certificates               map[string]*certs.Server // by the endpoint's key; none: no TLS
 	reloader                   *reloader
+	logs                       *logs
+	forgetLogs                 func()              // takes their metrics back
 	aerowireListener           net.Listener        // nil: there is no such endpoint
 	aerowire                   *aerowire.Server    // once it serves
 	pgwireListener             net.Listener        // nil: there is no such endpoint
@@ -75,9 +78,10 @@ func start(ctx context.Context, c *config.Config, logger *zap.Logger) (*instance
 
 // startIn is start with what the service manager gave; that is closed too.
 func startIn(ctx context.Context, c *config.Config, around surroundings, logger *zap.Logger) (*instance, error) {
+	logs := cmp.Or(around.logs, newLogs(c.Logging))
 	last := recent.New(recentEntries)
-	logger = logger.WithOptions(zap.WrapCore(last.Tee))
-	i := &instance{config: c, around: around, logger: logger, recent: last, registry: prometheus.NewRegistry(), sinks: map[string]sinks.Sink{},
+	logger = logger.WithOptions(zap.WrapCore(logs.sampler.Wrap), zap.WrapCore(last.Tee))
+	i := &instance{config: c, around: around, logger: logger, logs: logs, recent: last, registry: prometheus.NewRegistry(), sinks: map[string]sinks.Sink{},
 		apiAccess: access.New(c.APIAccess()), adminAccess: access.New(c.AdminAccess())}
 	i.reloader = &reloader{i: i, now: c}
 	err := i.openCertificates()
@@ -123,6 +127,10 @@ func (i *instance) open(ctx context.Context) error {
 	if err := i.listen(); err != nil {
 		return err
 	}
+	var err error
+	if i.forgetLogs, err = i.logs.register(i.registry); err != nil {
+		return err
+	}
 	i.registry.MustRegister(collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	if err := vfs.MkdirAllSync(vfs.OS(), i.config.DataDir, 0o755); err != nil {
@@ -131,8 +139,7 @@ func (i *instance) open(ctx context.Context) error {
 	if err := unfinished.Check(i.config.DataDir); err != nil { // before there is anything else in it
 		return err
 	}
-	err := i.openSinks()
-	if err != nil {
+	if err := i.openSinks(); err != nil {
 		return err
 	}
 	options := i.options()
@@ -299,6 +306,9 @@ func (i *instance) close() error {
 		// The log is closed: every request that still waited has its outcome.
 		i.rest.Wait()
 		i.adminCalls.Wait()
+	}
+	if i.forgetLogs != nil {
+		i.forgetLogs()
 	}
 	return errors.Join(append(errs, i.closeSinks(), i.around.close())...)
 }

@@ -166,27 +166,25 @@ func (r *reloader) take(next *config.Config, applied []string) {
 	}
 	r.now = &now
 	r.i.apiAccess.Set(now.APIAccess())
-	r.i.adminAccess.Set(now.AdminAccess())
+	policy := now.AdminAccess()
+	if !authenticated(policy) { // before anybody else is let in
+		r.i.adminHandler.SetAuthenticated(false)
+	}
+	r.i.adminAccess.Set(policy)
+	r.i.adminHandler.SetAuthenticated(authenticated(policy))
 }
 
-// handler serves POST /reload in front of the admin port's other paths.
-func (r *reloader) handler(next http.Handler) http.Handler {
-	mux := http.NewServeMux()
-	mux.Handle("/", next)
-	mux.HandleFunc("POST /reload", func(w http.ResponseWriter, _ *http.Request) {
-		var answer any
-		status := http.StatusOK
-		out, err := r.reload()
-		if answer = out; err != nil {
-			status = http.StatusBadRequest
-			answer = rpc.Error{Status: status, Code: "invalid_configuration", Message: "nothing was applied:\n" + err.Error()}
-		}
-		r.say(out, err)
-		w.Header().Set("Content-Type", "application/json")
-		w.WriteHeader(status)
-		_ = json.NewEncoder(w).Encode(answer) // the client has gone: nobody to tell
-	})
-	return mux
+// serve answers POST /reload.
+func (r *reloader) serve(w http.ResponseWriter, _ *http.Request) {
+	var answer any
+	status := http.StatusOK
+	out, err := r.reload()
+	if answer = out; err != nil {
+		status = http.StatusBadRequest
+		answer = rpc.Error{Status: status, Code: "invalid_configuration", Message: "nothing was applied:\n" + err.Error()}
+	}
+	r.say(out, err)
+	replyJSON(w, status, answer)
 }
 
 // say logs what came of a reload.

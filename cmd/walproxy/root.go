@@ -20,7 +20,7 @@ func newRoot() *cobra.Command {
 		Args:          cobra.NoArgs,
 		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	root.AddCommand(newServe(), newStatus(), newVersion(), newConfig(), newSink(), newBackup(), newRestore(), newReplay(), newDrain(), newLog(), newDLQ(), newToken(), newReload(), newMan(), demo.Command())
+	root.AddCommand(newServe(), newStatus(), newVersion(), newConfig(), newSink(), newBackup(), newRestore(), newReplay(), newDrain(), newLog(), newDLQ(), newToken(), newReload(), newLogLevel(), newMan(), demo.Command())
 	root.AddCommand(newPut(), newGet(), newDelete(), newScan())
 	tellExits(root)
 	return root
@@ -30,6 +30,7 @@ func newRoot() *cobra.Command {
 type configFlags struct {
 	file, dataDir, api, admin string
 	passed                    []config.Override // what goes over the flags
+	level                     string            // of serve
 }
 
 func (f *configFlags) register(cmd *cobra.Command) {
@@ -54,8 +55,10 @@ func (f *configFlags) load(cmd *cobra.Command) (*config.Config, error) {
 		{Flag: "--data-dir", Key: []string{"data_dir"}, Value: f.dataDir},
 		{Flag: "--api", Key: []string{"api", "listen"}, Value: f.api},
 		{Flag: "--admin", Key: []string{"admin", "listen"}, Value: f.admin},
+		{Flag: "--log-level", Key: []string{"logging", "level"}, Value: f.level},
 	} {
-		if cmd.Flags().Changed(o.Flag[len("--"):]) {
+		// replay has a --log-level of its own.
+		if cmd.Flags().Changed(o.Flag[len("--"):]) && (o.Flag != "--log-level" || f.level != "") {
 			overrides = append(overrides, o)
 		}
 	}

@@ -63,7 +63,7 @@ func (i *instance) serve() {
 		i.logger.Warn(warning)
 	}
 	i.apiServer = i.serveHTTP("api", i.apiListener, i.rest, i.config.API.MaxConnections, i.config.API.HTTP)
-	i.adminServer = i.serveHTTP("admin", i.adminListener, i.adminAccess.Handler(i.reloader.handler(i.adminHandler), access.AdminRight),
+	i.adminServer = i.serveHTTP("admin", i.adminListener, i.adminAccess.Handler(i.adminHandler, access.AdminRight),
 		i.config.Admin.MaxConnections, i.config.Admin.HTTP)
 }
 

@@ -18,7 +18,6 @@ import (
 
 func newServe() *cobra.Command {
 	var flags configFlags
-	var level string
 	cmd := &cobra.Command{
 		Use:   "serve",
 		Short: "Run the proxy",
@@ -30,24 +29,24 @@ func newServe() *cobra.Command {
 			"  walproxy serve --config /etc/walproxy.yaml --data-dir /var/lib/walproxy",
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			logger, err := newLogger(os.Stderr, level)
-			if err != nil {
-				return err
-			}
+			logs := newLogs(config.Logging{})
+			logger := logs.logger(os.Stderr)
 			around, err := surroundingsOf(logger)
 			if err != nil {
 				return err
 			}
+			around.logs = logs
 			load := func() (*config.Config, error) { return around.load(&flags, cmd) }
 			c, err := load()
 			if err != nil {
 				return errors.Join(err, around.close())
 			}
+			logs.apply(c.Logging)
 			return serve(cmd.Context(), c, load, around, logger, os.Stdout, os.Stderr)
 		},
 	}
 	flags.register(cmd)
-	cmd.Flags().StringVar(&level, "log-level", "info", "`level`: debug, info, warn or error")
+	cmd.Flags().StringVar(&flags.level, "log-level", "", "`level`: debug, info, warn or error (logging.level)")
 	exits(cmd, map[int]string{
 		exitOK:        "stopped, everything acknowledged is applied",
 		exitUsage:     "wrong usage or configuration; nothing was touched",
@@ -65,6 +64,7 @@ func serve(ctx context.Context, c *config.Config, load func() (*config.Config, e
 	ctx, stop := withSignals(ctx, logger)
 	defer stop()
 	limitMemory(c)
+	defer around.logs.say(logger)
 	i, err := startIn(ctx, c, around, logger)
 	if err != nil {
 		return exitWith(exitStart, err)

@@ -23,6 +23,7 @@ type surroundings struct {
 	notifier *systemd.Notifier
 	sockets  map[string]net.Listener // by endpoint, those that nobody has taken yet
 	passed   []config.Override       // their addresses
+	logs     *logs                   // what decides which lines are written; nil: as the configuration says
 }
 
 func surroundingsOf(logger *zap.Logger) (s surroundings, err error) {

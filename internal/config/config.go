@@ -25,6 +25,7 @@ type Config struct {
 	Routes   []Route         `yaml:"routes"`
 	Requests Requests        `yaml:"request_ids"`
 	Shutdown Shutdown        `yaml:"shutdown"`
+	Logging  Logging         `yaml:"logging"`
 
 	origin origin
 }
@@ -211,6 +212,7 @@ func (c *Config) withDefaults() {
 	or(&c.Requests.Age, Duration(24*time.Hour))
 	or(&c.Requests.Count, 1_000_000)
 	or(&c.Shutdown.DrainTimeout, Duration(20*time.Second))
+	c.Logging.withDefaults()
 	if len(c.Sinks) == 0 {
 		c.Sinks = map[string]Sink{MainSink: {}}
 	}

@@ -18,6 +18,7 @@ var choices = map[string][]string{
 	"sinks.*.collections.*.key_type":  {"string", "int64", "bytes", "composite"},
 	"sinks.*.collections.*.on_reject": {"park_key", "skip", "halt"},
 	"aerowire.deletes":                {askDeletes, LogDeletes},
+	"logging.level":                   levels,
 	"pgwire.transactions":             {TransactionsPass, TransactionsLog},
 }
 

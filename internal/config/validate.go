@@ -54,6 +54,7 @@ func (c *Config) faults() []Fault {
 	k.want(c.Requests.Age > 0, "request_ids.age", "must be positive")
 	k.want(c.Requests.Count > 0, "request_ids.count", "must be positive")
 	k.want(c.Shutdown.DrainTimeout > 0, "shutdown.drain_timeout", "must be positive")
+	k.logging(c.Logging)
 	return k.faults
 }
 
