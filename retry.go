@@ -13,6 +13,7 @@ import (
 
 	walproxyv1 "github.com/walproxy/walproxy/api/proto/walproxy/v1"
 	"github.com/walproxy/walproxy/internal/accept"
+	"github.com/walproxy/walproxy/sinks"
 )
 
 // RetryMax bounds how many dead letters one call logs again.
@@ -98,6 +99,9 @@ func (p *Proxy) EditDeadLetter(ctx context.Context, sink string, lsn LSN, instea
 	if same, err := holds(&letter, instead); err != nil || same {
 		return nil, err
 	}
+	if err := s.check(instead); err != nil {
+		return nil, err
+	}
 	if err := s.awaitOpened(ctx, lsn); err != nil {
 		return nil, err
 	}
@@ -115,6 +119,14 @@ func holds(letter *DeadLetter, rec *walproxyv1.Record) (bool, error) {
 		return false, err
 	}
 	return proto.Equal(&walproxyv1.Record{Body: of.GetBody()}, &walproxyv1.Record{Body: rec.GetBody()}), nil
+}
+
+// check asks the sink what is wrong with a write that a person may have changed.
+func (s *sink) check(rec *walproxyv1.Record) error {
+	if c, ok := s.options.Sink.(sinks.Checker); ok {
+		return c.Check(rec)
+	}
+	return nil
 }
 
 // ImportedLetter is a dead letter as it was exported, and maybe mended.
@@ -136,6 +148,9 @@ type ImportedLetter struct {
 func (p *Proxy) ImportDeadLetter(ctx context.Context, sink string, in ImportedLetter) (*Pending, error) {
 	s, err := p.openSink(sink)
 	if err != nil {
+		return nil, err
+	}
+	if err := s.check(in.Record); err != nil {
 		return nil, err
 	}
 	if in.Stream == p.log.Stream().String() {

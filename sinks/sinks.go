@@ -245,6 +245,13 @@ type Linker interface {
 	LaneGroup(collection string) string
 }
 
+// Checker is a Sink that can say of a write that a person has changed what is wrong with
+// it, beyond what every sink knows. It does not wait for the store. Errors are
+// *mutation.InvalidError.
+type Checker interface {
+	Check(rec *walproxyv1.Record) error
+}
+
 // Describer is a Sink that has something to show in a status beside what its loop
 // knows. Describe is a snapshot; it does not wait for the store.
 type Describer interface {
