@@ -15,7 +15,7 @@ DURATION ?= 10m
 BUDGET   ?= 6m
 AT_ONCE  ?= $(shell expr 2 \* $$(nproc 2>/dev/null || echo 2))
 
-.PHONY: run build test race short lint fuzz aerospike aerospike-short pgsuites crash mutants backlog soak bench peers demo generate check-generate vuln install-deps install-drivers clean
+.PHONY: run build test race short lint fuzz aerospike aerospike-short pgsuites crash mutants backlog soak bench peers demo generate check-generate vuln install-deps install-drivers package check-kubernetes clean
 
 ## run: the proxy on the embedded store, in the foreground; data in DATA_DIR
 run: build
@@ -128,5 +128,13 @@ install-deps:
 install-drivers:
 	./scripts/install-drivers
 
+## package: a Debian package and an RPM in dist/, both checked, and Kubernetes' manifests
+package: check-kubernetes
+	VERSION=$(VERSION) GO=$(GO) ./scripts/package
+
+## check-kubernetes: the manifests, read as Kubernetes' own types
+check-kubernetes:
+	cd deploy/kubernetes/check && $(GO) test ./...
+
 clean:
-	rm -rf bin
+	rm -rf bin dist

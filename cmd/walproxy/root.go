@@ -21,7 +21,7 @@ func newRoot() *cobra.Command {
 		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	root.AddCommand(newServe(), newStatus(), newVersion(), newConfig(), newSink(), newBackup(), newRestore(), newReplay(), newDrain(), newLog(), newDLQ(), newToken(), newReload(), newLogLevel(), newMan(), demo.Command())
-	root.AddCommand(newPut(), newGet(), newDelete(), newScan())
+	root.AddCommand(newHealth(), newPut(), newGet(), newDelete(), newScan())
 	tellExits(root)
 	return root
 }
