@@ -50,7 +50,7 @@ func (k killer) String() string {
 func main() {
 	run := flag.String("run", "", "regular expression of names")
 	list := flag.Bool("list", false, "say what there is")
-	timeout := flag.Duration("timeout", 10*time.Minute, "of one test")
+	timeout := flag.Duration("timeout", 10*time.Minute, "of one test on the code as it is; a mutant has ten times what that took, but a minute at least")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
@@ -102,6 +102,7 @@ func mutate(ctx context.Context, out io.Writer, run string, list bool, timeout t
 type lab struct {
 	root, dir string
 	timeout   time.Duration
+	took      map[killer]time.Duration // on the code as it is
 }
 
 func newLab(timeout time.Duration) (*lab, error) {
@@ -110,22 +111,22 @@ func newLab(timeout time.Duration) (*lab, error) {
 		return nil, err
 	}
 	dir, err := os.MkdirTemp("", "walproxy-mutants-")
-	return &lab{root: filepath.Dir(strings.TrimSpace(string(mod))), dir: dir, timeout: timeout}, err
+	return &lab{root: filepath.Dir(strings.TrimSpace(string(mod))), dir: dir, timeout: timeout, took: map[killer]time.Duration{}}, err
 }
 
 func (l *lab) close() error { return os.RemoveAll(l.dir) }
 
 // unchanged runs the tests on the code as it is: they pass.
 func (l *lab) unchanged(ctx context.Context, chosen []mutant) error {
-	var seen []killer
 	var errs []error
 	for _, m := range chosen {
 		for _, k := range m.killers {
-			if slices.Contains(seen, k) {
+			if _, seen := l.took[k]; seen || ctx.Err() != nil {
 				continue
 			}
-			seen = append(seen, k)
-			if output, err := l.test(ctx, k, ""); err != nil || strings.Contains(output, "--- SKIP") || !strings.Contains(output, "--- PASS: "+k.test) {
+			output, err := l.test(ctx, k, "", l.timeout)
+			l.took[k] = tookOf(output)
+			if err != nil || strings.Contains(output, "--- SKIP") || !strings.Contains(output, "--- PASS: "+k.test) {
 				errs = append(errs, fmt.Errorf("%s does not pass on the code as it is: %w\n%s", k, err, output))
 			}
 		}
@@ -140,7 +141,8 @@ func (l *lab) try(ctx context.Context, m mutant) (verdict string, err error) {
 		return "STALE", err
 	}
 	for _, k := range m.killers {
-		output, err := l.test(ctx, k, overlay)
+		// Some mutants hang instead of failing: that is a failure, and soon.
+		output, err := l.test(ctx, k, overlay, min(max(10*l.took[k], time.Minute), l.timeout))
 		switch {
 		case err == nil:
 			return "SURVIVED", fmt.Errorf("%s: %s passes without it", m.name, k)
@@ -149,6 +151,17 @@ func (l *lab) try(ctx context.Context, m mutant) (verdict string, err error) {
 		}
 	}
 	return "killed", nil
+}
+
+var passed = regexp.MustCompile(`(?m)^--- PASS: \S+ \(([0-9.]+s)\)$`)
+
+// tookOf is how long the test of that output ran, without the compiler.
+func tookOf(output string) time.Duration {
+	if m := passed.FindStringSubmatch(output); m != nil {
+		took, _ := time.ParseDuration(m[1]) // what it cannot be is 0, and gets the minute
+		return took
+	}
+	return 0
 }
 
 // overlay writes the changed file and what tells the compiler of it.
@@ -175,9 +188,9 @@ func (l *lab) overlay(m mutant) (string, error) {
 }
 
 // test runs one test, once more where somebody else ended the compiler.
-func (l *lab) test(ctx context.Context, k killer, overlay string) (output string, err error) {
+func (l *lab) test(ctx context.Context, k killer, overlay string, timeout time.Duration) (output string, err error) {
 	for range 5 {
-		output, err = l.testOnce(ctx, k, overlay)
+		output, err = l.testOnce(ctx, k, overlay, timeout)
 		if err == nil || ctx.Err() != nil || !strings.Contains(output, "/compile: signal: ") && !strings.Contains(output, "/link: signal: ") {
 			break
 		}
@@ -186,10 +199,10 @@ func (l *lab) test(ctx context.Context, k killer, overlay string) (output string
 }
 
 // testOnce runs one test, which may build programs with the overlay, too.
-func (l *lab) testOnce(ctx context.Context, k killer, overlay string) (output string, err error) {
-	ctx, cancel := context.WithTimeout(ctx, l.timeout+time.Minute) // and the compiler
+func (l *lab) testOnce(ctx context.Context, k killer, overlay string, timeout time.Duration) (output string, err error) {
+	ctx, cancel := context.WithTimeout(ctx, timeout+10*time.Minute) // and the compiler
 	defer cancel()
-	cmd := exec.CommandContext(ctx, "go", "test", "-vet=off", "-count=1", "-v", "-tags", k.tags, "-timeout", l.timeout.String(),
+	cmd := exec.CommandContext(ctx, "go", "test", "-vet=off", "-count=1", "-v", "-tags", k.tags, "-timeout", timeout.String(),
 		"-run", "^"+k.test+"$", k.pkg)
 	cmd.Dir = l.root
 	cmd.Env = os.Environ()
