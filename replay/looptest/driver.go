@@ -25,7 +25,8 @@ import (
 	"github.com/walproxy/walproxy/wal"
 )
 
-// patience bounds every wait.
+// patience bounds every wait; one for a loop, that in which the loop gets nowhere: how
+// long it takes for all that was drawn is up to the machine.
 const patience = time.Minute
 
 var (
@@ -80,7 +81,7 @@ func (t *target) missing(lsn wal.LSN, letters *state.DeadLetters) bool {
 
 func newDriver(t *testing.T, h sinktest.Harness, random *rand.Rand) *driver {
 	t.Helper()
-	d := &driver{t: t, h: h, random: random, dir: filepath.Join(t.TempDir(), "data"),
+	d := &driver{t: t, h: h, random: random, dir: filepath.Join(memoryDir(t), "data"),
 		clock: time.Unix(1_600_000_000, 0).UnixNano()}
 	for i := range pick(d, 1, 1, 2, 3) {
 		store, err := h.New()
@@ -338,9 +339,27 @@ func (d *driver) stop(run *running) error {
 }
 
 func (d *driver) await(run *running) error {
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
-	defer cancel()
-	return run.Wait(ctx, d.log.Durable())
+	return run.whileItGoesOn(func(ctx context.Context) error { return run.Wait(ctx, d.log.Durable()) })
+}
+
+// whileItGoesOn waits, again where the time is out but the loop has done something
+// in it.
+func (run *running) whileItGoesOn(wait func(ctx context.Context) error) error {
+	for {
+		before := run.progress()
+		ctx, cancel := context.WithTimeout(context.Background(), patience)
+		err := wait(ctx)
+		cancel()
+		if !errors.Is(err, context.DeadlineExceeded) || run.progress() == before {
+			return err
+		}
+	}
+}
+
+// progress is different whenever the loop has got further.
+func (run *running) progress() [4]uint64 {
+	s := run.Status()
+	return [4]uint64{s.Records, s.Batches, s.DeadLettersMade, uint64(s.Applied)}
 }
 
 // expected reports whether a loop may end so, or keep its callers waiting so,
@@ -415,9 +434,9 @@ func (d *driver) readOne(run *running) error {
 		return nil
 	}
 	r := run.model.rows[pick(d, slices.Sorted(maps.Keys(run.model.rows))...)]
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
-	defer cancel()
-	if err := run.WaitKey(ctx, r.collection, r.key, d.log.Durable()); err != nil {
+	if err := run.whileItGoesOn(func(ctx context.Context) error {
+		return run.WaitKey(ctx, r.collection, r.key, d.log.Durable())
+	}); err != nil {
 		return err
 	}
 	if at := run.AppliedKey(r.collection, r.key); at < d.log.Durable() {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"math/rand/v2"
 	"os"
+	"path/filepath"
 	"testing"
 
 	"go.uber.org/goleak"
@@ -42,8 +43,7 @@ func (s *pebbleStore) Remove() error { return os.RemoveAll(s.dir) }
 
 func TestPebble(t *testing.T) {
 	Run(t, sinktest.Harness{New: func() (sinktest.Store, error) {
-		dir, err := os.MkdirTemp("", "looptest")
-		return &pebbleStore{dir}, err
+		return &pebbleStore{filepath.Join(memoryDir(t), "store")}, nil
 	}})
 }
 
