@@ -5,8 +5,10 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"sync"
 	"testing"
@@ -171,7 +173,7 @@ func BenchmarkRead(b *testing.B) {
 	}
 }
 
-// BenchmarkStartScan reads the last segment of a log, of full size, and finds its end
+// BenchmarkStartScan reads the last segment of a log, of the usual size, and finds its end
 // as a start does: its pages are in the page cache, as behind a crash. What counts is
 // the ratio inside one run.
 //
@@ -179,10 +181,10 @@ func BenchmarkRead(b *testing.B) {
 func BenchmarkStartScan(b *testing.B) {
 	for _, size := range []int{128, 512, 4096} {
 		dir := filepath.Join(benchDir(b), "log")
-		o := Options{MinFree: -1, SegmentBytes: 64 << 20}
+		o := Options{MinFree: -1, SegmentBytes: 16 << 20}
 		l := mustOpen(b, dir, o)
 		appendN(b, l, 1, nativeFirstRoom/2)
-		records := (60 << 20) / (size + frameHeaderSize)
+		records := (18 << 20) / (size + frameHeaderSize)
 		var last Ticket
 		for n := 0; n < records; n++ { // beyond the small files of a new log
 			var err error
@@ -208,11 +210,16 @@ func BenchmarkStartScan(b *testing.B) {
 			b.Run(fmt.Sprintf("size=%d/%s", size, name), func(b *testing.B) {
 				b.SetBytes(bytes)
 				before := processorTime()
+				best := time.Duration(math.MaxInt64)
 				for b.Loop() {
+					began := time.Now()
 					if err := f(); err != nil {
 						b.Fatal(err)
 					}
+					best = min(best, time.Since(began))
 				}
+				// So is the quickest of all, where one of them was left alone.
+				b.ReportMetric(float64(bytes)/1e6/best.Seconds(), "best-MB/s")
 				// On a machine that is busy with other things this is what can be compared.
 				b.ReportMetric(float64(bytes)*float64(b.N)/1e6/(processorTime()-before).Seconds(), "MB/cpu-s")
 			})
@@ -224,13 +231,16 @@ func BenchmarkStartScan(b *testing.B) {
 				return err
 			})
 		})
-		for name, fsys := range map[string]vfs.FS{"scan": vfs.OS(), "scan-unmapped": vfs.NewFaults(vfs.OS())} {
-			s.fs = fsys
-			run(name, func() error {
-				_, err := s.scanRecords(f)
-				return err
-			})
+		scan := func() error {
+			_, err := s.scanRecords(f)
+			return err
 		}
+		run("scan", scan)
+		all := runtime.GOMAXPROCS(1)
+		run("scan-one-processor", scan)
+		s.fs = vfs.NewFaults(vfs.OS())
+		run("scan-unmapped", scan)
+		runtime.GOMAXPROCS(all)
 	}
 }
 

@@ -43,20 +43,30 @@ func (k *skimmer) close() {
 // passed. intact is false if the disk did not give what is mapped: then sc is where
 // it was, and reads what there is.
 func (k *skimmer) pass(sc *scanner, bytesMax int64, stop LSN) (end segmentEnd, durable LSN, n Tally, intact bool) {
+	vfs.Populate(k.b, sc.offset, min(sc.limit, sc.offset+min(bytesMax, sc.limit)))
+	intact = k.guarded(func() { end, durable, n = sc.skim(k.b[:min(sc.limit, int64(len(k.b)))], bytesMax, stop) })
+	if !intact {
+		return end, durable, Tally{}, false
+	}
+	if n != (Tally{}) {
+		sc.offset, sc.next = end.offset, end.last+1
+	}
+	return end, durable, n, true
+}
+
+// guarded is false if the disk did not give what look wanted of what is mapped.
+func (k *skimmer) guarded(look func()) (intact bool) {
 	defer func(old bool) {
 		debug.SetPanicOnFault(old)
 		if fault := recover(); fault != nil {
 			if _, ok := fault.(runtime.Error); !ok {
 				panic(fault)
 			}
-			n, intact = Tally{}, false
+			intact = false
 		}
 	}(debug.SetPanicOnFault(true))
-	end, durable, n = sc.skim(k.b[:min(sc.limit, int64(len(k.b)))], bytesMax, stop)
-	if n != (Tally{}) {
-		sc.offset, sc.next = end.offset, end.last+1
-	}
-	return end, durable, n, true
+	look()
+	return true
 }
 
 // skimmed passes over good frames, up to LSN stop; false: the caller has had

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -363,9 +362,9 @@ func (s *start) scanDurable(f *found) (end segmentEnd, durable LSN, err error) {
 		defer k.close()
 		for intact := k != nil; ; {
 			if intact {
-				e, d, passed, ok := k.pass(sc, math.MaxInt64, ^LSN(0))
-				if intact = ok; passed != (Tally{}) {
-					end, durable = e, d
+				passed := k.tandem().pass(sc)
+				if intact = passed.intact; passed.n != (Tally{}) {
+					end, durable = passed.end, passed.durable
 				}
 			}
 			fr, err := sc.verified()

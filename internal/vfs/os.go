@@ -37,11 +37,21 @@ func (f osFile) Datasync() error {
 }
 
 func (f osFile) Map(size int) (b []byte, unmap func() error, err error) {
-	b, err = unix.Mmap(int(f.Fd()), 0, size, unix.PROT_READ, unix.MAP_SHARED|unix.MAP_POPULATE)
+	b, err = unix.Mmap(int(f.Fd()), 0, size, unix.PROT_READ, unix.MAP_SHARED)
 	if err != nil {
 		return nil, nil, wrap("mmap", f.Name(), err)
 	}
 	return b, func() error { return wrap("munmap", f.Name(), unix.Munmap(b)) }, nil
+}
+
+// Populate makes the bytes of b from one offset to another, of what Map returned, ready to
+// be looked at, at once instead of some pages at a time. What cannot be made ready, or a
+// kernel that does not know how, shows when it is looked at.
+func Populate(b []byte, from, to int64) {
+	from -= from % int64(os.Getpagesize())
+	if to = min(to, int64(len(b))); from < to {
+		_ = unix.Madvise(b[from:to], unix.MADV_POPULATE_READ)
+	}
 }
 
 func wrap(op, name string, err error) error {
