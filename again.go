@@ -18,9 +18,15 @@ import (
 // somebody asks for it. A halt is logged
 // here, once; Status keeps showing it until the sink has got further.
 func (p *Proxy) run(ctx context.Context, s *sink) {
-	err := s.loop().Run(ctx)
+	defer s.noMore()
+	err := s.runLoop(ctx, s.loop())
 	for err != nil {
+		if errors.Is(err, errTuned) {
+			err = p.goOn(ctx, s, true)
+			continue
+		}
 		after, byItself := s.loop().RetryAfter(err)
+		s.handedOver() // who waits for the next loop is told about the halt
 		log := p.logger.Error
 		if errors.Is(err, sinks.ErrRewound) {
 			log = p.logger.Warn // no halt: it goes on from the settled point
@@ -32,7 +38,7 @@ func (p *Proxy) run(ctx context.Context, s *sink) {
 		if !p.awaitRetry(ctx, s, after, byItself) {
 			return
 		}
-		err = p.goOn(ctx, s)
+		err = p.goOn(ctx, s, false)
 	}
 }
 
@@ -56,13 +62,13 @@ func (p *Proxy) awaitRetry(ctx context.Context, s *sink, after time.Duration, by
 	return !p.closing.Load()
 }
 
-// goOn runs another loop of a sink that has halted. It counts from the moment on
+// goOn runs another loop of a sink that has halted, or is tuned. It counts from the moment on
 // that the store has said where it is, and no longer as halted when it has got
 // further than the one before.
-func (p *Proxy) goOn(ctx context.Context, s *sink) error {
+func (p *Proxy) goOn(ctx context.Context, s *sink, tuned bool) error {
 	var loop *replay.Loop
 	resumed := make(chan wal.LSN, 1)
-	options := s.loopFor
+	options := s.nextOptions()
 	options.OnResume = func(low wal.LSN) { resumed <- s.adopt(loop, low) }
 	loop, err := replay.New(p.log, p.state, s.options.Sink, options)
 	if err != nil {
@@ -83,10 +89,14 @@ func (p *Proxy) goOn(ctx context.Context, s *sink) error {
 			}
 		}
 		s.healed()
-		p.logger.Info("sink goes on after a halt", zap.String("sink", s.name))
+		if tuned {
+			p.logger.Info("sink goes on with other options", zap.String("sink", s.name))
+		} else {
+			p.logger.Info("sink goes on after a halt", zap.String("sink", s.name))
+		}
 		p.count(watch, []*lag{s.lag()})
 	})
-	err = loop.Run(ctx)
+	err = s.runLoop(ctx, loop)
 	stop()
 	watcher.Wait()
 	s.lag().counting.Store(countedAll)
@@ -115,6 +125,7 @@ func (s *sink) adopt(loop *replay.Loop, low wal.LSN) (target wal.LSN) {
 	s.mu.next = nil
 	s.retries.opened.Store(uint64(s.log.Durable()))
 	s.attempt.Store(&attempt{old.turn + 1, loop, lagAgain(s, old, loop, low)})
+	s.handedOverLocked()
 	target = max(low, old.loop.Applied(), s.from)
 	if low < old.loop.Checkpoint() { // an older copy of the store was put back
 		target = low
@@ -165,6 +176,13 @@ func (s *sink) status() replay.Status {
 	switch {
 	case s.mu.halt != nil:
 		st.State, st.Err = replay.Halted, s.mu.halt
+	case st.State == replay.Stopped && s.mu.handover != nil:
+		// No end: another loop is on its way, however long the store takes to answer.
+		st.State = replay.Starting
+		if s.mu.next != nil {
+			next := s.mu.next.Status()
+			st.State, st.Err = next.State, next.Err
+		}
 	case st.State == replay.Halted && errors.Is(st.Err, sinks.ErrRewound):
 		// No halt: another loop is on its way, however long the store takes to answer.
 		st.State = replay.Retrying

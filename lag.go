@@ -145,7 +145,7 @@ func less(a, b uint64) uint64 { return max(a, b) - b }
 
 // Admit implements accept.Lag. One record is let through however large it is.
 func (s *sink) Admit(bytes int) error {
-	most := s.options.MaxLagBytes
+	most := s.maxLag.Load()
 	if most == 0 {
 		return nil
 	}

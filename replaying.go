@@ -296,7 +296,7 @@ func (rp *Replay) goOn(ctx context.Context, re *replayed, rewound error) error {
 	case <-ctx.Done():
 		return nil
 	}
-	loop, err := replay.New(p.log, p.state, re.options.Sink, re.loopFor)
+	loop, err := replay.New(p.log, p.state, re.options.Sink, re.sink.nextOptions())
 	if err != nil {
 		return err
 	}

@@ -21,8 +21,7 @@ import (
 // sink is one store with its loop.
 type sink struct {
 	name    string
-	options SinkOptions
-	loopFor replay.Options
+	options SinkOptions  // of Open
 	reader  sinks.Reader // nil: cannot read
 	log     *wal.Log
 	// attempt is the loop that counts, and what it has before it: another one when
@@ -36,6 +35,8 @@ type sink struct {
 	// retries of dead letters by this process.
 	retries retries
 	stop    context.CancelCauseFunc // ends the loops
+	// maxLag and retain are SinkOptions.MaxLagBytes and Retain, as they are now.
+	maxLag, retain atomic.Int64
 	// again holds a token when somebody has asked for a halted sink to go on.
 	again chan struct{}
 
@@ -53,6 +54,14 @@ type sink struct {
 		// halt is why the sink halted, until it has got further; nil: it has not.
 		halt error
 		past replay.Status // what the loops before counted
+		// loopFor is what the next loop is made with. stopLoop ends the one that runs
+		// last was made; tuned: not with loopFor. handover is closed when another loop
+		// counts, or none will; nil: none is to.
+		loopFor  replay.Options
+		stopLoop context.CancelCauseFunc
+		tuned    bool
+		ended    bool // no loop runs, or will
+		handover chan struct{}
 	}
 }
 
@@ -92,7 +101,9 @@ func (p *Proxy) newSink(so SinkOptions) (*sink, error) {
 		options.Until = *p.replayTo
 		options.OnResume = func(low wal.LSN) { p.onResume(s, low) }
 	}
-	s.loopFor = options
+	s.mu.loopFor = options
+	s.maxLag.Store(so.MaxLagBytes)
+	s.retain.Store(so.Retain)
 	loop, err := replay.New(p.log, p.state, so.Sink, options)
 	if err != nil {
 		return nil, err
@@ -164,40 +175,66 @@ func (s *sink) Parked(collection string, key *walproxyv1.Key) (wal.LSN, bool, er
 
 // Wait ends with ErrPaused when the sink is paused, or while it waits.
 func (s *sink) WaitKey(ctx context.Context, collection string, key *walproxyv1.Key, lsn wal.LSN) error {
-	loop := s.loop()
-	if loop.AppliedKey(collection, key) >= lsn {
-		return nil
-	}
-	return s.whileRunning(ctx, loop, func(ctx context.Context) error { return loop.WaitKey(ctx, collection, key, lsn) })
+	return s.whileRunning(ctx,
+		func(loop *replay.Loop) bool { return loop.AppliedKey(collection, key) >= lsn },
+		func(ctx context.Context, loop *replay.Loop) error { return loop.WaitKey(ctx, collection, key, lsn) })
 }
 
 // Wait is WaitKey for all keys.
 func (s *sink) Wait(ctx context.Context, lsn wal.LSN) error {
-	loop := s.loop()
-	if loop.Applied() >= lsn {
-		return nil
-	}
-	return s.whileRunning(ctx, loop, func(ctx context.Context) error { return loop.Wait(ctx, lsn) })
+	return s.whileRunning(ctx,
+		func(loop *replay.Loop) bool { return loop.Applied() >= lsn },
+		func(ctx context.Context, loop *replay.Loop) error { return loop.Wait(ctx, lsn) })
 }
 
-// whileRunning calls wait, on the loop, with a context that ends when the sink is
-// paused; not at all while the sink has halted.
-func (s *sink) whileRunning(ctx context.Context, loop *replay.Loop, wait func(context.Context) error) error {
-	s.mu.Lock()
-	running, halt := s.mu.running, s.mu.halt
-	s.mu.Unlock()
-	if halt != nil {
-		return fmt.Errorf("%w: %s: %w", ErrHalted, s.name, halt)
+// whileRunning calls wait, on the loop, unless it is done, with a context that ends when
+// the sink is paused; not at all while the sink has halted. Where another loop takes the
+// place of the one that ended, as when the options change, it waits for that one.
+func (s *sink) whileRunning(ctx context.Context, done func(*replay.Loop) bool, wait func(context.Context, *replay.Loop) error) error {
+	for {
+		loop := s.loop()
+		if done(loop) {
+			return nil
+		}
+		s.mu.Lock()
+		running, halt := s.mu.running, s.mu.halt
+		s.mu.Unlock()
+		if halt != nil {
+			return fmt.Errorf("%w: %s: %w", ErrHalted, s.name, halt)
+		}
+		again, err := s.waitOn(ctx, running, loop, wait)
+		if !again {
+			return err
+		}
 	}
+}
+
+// waitOn is wait, until running ends; again: another loop has taken loop's place.
+func (s *sink) waitOn(ctx, running context.Context, loop *replay.Loop, wait func(context.Context, *replay.Loop) error) (again bool, err error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	defer context.AfterFunc(running, func() { cancel(context.Cause(running)) })()
-	err := wait(ctx)
+	err = wait(ctx, loop)
+	if errors.Is(err, replay.ErrClosed) {
+		s.mu.Lock()
+		handover := s.mu.handover
+		again = s.loop() != loop
+		s.mu.Unlock()
+		if again || handover == nil {
+			return again, err
+		}
+		select {
+		case <-handover:
+			return true, nil
+		case <-ctx.Done():
+			return false, context.Cause(ctx)
+		}
+	}
 	// Of full dead letters the sink may have gone on by now.
 	if err != nil && (errors.Is(err, replay.ErrDeadLettersFull) || loop.Status().State == replay.Halted) {
-		return fmt.Errorf("%w: %s: %w", ErrHalted, s.name, err)
+		return false, fmt.Errorf("%w: %s: %w", ErrHalted, s.name, err)
 	}
-	return err
+	return false, err
 }
 
 func (s *sink) isPaused() bool {

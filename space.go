@@ -23,12 +23,12 @@ func (p *Proxy) freeSpace() {
 	pause := time.NewTimer(0)
 	defer pause.Stop()
 	var retained <-chan time.Time
-	if p.retains() {
-		ticker := time.NewTicker(retainInterval)
-		defer ticker.Stop()
-		retained = ticker.C
-	}
 	for {
+		if retained == nil && p.retains() {
+			ticker := time.NewTicker(retainInterval)
+			defer ticker.Stop()
+			retained = ticker.C
+		}
 		select {
 		case <-p.stopSpace:
 			return
@@ -47,7 +47,7 @@ func (p *Proxy) freeSpace() {
 
 func (p *Proxy) retains() bool {
 	for _, s := range p.sinks {
-		if s.options.Retain > 0 {
+		if s.retain.Load() > 0 {
 			return true
 		}
 	}
@@ -80,7 +80,7 @@ func (p *Proxy) releasable() wal.LSN {
 		a := s.attempt.Load()
 		has := min(a.loop.Needs()-1, wal.LSN(a.lag.counting.Load()))
 		passed = min(passed, has)
-		kept = min(kept, retain(extents, has, s.options.Retain))
+		kept = min(kept, retain(extents, has, s.retain.Load()))
 	}
 	if kept >= passed {
 		return passed

@@ -115,7 +115,7 @@ func (p *Proxy) Status() Status {
 		MaxBytes: p.log.MaxBytes(), MinFree: p.log.MinFree(), Draining: p.intake.shut.Load()}
 	st.Refusing = p.refusing(&st)
 	for _, s := range p.sinks {
-		ss := SinkStatus{Name: s.name, Status: s.status(), Paused: s.isPaused(), MaxLagBytes: s.options.MaxLagBytes}
+		ss := SinkStatus{Name: s.name, Status: s.status(), Paused: s.isPaused(), MaxLagBytes: s.maxLag.Load()}
 		var exact bool
 		ss.Lag, ss.LagBytes, exact = p.lagOf(s)
 		ss.LagAtMost = ss.Lag > 0 && (!exact || s.lag().noted())

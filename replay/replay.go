@@ -138,6 +138,12 @@ const (
 	classesMax = 16 // the one of Lanes included
 )
 
+// Check returns all that is wrong with o.
+func (o Options) Check() error {
+	_, err := o.withDefaults()
+	return err
+}
+
 func (o Options) withDefaults() (Options, error) {
 	fill(&o.Lanes, 4)
 	o.Classes = slices.Clone(o.Classes)

@@ -26,6 +26,7 @@ import (
 	"github.com/walproxy/walproxy/api"
 	"github.com/walproxy/walproxy/api/aerowire/codec"
 	"github.com/walproxy/walproxy/internal/listen"
+	"github.com/walproxy/walproxy/internal/slots"
 	"github.com/walproxy/walproxy/sinks"
 )
 
@@ -144,7 +145,7 @@ type Server struct {
 	run              uint64 // random: tells this run of the endpoint from others
 
 	stopping atomic.Bool
-	slots    chan struct{} // one per connection
+	slots    *slots.Pool   // one per connection
 	stop     chan struct{} // closed by Close
 	base     context.Context
 	cancel   context.CancelCauseFunc
@@ -179,7 +180,7 @@ func Start(o Options) (*Server, error) {
 	}
 	s := &Server{
 		o: o, log: o.Logger, inFlight: semaphore.NewWeighted(o.MaxInFlightBytes), started: time.Now(), run: rand.Uint64(),
-		slots: make(chan struct{}, o.MaxConnections), stop: make(chan struct{}),
+		slots: slots.New(o.MaxConnections), stop: make(chan struct{}),
 		failed: make(chan error, 1), conns: map[*conn]struct{}{}, done: make(chan struct{}),
 	}
 	s.decodedMax = max(o.MaxInFlightBytes, roomPerByte*int64(o.MaxRecordBytes))
@@ -189,6 +190,9 @@ func Start(o Options) (*Server, error) {
 	s.joined.Go(s.accept)
 	return s, nil
 }
+
+// SetMaxConnections changes Options.MaxConnections. Nobody is sent away for a smaller one.
+func (s *Server) SetMaxConnections(n int) { s.slots.Resize(n) }
 
 // Failed delivers the error that ended the endpoint without a Close.
 func (s *Server) Failed() <-chan error { return s.failed }

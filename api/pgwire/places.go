@@ -7,10 +7,10 @@ import (
 
 // places counts sessions against their bounds.
 type places struct {
-	total, user, database int // the bounds; 0: none
-
 	mu struct {
 		sync.Mutex
+		total, user, database int // the bounds; 0: none
+
 		taken     int
 		users     map[string]int
 		databases map[string]int
@@ -20,9 +20,18 @@ type places struct {
 }
 
 func newPlaces(o Options) *places {
-	p := &places{total: o.MaxConnections, user: o.MaxUserConnections, database: o.MaxDatabaseConnections}
+	p := &places{}
+	p.mu.total, p.mu.user, p.mu.database = o.MaxConnections, o.MaxUserConnections, o.MaxDatabaseConnections
 	p.mu.users, p.mu.databases = map[string]int{}, map[string]int{}
 	return p
+}
+
+// set changes the bounds.
+func (p *places) set(total, user, database int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.mu.total, p.mu.user, p.mu.database = total, user, database
+	p.tellLocked()
 }
 
 // waitersMax wait for a place; others are refused at once. Each keeps one of the
@@ -60,12 +69,12 @@ func (p *places) try(user, database string, waited bool) (full *refusal, freed <
 		p.mu.waiting--
 	}
 	switch {
-	case p.mu.taken >= p.total:
-		full = refuseFull("", p.total)
-	case p.user > 0 && p.mu.users[user] >= p.user:
-		full = refuseFull(" of this user", p.user)
-	case p.database > 0 && p.mu.databases[database] >= p.database:
-		full = refuseFull(" to this database", p.database)
+	case p.mu.taken >= p.mu.total:
+		full = refuseFull("", p.mu.total)
+	case p.mu.user > 0 && p.mu.users[user] >= p.mu.user:
+		full = refuseFull(" of this user", p.mu.user)
+	case p.mu.database > 0 && p.mu.databases[database] >= p.mu.database:
+		full = refuseFull(" to this database", p.mu.database)
 	default:
 		p.mu.taken++
 		p.mu.users[user]++
@@ -88,6 +97,10 @@ func (p *places) release(user, database string) {
 	p.mu.taken--
 	less(p.mu.users, user)
 	less(p.mu.databases, database)
+	p.tellLocked()
+}
+
+func (p *places) tellLocked() {
 	if p.mu.freed != nil {
 		close(p.mu.freed)
 		p.mu.freed = nil

@@ -15,6 +15,7 @@ import (
 
 	"github.com/walproxy/walproxy/api/pgwire/statement"
 	"github.com/walproxy/walproxy/internal/listen"
+	"github.com/walproxy/walproxy/internal/slots"
 )
 
 // spare connections beyond MaxConnections are taken: for cancel requests, and to
@@ -37,7 +38,7 @@ type Server struct {
 
 	consoles     atomic.Int32
 	stopping     atomic.Bool
-	slots        chan struct{} // one per connection
+	slots        *slots.Pool   // one per connection
 	stop         chan struct{} // closed by Close
 	logins       context.Context
 	cancelLogins context.CancelCauseFunc
@@ -66,7 +67,7 @@ func Start(o Options) (s *Server, err error) {
 	}
 	s = &Server{
 		o: o, log: o.Logger, places: newPlaces(o),
-		slots: make(chan struct{}, o.MaxConnections+spare), stop: make(chan struct{}),
+		slots: slots.New(o.MaxConnections + spare), stop: make(chan struct{}),
 		failed: make(chan error, 1), done: make(chan struct{}),
 	}
 	s.mu.conns, s.mu.sessions = map[net.Conn]struct{}{}, map[*session]struct{}{}
@@ -109,6 +110,13 @@ func Start(o Options) (s *Server, err error) {
 	s.joined.Go(s.accept)
 	s.joined.Go(s.sweep)
 	return s, nil
+}
+
+// SetLimits changes Options.MaxConnections, MaxUserConnections and MaxDatabaseConnections.
+// Nobody who is logged in is sent away for a smaller one.
+func (s *Server) SetLimits(total, user, database int) {
+	s.places.set(total, user, database)
+	s.slots.Resize(total + spare)
 }
 
 // Failed delivers the error that ended the endpoint without a Close.

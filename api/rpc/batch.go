@@ -24,7 +24,7 @@ const (
 // while it reads on: many of them share a fsync. At most Window of them are
 // under way; a client that does not take its answers is not read any further.
 func (s *Server) postMutations(w http.ResponseWriter, r *http.Request, _ target) *Error {
-	b, failed := s.newBatch(w, r, s.options.MaxItemBytes)
+	b, failed := s.newBatch(w, r, s.limits.Load().MaxItemBytes)
 	if failed != nil {
 		return failed
 	}
@@ -103,13 +103,14 @@ func (s *Server) newBatch(w http.ResponseWriter, r *http.Request, most int64) (*
 	if q.failed != nil {
 		return nil, q.failed
 	}
-	if r.ContentLength > s.options.MaxBodyBytes {
+	bodyMax := s.limits.Load().MaxBodyBytes
+	if r.ContentLength > bodyMax {
 		w.Header().Set("Connection", "close")
-		return nil, bodyError(&http.MaxBytesError{Limit: s.options.MaxBodyBytes})
+		return nil, bodyError(&http.MaxBytesError{Limit: bodyMax})
 	}
-	need := min(most, s.options.MaxInFlightBytes)
+	need := most
 	if encoding != "" {
-		need = min(need+encodingBytes(encoding), s.options.MaxInFlightBytes)
+		need += encodingBytes(encoding)
 	} else if r.ContentLength >= 0 {
 		need = min(need, r.ContentLength)
 	}
@@ -119,10 +120,10 @@ func (s *Server) newBatch(w http.ResponseWriter, r *http.Request, most int64) (*
 	}
 	_ = b.conn.EnableFullDuplex() // HTTP/2 needs no asking
 	b.ctx, b.cancel = context.WithCancel(context.WithoutCancel(r.Context()))
-	b.body = s.patient(w, http.MaxBytesReader(w, r.Body, s.options.MaxBodyBytes))
+	b.body = s.patient(w, http.MaxBytesReader(w, r.Body, bodyMax))
 	plain, done := decoded(b.body, encoding)
 	if encoding != "" {
-		plain = &boundedReader{plain, s.options.MaxBodyBytes, s.options.MaxBodyBytes}
+		plain = &boundedReader{plain, bodyMax, bodyMax}
 	}
 	b.end = func() { done(); b.body.end(); b.cancel(); release() }
 	b.items = itemReader{in: bufio.NewReaderSize(plain, batchBufferIn), most: int(most), lines: b.lines}

@@ -19,11 +19,13 @@ const reserveWait = time.Second
 func (s *Server) reserve(r *http.Request, n int64) (release func(), failed *Error) {
 	ctx, cancel := context.WithTimeout(r.Context(), reserveWait)
 	defer cancel()
-	if err := s.inFlight.Acquire(ctx, n); err != nil {
+	most := s.limits.Load() // as long as it is held
+	n = min(n, most.MaxInFlightBytes)
+	if err := most.inFlight.Acquire(ctx, n); err != nil {
 		return nil, &Error{Status: http.StatusTooManyRequests, Code: "too_many_requests", after: 1, Retryable: true,
 			Message: "api.max_inflight_bytes are being read already; nothing was written"}
 	}
-	return func() { s.inFlight.Release(n) }, nil
+	return func() { most.inFlight.Release(n) }, nil
 }
 
 // readBody reads a whole body of at most MaxItemBytes. Nothing is allocated for
@@ -33,7 +35,7 @@ func (s *Server) readBody(w http.ResponseWriter, r *http.Request) (body []byte, 
 	if failed != nil {
 		return nil, nil, failed
 	}
-	most, length := s.options.MaxItemBytes, r.ContentLength
+	most, length := s.limits.Load().MaxItemBytes, r.ContentLength
 	if r.ContentLength > most {
 		return nil, nil, s.bodyTooLarge(w)
 	}
@@ -44,7 +46,7 @@ func (s *Server) readBody(w http.ResponseWriter, r *http.Request) (body []byte, 
 	if n < 0 {
 		n = most + encodingBytes(encoding)
 	}
-	release, failed = s.reserve(r, min(n, s.options.MaxInFlightBytes))
+	release, failed = s.reserve(r, n)
 	if failed != nil {
 		return nil, nil, failed
 	}
@@ -77,7 +79,7 @@ func (s *Server) bodyTooLarge(w http.ResponseWriter) *Error {
 	w.Header().Set("Connection", "close") // the rest is not worth reading
 	return &Error{Status: http.StatusRequestEntityTooLarge, Code: "too_large",
 		Message: "the body is larger than api.max_item_bytes",
-		Details: map[string]any{"max_bytes": s.options.MaxItemBytes}}
+		Details: map[string]any{"max_bytes": s.limits.Load().MaxItemBytes}}
 }
 
 // bodyError says why a body could not be read. Nothing of it was used.

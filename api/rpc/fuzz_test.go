@@ -109,9 +109,9 @@ func FuzzRequest(f *testing.F) {
 		} else if w.Header().Get("Content-Type") == "application/json" && !json.Valid(w.Body.Bytes()) {
 			t.Fatalf("%s %s: %q is no JSON", method, uri, w.Body)
 		}
-		if !s.inFlight.TryAcquire(s.options.MaxInFlightBytes) {
+		if !s.limits.Load().inFlight.TryAcquire(s.options.MaxInFlightBytes) {
 			t.Fatalf("%s %s: bytes in flight were not given back", method, uri)
 		}
-		s.inFlight.Release(s.options.MaxInFlightBytes)
+		s.limits.Load().inFlight.Release(s.options.MaxInFlightBytes)
 	})
 }

@@ -26,7 +26,7 @@ func (s *Server) importLetters(w http.ResponseWriter, r *http.Request, t target)
 	if _, err := s.core.DeadLetters(t.sink, 1, 1); err != nil {
 		return translate(err, reading)
 	}
-	b, failed := s.newBatch(w, r, importFactor*s.options.MaxItemBytes)
+	b, failed := s.newBatch(w, r, importFactor*s.limits.Load().MaxItemBytes)
 	if failed != nil {
 		return failed
 	}

@@ -26,8 +26,8 @@ func isProcedure(path string) bool {
 }
 
 // newProcedures returns their handler.
-func (s *Server) newProcedures() http.Handler {
-	most := connect.WithHandlerOptions(connect.WithReadMaxBytes(int(s.options.MaxItemBytes)), withZstd())
+func (s *Server) newProcedures(itemBytes int64) http.Handler {
+	most := connect.WithHandlerOptions(connect.WithReadMaxBytes(int(itemBytes)), withZstd())
 	mux := http.NewServeMux()
 	mux.Handle(walproxyv1connect.NewWriteServiceHandler(procedures{s}, most))
 	mux.Handle(walproxyv1connect.NewReadServiceHandler(procedures{s}, most))
@@ -70,7 +70,7 @@ func (s *Server) serveProcedure(w http.ResponseWriter, r *http.Request) (route s
 	body := s.messages(w, r)
 	defer body.end()
 	r.Body = body
-	s.procedures.ServeHTTP(&procedureWriter{ResponseWriter: w, conn: http.NewResponseController(w), timeout: s.options.BodyTimeout},
+	s.limits.Load().procedures.ServeHTTP(&procedureWriter{ResponseWriter: w, conn: http.NewResponseController(w), timeout: s.options.BodyTimeout},
 		r.WithContext(context.WithValue(r.Context(), bodyKey{}, body)))
 	return procedureRoute(r.URL.Path)
 }
@@ -116,7 +116,7 @@ func (b *messageBody) Read(p []byte) (int, error) {
 	if n == 0 || b.give != nil {
 		return n, b.closing(err)
 	}
-	give, failed := b.server.reserve(b.r, b.server.options.MaxItemBytes)
+	give, failed := b.server.reserve(b.r, b.server.limits.Load().MaxItemBytes)
 	if failed != nil {
 		return 0, failed.procedure()
 	}

@@ -14,11 +14,11 @@ import (
 	"net/http"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
-	"golang.org/x/sync/semaphore"
 
 	"github.com/walproxy/walproxy/api"
 	"github.com/walproxy/walproxy/internal/access"
@@ -63,6 +63,20 @@ func (o Options) withDefaults() (Options, error) {
 	if o.Logger == nil {
 		o.Logger = zap.NewNop()
 	}
+	o.limitDefaults()
+	if o.BodyTimeout == 0 {
+		o.BodyTimeout = 30 * time.Second
+	}
+	if o.Window == 0 {
+		o.Window = 1024
+	}
+	if o.Access != nil {
+		o.Core = access.Core(o.Core)
+	}
+	return o, nil
+}
+
+func (o *Options) limitDefaults() {
 	if o.MaxItemBytes == 0 {
 		o.MaxItemBytes = 1 << 20
 	}
@@ -72,36 +86,24 @@ func (o Options) withDefaults() (Options, error) {
 	if o.MaxInFlightBytes == 0 {
 		o.MaxInFlightBytes = 256 << 20
 	}
-	if o.BodyTimeout == 0 {
-		o.BodyTimeout = 30 * time.Second
-	}
-	if o.Window == 0 {
-		o.Window = 1024
-	}
 	o.MaxInFlightBytes = max(o.MaxInFlightBytes, o.MaxItemBytes)
-	if o.Access != nil {
-		o.Core = access.Core(o.Core)
-	}
-	return o, nil
 }
 
 // Server is the handler of the API port.
 type Server struct {
-	options  Options
-	core     api.Core
-	logger   *zap.Logger
-	inFlight *semaphore.Weighted // bytes
-	origins  *http.CrossOriginProtection
-	metrics  *metrics
-	routes   map[string]map[string]handler // by route and method
+	options Options
+	core    api.Core
+	logger  *zap.Logger
+	limits  atomic.Pointer[limits]
+	origins *http.CrossOriginProtection
+	metrics *metrics
+	routes  map[string]map[string]handler // by route and method
 	// stopping ends when Stop is called: waits for the sinks are cut short and
 	// streams end behind the item they are at.
 	stopping context.Context
 	stop     context.CancelFunc
 	requests sync.WaitGroup
 	backup   sync.Mutex // one at a time
-	// procedures serves Connect, gRPC and gRPC-Web.
-	procedures http.Handler
 }
 
 // New returns the handler.
@@ -111,17 +113,16 @@ func New(o Options) (*Server, error) {
 		return nil, err
 	}
 	s := &Server{
-		options:  o,
-		core:     o.Core,
-		logger:   o.Logger,
-		inFlight: semaphore.NewWeighted(o.MaxInFlightBytes),
-		origins:  http.NewCrossOriginProtection(),
+		options: o,
+		core:    o.Core,
+		logger:  o.Logger,
+		origins: http.NewCrossOriginProtection(),
 	}
 	if s.metrics, err = newMetrics(o.Registerer); err != nil {
 		return nil, err
 	}
 	s.stopping, s.stop = context.WithCancel(context.Background())
-	s.procedures = s.newProcedures()
+	s.SetLimits(Limits{o.MaxItemBytes, o.MaxBodyBytes, o.MaxInFlightBytes})
 	s.routes = s.newRoutes()
 	return s, nil
 }

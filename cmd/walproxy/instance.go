@@ -236,13 +236,18 @@ func (i *instance) options() walproxy.Options {
 	for _, name := range slices.Sorted(maps.Keys(c.Sinks)) {
 		o.Sinks = append(o.Sinks, sinkOptions(name, c.Sinks[name], i.sinks[name]))
 	}
-	for _, r := range c.Routes {
-		o.Routes = append(o.Routes, walproxy.Route{Collections: r.Collections, Sinks: r.Sinks})
-	}
+	o.Routes = routesOf(c)
 	for _, rule := range c.KeyTypes() {
 		o.KeyTypes = append(o.KeyTypes, walproxy.KeyType{Collection: rule.Pattern, Type: rule.Type})
 	}
 	return o
+}
+
+func routesOf(c *config.Config) (routes []walproxy.Route) {
+	for _, r := range c.Routes {
+		routes = append(routes, walproxy.Route{Collections: r.Collections, Sinks: r.Sinks})
+	}
+	return routes
 }
 
 func sinkOptions(name string, c config.Sink, sink sinks.Sink) walproxy.SinkOptions {

@@ -57,72 +57,24 @@ func (r *reloader) reload() (out reloaded, err error) {
 	if err != nil {
 		return out, err
 	}
-	var certificates []string // sections whose files may be others
-	for _, key := range config.Changed(r.now, next) {
-		switch reason := r.unfit(key, next); {
-		case reason != "":
-			out.Refused = append(out.Refused, refused{key, reason})
-		case strings.HasSuffix(key, ".tls"):
-			certificates = append(certificates, strings.TrimSuffix(key, ".tls"))
-		default:
+	plan := r.plan(next)
+	if err := r.tune(plan); err != nil {
+		plan.refuseAll("nothing of it was applied: " + err.Error())
+	}
+	out.Refused = plan.refused
+	var sections []string // whose files may be others
+	for _, key := range plan.keys {
+		if section, ok := strings.CutSuffix(key, ".tls"); ok {
+			sections = append(sections, section)
+		} else {
 			out.Applied = append(out.Applied, key)
 		}
 	}
-	r.certificates(next, certificates, &out)
+	r.certificates(next, sections, &out)
 	r.take(next, out.Applied)
 	slices.Sort(out.Applied)
+	slices.SortFunc(out.Refused, func(a, b refused) int { return strings.Compare(a.Key, b.Key) })
 	return out, nil
-}
-
-// live are the keys that can change while walproxy runs.
-var live = []string{"api.tokens", "api.hosts", "api.tls", "admin.tokens", "admin.hosts", "admin.tls", "aerowire.tls"}
-
-// unfit is why a key cannot change now; empty: it can.
-func (r *reloader) unfit(key string, next *config.Config) string {
-	if name, ok := strings.CutPrefix(key, "sinks."); ok {
-		name, _, _ = strings.Cut(name, ".")
-		return r.sinkReason(name, key, next)
-	}
-	if !slices.Contains(live, key) {
-		return "needs a restart"
-	}
-	section, ok := strings.CutSuffix(key, ".tls")
-	was, is := endpointTLS(r.now)[section], endpointTLS(next)[section]
-	if ok && (was.Cert == "") != (is.Cert == "") {
-		return "a listener begins or ends to speak TLS at a restart alone"
-	}
-	if ok && (was.ClientCA == "") != (is.ClientCA == "") {
-		return "clients are asked for certificates, or not, from a restart on alone"
-	}
-	return ""
-}
-
-// pointing are the parts of a sink's keys that say which store it is.
-var pointing = []string{"type", "path", "dsn", "schema", "hosts", "namespace", "cluster"}
-
-// sinkReason is why a sink cannot change now: where it loses what it has not applied,
-// how much that is.
-func (r *reloader) sinkReason(name, key string, next *config.Config) string {
-	_, was := r.now.Sinks[name]
-	_, stays := next.Sinks[name]
-	part, _, _ := strings.Cut(strings.TrimPrefix(key, "sinks."+name+"."), ".")
-	var what string
-	switch {
-	case !was:
-		return "a new sink is opened at a restart: see `walproxy sink add`"
-	case !stays:
-		what = "removing the sink"
-	case slices.Contains(pointing, part):
-		what = "pointing the sink at another store"
-	default:
-		return "needs a restart"
-	}
-	for _, s := range r.i.proxy.Status().Sinks {
-		if s.Name == name && s.Lag > 0 {
-			return fmt.Sprintf("%s would orphan %d records that it has not applied: `walproxy drain` first, then restart", what, s.Lag)
-		}
-	}
-	return what + " needs a restart; every record for it is applied now"
 }
 
 // certificates are read again in any case: they may have been renewed.
@@ -143,28 +95,10 @@ func (r *reloader) certificates(next *config.Config, changed []string, out *relo
 
 // take makes what can change now what next says, of the keys that are applied.
 func (r *reloader) take(next *config.Config, applied []string) {
-	now := *r.now
-	for _, key := range applied {
-		switch key {
-		case "api.tokens":
-			now.API.Tokens = next.API.Tokens
-		case "api.hosts":
-			now.API.Hosts = next.API.Hosts
-		case "api.tls":
-			now.API.TLS = next.API.TLS
-		case "admin.tokens":
-			now.Admin.Tokens = next.Admin.Tokens
-		case "admin.hosts":
-			now.Admin.Hosts = next.Admin.Hosts
-		case "admin.tls":
-			now.Admin.TLS = next.Admin.TLS
-		case "aerowire.tls":
-			wire := *now.AeroWire
-			wire.TLS = next.AeroWire.TLS
-			now.AeroWire = &wire
-		}
+	if now, err := config.Merged(r.now, next, applied); err == nil { // planned
+		r.now = now
 	}
-	r.now = &now
+	now := r.now
 	r.i.apiAccess.Set(now.APIAccess())
 	policy := now.AdminAccess()
 	if !authenticated(policy) { // before anybody else is let in
@@ -172,6 +106,20 @@ func (r *reloader) take(next *config.Config, applied []string) {
 	}
 	r.i.adminAccess.Set(policy)
 	r.i.adminHandler.SetAuthenticated(authenticated(policy))
+	r.i.rest.SetLimits(rpc.Limits{MaxItemBytes: int64(now.API.MaxItemBytes), MaxBodyBytes: int64(now.API.MaxBodyBytes),
+		MaxInFlightBytes: int64(now.API.MaxInFlightBytes)})
+	r.i.apiServer.SetMaxConnections(now.API.MaxConnections)
+	r.i.adminServer.SetMaxConnections(now.Admin.MaxConnections)
+	if r.i.aerowire != nil {
+		r.i.aerowire.SetMaxConnections(now.AeroWire.MaxConnections)
+	}
+	if r.i.pgwire != nil {
+		r.i.pgwire.SetLimits(now.PGWire.MaxConnections, now.PGWire.MaxUserConnections, now.PGWire.MaxDatabaseConnections)
+	}
+	r.i.logs.sampler.Set(sampling(now.Logging.Sampling))
+	if slices.Contains(applied, "logging.level") { // else one of `walproxy log-level` stays
+		r.i.logs.set(now.Logging.Level)
+	}
 }
 
 // serve answers POST /reload.
@@ -230,9 +178,10 @@ func newReload() *cobra.Command {
 		Use:   "reload",
 		Short: "Have a running server read its configuration again",
 		Long: "reload has the server of a data directory read its configuration file again, as SIGHUP does, and\n" +
-			"prints what it applied, what it refused and why. Tokens, hosts and certificates change while it\n" +
-			"runs; anything else needs a restart. Of a configuration that is wrong nothing is applied. The\n" +
-			"environment is the one that the server was started with.",
+			"prints what it applied, what it refused and why. docs/configuration.md says of each key whether it\n" +
+			"can change while walproxy runs: tokens, certificates, limits, the log's level, routes, a sink's lanes\n" +
+			"and batches. A sink changes whole or not at all. Of a configuration that is wrong nothing is applied.\n" +
+			"The environment is the one that the server was started with.",
 		Example: "  walproxy reload --data-dir /var/lib/walproxy",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {

@@ -6,7 +6,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
-	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -17,13 +17,18 @@ import (
 
 	"github.com/walproxy/walproxy/internal/access"
 	"github.com/walproxy/walproxy/internal/config"
+	"github.com/walproxy/walproxy/mutation"
+	"github.com/walproxy/walproxy/sinks"
 )
 
-// TestReloadUnderLoad: clients whose token stays write while the configuration changes
-// at random, and is wrong now and then. Each write is acknowledged, and applied by the
-// end: no sink that was taken out or pointed elsewhere took effect.
+// TestReloadUnderLoad: clients whose token stays write, and read what they wrote, while
+// the configuration changes at random, and is wrong now and then: tokens, limits, the log's
+// level, lanes and batches, routes. Each write is acknowledged, and in each sink that it
+// was routed to by the end: no sink that was taken out or pointed elsewhere took effect.
+//
+// What a reload finds is of changes: wrong as a whole, or refused in part.
 func TestReloadUnderLoad(t *testing.T) {
-	rounds := 20
+	rounds := 5
 	if os.Getenv("WALPROXY_LONG") != "" {
 		rounds = 200
 	}
@@ -32,7 +37,9 @@ func TestReloadUnderLoad(t *testing.T) {
 	t.Logf("seed %d", seed)
 	token := access.NewToken()
 	always := fmt.Sprintf("{ name: stays, hash: %q, rights: [read, write, admin] }", access.HashOf(token))
-	first := "api: { tokens: [" + always + "] }\n"
+	two := "sinks: { main: {}, copy: {} }\n"
+	toBoth := "routes: [{ collections: [\"*\"], sinks: [main, copy] }]\n"
+	first := "api: { tokens: [" + always + "] }\n" + two + toBoth
 	dir := t.TempDir()
 	file := filepath.Join(dir, "walproxy.yaml")
 	load := func(text string) (*config.Config, error) {
@@ -83,6 +90,10 @@ func TestReloadUnderLoad(t *testing.T) {
 					t.Errorf("writer %d, write %d: %d", n, acked[n], status)
 					return
 				}
+				if status := call(http.MethodGet, fmt.Sprintf("/v1/orders/%d-%d", n, acked[n]), ""); acked[n]%4 == 0 && status != http.StatusOK {
+					t.Errorf("writer %d reads write %d: %d", n, acked[n], status)
+					return
+				}
 				acked[n]++
 				written.Add(1)
 			}
@@ -90,27 +101,21 @@ func TestReloadUnderLoad(t *testing.T) {
 	}
 	for round := range rounds {
 		at := written.Load()
-		for deadline := time.Now().Add(time.Minute); written.Load() < at+2 && time.Now().Before(deadline) && !t.Failed(); {
+		for deadline := time.Now().Add(time.Minute); written.Load() < at+20 && time.Now().Before(deadline) && !t.Failed(); {
 			time.Sleep(time.Millisecond) // some writes between two reloads
 		}
 		other := access.HashOf(access.NewToken())
-		kind := random.IntN(6)
-		text = [...]string{
-			"api: { tokens: [" + always + ", { name: other, hash: \"" + other.String() + "\", rights: [read] }] }\n",
-			fmt.Sprintf("api: { tokens: [%s], hosts: [h%d.example] }\n", always, round),
-			first + "sinks: { main: { path: " + filepath.Join(dir, "elsewhere") + " } }\n",
-			first + "sinks: { other: {} }\n",
-			"api: { tokens: [{ name: other, hash: nonsense, rights: [read] }] }\n",
-			"api: { tokens: [" + always,
-		}[kind]
+		change := changes[random.IntN(len(changes))]
+		lanes, records := 1+random.IntN(8), 1+random.IntN(100)
+		text = strings.NewReplacer("ALWAYS", always, "OTHER", other.String(), "ROUND", strconv.Itoa(round), "DIR", dir,
+			"LANES", strconv.Itoa(lanes), "RECORDS", strconv.Itoa(records), "TWO", two, "BOTH", toBoth).Replace(change.text)
+		was := i.reloader.now
 		out, err := i.reloader.reload()
-		refusedKeys := fmt.Sprint(out.Refused)
-		switch {
-		case kind >= 4 && err == nil, kind < 4 && err != nil:
+		if (err != nil) != change.wrong || !strings.Contains(fmt.Sprint(out.Refused), change.refused) || change.refused == "" && len(out.Refused) > 0 {
 			t.Errorf("round %d, %s: %+v, %v", round, text, out, err)
-		case kind == 0 && !slices.Contains(out.Applied, "api.tokens"), kind == 1 && !slices.Contains(out.Applied, "api.hosts"),
-			kind == 2 && !strings.Contains(refusedKeys, "sinks.main.path"), kind == 3 && !strings.Contains(refusedKeys, "removing the sink"):
-			t.Errorf("round %d, %s: %+v", round, text, out)
+		}
+		if left := config.Changed(i.reloader.now, was); change.wrong && len(left) > 0 {
+			t.Errorf("round %d: of a wrong configuration %v was applied", round, left)
 		}
 	}
 	stopped.Store(true)
@@ -122,9 +127,47 @@ func TestReloadUnderLoad(t *testing.T) {
 			}
 		}
 	}
+	behind := func() (lag uint64) {
+		for _, s := range i.proxy.Status().Sinks {
+			lag += s.Lag
+		}
+		return lag
+	}
+	for deadline := time.Now().Add(time.Minute); behind() > 0 && time.Now().Before(deadline); {
+		time.Sleep(10 * time.Millisecond)
+	}
+	for n := range writers {
+		for k := range acked[n] {
+			if _, err := i.sinks["copy"].(sinks.Reader).Read(t.Context(), "orders", mutation.String(fmt.Sprintf("%d-%d", n, k))); err != nil {
+				t.Fatalf("write %d of writer %d is not in the second sink: %v", k, n, err)
+			}
+		}
+	}
 	stopReloads()
 	if err := i.close(); err != nil {
 		t.Errorf("records stay behind: %v", err)
 	}
 	t.Logf("%d writes under %d reloads", written.Load(), rounds)
+}
+
+// changes are what TestReloadUnderLoad puts into the file.
+var changes = []struct {
+	text    string
+	refused string // a part of why; empty: nothing is
+	wrong   bool
+}{
+	{text: "api: { tokens: [ALWAYS, { name: other, hash: \"OTHER\", rights: [read] }] }\nTWOBOTH"},
+	{text: "api: { tokens: [ALWAYS], hosts: [hROUND.example], max_connections: 5RECORDS }\nTWOBOTH"},
+	{text: "api: { tokens: [ALWAYS], max_item_bytes: 2MiB, max_inflight_bytes: 9RECORDSMiB }\nlogging: { level: error }\nTWOBOTH", refused: ""},
+	{text: "api: { tokens: [ALWAYS] }\nsinks: { main: { lanes: LANES, batch: { records: RECORDS } }, copy: {} }\nBOTH"},
+	{text: "api: { tokens: [ALWAYS] }\nsinks: { main: {}, copy: { lanes: LANES, batch: { linger: RECORDSms }, retain: 1MiB } }\nBOTH"},
+	{text: "api: { tokens: [ALWAYS] }\nsinks: { main: { collections: { o*: { own_lanes: LANES } } }, copy: { collections: { orders: { lane_group: g } } } }\nBOTH"},
+	{text: "api: { tokens: [ALWAYS] }\nTWOroutes: [{ collections: [o*, x], sinks: [main, copy] }]\n"},
+	{text: "api: { tokens: [ALWAYS] }\nTWOroutes: [{ collections: [\"*\"], sinks: [copy, main] }]\n", refused: "would go from sink main to copy"},
+	{text: "api: { tokens: [ALWAYS] }\nsinks: { main: { path: DIR/elsewhere, lanes: LANES }, copy: {} }\nBOTH", refused: "pointing the sink"},
+	{text: "api: { tokens: [ALWAYS] }\nsinks: { main: {} }\n", refused: "removing the sink"},
+	{text: "api: { tokens: [ALWAYS], listen: \"127.0.0.1:1\" }\nTWOBOTHlog: { engine: tidwall }\n", refused: "log.engine needs a restart"},
+	{text: "api: { tokens: [{ name: other, hash: nonsense, rights: [read] }] }\nTWOBOTH", wrong: true},
+	{text: "api: { tokens: [ALWAYS] }\nsinks: { main: { lanes: 1000 }, copy: { lanes: LANES } }\nBOTH", wrong: true},
+	{text: "api: { tokens: [ALWAYS", wrong: true},
 }

@@ -17,6 +17,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"go.uber.org/zap"
@@ -142,7 +143,9 @@ func (o Options) withDefaults() (Options, error) {
 type Acceptor struct {
 	o      Options
 	log    *wal.Log
-	router *router
+	router atomic.Pointer[router]
+	// routing serialises changes of router.
+	routing sync.Mutex
 
 	keys     keyLocks
 	order    order
@@ -171,19 +174,19 @@ func New(ctx context.Context, log *wal.Log, st *state.Store, o Options) (*Accept
 	if err != nil {
 		return nil, err
 	}
-	router, err := newRouter(o.Routes, o.Targets)
+	router, err := newRouter(o.Routes, o.Targets, nil)
 	if err != nil {
 		return nil, err
 	}
 	a := &Acceptor{
 		o:      o,
 		log:    log,
-		router: router,
 		exact:  newExactMap(o.PendingExact),
 		images: newImages(o.PendingBytes),
 		done:   make(chan struct{}),
 	}
 	a.requests = newRequests(log, st, o, &a.order.last)
+	a.router.Store(router)
 	a.keys.init()
 	a.order.lock.init()
 	last, err := rescan(ctx, log, st)

@@ -32,7 +32,7 @@ func (a *Acceptor) find(collection string, key *walproxyv1.Key) (place, error) {
 	if err != nil {
 		return place{}, err
 	}
-	r, err := a.router.find(collection)
+	r, err := a.router.Load().find(collection)
 	return place{route: r, collection: collection, key: key}, err
 }
 

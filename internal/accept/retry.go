@@ -46,7 +46,7 @@ func (a *Acceptor) Retry(ctx context.Context, letter *state.DeadLetter, instead 
 
 // SubmitTo is Submit, to one sink alone, whatever the routes say.
 func (a *Acceptor) SubmitTo(ctx context.Context, sink string, w *walproxyv1.Record) (*Pending, error) {
-	to := a.router.bySink[sink]
+	to := a.router.Load().bySink[sink]
 	if to == nil {
 		return nil, &mutation.InvalidError{Field: "sink", Reason: fmt.Sprintf("there is no sink %q", sink)}
 	}

@@ -3,6 +3,7 @@ package accept
 import (
 	"fmt"
 	"path"
+	"slices"
 )
 
 // router finds the sinks of a collection.
@@ -21,8 +22,9 @@ type route struct {
 	number   int    // Acceptor.Routed knows it
 }
 
-func newRouter(routes []Route, targets map[string]Target) (*router, error) {
-	r := &router{bySink: map[string]*route{}}
+// newRouter makes one that knows the numbers of the routes before.
+func newRouter(routes []Route, targets map[string]Target, before [][]string) (*router, error) {
+	r := &router{bySink: map[string]*route{}, sinks: slices.Clone(before)}
 	for name, target := range targets {
 		if target.Loop == nil {
 			return nil, fmt.Errorf("accept: target %q has no loop", name)
@@ -49,8 +51,12 @@ func newRouter(routes []Route, targets map[string]Target) (*router, error) {
 }
 
 func (r *router) newRoute(patterns, names []string, targets map[string]Target) *route {
-	out := &route{patterns: patterns, sinks: names, reads: names[0], target: targets[names[0]], number: len(r.sinks)}
-	r.sinks = append(r.sinks, names)
+	out := &route{patterns: patterns, sinks: names, reads: names[0], target: targets[names[0]]}
+	same := func(before []string) bool { return slices.Equal(before, names) }
+	if out.number = slices.IndexFunc(r.sinks, same); out.number < 0 { // so that changes to and fro need no more
+		out.number = len(r.sinks)
+		r.sinks = append(r.sinks, names)
+	}
 	for _, name := range names {
 		if lag := targets[name].Lag; lag != nil {
 			out.lags = append(out.lags, lag)
@@ -59,12 +65,24 @@ func (r *router) newRoute(patterns, names []string, targets map[string]Target) *
 	return out
 }
 
+// SetRoutes changes where writes go that come from now on, and who answers reads: all
+// of it or, with an error, nothing. What is logged stays as it was routed.
+func (a *Acceptor) SetRoutes(routes []Route) error {
+	a.routing.Lock()
+	defer a.routing.Unlock()
+	next, err := newRouter(routes, a.o.Targets, a.router.Load().sinks)
+	if err == nil {
+		a.router.Store(next)
+	}
+	return err
+}
+
 // Routed returns the sinks of a route, by the number that Pending.Route gives.
-func (a *Acceptor) Routed(number int) []string { return a.router.sinks[number] }
+func (a *Acceptor) Routed(number int) []string { return a.router.Load().sinks[number] }
 
 // Reads names the sink that answers reads for a collection; ErrUnroutable.
 func (a *Acceptor) Reads(collection string) (string, error) {
-	r, err := a.router.find(collection)
+	r, err := a.router.Load().find(collection)
 	if err != nil {
 		return "", err
 	}

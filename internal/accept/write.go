@@ -218,7 +218,7 @@ func (a *Acceptor) canonicalCommand(in *walproxyv1.Command) (*walproxyv1.Command
 // sinks as a whole, so a group's members must share one.
 func (a *Acceptor) findRoute(w *write) (err error) {
 	if origin := w.record.GetOrigin(); origin != nil {
-		w.route = a.router.bySink[origin.GetSink()]
+		w.route = a.router.Load().bySink[origin.GetSink()]
 		if w.route == nil {
 			return &mutation.InvalidError{Field: "origin.sink", Reason: fmt.Sprintf("there is no sink %q", origin.GetSink())}
 		}
@@ -235,7 +235,7 @@ func (a *Acceptor) findRoute(w *write) (err error) {
 }
 
 func (a *Acceptor) shareRoute(w *write, member int, collection string) error {
-	found, err := a.router.find(collection)
+	found, err := a.router.Load().find(collection)
 	if err != nil {
 		return err
 	}

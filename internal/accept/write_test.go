@@ -144,14 +144,14 @@ func TestBadRoutes(t *testing.T) {
 		"sink":    {{Collections: []string{"a"}, Sinks: []string{"other"}}},
 		"empty":   {{Collections: []string{"a"}}},
 	} {
-		if _, err := newRouter(routes, targets); err == nil {
+		if _, err := newRouter(routes, targets, nil); err == nil {
 			t.Errorf("%s: accepted", name)
 		}
 	}
-	if _, err := newRouter(nil, map[string]Target{"main": {}}); err == nil {
+	if _, err := newRouter(nil, map[string]Target{"main": {}}, nil); err == nil {
 		t.Error("a target without a loop is accepted")
 	}
-	r, err := newRouter([]Route{{Collections: []string{"*"}, Sinks: []string{"main"}}}, targets)
+	r, err := newRouter([]Route{{Collections: []string{"*"}, Sinks: []string{"main"}}}, targets, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -36,6 +36,9 @@ func changed(keys *[]string, a, b reflect.Value, key string) {
 		}
 		for _, name := range slices.Sorted(maps.Keys(names)) {
 			x, y := a.MapIndex(reflect.ValueOf(name)), b.MapIndex(reflect.ValueOf(name))
+			if a.Type().Elem() == reflect.TypeFor[Collection]() { // without one a collection has what it says by default
+				x, y = orZero(x, a.Type().Elem()), orZero(y, a.Type().Elem())
+			}
 			if !x.IsValid() || !y.IsValid() {
 				*keys = append(*keys, join(key, name))
 				continue
@@ -45,4 +48,11 @@ func changed(keys *[]string, a, b reflect.Value, key string) {
 	case !reflect.DeepEqual(a.Interface(), b.Interface()):
 		*keys = append(*keys, strings.TrimSuffix(key, "."))
 	}
+}
+
+func orZero(v reflect.Value, t reflect.Type) reflect.Value {
+	if v.IsValid() {
+		return v
+	}
+	return reflect.Zero(t)
 }

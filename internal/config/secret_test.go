@@ -84,7 +84,7 @@ func TestChanged(t *testing.T) {
 		"api: { http: { idle_timeout: 1m }, tls: { cert: a, key: b } }\n" + sinks:                                                       {"api.http.idle_timeout", "api.tls"},
 		"aerowire: { sink: main }\n" + sinks:                                                                                            {"aerowire"},
 		"sinks: { main: { lanes: 3 }, other: {} }\nroutes: [{ collections: ['*'], sinks: [main] }]":                                     {"sinks.copy", "sinks.main.lanes", "sinks.other"},
-		"sinks: { main: { lanes: 2, collections: { a: { key_type: int64 } } }, copy: {} }\nroutes: [{collections: [a], sinks: [main]}]": {"routes", "sinks.main.collections.a"},
+		"sinks: { main: { lanes: 2, collections: { a: { key_type: int64 } } }, copy: {} }\nroutes: [{collections: [a], sinks: [main]}]": {"routes", "sinks.main.collections.a.key_type"},
 	} {
 		if got := Changed(parse(sinks), parse(text)); !slices.Equal(got, want) {
 			t.Errorf("%s: %q, want %q", text, got, want)

@@ -41,6 +41,7 @@ type Server struct {
 	serve  sync.WaitGroup
 	fresh  sync.Map // net.Conn without a request yet
 	idle   *idleConns
+	limit  *limitListener // nil: none
 }
 
 // What one connection of HTTP/2 may bring at once.
@@ -97,7 +98,8 @@ func Start(o Options) *Server {
 	s.idle = newIdleConns()
 	listener := o.Listener
 	if o.MaxConnections > 0 {
-		listener = limit(listener, o.MaxConnections, s.idle)
+		s.limit = limit(listener, o.MaxConnections, s.idle)
+		listener = s.limit
 	}
 	s.serve.Go(func() {
 		serve := s.http.Serve
@@ -109,6 +111,14 @@ func Start(o Options) *Server {
 		}
 	})
 	return s
+}
+
+// SetMaxConnections changes Options.MaxConnections, where there is a bound. Nobody is sent
+// away for a smaller one.
+func (s *Server) SetMaxConnections(n int) {
+	if s.limit != nil {
+		s.limit.slots.Resize(n)
+	}
 }
 
 // Failed delivers the error that ended the server without a Close.

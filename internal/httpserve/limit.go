@@ -3,20 +3,22 @@ package httpserve
 import (
 	"net"
 	"sync"
+
+	"github.com/walproxy/walproxy/internal/slots"
 )
 
 // limitListener accepts no further connection while as many as it allows are
 // open. Those beyond wait in the kernel's queue.
 type limitListener struct {
 	net.Listener
-	slots  chan struct{}
+	slots  *slots.Pool
 	closed chan struct{}
 	idle   *idleConns
 	once   sync.Once
 }
 
-func limit(l net.Listener, n int, idle *idleConns) net.Listener {
-	return &limitListener{Listener: l, slots: make(chan struct{}, n), closed: make(chan struct{}), idle: idle}
+func limit(l net.Listener, n int, idle *idleConns) *limitListener {
+	return &limitListener{Listener: l, slots: slots.New(n), closed: make(chan struct{}), idle: idle}
 }
 
 func (l *limitListener) Accept() (net.Conn, error) {
@@ -25,27 +27,23 @@ func (l *limitListener) Accept() (net.Conn, error) {
 	}
 	c, err := l.Listener.Accept()
 	if err != nil {
-		<-l.slots
+		l.slots.Free()
 		return nil, err
 	}
-	return &limitConn{Conn: c, free: sync.OnceFunc(func() { <-l.slots })}, nil
+	return &limitConn{Conn: c, free: sync.OnceFunc(l.slots.Free)}, nil
 }
 
 // enter waits for room for a connection, and makes it if one carries no request.
 func (l *limitListener) enter() error {
-	select {
-	case l.slots <- struct{}{}:
+	if l.slots.TryTake() {
 		return nil
-	default:
 	}
 	l.idle.makeRoom()
 	defer l.idle.roomMade()
-	select {
-	case l.slots <- struct{}{}:
-		return nil
-	case <-l.closed:
+	if !l.slots.Take(l.closed) {
 		return net.ErrClosed
 	}
+	return nil
 }
 
 func (l *limitListener) Close() error {

@@ -8,14 +8,16 @@ import (
 	"time"
 
 	"go.uber.org/zap"
+
+	"github.com/walproxy/walproxy/internal/slots"
 )
 
 // Loop is a listener whose connections are served one goroutine each.
 type Loop struct {
 	Listener net.Listener
-	// Slots has room for as many connections as are allowed; those beyond wait in
-	// the kernel's queue.
-	Slots chan struct{}
+	// Slots are as many connections as are allowed; those beyond wait in the kernel's
+	// queue.
+	Slots *slots.Pool
 	// Stop is closed before the listener is.
 	Stop   <-chan struct{}
 	Joined *sync.WaitGroup // counts the goroutines
@@ -26,20 +28,18 @@ type Loop struct {
 // that ended it. What passes, as being out of file descriptors does, is waited out.
 func (l Loop) Run(serve func(net.Conn)) error {
 	for {
-		select {
-		case l.Slots <- struct{}{}:
-		case <-l.Stop:
+		if !l.Slots.Take(l.Stop) {
 			return nil
 		}
 		c, err := l.Listener.Accept()
 		if err == nil {
 			l.Joined.Go(func() {
-				defer func() { <-l.Slots }()
+				defer l.Slots.Free()
 				serve(c)
 			})
 			continue
 		}
-		<-l.Slots
+		l.Slots.Free()
 		select {
 		case <-l.Stop:
 			return nil

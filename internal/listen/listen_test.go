@@ -11,6 +11,8 @@ import (
 
 	"go.uber.org/goleak"
 	"go.uber.org/zap"
+
+	"github.com/walproxy/walproxy/internal/slots"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -47,7 +49,7 @@ func TestRun(t *testing.T) {
 		served := 0
 		ended := make(chan error, 1)
 		go func() {
-			ended <- Loop{Listener: s, Slots: make(chan struct{}, 2), Stop: stop, Joined: &joined, Logger: zap.NewNop()}.Run(func(c net.Conn) {
+			ended <- Loop{Listener: s, Slots: slots.New(2), Stop: stop, Joined: &joined, Logger: zap.NewNop()}.Run(func(c net.Conn) {
 				mu.Lock()
 				served++
 				mu.Unlock()
@@ -86,7 +88,7 @@ func TestRun(t *testing.T) {
 func TestBroken(t *testing.T) {
 	broken := errors.New("broken")
 	var joined sync.WaitGroup
-	err := Loop{Listener: &scripted{errs: []error{broken}}, Slots: make(chan struct{}, 1), Stop: make(chan struct{}), Joined: &joined,
+	err := Loop{Listener: &scripted{errs: []error{broken}}, Slots: slots.New(1), Stop: make(chan struct{}), Joined: &joined,
 		Logger: zap.NewNop()}.Run(nil)
 	if !errors.Is(err, broken) {
 		t.Errorf("got %v", err)
