@@ -95,6 +95,9 @@ var mutants = []mutant{
 		[]killer{inWal("TestStaleFramesThatVerify")}},
 	{"used: not what a snapshot has", "wal/spare.go", "|| !unshared(info)", "", []killer{inWal("TestSnapshotKeepsItsFiles")}},
 
+	{"scan: what a second processor passed counts from the frame that the first one comes to", "wal/tandem.go",
+		"if !p.intact || sc.offset != offset || sc.next != next {", "if _, _ = offset, next; !p.intact {", []killer{inWal("TestTandem"), inWal("TestScanMapped")}},
+
 	// The engine tidwall, on a mount whose calls are recorded.
 	{"sync: a group (tidwall)", "wal/tidwall.go", "return f.log.Sync()", "return nil", []killer{recorded}},
 	{"syncdir: a prepared segment's file (tidwall)", "wal/commit.go",
