@@ -1,0 +1,347 @@
+package main
+
+import (
+	"bufio"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/walproxy/walproxy/internal/config"
+	"github.com/walproxy/walproxy/wal"
+)
+
+// scrape is what /metrics says: by series, as `name{label="value"}`.
+type scrape map[string]float64
+
+var seriesLine = regexp.MustCompile(`^(walproxy_[a-z_]+(?:\{[^}]*\})?) (\S+)$`)
+
+func scrapeOf(base string) (scrape, error) {
+	answer, err := http.Get(base + "/metrics")
+	if err != nil {
+		return nil, err
+	}
+	defer answer.Body.Close()
+	s := scrape{}
+	for lines := bufio.NewScanner(answer.Body); lines.Scan(); {
+		if m := seriesLine.FindStringSubmatch(lines.Text()); m != nil {
+			if s[m[1]], err = strconv.ParseFloat(m[2], 64); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return s, nil
+}
+
+// sum of all series of a name, with every label given as `label="value"`.
+func (s scrape) sum(name string, labels ...string) (total float64) {
+series:
+	for series, value := range s {
+		if of, _, _ := strings.Cut(series, "{"); of != name {
+			continue
+		}
+		for _, l := range labels {
+			if !strings.Contains(series, l) {
+				continue series
+			}
+		}
+		total += value
+	}
+	return total
+}
+
+// tallies are what the clients got.
+type tallies struct {
+	mu       sync.Mutex
+	requests map[[2]string]int // by method and status
+	items    map[string]int    // of POST /v1/mutations, by code
+	sent     int               // writes that may have a record, counted before they are sent
+	acked    int               // writes that were acknowledged and have a record of their own
+	rejected int               // of them, those that the sink cannot apply
+}
+
+func (c *tallies) note(change func()) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	change()
+}
+
+// do sends a request that makes at most so many records.
+func (c *tallies) do(client *http.Client, method, url, body string, records int, header ...string) (status int, answer []byte, err error) {
+	req, err := http.NewRequest(method, url, strings.NewReader(body))
+	if err != nil {
+		return 0, nil, err
+	}
+	for i := 0; i+1 < len(header); i += 2 {
+		req.Header.Set(header[i], header[i+1])
+	}
+	c.note(func() { c.sent += records })
+	resp, err := client.Do(req)
+	if err != nil {
+		return 0, nil, err
+	}
+	defer resp.Body.Close()
+	answer, err = io.ReadAll(resp.Body)
+	c.note(func() { c.requests[[2]string{method, strconv.Itoa(resp.StatusCode)}]++ })
+	return resp.StatusCode, answer, err
+}
+
+// expect is do of a request with one answer that is right.
+func (c *tallies) expect(want int, client *http.Client, method, url, body string, records int, header ...string) error {
+	status, answer, err := c.do(client, method, url, body, records, header...)
+	if err == nil && status != want {
+		err = fmt.Errorf("%s %s: got %d, want %d: %s", method, url, status, want, answer)
+	}
+	if err == nil {
+		c.note(func() { c.acked += records })
+	}
+	return err
+}
+
+// work is what one client does: writes of each kind, repeats, conflicts, reads, and one
+// write that the sink cannot apply.
+func (c *tallies) work(client *http.Client, base string, n, rounds int) error {
+	record := fmt.Sprintf("%s/v1/orders/%d", base, n)
+	for round := range rounds {
+		key := fmt.Sprintf("%s-%d", record, round)
+		lines := fmt.Sprintf(`{"collection":"things","key":"%[1]d-%[2]d","set":{"a":1}}
+{"collection":"things","key":"%[1]d-%[2]d","set":{"a":2},"if_absent":true}
+{"collection":"things","key":"%[1]d-%[2]d","increment":{"a":1}}
+`, n, round)
+		if err := errors.Join(
+			c.expect(200, client, "PUT", key, `{"total": "text"}`, 1, "Idempotency-Key", key),
+			c.expect(200, client, "PUT", key, `{"total": "text"}`, 0, "Idempotency-Key", key), // the first one's answer
+			c.expect(412, client, "PUT", key, `{"total": 1}`, 0, "If-None-Match", "*"),
+			c.expect(200, client, "GET", key, "", 0),
+			c.expect(404, client, "GET", key+"-none", "", 0),
+			c.expect(400, client, "PUT", key, `{`, 0),
+			c.batch(client, base, lines, 2),
+		); err != nil {
+			return err
+		}
+	}
+	if err := c.expect(200, client, "PUT", record, `{"total": "text"}`, 1); err != nil {
+		return err
+	}
+	c.note(func() { c.rejected++ })
+	return c.expect(200, client, "POST", record+":increment", `{"total": 1}`, 1)
+}
+
+// batch sends lines of which so many make a record.
+func (c *tallies) batch(client *http.Client, base, lines string, records int) error {
+	status, answer, err := c.do(client, "POST", base+"/v1/mutations", lines, records, "Content-Type", "application/x-ndjson")
+	if err != nil || status != http.StatusOK {
+		return fmt.Errorf("%d %s %w", status, answer, err)
+	}
+	for line := range strings.Lines(string(answer)) {
+		var item struct {
+			LSN   uint64
+			Error struct{ Code string }
+		}
+		if err := json.Unmarshal([]byte(line), &item); err != nil {
+			return err
+		}
+		c.note(func() {
+			if item.LSN > 0 {
+				c.items["ok"]++
+				c.acked++
+			} else {
+				c.items[item.Error.Code]++
+			}
+		})
+	}
+	return nil
+}
+
+// TestMetricsTruth scrapes while clients write and read, and when they have ended: each
+// counter of log, sinks and API is what the clients got, what is in the log's files, or
+// within what that allows.
+func TestMetricsTruth(t *testing.T) {
+	t.Parallel()
+	dir := filepath.Join(t.TempDir(), "data")
+	c, err := config.Parse("", nil, []string{"WALPROXY_DATA_DIR=" + dir, "WALPROXY_LOG__MIN_FREE=-1",
+		"WALPROXY_API__LISTEN=127.0.0.1:0", "WALPROXY_ADMIN__LISTEN=127.0.0.1:0"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	i, err := start(t.Context(), c, zap.NewNop())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var running sync.WaitGroup
+	defer running.Wait() // behind the close, which ends them
+	closed := false
+	defer func() {
+		if !closed {
+			_ = i.close()
+		}
+	}()
+	const writers, rounds = 8, 15
+	base, admin := urlOf(i.apiListener, false), urlOf(i.adminListener, false)
+	client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: writers}, Timeout: time.Minute}
+	defer client.CloseIdleConnections()
+	got := &tallies{requests: map[[2]string]int{}, items: map[string]int{}}
+	for n := range writers {
+		running.Go(func() {
+			if err := got.work(client, base, n, rounds); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	ended := make(chan struct{})
+	go func() { running.Wait(); close(ended) }()
+	scrapes := underLoad(t, admin, got, ended)
+	if t.Failed() {
+		return
+	}
+	last := settledScrape(t, admin, got)
+	got.check(t, last)
+	t.Logf("%d scrapes under load, %d records, %v", scrapes, got.acked, got.items)
+
+	closed = true
+	if err := i.close(); err != nil {
+		t.Fatal(err)
+	}
+	records, bytes := logged(t, filepath.Join(dir, "log"))
+	if float64(records) != last.sum("walproxy_log_records_total") || float64(bytes) != last.sum("walproxy_log_payload_bytes_total") {
+		t.Errorf("the log's files have %d records and %d bytes of payload; the metrics say %v and %v", records, bytes,
+			last.sum("walproxy_log_records_total"), last.sum("walproxy_log_payload_bytes_total"))
+	}
+}
+
+// underLoad scrapes until the clients have ended: never less than was acknowledged before
+// the scrape, never more than was sent before its end, and no counter goes back.
+func underLoad(t *testing.T, admin string, got *tallies, ended <-chan struct{}) (scrapes int) {
+	t.Helper()
+	before := scrape{}
+	for {
+		select {
+		case <-ended:
+			return scrapes
+		default:
+		}
+		var acked, sent int
+		got.note(func() { acked = got.acked })
+		now, err := scrapeOf(admin)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got.note(func() { sent = got.sent })
+		records := now.sum("walproxy_log_records_total")
+		if records < float64(acked) || records > float64(sent) {
+			t.Errorf("%v records are durable; %d were acknowledged before the scrape, %d sent at its end", records, acked, sent)
+		}
+		if applied := now.sum("walproxy_sink_applied_lsn"); applied > now.sum("walproxy_log_durable_lsn") {
+			t.Errorf("applied is %v, durable %v", applied, now.sum("walproxy_log_durable_lsn"))
+		}
+		for series, value := range before {
+			if name, _, _ := strings.Cut(series, "{"); strings.HasSuffix(name, "_total") && now[series] < value {
+				t.Errorf("%s went from %v to %v", series, value, now[series])
+			}
+		}
+		before = now
+		scrapes++
+	}
+}
+
+// settledScrape is the one when everything is applied and every answer counted.
+func settledScrape(t *testing.T, admin string, got *tallies) scrape {
+	t.Helper()
+	requests := 0
+	for _, n := range got.requests {
+		requests += n
+	}
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(10 * time.Millisecond) {
+		s, err := scrapeOf(admin)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if s.sum("walproxy_sink_applied_lsn") == s.sum("walproxy_log_durable_lsn") && s.sum("walproxy_sink_checkpoint_lsn") == s.sum("walproxy_log_durable_lsn") &&
+			s.sum("walproxy_http_requests_total") >= float64(requests) || time.Now().After(deadline) {
+			return s
+		}
+	}
+}
+
+// check compares each counter with what the clients got.
+func (c *tallies) check(t *testing.T, s scrape) {
+	t.Helper()
+	checked := map[string]bool{}
+	same := func(want int, name string, labels ...string) {
+		t.Helper()
+		checked[name] = true
+		if got := s.sum(name, labels...); got != float64(want) {
+			t.Errorf("%s%q is %v, the clients' count is %d", name, labels, got, want)
+		}
+	}
+	same(c.acked, "walproxy_log_records_total")
+	same(c.acked, "walproxy_log_appended_lsn")
+	same(c.acked, "walproxy_log_durable_lsn")
+	same(c.acked, "walproxy_ack_seconds_count")
+	same(c.acked, "walproxy_log_group_records_sum")
+	same(c.rejected, "walproxy_sink_dead_letters_made_total")
+	same(c.rejected, "walproxy_sink_dead_letters")
+	same(c.rejected, "walproxy_sink_parked_keys")
+	same(c.acked-c.rejected, "walproxy_sink_records_total", `sink="main"`)
+	same(0, "walproxy_sink_retries_total")
+	same(0, "walproxy_logging_dropped_total")
+	same(0, "walproxy_sink_lag_records")
+	same(0, "walproxy_http_requests_in_flight")
+	requests := 0
+	for key, n := range c.requests {
+		requests += n
+		same(n, "walproxy_http_requests_total", fmt.Sprintf("method=%q", key[0]), fmt.Sprintf("status=%q", key[1]))
+	}
+	same(requests, "walproxy_http_requests_total")
+	same(requests, "walproxy_http_request_seconds_count")
+	items := 0
+	for code, n := range c.items {
+		items += n
+		same(n, "walproxy_http_mutations_total", fmt.Sprintf("code=%q", code))
+	}
+	same(items, "walproxy_http_mutations_total")
+	// What no client sees: groups and batches, of at least one record each.
+	groups := s.sum("walproxy_log_groups_total")
+	for _, name := range []string{"walproxy_log_syncs_total", "walproxy_log_sync_seconds_count", "walproxy_log_group_records_count"} {
+		same(int(groups), name)
+	}
+	for _, name := range []string{"walproxy_log_groups_total", "walproxy_sink_batches_total"} {
+		checked[name] = true
+		if n := s.sum(name); n < 1 || n > float64(c.acked) {
+			t.Errorf("%s is %v for %d records", name, n, c.acked)
+		}
+	}
+	checked["walproxy_log_payload_bytes_total"] = true // by the log's files
+	for series := range s {
+		if name, _, _ := strings.Cut(series, "{"); strings.HasSuffix(name, "_total") && !checked[name] {
+			t.Errorf("nothing compares %s with the truth", name)
+		}
+	}
+}
+
+// logged counts what a stopped log holds.
+func logged(t *testing.T, dir string) (records, bytes int) {
+	t.Helper()
+	in, err := wal.Inspect(dir, wal.InspectOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for frame, err := range in.Frames(1) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		records++
+		bytes += len(frame.Payload)
+	}
+	return records, bytes
+}
