@@ -37,10 +37,20 @@ type behind struct {
 	clients []*behindClient
 	total   atomic.Int64 // units that were acknowledged
 	port    atomic.Pointer[string]
+	mode    atomic.Int32
+	waits   chan int64 // numbers of clients whose direct write is about to wait
 }
 
+// What the clients do.
+const (
+	mixed      int32 = iota
+	writeKeyed       // under idempotency keys, nothing else: nothing of that is passed through
+	raceOnce         // see race; behind that as writeKeyed
+	halfKeyed        // half of them as mixed, the others as writeKeyed
+)
+
 func newBehind(t *testing.T, r *rand.Rand, clients int) *behind {
-	b := &behind{cluster: pgtest.New(t, pgtest.Options{})}
+	b := &behind{cluster: pgtest.New(t, pgtest.Options{}), waits: make(chan int64, clients)}
 	b.direct = b.cluster.Database(t)
 	conn := pgtest.Connect(t, b.direct)
 	if _, err := conn.Exec(t.Context(), entryDDL); err != nil {
@@ -111,6 +121,87 @@ func (b *behind) more(ctx context.Context, n int64) {
 	}
 }
 
+// turn has every client begin something in a mode; false: the server has ended.
+func (b *behind) turn(ctx context.Context, mode int32) bool {
+	b.Helper()
+	for _, c := range b.clients {
+		c.at.Store(-1)
+	}
+	b.mode.Store(mode)
+	for _, c := range b.clients {
+		for c.at.Load() != mode {
+			select {
+			case <-b.process.Ended():
+				return false
+			case <-ctx.Done():
+				for _, c := range b.clients {
+					b.Logf("client %d, which began what it does in mode %d, was told last: %v", c.number, c.at.Load(), textOf(c.said.Load()))
+				}
+				b.Fatalf("client %d does not begin anything in mode %d: %v\n%s", c.number, mode, context.Cause(ctx), b.activity())
+			case <-time.After(time.Millisecond):
+			}
+		}
+	}
+	return true
+}
+
+// unreported has PostgreSQL report no commit, and waits until walproxy has a batch that is
+// applied and not reported; false: the server has ended. No client is at a direct write
+// then, which would keep the others' out of the log.
+func (b *behind) unreported(ctx context.Context) bool {
+	b.Helper()
+	if !b.turn(ctx, writeKeyed) {
+		return false
+	}
+	u := unreported{b.T, b.direct}
+	u.begin(ctx)
+	return u.applied(ctx, b.process.Ended())
+}
+
+// race has each client write records behind, which stay pending, and then directly.
+func (b *behind) race(ctx context.Context) {
+	b.Helper()
+	for len(b.waits) > 0 {
+		<-b.waits
+	}
+	if !b.unreported(ctx) || !b.turn(ctx, raceOnce) {
+		return
+	}
+	for range b.clients {
+		select {
+		case <-b.waits:
+		case <-b.process.Ended():
+		case <-ctx.Done():
+			b.Fatalf("not all clients race: %v", context.Cause(ctx))
+		}
+	}
+	time.Sleep(headStart)
+	unreported{b.T, b.direct}.end(ctx)
+	b.turn(ctx, writeKeyed)
+}
+
+// activity is what PostgreSQL's sessions do, for people.
+func (b *behind) activity() (text string) {
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	conn, err := pgx.Connect(ctx, b.direct)
+	if err != nil {
+		return err.Error()
+	}
+	defer func() { _ = conn.Close(ctx) }()
+	if err := conn.QueryRow(ctx, "SELECT string_agg(concat_ws(' ', pid, application_name, state, wait_event, query), E'\\n') FROM pg_stat_activity WHERE datname IS NOT NULL").Scan(&text); err != nil {
+		return err.Error()
+	}
+	return text
+}
+
+func textOf(p *string) string {
+	if p == nil {
+		return ""
+	}
+	return *p
+}
+
 // entered is a row of the journal.
 type entered struct {
 	Seq, Tx int64
@@ -160,6 +251,9 @@ func (b *behind) compare(ctx context.Context) {
 		}
 	}
 	b.compareRows(ctx, conn, last)
+	if status, err := b.client.Status(ctx); err != nil || status.Sinks[0].DeadLetters > 0 {
+		b.Errorf("there are dead letters, of writes that PostgreSQL takes: %+v %v", status, err)
+	}
 	b.Logf("%d units acknowledged, %d refused, %d unknown; %d changes", counts[logged], counts[refused], counts[unsure], len(all))
 	if b.Failed() {
 		letters, err := b.command(nil, "dlq", "ls")
@@ -223,9 +317,10 @@ func (b *behind) compareRows(ctx context.Context, conn *pgx.Conn, last map[int64
 }
 
 // TestKillBehind kills walproxy, PostgreSQL, and both, at random instants and at named
-// places, under clients of tables that are written behind: nothing that was
-// acknowledged is lost, nothing is doubled or half done, nothing that was refused is
-// there, and each record has its changes in their order.
+// places, also while what is applied is not reported, under clients of tables that are
+// written behind: nothing that was acknowledged is lost, nothing is doubled or half done,
+// nor by its repeat under the same key, nothing that was refused is there, and each record
+// has its changes in their order, those that race past the log among them.
 func TestKillBehind(t *testing.T) {
 	t.Parallel()
 	ctx := timeout(t, 2*time.Minute, time.Hour)
@@ -233,20 +328,36 @@ func TestKillBehind(t *testing.T) {
 	b := newBehind(t, r, 6)
 	points := []string{"wal-after-write", "wal-after-sync", "accept-after-enqueue", "sink-before-commit", "sink-after-commit"}
 	for round := range times(4, 100) {
+		b.mode.Store(mixed)
 		if point := points[r.IntN(len(points))]; round%2 == 1 {
 			b.begin(ctx, fmt.Sprintf("WALPROXY_FAILPOINTS=%s=%d", point, 20+r.IntN(200)))
 		} else {
 			b.begin(ctx)
 		}
 		stop := b.load(ctx)
-		b.more(ctx, 50+r.Int64N(200))
-		if round%4 >= 2 {
+		b.more(ctx, 50+r.Int64N(100))
+		switch round % 4 {
+		case 0:
+			b.unreported(ctx)
+		case 2:
+			b.race(ctx)
+			b.unreported(ctx)
+			fallthrough
+		case 3:
 			b.lose(r)
+			b.mode.Store(mixed)
 			b.more(ctx, 50) // acks go on
 			if round%8 < 4 {
 				b.cluster.Start(t)
 				b.more(ctx, 50+r.Int64N(100))
 			}
+		}
+		last := halfKeyed
+		if round%4 == 0 {
+			last = writeKeyed // directly nothing is done now
+		}
+		if b.turn(ctx, last) {
+			b.more(ctx, 20)
 		}
 		time.Sleep(time.Duration(r.Int64N(int64(20 * time.Millisecond)))) // a random instant, not a condition
 		b.process.Kill()
@@ -255,6 +366,9 @@ func TestKillBehind(t *testing.T) {
 			b.cluster.Start(t)
 		}
 		b.begin(ctx)
+		if round%4 == 0 { // what the last one has applied is reported while the next one claims the store
+			unreported{t, b.direct}.end(ctx)
+		}
 		b.settleKeyed(ctx)
 		b.compare(ctx)
 		b.process.Kill()
@@ -266,7 +380,8 @@ func (b *behind) lose(r *rand.Rand) {
 	[]func(testing.TB){b.cluster.Kill, b.cluster.KillAll, b.cluster.Stop}[r.IntN(3)](b.T)
 }
 
-// settleKeyed repeats what was sent under a key until its outcome is known.
+// settleKeyed repeats what was sent under a key until its outcome is known, and the last
+// ones whose outcome is known: it is the same.
 func (b *behind) settleKeyed(ctx context.Context) {
 	b.Helper()
 	for _, c := range b.clients {
@@ -281,6 +396,7 @@ func (b *behind) settleKeyed(ctx context.Context) {
 			}
 			c.repeat(ctx)
 		}
+		c.repeatKnown(ctx)
 		c.hangUp()
 	}
 }

@@ -49,6 +49,9 @@ type behindClient struct {
 	seen   map[int64]bool  // those of own that this session wrote
 	units  []*unit
 	again  *keyed                 // of unknown outcome, under a key
+	known  []*keyed               // the last ones that were acknowledged, oldest first
+	at     atomic.Int32           // the mode in which it began what it does
+	raced  bool                   // in this mode
 	said   atomic.Pointer[string] // why the last unit that was not acknowledged was not
 }
 
@@ -58,6 +61,9 @@ type keyed struct {
 	write write
 	key   string
 }
+
+// knownMax is how many writes under a key are repeated although they were acknowledged.
+const knownMax = 8
 
 // hotKeys are written by everybody.
 const hotKeys = 3
@@ -214,13 +220,27 @@ func (c *behindClient) hangUp() {
 	c.conn = nil
 }
 
+// keyedStep is a write under a key, of the kinds of step.
+const keyedStep = 17
+
 // step is one unit of some kind. An error is the test's.
 func (c *behindClient) step(ctx context.Context) error {
-	if c.again != nil {
+	mode := c.mode.Load()
+	c.at.Store(mode)
+	c.raced = c.raced && mode == raceOnce
+	n := c.r.IntN(20)
+	switch {
+	case c.again != nil:
 		c.repeat(ctx)
 		return nil
+	case mode == raceOnce && !c.raced:
+		c.raced = true
+		c.race(ctx)
+		return nil
+	case mode == writeKeyed, mode == raceOnce, mode == halfKeyed && c.number%2 == 0:
+		n = keyedStep
 	}
-	switch n := c.r.IntN(20); {
+	switch {
 	case n < 7:
 		w := c.some(1)[0]
 		c.single(ctx, "one", w)
@@ -244,10 +264,8 @@ func (c *behindClient) step(ctx context.Context) error {
 		if c.told(u, err); u.fate == logged {
 			return fmt.Errorf("client %d: a value that is too long was taken", c.number)
 		}
-	case n < 18:
-		w := c.some(1)[0]
-		c.again = &keyed{c.unit("under a key", w), w, fmt.Sprintf("k%d-%d", c.number, c.sent)}
-		c.repeat(ctx)
+	case n <= keyedStep:
+		c.underKey(ctx, c.some(1)[0])
 	default:
 		return c.read(ctx)
 	}
@@ -260,6 +278,12 @@ func (c *behindClient) single(ctx context.Context, how string, w write) {
 	if c.told(u, err); err == nil && tag.RowsAffected() != 1 {
 		c.Errorf("client %d: %s: %s of %v", c.number, how, tag, w)
 	}
+}
+
+// underKey begins a write under a key; step repeats it until its outcome is known.
+func (c *behindClient) underKey(ctx context.Context, w write) {
+	c.again = &keyed{c.unit("under a key", w), w, fmt.Sprintf("k%d-%d", c.number, c.sent)}
+	c.repeat(ctx)
 }
 
 // repeat sends a write under its key until its outcome is known.
@@ -283,6 +307,73 @@ func (c *behindClient) repeat(ctx context.Context) {
 	if c.told(k.unit, err); k.fate != unsure {
 		c.again = nil
 	}
+	if k.fate == logged {
+		c.known = append(c.known, k)
+		c.known = c.known[max(0, len(c.known)-knownMax):]
+	}
+}
+
+// repeatKnown repeats what was acknowledged under a key: it is acknowledged again, and not
+// done again, whatever was written behind it.
+func (c *behindClient) repeatKnown(ctx context.Context) {
+	for _, k := range c.known {
+		if c.conn == nil || c.conn.IsClosed() {
+			if err := c.connect(ctx); err != nil {
+				c.Errorf("client %d: %v", c.number, err)
+				return
+			}
+		}
+		_, err := c.conn.Exec(ctx, "SET walproxy.idempotency_key = '"+k.key+"'")
+		if err == nil {
+			_, err = c.conn.Exec(ctx, k.write.sql, k.write.args...)
+		}
+		if err != nil {
+			c.Errorf("client %d: the repeat of %+v, which was acknowledged under %s: %v", c.number, k.write, k.key, err)
+			return
+		}
+	}
+	c.known = nil
+}
+
+// race writes records of its own behind, often enough that what is pending of them waits
+// for its turn, and then past the log, which waits for them.
+func (c *behindClient) race(ctx context.Context) {
+	const records = 4
+	mine := c.some(records)
+	for i := range mine {
+		w := &mine[i]
+		if w.change.deletes || w.change.id < 0 { // a record of its own that stays
+			c.keys++
+			w.change = change{id: c.number*1_000_000 + c.keys}
+		}
+	}
+	upsert := func(w write) write {
+		v := c.value()
+		return write{upsertEntry, []any{w.change.id, v}, change{id: w.change.id, v: v}}
+	}
+	for range 2 {
+		for _, w := range mine {
+			for c.underKey(ctx, upsert(w)); c.again != nil; c.repeat(ctx) {
+				if c.conn.IsClosed() {
+					c.waits <- c.number
+					return
+				}
+			}
+		}
+	}
+	// Reads do not wait for the session's own writes: nothing but the gate does.
+	_, err := c.conn.Exec(ctx, "SET walproxy.read = 'any'")
+	c.waits <- c.number
+	var direct []write
+	for _, w := range mine {
+		w = upsert(w)
+		w.sql = updateEntry
+		direct = append(direct, w)
+	}
+	if err == nil {
+		c.directly(ctx, "race", direct)
+	}
+	c.hangUp()
 }
 
 // group sends writes up to one Sync: one unit. With a bad one among them it is refused.
@@ -346,8 +437,11 @@ func (c *behindClient) pipeline(ctx context.Context, n int) {
 
 // transaction writes directly, at the gate.
 func (c *behindClient) transaction(ctx context.Context) {
-	writes := c.some(1 + c.r.IntN(3))
-	u := c.unit("transaction", writes...)
+	c.directly(ctx, "transaction", c.some(1+c.r.IntN(3)))
+}
+
+func (c *behindClient) directly(ctx context.Context, how string, writes []write) {
+	u := c.unit(how, writes...)
 	_, err := c.conn.Exec(ctx, "BEGIN")
 	for _, w := range writes {
 		if err == nil {

@@ -43,6 +43,13 @@ type twinSession struct {
 	caughtUp       bool // a read on this connection saw what the last one wrote
 	kills          int  // when it logged in
 	tx, otherTx    byte
+	keyed          []keyedQuery // of this round, that were acknowledged
+}
+
+// keyedQuery is a write under an idempotency key, and what it was told.
+type keyedQuery struct {
+	key, query query
+	told       reply
 }
 
 func newTwins(t *testing.T, r *rand.Rand, sessions int) *twins {
@@ -211,17 +218,24 @@ func (s *twinSession) step(ctx context.Context, during func()) {
 		s.connect(ctx)
 	}
 	list, catchesUp := s.queries()
+	s.run(ctx, list, catchesUp, during)
+}
+
+// run is step with these queries. It reports whether none of them was refused or lost.
+func (s *twinSession) run(ctx context.Context, list []query, catchesUp bool, during func()) (done bool) {
+	s.Helper()
+	done = true
 	for _, q := range list {
 		s.note("session %d (%c): %s", s.number, s.tx, q.does)
 	}
-	done := make(chan struct{})
+	over := make(chan struct{})
 	go func() {
-		defer close(done)
+		defer close(over)
 		if during != nil {
 			during()
 		}
 	}()
-	defer func() { <-done }()
+	defer func() { <-over }()
 	var messages []pgproto3.FrontendMessage
 	for _, q := range list {
 		messages = append(messages, q.messages...)
@@ -234,22 +248,23 @@ func (s *twinSession) step(ctx context.Context, during func()) {
 			got, broken = s.through.receive()
 		}
 		if broken != nil {
-			<-done
+			<-over
 			s.lost(ctx, list[i:], fmt.Errorf("%w %q", broken, got.lines))
-			return
+			return false
 		}
 		switch s.hear(q, got) {
 		case refusedThis:
-			catchesUp = false
+			catchesUp, done = false, false
 		case deadThis:
 			fresh = true
 		}
 	}
 	s.caughtUp = s.caughtUp || catchesUp
 	if fresh { // reads on this one fail from now on
-		<-done
+		<-over
 		s.drop()
 	}
+	return done
 }
 
 // queries are what a step asks: each that can be asked may change something only if it
@@ -448,8 +463,13 @@ func TestTwinKills(t *testing.T) {
 	r := rng(t)
 	w := newTwins(t, r, 3)
 	logged := uint64(0)
+	// Of each round of the short form.
+	kinds := [][]int{{raceKind}, {0, 1, 5}, {unreportedPostgres}, {2, 3, 4}}
 	for round := range times(4, 300) {
 		w.past = nil
+		for _, s := range w.sessions {
+			s.keyed = nil
+		}
 		var env []string
 		if round%4 == 1 {
 			points := []string{"wal-after-write", "wal-after-sync", "accept-after-enqueue", "sink-before-commit", "sink-after-commit", "replay-mid-apply", "state-before-sync"}
@@ -457,7 +477,11 @@ func TestTwinKills(t *testing.T) {
 		}
 		w.begin(ctx, env...)
 		w.steps(ctx, 10+r.IntN(20))
-		w.event(ctx, (round+r.IntN(2))%6)
+		kind := r.IntN(eventKinds)
+		if round < len(kinds) {
+			kind = kinds[round][r.IntN(len(kinds[round]))]
+		}
+		w.event(ctx, kind)
 		w.steps(ctx, 5+r.IntN(20))
 		w.bothUp(ctx)
 		if r.IntN(2) == 0 {
@@ -475,6 +499,13 @@ func TestTwinKills(t *testing.T) {
 		t.Errorf("only %d records were logged for %d queries", logged, n)
 	}
 }
+
+// Kinds of events.
+const (
+	raceKind           = 6 + iota
+	unreportedPostgres // killed
+	eventKinds
+)
 
 // event is what happens amid a round.
 func (w *twins) event(ctx context.Context, kind int) {
@@ -513,5 +544,13 @@ func (w *twins) event(ctx context.Context, kind int) {
 		w.stop()
 		w.over()
 		w.begin(ctx)
+	case raceKind:
+		w.race(ctx)
+		w.unreported(ctx, func() { w.killWalproxy(ctx) })
+		w.repeatKeyed(ctx)
+	case unreportedPostgres:
+		w.note("-- PostgreSQL is killed")
+		w.unreported(ctx, w.killPostgres)
+		w.bothUp(ctx)
 	}
 }

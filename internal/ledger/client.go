@@ -156,6 +156,7 @@ type SinkStatus struct {
 	Lag         uint64 `json:"lag"`
 	Records     uint64 `json:"records"` // applied since the start
 	HeldRecords uint64 `json:"held_records"`
+	DeadLetters int    `json:"dead_letters"`
 }
 
 // Lag is the most that any sink has still to apply.
