@@ -158,7 +158,8 @@ func (b *behind) unreported(ctx context.Context) bool {
 	return u.applied(ctx, b.process.Ended())
 }
 
-// race has each client write records behind, which stay pending, and then directly.
+// race has each client write records behind, which stay pending, and then directly. What
+// walproxy has in flight loses its connections meanwhile.
 func (b *behind) race(ctx context.Context) {
 	b.Helper()
 	for len(b.waits) > 0 {
@@ -175,8 +176,10 @@ func (b *behind) race(ctx context.Context) {
 			b.Fatalf("not all clients race: %v", context.Cause(ctx))
 		}
 	}
+	u := unreported{b.T, b.direct}
+	u.cut(ctx)
 	time.Sleep(headStart)
-	unreported{b.T, b.direct}.end(ctx)
+	u.end(ctx)
 	b.turn(ctx, writeKeyed)
 }
 

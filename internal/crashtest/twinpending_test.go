@@ -15,11 +15,11 @@ func (w *twins) pending(ctx context.Context) (key int, ok bool) {
 	w.Helper()
 	w.bothUp(ctx)
 	for _, s := range w.sessions {
-		if s.through == nil {
-			s.connect(ctx)
-		} else if s.tx != 'I' {
+		if s.through != nil && s.tx != 'I' {
 			s.run(ctx, []query{simple("ROLLBACK", false)}, false, nil)
 		}
+		s.drop()
+		s.connect(ctx) // without settings, with which a repeat would be another write
 	}
 	w.drained(ctx)
 	if w.ended() {
@@ -95,8 +95,10 @@ func (w *twins) race(ctx context.Context) {
 	}
 	at := slices.IndexFunc(w.sessions, func(s *twinSession) bool { return !s.all })
 	w.sessions[at].run(ctx, []query{simple(fmt.Sprintf("UPDATE items SET n = n + 1 WHERE id = %d RETURNING name, n", key), true)}, false, func() {
+		u := unreported{w.T, w.store}
+		u.cut(ctx)
 		time.Sleep(headStart)
-		unreported{w.T, w.store}.end(ctx)
+		u.end(ctx)
 	})
 	w.note("-- PostgreSQL reports commits")
 }

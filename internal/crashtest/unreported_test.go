@@ -22,16 +22,21 @@ func (u unreported) begin(ctx context.Context) {
 	u.exec(ctx, "ALTER SYSTEM SET synchronous_standby_names = 'nobody'", "SELECT pg_reload_conf()")
 }
 
-// applied waits until a batch of walproxy's is, and reports false if ended is closed
-// before.
+// lanes are walproxy's own, by default.
+const lanes = 4
+
+// applied waits until a batch of walproxy's with records in it is, or one of each lane,
+// and reports false if ended is closed before.
 func (u unreported) applied(ctx context.Context, ended <-chan struct{}) bool {
 	u.Helper()
 	conn := pgtest.Connect(u.T, u.direct)
 	defer func() { _ = conn.Close(ctx) }()
 	for {
-		var n int
-		must(u.T, conn.QueryRow(ctx, "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'walproxy' AND wait_event = 'SyncRep'").Scan(&n))
-		if n > 0 {
+		var batches, full int
+		must(u.T, conn.QueryRow(ctx, `SELECT count(*), count(*) FILTER (WHERE EXISTS (SELECT FROM pg_locks l JOIN pg_class c ON c.oid = l.relation
+			WHERE l.pid = a.pid AND l.mode = 'RowExclusiveLock' AND c.relkind = 'r' AND c.relnamespace = 'public'::regnamespace))
+			FROM pg_stat_activity a WHERE application_name = 'walproxy' AND wait_event = 'SyncRep'`).Scan(&batches, &full))
+		if full > 0 || batches >= lanes {
 			_, err := conn.Exec(ctx, "ALTER SYSTEM RESET synchronous_standby_names") // for the next start
 			must(u.T, err)
 			return true
@@ -43,6 +48,13 @@ func (u unreported) applied(ctx context.Context, ended <-chan struct{}) bool {
 		case <-time.After(time.Millisecond):
 		}
 	}
+}
+
+// cut ends the sessions that wait, without a word about their commits: the batches are
+// sent again.
+func (u unreported) cut(ctx context.Context) {
+	u.Helper()
+	u.exec(ctx, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'walproxy' AND wait_event = 'SyncRep'")
 }
 
 // end reports what was done.
