@@ -33,7 +33,11 @@ func BenchmarkAppend(b *testing.B) {
 			// large as they are when nobody waits longer than two fsyncs.
 			perGroup := float64(writers)
 			b.Run(fmt.Sprintf("writers=%d/size=%d/log", writers, size), func(b *testing.B) {
-				perGroup = benchmarkLog(b, writers, size)
+				perGroup = benchmarkLog(b, writers, size, false)
+			})
+			// What is durable is freed, so that new segments are made of old ones.
+			b.Run(fmt.Sprintf("writers=%d/size=%d/log-freed", writers, size), func(b *testing.B) {
+				benchmarkLog(b, writers, size, true)
 			})
 			b.Run(fmt.Sprintf("writers=%d/size=%d/raw", writers, size), func(b *testing.B) {
 				benchmarkRaw(b, max(1, int(perGroup+0.5)), size)
@@ -56,7 +60,7 @@ func benchDir(b *testing.B) string {
 }
 
 // benchmarkLog returns how many records a group had.
-func benchmarkLog(b *testing.B, writers, size int) float64 {
+func benchmarkLog(b *testing.B, writers, size int, free bool) float64 {
 	l, err := Open(benchDir(b), Options{MinFree: -1})
 	if err != nil {
 		b.Fatal(err)
@@ -79,9 +83,13 @@ func benchmarkLog(b *testing.B, writers, size int) float64 {
 		}
 		wg.Go(func() {
 			for range n {
-				if _, err := l.Append(context.Background(), payload); err != nil {
+				lsn, err := l.Append(context.Background(), payload)
+				if err != nil {
 					b.Error(err)
 					return
+				}
+				if free && lsn%1024 == 0 {
+					l.Release(lsn)
 				}
 			}
 		})
