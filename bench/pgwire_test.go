@@ -79,7 +79,8 @@ func pgwireWays(b *testing.B, c *pgtest.Cluster) []way {
 	}
 	return append(ways,
 		startWalproxy(b, binary, "walproxy", "postgres://"+c.Addr()+"/?sslmode=disable", "", "log: {min_free: -1}\n"),
-		startWalproxy(b, binary, "walproxy-socket", socket, "", "log: {min_free: -1}\n"))
+		startWalproxy(b, binary, "walproxy-socket", socket, "", "log: {min_free: -1}\n"),
+		startWalproxy(b, binary, "walproxy-transaction", "postgres://"+c.Addr()+"/?sslmode=disable", ", pool: {mode: transaction, size: 200}", "log: {min_free: -1}\n"))
 }
 
 func buildWalproxy(b *testing.B) (binary string) {

@@ -108,6 +108,24 @@ func endUnattached(cause error) *refusal {
 	return r
 }
 
+func refusePool(o Pool, login grantKey) *refusal {
+	return &refusal{code: "53300", reason: "pool_wait",
+		message: fmt.Sprintf("query_wait_timeout: no connection of user %q to database %q was free for %v: all %d are in use",
+			login.User, login.Database, o.WaitTimeout, o.Size),
+		hint: "Nothing of it was done. SHOW CLIENTS in walproxy's console says which sessions keep one for themselves; pgwire.pool.size and wait_timeout are the bounds."}
+}
+
+func refuseCancelled() *refusal {
+	return &refusal{code: "57014", reason: "cancelled", message: "canceling statement due to user request"}
+}
+
+// endUnfit ends a session of a pool in which messages come in an order that no driver's do.
+func endUnfit(why string) *refusal {
+	return &refusal{code: "0A000", reason: "unfit",
+		message: "walproxy cannot have this session share connections to PostgreSQL: " + why,
+		hint:    "Connect to an endpoint without pgwire.pool."}
+}
+
 func endUnanswered(limit time.Duration) *refusal {
 	return &refusal{code: "08006", reason: "unanswered",
 		message: fmt.Sprintf("PostgreSQL has not answered for %v and takes no connections", limit),

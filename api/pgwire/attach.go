@@ -19,6 +19,9 @@ func (l *link) attach() error {
 		l.up.refusing, l.up.why = true, refuseStatement(away, since)
 		return nil
 	}
+	if l.x.pooled {
+		return l.draw()
+	}
 	ctx, cancel := context.WithTimeout(l.x.s.logins, o.AttachTimeout)
 	defer cancel()
 	l.mu.Lock()
@@ -41,11 +44,19 @@ func (l *link) attach() error {
 		err = net.ErrClosed
 	case err == nil:
 		l.adopt(b)
+		l.x.s.metrics.attached.Inc()
 		return nil
 	}
 	if b != nil {
 		_ = b.conn.Close() // nobody uses it
 	}
+	return l.unattached(ctx, err)
+}
+
+// unattached refuses a request that finds no connection, or ends the session. mu is
+// locked.
+func (l *link) unattached(ctx context.Context, err error) error {
+	p := l.x.s.presence
 	if l.mu.closed {
 		return err
 	}
@@ -80,16 +91,24 @@ func (l *link) reach(ctx context.Context) (*backend, error) {
 func (l *link) adopt(b *backend) {
 	l.mu.behind, l.mu.latest = b, b
 	for _, p := range b.parameters {
-		if was, ok := l.mu.held.reported[p.Name]; !ok || was != p.Value {
-			l.mu.say = appendFrame(l.mu.say, sParameterStatus, appendText(nil, p.Name, p.Value))
-			l.mu.held.report(p.Name, p.Value)
-			l.mu.held.served++
-		}
+		l.reported(p.Name, p.Value)
 	}
-	l.x.s.metrics.attached.Inc()
+	if b.stock != nil {
+		l.wear(b)
+	}
+	l.mu.claimed = true
 	// The reader sees what there is to say before it reads from the backend.
 	close(l.mu.changed)
 	l.mu.changed = make(chan struct{})
+}
+
+// reported tells the client of a setting that is not as it was. mu is locked.
+func (l *link) reported(name, value string) {
+	if was, ok := l.mu.held.reported.of[name]; !ok || was != value {
+		l.mu.say = appendFrame(l.mu.say, sParameterStatus, appendText(nil, name, value))
+		l.mu.held.report(name, value)
+		l.mu.held.served++
+	}
 }
 
 // restore is what makes the session's state again: SQL for its settings, and the
@@ -112,11 +131,36 @@ const restoredAtOnce = 64
 // that cannot be prepared any more is left out: its next use is told that it does
 // not exist, and drivers then prepare again.
 func (b *backend) restore(ctx context.Context, settings []string, statements [][]byte) error {
+	return b.within(ctx, func() error { return b.restoreAll(settings, statements) })
+}
+
+// within does what takes answers of PostgreSQL's, for as long as a context lasts.
+func (b *backend) within(ctx context.Context, do func() error) error {
 	interrupt := context.AfterFunc(ctx, func() { _ = b.conn.SetDeadline(past) })
 	defer interrupt()
-	for _, sql := range settings {
-		if _, err := b.command(appendFrame(nil, cQuery, appendText(nil, sql))); err != nil {
-			return fmt.Errorf("a setting of the session: %w", err)
+	if b.in == nil {
+		b.in = newInbox(b.conn)
+	}
+	err := do()
+	if !interrupt() {
+		return context.Cause(ctx)
+	}
+	return errors.Join(err, b.conn.SetDeadline(time.Time{}))
+}
+
+func (b *backend) restoreAll(settings []string, statements [][]byte) error {
+	for some := range slices.Chunk(settings, restoredAtOnce) {
+		var out []byte
+		for _, sql := range some {
+			out = appendFrame(out, cQuery, appendText(nil, sql))
+		}
+		if _, err := b.conn.Write(out); err != nil {
+			return err
+		}
+		for range some {
+			if _, err := b.command(nil); err != nil {
+				return fmt.Errorf("a setting of the session: %w", err)
+			}
 		}
 	}
 	for some := range slices.Chunk(statements, restoredAtOnce) {
@@ -134,8 +178,5 @@ func (b *backend) restore(ctx context.Context, settings []string, statements [][
 			}
 		}
 	}
-	if !interrupt() {
-		return context.Cause(ctx)
-	}
-	return b.conn.SetDeadline(time.Time{})
+	return nil
 }

@@ -23,13 +23,15 @@ func (x *session) logIn(ctx context.Context, st *startup) (fromClient, fromServe
 	if x.s.o.Away == nil || st.replication {
 		return x.login(ctx, st)
 	}
+	if x.s.pools != nil && st.pools() {
+		return x.logInPooled(ctx, st)
+	}
 	_, away := p.away()
 	in := newInbox(x.client)
 	if away == nil {
 		fromClient, fromServer, err = x.login(ctx, st)
 		if err == nil {
-			x.granted(st, fromServer)
-			return fromClient, nil, nil
+			return fromClient, nil, x.granted(ctx, st, fromServer)
 		}
 		if away = x.spared(ctx, st, err); away == nil {
 			return nil, nil, err
@@ -46,14 +48,26 @@ func (x *session) logIn(ctx context.Context, st *startup) (fromClient, fromServe
 }
 
 // granted: PostgreSQL let the client in.
-func (x *session) granted(st *startup, fromServer []byte) {
+func (x *session) granted(ctx context.Context, st *startup, fromServer []byte) error {
 	l, p := x.passed, x.s.presence
 	if _, ok := p.roster.secret(st.user); !ok && l.asked {
 		p.wanted(st.user)
 	}
 	p.roster.grant(st, l.parameters, !l.asked)
 	b := &backend{conn: x.upstream, address: x.address, key: x.key}
-	x.outlive(newLink(x, st, l.parameters, l.credentials(x.s, st.user)).attached(b, fromServer))
+	link := newLink(x, st, l.parameters, l.credentials(x.s, st.user))
+	if x.pooled {
+		x.s.pools.own(b, keyOf(st), slices.Concat(l.parameters, []parameter{{applicationName, ""}}))
+		b.in = &inbox{c: b.conn, buf: slices.Grow(fromServer, 1<<10), to: len(fromServer)}
+		b.in.buf = b.in.buf[:cap(b.in.buf)]
+		if err := b.dress(ctx, link.mu.held.outfit()); err != nil {
+			return endUnattached(err)
+		}
+		x.s.metrics.poolOpened.Inc()
+		link.mu.held.reported, fromServer = b.reported, nil
+	}
+	x.outlive(link.attached(b, fromServer))
+	return nil
 }
 
 // outlive has the session use a link.
@@ -67,7 +81,7 @@ func (x *session) outlive(l *link) {
 func (x *session) spared(ctx context.Context, st *startup, err error) error {
 	if l := x.passed; l != nil {
 		if l.refusal != nil && (l.refusal.code == "28000" || l.refusal.code == "3D000") {
-			x.s.presence.roster.revoke(st)
+			x.s.presence.roster.revoke(keyOf(st))
 		}
 		if l.told {
 			return nil
@@ -106,6 +120,7 @@ func (x *session) loginAway(st *startup, in *inbox, away error) (fromClient []by
 			return nil, refuseStranger(away)
 		}
 		if with, err = x.s.challenge(x.client, in, st.user, secret); err != nil {
+			x.s.presence.wanted(st.user) // it may have been set again
 			return nil, err
 		}
 	}
@@ -124,7 +139,9 @@ func (x *session) loginAway(st *startup, in *inbox, away error) (fromClient []by
 	if _, err := x.client.Write(out); err != nil {
 		return nil, err
 	}
-	x.s.metrics.awayLogins.Inc()
+	if away != nil {
+		x.s.metrics.awayLogins.Inc()
+	}
 	return bytes.Clone(in.rest()), nil
 }
 
@@ -133,8 +150,8 @@ func (x *session) loginAway(st *startup, in *inbox, away error) (fromClient []by
 func overlay(known []parameter, st *startup) []parameter {
 	known = slices.Clone(known)
 	for i := range known {
-		if known[i].Name == "application_name" {
-			known[i].Value = st.value("application_name")
+		if known[i].Name == applicationName {
+			known[i].Value = st.value(applicationName)
 		}
 	}
 	return known

@@ -28,6 +28,15 @@ type backend struct {
 	key        []byte      // for cancel requests
 	parameters []parameter // as told at the login
 	in         *inbox
+
+	// Of one that sessions share; stock is nil for others.
+	stock       *stock
+	login       grantKey
+	owner       uint64   // link.number of the session that had it last
+	worn        string   // what is set there, as held.outfit; "": nothing
+	reported    *reports // by PostgreSQL
+	sequences   bool     // the owner may have drawn from sequences
+	born, rests time.Time
 }
 
 // parameter is a ParameterStatus.

@@ -76,11 +76,12 @@ func (s *Server) cancel(ctx context.Context, key []byte) error {
 	}
 	address := found.address
 	if l := found.link.Load(); l != nil {
-		var ok bool
-		if address, key, ok = l.target(); !ok {
+		var arrived func()
+		if address, key, arrived = l.target(); arrived == nil {
 			s.metrics.cancels.WithLabelValues("passed").Inc() // to nobody: nothing is under way
 			return nil
 		}
+		defer arrived()
 	}
 	ctx, stop := context.WithTimeout(ctx, cancelTimeout)
 	defer stop()

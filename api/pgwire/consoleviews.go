@@ -26,9 +26,9 @@ type consoleView struct {
 func consoleList() []consoleView {
 	return []consoleView{
 		{"stats", "what was done since the start", []string{"name", "value"}, (*Server).showStats},
-		{"pools", "sessions by user and database", []string{"database", "user", "sessions", "active", "idle", "in_transaction", "without_server"}, (*Server).showPools},
+		{"pools", "sessions by user and database", []string{"database", "user", "sessions", "active", "idle", "in_transaction", "without_server", "servers", "servers_idle", "waiting"}, (*Server).showPools},
 		{"clients", "each session", []string{"database", "user", "client", "application", "tls", "state", "since", "server", "holds"}, (*Server).showClients},
-		{"servers", "where PostgreSQL is, and whether it is there", []string{"address", "state", "since", "reason"}, (*Server).showServers},
+		{"servers", "where PostgreSQL is, and whether it is there", []string{"address", "state", "since", "reason", "pooled", "pooled_idle"}, (*Server).showServers},
 		{"lag", "how far the sinks are behind the log", []string{"sink", "state", "durable", "applied", "lag_records", "lag_bytes", "oldest", "dead_letters"}, (*Server).showLag},
 		{"tables", "tables declared write-behind", []string{"table", "collection", "write_behind", "reason", "detail"}, (*Server).showTables},
 		{"version", "which walproxy this is", []string{"version"}, (*Server).showVersion},
@@ -58,7 +58,7 @@ func (s *Server) showStats() [][]string {
 		name string
 		of   prometheus.Counter
 	}{
-		{"connections", m.connections}, {"requests", m.requests}, {"bytes_up", m.up}, {"bytes_down", m.down},
+		{"connections", m.connections}, {"requests", m.requests}, {"pool_opened", m.poolOpened}, {"pool_timeouts", m.poolTimeouts}, {"bytes_up", m.up}, {"bytes_down", m.down},
 		{"away_logins", m.awayLogins}, {"away_refused", m.refused}, {"detached", m.detached}, {"attached", m.attached},
 	} {
 		var value dto.Metric
@@ -111,11 +111,16 @@ func (x *session) stateNow() string {
 
 func (s *Server) showPools() [][]string {
 	type pool struct{ database, user string }
-	counts := map[pool]*[5]int{}
+	counts := map[pool]*[8]int{}
+	if s.pools != nil {
+		for key, n := range s.pools.counts() {
+			counts[pool{key.database, key.user}] = &[8]int{5: n.open, 6: n.idle, 7: n.waiting}
+		}
+	}
 	for _, x := range s.list() {
 		n := counts[pool{x.database, x.user}]
 		if n == nil {
-			n = new([5]int)
+			n = new([8]int)
 			counts[pool{x.database, x.user}] = n
 		}
 		n[0]++
@@ -168,7 +173,10 @@ func (l *link) standing() (address, holds string) {
 	if l.mu.behind != nil {
 		address = l.mu.behind.address.Address
 	}
-	return address, l.mu.held.lost
+	if holds = l.mu.held.keeps(); holds == "" && l.x.pooled && !l.proves() {
+		holds = "its password is not known to walproxy"
+	}
+	return address, holds
 }
 
 func (s *Server) showServers() [][]string {
@@ -177,9 +185,14 @@ func (s *Server) showServers() [][]string {
 	if away != nil {
 		state, at, why = "away", since.UTC().Format(time.RFC3339), away.Error()
 	}
+	pooled := map[Address]poolCounts{}
+	if s.pools != nil {
+		pooled = s.pools.byAddress()
+	}
 	var rows [][]string
 	for _, a := range s.o.Upstream.Addresses {
-		rows = append(rows, []string{a.Address, state, at, why})
+		n := pooled[a]
+		rows = append(rows, []string{a.Address, state, at, why, strconv.Itoa(n.open), strconv.Itoa(n.idle)})
 	}
 	return rows
 }

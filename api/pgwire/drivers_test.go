@@ -98,6 +98,10 @@ func TestDriverCorpus(t *testing.T) {
 		t.Parallel()
 		testDriverCorpus(t, direct)
 	})
+	t.Run("pool", func(t *testing.T) {
+		t.Parallel()
+		testDriverCorpus(t, direct, pooling(2))
+	})
 	t.Run("log", func(t *testing.T) {
 		t.Parallel()
 		testDriverCorpus(t, map[string]bool{"psycopg3-pipeline": true}, func(o *Options) { o.WriteBehind.LogTransactions = true })

@@ -7,6 +7,79 @@ import (
 	"github.com/walproxy/walproxy/api/pgwire/statement"
 )
 
+// traits are what matters of a text where its connection is shared.
+type traits struct {
+	more      bool // it has several statements
+	sequences bool // it may draw from sequences
+	sets      bool // it may change settings by which texts are read, or keep its connection
+	strips    bool // ... to what they were at the login
+	closes    bool // it may close prepared statements
+	returns   bool // settings may become again what they were in the transaction
+}
+
+// bears: a text of such traits is passed on.
+func (h *held) bears(t traits) {
+	h.sequences = h.sequences || t.sequences
+	h.stripped = h.stripped || t.strips
+	if h.pending != nil && (t.sets || t.returns && h.taint != 0) {
+		h.taints++
+		h.taint, h.tainting = h.taints, h.current
+	}
+	if t.closes {
+		h.gathered = false
+		h.stock.doubt()
+	}
+}
+
+// splitOutfit returns the statements of an outfit.
+func splitOutfit(outfit string) []string {
+	if outfit == "" {
+		return nil
+	}
+	return strings.Split(outfit, "\x00")
+}
+
+// outfit is what the session has set, as SQL in its order.
+func (h *held) outfit() string {
+	if h.changed {
+		var list []string
+		if h.application != "" {
+			list = append(list, "SET application_name TO "+quoteLiteral(h.application))
+		}
+		settings, _ := h.restore()
+		h.worn, h.changed = strings.Join(append(list, settings...), "\x00"), false
+		list = nil
+		for _, e := range h.settings {
+			if !isPlain(e.name) {
+				list = append(list, e.sql)
+			}
+		}
+		h.readUnder = strings.Join(list, "\x00")
+	}
+	return h.worn
+}
+
+// reading is the part of the outfit that decides how a text is read.
+func (h *held) reading() string {
+	h.outfit()
+	return h.readUnder
+}
+
+// review finds out whether each statement could be made again as it was read when it
+// was prepared, and whether that takes other settings than there are now.
+func (h *held) review() {
+	if h.pending == nil || !h.older && !h.tied && !h.unreviewed {
+		return
+	}
+	h.older, h.tied, h.unreviewed = false, false, false
+	reading := h.reading()
+	for name, p := range h.made {
+		older := p.reading != reading
+		h.older = h.older || older
+		h.tied = h.tied || p.taint != 0 || older && name == ""
+	}
+}
+
 // effect is what a statement does to the session.
 type effect struct {
 	kind effectKind
@@ -26,6 +99,7 @@ const (
 )
 
 func (h *held) apply(e effect) {
+	h.changed, h.unreviewed = true, true
 	switch e.kind {
 	case effectSet, effectReset:
 		h.settings = slices.DeleteFunc(h.settings, func(old effect) bool { return old.name == e.name })
@@ -49,25 +123,81 @@ func (h *held) apply(e effect) {
 	case effectDiscard:
 		h.settings, h.lost = nil, ""
 		h.apply(effect{kind: effectDeallocate})
-		for name, value := range h.reported {
+		for name, value := range h.reported.of {
 			h.report(name, value)
 		}
 	}
 }
 
-// read says what a text does to the session; more: it has several statements.
-func (h *held) read(sql string) (effects []effect, more bool) {
-	text := h.statements.Parse(sql, h.reported["standard_conforming_strings"] != "on")
+// read says what a text does to the session.
+func (h *held) read(sql string) (effects []effect, t traits) {
+	text := h.statements.Parse(sql, h.reported.of[conforming] != "on")
 	if !text.Readable {
 		h.lose("a statement that cannot be read")
-		return nil, true
+		return nil, unreadable
 	}
+	t = traitsOf(text)
 	for _, s := range text.Statements {
 		if e, ok := h.effect(s, text, sql, len(text.Statements) == 1); ok {
 			effects = append(effects, e)
 		}
 	}
-	return effects, len(text.Statements) > 1
+	return effects, t
+}
+
+var unreadable = traits{more: true, sequences: true, sets: true, strips: true, closes: true, returns: true}
+
+func traitsOf(text statement.Text) (t traits) {
+	if !text.Readable {
+		return unreadable
+	}
+	t.more = len(text.Statements) > 1
+	for _, s := range text.Statements {
+		t.add(s)
+	}
+	return t
+}
+
+func (t *traits) add(s *statement.Statement) {
+	switch s.Kind {
+	case statement.Begin, statement.Commit, statement.Rollback, statement.Savepoint, statement.Release, statement.Show, statement.Notify, statement.Lock:
+	case statement.Select, statement.Declare, statement.Close:
+		_, draws := slices.BinarySearch(s.Names, "nextval")
+		t.sequences = t.sequences || draws || s.Writes != statement.Nothing
+		t.sets = t.sets || lingering(s) != ""
+	case statement.Set, statement.Reset:
+		t.sets = t.sets || s.Setting == nil || !isPlain(settingName(s.Setting.Name))
+		t.strips = t.strips || s.Kind == statement.Reset
+	case statement.RollbackTo:
+		t.returns = true
+	case statement.Deallocate:
+		t.closes = t.closes || s.Object == "" || strings.HasPrefix(s.Object, ourName)
+	case statement.Discard, statement.Prepare, statement.Execute:
+		t.sets, t.strips, t.closes, t.sequences = true, true, true, true
+	case statement.Call, statement.Other, statement.Listen:
+		t.sets, t.sequences = true, true
+	default:
+		t.sequences = true
+		t.sets = t.sets || lingering(s) != ""
+	}
+}
+
+// isPlain reports that a setting has no say in how a text is read: what its names mean,
+// and its literals. Of what is not known here it is not said.
+func isPlain(name string) bool {
+	switch name {
+	case "application_name", "bytea_output", "client_min_messages", "commit_delay", "commit_siblings", "constraint_exclusion", "constraints",
+		"cursor_tuple_fraction", "deadlock_timeout", "effective_cache_size", "effective_io_concurrency", "extra_float_digits", "from_collapse_limit",
+		"hash_mem_multiplier", "idle_in_transaction_session_timeout", "idle_session_timeout", "join_collapse_limit", "lock_timeout",
+		"maintenance_work_mem", "plan_cache_mode", "statement_timeout", "synchronous_commit", "temp_buffers", "transaction", "transaction_timeout", "work_mem":
+		return true
+	}
+	for _, prefix := range []string{"set session characteristics", "default_transaction_", "enable_", "geqo", "jit", "log_", "max_parallel_", "parallel_", "transaction_"} {
+		if strings.HasPrefix(name, prefix) {
+			return true
+		}
+	}
+	return strings.Contains(name, ".") || strings.HasSuffix(name, "_cost")
 }
 
 // effect of one statement; alone: sql is just that.
@@ -110,6 +240,9 @@ func (h *held) setting(s *statement.Statement, text statement.Text, sql string, 
 		return effect{}, false
 	}
 	e.name = settingName(s.Setting.Name)
+	if slices.ContainsFunc(text.Strings(s.Setting), func(v string) bool { return strings.Contains(v, "pg_temp") }) {
+		h.lose("temporary tables in its search_path")
+	}
 	switch {
 	case s.Kind == statement.Reset && e.name == "all":
 		return effect{kind: effectResetAll}, true

@@ -2,6 +2,7 @@ package pgwire
 
 import (
 	"bytes"
+	"maps"
 	"slices"
 
 	"github.com/walproxy/walproxy/api/pgwire/statement"
@@ -22,6 +23,7 @@ type held struct {
 	queue    []*request // that PostgreSQL has not finished, oldest first
 	current  *request   // of the extended protocol, not ended yet; nil: none
 	lost     string     // why the session cannot be made again; "": it can
+	unfit    string     // why it cannot go on in a pool; "": it can
 	inside   []effect   // of the transaction that is open
 	murky    bool       // it may have been rolled back in parts
 	settings []effect   // in their order, each name once
@@ -29,7 +31,41 @@ type held struct {
 	sent     map[string]*remade // also what PostgreSQL has not confirmed
 	portals  map[string]*remade
 	bytes    int // of made
-	reported map[string]string
+	reported *reports
+
+	// Of a session whose connection is shared:
+	stock       *stock            // of its connection; nil: it has none
+	named       map[string]string // the session's names by ours
+	next        op                // of the Parse that is passed on
+	repeats     string            // whose Parse was refused last: there is one
+	pending     map[string]int    // Parse and Close messages of requests without an answer, by name
+	application string            // as it said at the login
+	worn        string            // outfit, unless it is to be put together again
+	readUnder   string            // likewise reading
+	changed     bool
+	older       bool   // a statement was prepared under other settings than there are now
+	tied        bool   // one cannot be made again
+	unreviewed  bool   // both are to be found out
+	gathered    bool   // what it has prepared is on its connection
+	sequences   bool   // it may have drawn from sequences on this connection
+	outdated    bool   // a statement has to be prepared again
+	stripped    bool   // its connection may have other settings than its outfit
+	taint       uint64 // of a transaction that may have settings of its own; 0: none
+	taints      uint64
+	tainting    *request // that made it what it is; nil: that is over
+}
+
+// reports are settings as PostgreSQL has reported them. They are never changed.
+type reports struct{ of map[string]string }
+
+// with is r with another value.
+func (r *reports) with(name, value string) *reports {
+	if was, ok := r.of[name]; ok && was == value {
+		return r
+	}
+	of := maps.Clone(r.of)
+	of[name] = value
+	return &reports{of}
 }
 
 // request is what one ReadyForQuery ends.
@@ -42,6 +78,10 @@ type request struct {
 	rolled  bool // the last command tag was ROLLBACK
 	closes  bool // a simple query, which drops the unnamed statement
 	more    bool // it has more than one statement
+	copied  bool // the data of a COPY has ended in it
+	own     bool // of the link, which nobody is told of
+	unnamed *remade
+	frees   []string // names of statements that it closes in SQL
 }
 
 // op is a message that has an answer of its own.
@@ -50,12 +90,22 @@ type op struct {
 	name string
 	made *remade  // of cParse
 	of   []effect // of cExecute
+
+	own      bool     // of the link, which nobody is told of
+	repeated bool     // a Parse of a name that is taken, which fails
+	faked    bool     // a Close was passed on in its place
+	article  *article // that it is about
 }
 
 // remade is a prepared statement; frame makes it again.
 type remade struct {
 	frame   []byte
 	effects []effect
+	traits  traits
+
+	// In a pool: its name there, and what that depends on.
+	ours, reading     string
+	taint, generation uint64
 }
 
 // Bounds of what is kept for a session.
@@ -68,7 +118,7 @@ const (
 
 func newHeld(statements *statement.Cache, parameters []parameter) held {
 	h := held{statements: statements, tx: txIdle, made: map[string]*remade{}, sent: map[string]*remade{},
-		portals: map[string]*remade{}, reported: map[string]string{}}
+		portals: map[string]*remade{}, reported: &reports{map[string]string{}}}
 	for _, p := range parameters {
 		h.report(p.Name, p.Value)
 	}
@@ -83,6 +133,14 @@ func (h *held) stays() string {
 	if !h.quiet() {
 		return "a request or a transaction"
 	}
+	return h.keeps()
+}
+
+// keeps is likewise, where it is quiet.
+func (h *held) keeps() string {
+	if h.lost == "" && h.tied {
+		return "a statement prepared under settings of a transaction"
+	}
 	return h.lost
 }
 
@@ -93,7 +151,7 @@ func (h *held) lose(why string) {
 }
 
 func (h *held) report(name, value string) {
-	h.reported[name] = value
+	h.reported = h.reported.with(name, value)
 	if name == "client_encoding" && !slices.Contains([]string{"UTF8", "SQL_ASCII", "LATIN1"}, value) {
 		h.lose("an encoding in which statements are not read")
 	}
@@ -105,6 +163,7 @@ func (h *held) begin(kind byte) {
 	case cQuery, cFunctionCall:
 		if h.current != nil {
 			h.lose("a query between extended ones")
+			h.unfit = "a query between extended ones, without a Sync before it"
 		}
 		h.current = &request{simple: true}
 		h.served++
@@ -125,6 +184,10 @@ func (h *held) client(kind byte, body []byte, whole bool) {
 	case cFunctionCall:
 		h.lose("a function call")
 		h.push()
+	case cCopyDone, cCopyFail:
+		if h.current != nil {
+			h.current.copied = true
+		}
 	case cSync:
 		h.push()
 	case cParse:
@@ -139,14 +202,22 @@ func (h *held) client(kind byte, body []byte, whole bool) {
 			clear(h.portals) // an Execute of one that is forgotten is of something unknown
 		}
 		h.portals[portal] = h.sent[of]
+		if h.stock != nil && h.sent[of] == nil {
+			h.portals[portal] = &remade{} // which PostgreSQL does not know either
+		}
 	case cExecute:
 		h.execute(body)
 	case cClose:
+		if h.current.failed {
+			return // PostgreSQL skips it
+		}
 		if len(body) > 1 && body[0] == 'S' {
 			name := string(bytes.TrimRight(body[1:], "\x00"))
 			delete(h.sent, name)
+			h.await(name)
 			h.current.ops = append(h.current.ops, op{kind: cClose, name: name})
 		} else {
+			h.await("\x00")
 			h.current.ops = append(h.current.ops, op{kind: cClose, name: "\x00"}) // a portal
 		}
 	}
@@ -155,6 +226,7 @@ func (h *held) client(kind byte, body []byte, whole bool) {
 func (h *held) push() {
 	if len(h.queue) >= requestsMax {
 		h.lose("too many requests under way")
+		h.unfit = "too many requests under way"
 		return
 	}
 	h.queue = append(h.queue, h.current)
@@ -178,21 +250,67 @@ func (h *held) query(body []byte, whole bool) {
 		h.lose("a statement too long to be read")
 		return
 	}
-	h.current.effects, h.current.more = h.read(string(bytes.TrimRight(body, "\x00")))
+	var t traits
+	h.current.effects, t = h.read(string(bytes.TrimRight(body, "\x00")))
+	h.current.more = t.more
+	if h.stock != nil {
+		h.stock.unnamed = nil
+	}
+	h.bears(t)
 }
 
 func (h *held) parse(body []byte, whole bool) {
-	name, sql, _, ok := cutTwo(body)
+	o := h.next
+	if h.next = (op{}); o.made == nil {
+		name, _, _ := bytes.Cut(body, []byte{0})
+		o = op{kind: cParse, name: string(name), made: h.prepare(body, whole)}
+	}
+	if h.current.failed {
+		return // PostgreSQL skips it
+	}
+	if !o.repeated {
+		h.sent[o.name] = o.made
+	}
+	h.current.ops = append(h.current.ops, o)
+	h.await(o.name)
+}
+
+// await: a Parse or a Close of that name is passed on.
+func (h *held) await(name string) {
+	if h.pending != nil {
+		h.pending[name]++
+	}
+}
+
+// had: a request is answered.
+func (h *held) had(r *request) {
+	for _, name := range r.frees {
+		h.settle(name)
+	}
+	for _, o := range r.ops {
+		if h.pending == nil || o.own || o.kind == cExecute {
+			continue
+		}
+		h.settle(o.name)
+	}
+}
+
+func (h *held) settle(name string) {
+	if h.pending[name]--; h.pending[name] <= 0 {
+		delete(h.pending, name)
+	}
+}
+
+// prepare takes the body of a Parse.
+func (h *held) prepare(body []byte, whole bool) *remade {
 	p := &remade{}
-	if whole && ok {
+	if _, sql, _, ok := cutTwo(body); ok && whole {
 		p.frame = appendFrame(nil, cParse, body)
-		p.effects, _ = h.read(sql)
-	} else if n, _, _ := bytes.Cut(body, []byte{0}); true {
-		name = string(n)
+		p.effects, p.traits = h.read(sql)
+	} else {
 		h.lose("a prepared statement too long to be made again")
 	}
-	h.sent[name] = p
-	h.current.ops = append(h.current.ops, op{kind: cParse, name: name, made: p})
+	return p
 }
 
 func (h *held) execute(body []byte) {
@@ -203,15 +321,25 @@ func (h *held) execute(body []byte) {
 		p = &remade{}
 	}
 	h.current.ops = append(h.current.ops, op{kind: cExecute, of: p.effects})
+	h.bears(p.traits)
 }
 
+// What becomes of a frame that PostgreSQL sent.
+type verdict uint8
+
+const (
+	passed   verdict = iota
+	dropped          // the client is not told
+	asParsed         // it is told ParseComplete
+)
+
 // server takes note of a frame that PostgreSQL sent.
-func (h *held) server(kind byte, body []byte) {
+func (h *held) server(kind byte, body []byte) verdict {
 	if kind == sParameterStatus {
 		if name, value, _, ok := cutPair(body); ok {
 			h.report(name, value)
 		}
-		return
+		return passed
 	}
 	r := h.current
 	if len(h.queue) > 0 {
@@ -221,48 +349,106 @@ func (h *held) server(kind byte, body []byte) {
 		if kind == sReady {
 			h.lose("an answer to nothing")
 		}
-		return
+		return passed
+	}
+	if r.own {
+		return h.owned(kind, r)
 	}
 	switch kind {
 	case sParseComplete, sCloseComplete, sEmptyQuery, sSuspended:
-		h.answered(r)
+		return h.answered(r)
 	case sCommandComplete:
 		r.rolled = bytes.HasPrefix(body, []byte("ROLLBACK"))
 		h.answered(r)
 	case sError:
 		r.failed = true
+		if i := slices.IndexFunc(r.ops[r.done:], func(o op) bool { return o.repeated }); i >= 0 {
+			h.repeats = r.ops[r.done+i].name
+		}
+		h.outdated = h.outdated || h.stock != nil && outdated(body)
 		h.void(r)
 	case sCopyIn, sCopyBoth:
 		if !r.simple || kind == sCopyBoth {
 			h.lose("a COPY by the extended protocol") // Syncs may go without an answer
+			h.copies(r)
 		}
 	case sReady:
 		if len(h.queue) == 0 {
 			h.lose("an answer to nothing")
-			return
+			return passed
 		}
-		if h.queue = h.queue[1:]; len(h.queue) == 0 {
-			h.queue = nil
-		}
+		h.pop()
+		h.had(r)
 		h.finish(r, body)
+	}
+	return passed
+}
+
+func (h *held) pop() {
+	if h.queue = h.queue[1:]; len(h.queue) == 0 {
+		h.queue = nil
+	}
+}
+
+// owned: the answer is to a request of the link's own.
+func (h *held) owned(kind byte, r *request) verdict {
+	switch kind {
+	case sReady:
+		h.pop()
+	case sParseComplete, sCloseComplete:
+		h.answered(r)
+	case sError:
+		if r.simple {
+			h.unfit = "PostgreSQL could not make it ready for another session"
+		}
+		h.void(r) // a statement that cannot be prepared any more, as its next use is told
+	case sNotice, sNotification:
+		return passed
+	}
+	return dropped
+}
+
+// copies: PostgreSQL reads the data of a COPY, and ignores a Sync before its end.
+func (h *held) copies(r *request) {
+	switch {
+	case h.stock == nil || r.copied || len(h.queue) == 0:
+	case len(h.queue) == 1 && h.current == nil:
+		h.queue, h.current = nil, r
+	default:
+		h.unfit = "requests behind a COPY by the extended protocol"
 	}
 }
 
 // answered: the oldest message without an answer has it.
-func (h *held) answered(r *request) {
+func (h *held) answered(r *request) verdict {
 	if r.simple || r.done >= len(r.ops) {
-		return
+		return passed
 	}
-	o := r.ops[r.done]
+	o := &r.ops[r.done]
 	r.done++
+	h.stock.answered(o)
+	if o.own {
+		return dropped
+	}
 	switch o.kind {
 	case cParse:
 		h.keep(o.name, o.made)
 	case cClose:
 		h.keep(o.name, nil)
 	case cExecute:
-		r.effects, r.more = append(r.effects, o.of...), r.more || r.done > 1
+		for _, e := range o.of {
+			if e.kind == effectDeallocate { // which no transaction takes back
+				h.apply(e)
+			} else {
+				r.effects = append(r.effects, e)
+			}
+		}
+		r.more = r.more || r.done > 1
 	}
+	if o.faked {
+		return asParsed
+	}
+	return passed
 }
 
 // keep takes note of a statement that is prepared; nil: it is not any more.
@@ -273,6 +459,7 @@ func (h *held) keep(name string, p *remade) {
 	}
 	if p != nil {
 		h.made[name] = p
+		h.unreviewed = h.unreviewed || p.taint != 0
 		if h.bytes += len(p.frame); h.bytes > preparedBytesMax {
 			h.lose("too many prepared statements")
 		}
@@ -282,16 +469,30 @@ func (h *held) keep(name string, p *remade) {
 // void: PostgreSQL skips what is left of a request.
 func (h *held) void(r *request) {
 	for _, o := range r.ops[r.done:] {
-		switch o.kind {
-		case cParse, cClose:
-			if p := h.made[o.name]; p != nil {
-				h.sent[o.name] = p
-			} else {
-				delete(h.sent, o.name)
-			}
+		switch {
+		case o.own && o.kind == cClose:
+			o.article.going, o.article.sure = false, false
+		case o.own || o.kind == cExecute:
+		case o.kind == cParse && o.name == "": // it may be what failed, which drops the one before
+			h.keep("", nil)
+			h.unsend(o)
+		default:
+			h.unsend(o)
 		}
 	}
 	r.done = len(r.ops)
+}
+
+// unsend: a Parse or a Close was skipped. One of the same name may have been passed on
+// since.
+func (h *held) unsend(o op) {
+	switch {
+	case h.sent[o.name] != o.made:
+	case h.made[o.name] != nil:
+		h.sent[o.name] = h.made[o.name]
+	default:
+		delete(h.sent, o.name)
+	}
 }
 
 // finish takes note of what a request has done, once it is over.
@@ -300,8 +501,22 @@ func (h *held) finish(r *request, status []byte) {
 	if len(status) > 0 {
 		h.tx = status[0]
 	}
+	defer h.review()
+	if h.tainting == nil || h.tainting == r {
+		if h.tainting = nil; h.tx == txIdle {
+			h.taint = 0
+		}
+	}
 	if r.closes {
 		h.keep("", nil)
+	}
+	if r.simple && !r.failed {
+		r.effects = slices.DeleteFunc(r.effects, func(e effect) bool {
+			if e.kind == effectDeallocate {
+				h.apply(e)
+			}
+			return e.kind == effectDeallocate
+		})
 	}
 	settings := len(r.effects) > 0
 	switch {

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"slices"
 	"sync"
 	"time"
 
@@ -28,6 +29,8 @@ type link struct {
 	startup []byte
 	login   grantKey
 	with    func() (credentials, error)
+	number  uint64 // of sessions in pools
+	proved  bool   // with has something to show; guarded by mu
 
 	up upward // the writer's
 
@@ -40,8 +43,11 @@ type link struct {
 	mu struct {
 		sync.Mutex
 		behind   *backend // nil: none
-		latest   *backend // the last one that it had
+		latest   *backend // the last one that it had, unless it was given back
 		held     held
+		claimed  bool   // a request is about to begin on behind
+		cancels  int    // cancel requests on their way to behind
+		awaited  bool   // the writer waits until all requests are answered
 		farewell bool   // the backend said that it ends
 		say      []byte // the link's own answers
 		nudged   bool   // the reader is to look at say
@@ -61,14 +67,26 @@ func newLink(x *session, st *startup, parameters []parameter, with func() (crede
 	l := &link{x: x, startup: st.packet, login: keyOf(st), with: with}
 	l.mu.held = newHeld(x.s.statements, parameters)
 	l.mu.changed = make(chan struct{})
+	if x.pooled {
+		l.number = x.s.pools.number.Add(1)
+		l.mu.held.pending = map[string]int{}
+		l.mu.held.application, l.mu.held.changed = st.value(applicationName), true
+	}
 	return l
 }
 
 // attached gives a new link the connection of the login, and what was read of it.
 func (l *link) attached(b *backend, rest []byte) *link {
 	l.mu.behind, l.mu.latest = b, b
+	l.mu.held.stock = b.stock
 	l.in = append(make([]byte, 0, max(linkBytes, 2*len(rest))), rest...)
-	l.passable = l.scanDown()
+	l.scanDown()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if b.in == nil || len(b.in.rest()) == 0 {
+		b.in = nil
+		l.release()
+	}
 	return l
 }
 
@@ -122,7 +140,7 @@ func (l *link) receive(b *backend) {
 		l.in = append(l.in, b.in.rest()...)
 		b.in = nil
 		l.mu.Lock()
-		l.passable += l.scanDown()
+		l.scanDown()
 		l.mu.Unlock()
 		return
 	}
@@ -135,18 +153,20 @@ func (l *link) receive(b *backend) {
 	defer l.mu.Unlock()
 	if n > 0 {
 		l.mu.moved = time.Now()
-		l.passable += l.scanDown()
+		l.scanDown()
 	}
+	defer l.settled()
 	switch {
 	case failed == nil:
+		l.release()
 		return
 	case l.mu.nudged && errors.Is(failed, os.ErrDeadlineExceeded):
 		l.mu.nudged = false
 		_ = b.conn.SetReadDeadline(time.Time{})
+		l.release()
 		return
 	}
-	l.mu.behind, l.mu.farewell = nil, false
-	_ = b.conn.Close() // it is gone
+	l.discard()
 	why := l.mu.held.stays()
 	if l.mu.closed || l.mu.ended || why != "" || !l.down.between() {
 		l.passable, l.broken = len(l.in), failed // what it said last is for the client
@@ -161,20 +181,48 @@ func (l *link) receive(b *backend) {
 	l.change()
 }
 
-// scanDown looks at what was read; it returns how much more may be passed on.
+// scanDown looks at what was read, and finds how much of it may be passed on.
 // mu is locked, or nobody else knows the link yet.
-func (l *link) scanDown() int {
-	n := l.down.scan(l.in[l.passable:], &l.mu.held)
+func (l *link) scanDown() {
+	for {
+		n, instead, put := l.down.scan(l.in[l.passable:], &l.mu.held)
+		l.passable += n
+		if instead == 0 {
+			break
+		}
+		l.in = slices.Replace(l.in, l.passable, l.passable+instead, put...)
+		l.passable += len(put)
+	}
 	l.mu.farewell = l.down.farewell
-	return n
+	if l.mu.held.outdated {
+		l.mu.held.outdated = false
+		l.x.s.pools.generation.Add(1)
+	}
+	if why := l.mu.held.unfit; why != "" && l.x.pooled && l.broken == nil {
+		l.broken = endUnfit(why)
+	}
+}
+
+// discard closes the backend. mu is locked.
+func (l *link) discard() {
+	b := l.mu.behind
+	if b == nil {
+		return
+	}
+	l.mu.behind, l.mu.farewell, l.mu.held.stock = nil, false, nil
+	if b.stock != nil {
+		l.x.s.pools.lose(b.login.pool(), b)
+		return
+	}
+	_ = b.conn.Close() // it is gone, or nobody uses it any more
 }
 
 // Write passes on what the client sends.
 func (l *link) Write(b []byte) (int, error) {
 	taken := len(b)
-	if l.up.heads > 0 { // a head that was not whole
-		b = append(l.up.head[:l.up.heads:l.up.heads], b...)
-		l.up.heads = 0
+	if len(l.up.kept) > 0 {
+		l.up.kept = append(l.up.kept, b...)
+		b = l.up.kept
 	}
 	sent, at := 0, 0 // b[sent:at] is to be passed on
 	for at < len(b) {
@@ -186,8 +234,18 @@ func (l *link) Write(b []byte) (int, error) {
 			if err != nil {
 				return 0, err // the carrier has seen to that
 			}
+			if l.x.pooled && l.waitsFor(kind) && !tells(kind, body, b[at+headBytes:]) {
+				break
+			}
+			if l.unsettled(kind, body, b[at+headBytes:]) {
+				if err := l.flush(b[sent:at]); err != nil {
+					return 0, err
+				}
+				sent = at
+				l.settle()
+			}
 			if l.starts() {
-				if err := l.send(b[sent:at]); err != nil {
+				if err := l.flush(b[sent:at]); err != nil {
 					return 0, err
 				}
 				sent = at
@@ -195,7 +253,13 @@ func (l *link) Write(b []byte) (int, error) {
 					return 0, err
 				}
 			}
-			l.begin(kind, body)
+			instead, err := l.begin(kind, body, b[sent:at], b[at+headBytes:])
+			if err != nil {
+				return 0, err
+			}
+			if instead >= 0 {
+				sent = at + instead
+			}
 			at += headBytes
 		}
 		n := int(min(l.up.left, int64(len(b)-at)))
@@ -207,17 +271,57 @@ func (l *link) Write(b []byte) (int, error) {
 			l.endFrame()
 		}
 	}
-	l.up.heads = copy(l.up.head[:], b[at:])
-	return taken, l.send(b[sent:at])
+	err := l.flush(b[sent:at])
+	l.up.kept = append(l.up.kept[:0], b[at:]...)
+	return taken, err
 }
 
-func (l *link) begin(kind byte, body int64) {
+// begin begins a frame of whose body rest was read. before is to be passed on; where the
+// frame is translated, so many bytes of it and all of before are in up.out.
+func (l *link) begin(kind byte, body int64, before, rest []byte) (instead int, err error) {
 	l.up.begin(kind, body)
-	if !l.up.dropped {
-		l.mu.Lock()
-		defer l.mu.Unlock()
-		l.mu.held.begin(kind)
+	if l.up.dropped {
+		return -1, nil
 	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.mu.claimed = false
+	first := l.mu.held.quiet()
+	l.mu.held.begin(kind)
+	if !l.x.pooled {
+		return -1, nil
+	}
+	if why := l.mu.held.unfit; why != "" {
+		r := endUnfit(why)
+		l.x.s.joined.Go(func() { l.x.end(r) })
+		return -1, r
+	}
+	if kind != cQuery && !translates(kind) || l.mu.behind == nil {
+		return -1, nil
+	}
+	var ahead []byte
+	if first && l.mu.held.taints > 0 { // it may set something again, where nothing can go before it
+		ahead = l.before(l.gather)
+	}
+	out, instead := l.translate(kind, body, rest)
+	out = append(ahead, out...)
+	if len(out) == 0 && instead == 0 {
+		return -1, nil
+	}
+	l.up.out = append(append(l.up.out, before...), out...)
+	return instead, nil
+}
+
+// flush passes on what is kept for that, and b.
+func (l *link) flush(b []byte) error {
+	if len(l.up.out) == 0 {
+		return l.send(b)
+	}
+	l.up.out = append(l.up.out, b...)
+	err := l.send(l.up.out)
+	l.up.out = l.up.out[:0]
+	l.up.release()
+	return err
 }
 
 // starts reports that the next frame begins a request, with nothing under way.
@@ -279,10 +383,21 @@ func (l *link) ready(kind byte) error {
 		default:
 			if since, away := l.x.s.presence.away(); away != nil {
 				l.up.refusing, l.up.why = true, refuseStatement(away, since)
+				return nil
 			}
-			return nil
+			if l.claim() {
+				return nil
+			}
 		}
 	}
+}
+
+// claim keeps the backend for the request that begins; false: it is gone.
+func (l *link) claim() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.mu.claimed = l.mu.behind != nil
+	return l.mu.claimed
 }
 
 // refuse answers a frame of a request that is not passed on.
@@ -329,9 +444,7 @@ func (l *link) Close() error {
 		l.mu.cancel()
 	}
 	l.change()
-	if l.mu.behind != nil {
-		return l.mu.behind.conn.Close()
-	}
+	l.discard()
 	return nil
 }
 
@@ -352,18 +465,29 @@ func (l *link) CloseWrite() error {
 	return l.mu.behind.conn.Close() // it does not answer, and nobody waits for that
 }
 
-// target is where a cancel request for the session goes; false: nothing is there to
-// be cancelled.
-func (l *link) target() (Address, []byte, bool) {
+// target is where a cancel request for the session goes, which is told when it has
+// arrived; nil: nothing is there to be cancelled. Until then the connection is not given
+// to another session.
+func (l *link) target() (_ Address, key []byte, arrived func()) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.mu.behind == nil || l.mu.held.quiet() || len(l.mu.behind.key) == 0 {
-		return Address{}, nil, false
+	b := l.mu.behind
+	if b == nil || l.mu.held.quiet() || len(b.key) == 0 {
+		return Address{}, nil, nil
 	}
-	return l.mu.behind.address, bytes.Clone(l.mu.behind.key), true
+	l.mu.cancels++
+	return b.address, bytes.Clone(b.key), func() {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		if l.mu.cancels--; l.mu.cancels == 0 && b.stock != nil && l.mu.behind == b && l.mu.held.quiet() {
+			l.mu.nudged = true // the reader gives it back
+			_ = b.conn.SetReadDeadline(past)
+		}
+	}
 }
 
-// last names the backend that the session had last; no key: it had none.
+// last names the backend that the session had last; no key: it had none, or another
+// session may have it.
 func (l *link) last() (Address, []byte) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -9,8 +9,8 @@ import (
 // upward follows what the client sends, and gathers the bodies that say what the
 // session holds.
 type upward struct {
-	head  [headBytes]byte // of a frame, not whole yet
-	heads int
+	kept []byte // of a frame that is not begun: too little of it has come
+	out  []byte // is to be passed on before what follows
 
 	kind  byte
 	left  int64  // of the frame's body
@@ -59,6 +59,12 @@ func (u *upward) release() {
 	if u.body = u.body[:0]; cap(u.body) > linkBytes {
 		u.body = nil
 	}
+	if len(u.out) == 0 && cap(u.out) > linkBytes {
+		u.out = nil
+	}
+	if len(u.kept) == 0 && cap(u.kept) > linkBytes {
+		u.kept = nil
+	}
 }
 
 // downward follows what PostgreSQL sends.
@@ -71,19 +77,21 @@ type downward struct {
 const wantedBytesMax = 1 << 20
 
 // scan looks at what came, and returns how much of it may be passed on: not a head
-// that is not whole, nor a frame that has to be seen whole, nor a farewell.
-func (d *downward) scan(b []byte, h *held) (n int) {
+// that is not whole, nor a frame that has to be seen whole, nor a farewell. So many
+// bytes behind that are not for the client, who gets put in their place.
+func (d *downward) scan(b []byte, h *held) (n, instead int, put []byte) {
 	for !d.farewell {
 		step := int(min(d.left, int64(len(b)-n)))
 		n += step
 		if d.left -= int64(step); d.left > 0 || len(b)-n < headBytes {
-			return n
+			return n, 0, nil
 		}
 		kind, body, err := parseHead(b[n:], 1<<31-1)
 		if err != nil {
 			h.lose("what PostgreSQL sent cannot be read")
-			return len(b) // the carrier says so
+			return len(b), 0, nil // the carrier says so
 		}
+		became := passed
 		switch kind {
 		case sReady, sError, sCommandComplete, sParameterStatus:
 			if body > wantedBytesMax {
@@ -91,20 +99,34 @@ func (d *downward) scan(b []byte, h *held) (n int) {
 				break
 			}
 			if int64(len(b)-n-headBytes) < body {
-				return n
+				return n, 0, nil
 			}
 			frame := b[n : n+headBytes+int(body)]
 			if kind == sError && h.quiet() && fatal(frame) {
 				d.farewell = true
-				return n
+				return n, 0, nil
 			}
-			h.server(kind, frame[headBytes:])
+			became = h.server(kind, frame[headBytes:])
+			if kind == sError && became == passed && h.stock != nil {
+				if put := h.rename(frame); put != nil {
+					return n, len(frame), put
+				}
+			}
 		default:
-			h.server(kind, nil)
+			became = h.server(kind, nil)
+		}
+		switch became {
+		case dropped:
+			if int64(len(b)-n-headBytes) < body { // of what is dropped nothing is long
+				h.unfit = "an answer that is too long"
+			}
+			return n, min(headBytes+int(body), len(b)-n), nil
+		case asParsed:
+			b[n] = sParseComplete
 		}
 		n, d.left = n+headBytes, body
 	}
-	return n
+	return n, 0, nil
 }
 
 // between reports that what was passed on ends with a frame.

@@ -111,7 +111,7 @@ func (l *login) follow() error {
 		case sKeyData:
 			l.x.enter(frame[headBytes:])
 		case sParameterStatus:
-			l.note(frame[headBytes:])
+			frame = l.note(frame)
 		case sError:
 			failed = true
 			if l.refusal = readError(frame); l.x.s.o.Away != nil && !l.told && l.refusal.away() {

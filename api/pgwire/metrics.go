@@ -19,6 +19,9 @@ type metrics struct {
 
 	// Of Options.Away.
 	awayLogins, detached, attached, refused prometheus.Counter
+	// Of Options.Pool.
+	poolOpened, poolTimeouts, poolPrepared prometheus.Counter
+	poolWait                               prometheus.Histogram
 
 	close func() // takes them back
 }
@@ -53,6 +56,9 @@ func newMetrics(reg prometheus.Registerer, s *Server) (*metrics, error) {
 		{&m.awayLogins, "away_logins_total", "Logins that walproxy granted while PostgreSQL was away."},
 		{&m.detached, "detached_total", "Sessions that lost PostgreSQL and stayed."},
 		{&m.attached, "attached_total", "Sessions that were given a new connection to PostgreSQL."},
+		{&m.poolOpened, "pool_opened_total", "Connections to PostgreSQL that were made for the pool."},
+		{&m.poolTimeouts, "pool_timeouts_total", "Requests that were refused because no connection of the pool was free in time."},
+		{&m.poolPrepared, "pool_prepared_total", "Statements that were prepared on a connection of the pool because a session had prepared them on another."},
 		{&m.refused, "away_refused_total", "Requests that were refused because PostgreSQL was away."},
 	} {
 		*c.to = prometheus.NewCounter(prometheus.CounterOpts{Name: "walproxy_pgwire_" + c.name, Help: c.help})
@@ -64,13 +70,37 @@ func newMetrics(reg prometheus.Registerer, s *Server) (*metrics, error) {
 		defer s.mu.Unlock()
 		return float64(len(s.mu.sessions))
 	})
+	m.poolWait = prometheus.NewHistogram(prometheus.HistogramOpts{
+		Name: "walproxy_pgwire_pool_wait_seconds", Help: "Time that requests and logins waited for a connection of the pool, where none was free.",
+		Buckets: prometheus.ExponentialBuckets(0.0001, 4, 9),
+	})
 	all := []prometheus.Collector{m.connections, m.ended, m.cancels, m.requests, bytes, m.connectSeconds, sessions,
 		m.awayLogins, m.detached, m.attached, m.refused}
+	if s.pools != nil {
+		all = append(all, m.poolOpened, m.poolTimeouts, m.poolPrepared, m.poolWait)
+		all = append(all, s.pools.gauges()...)
+	}
 	if err := promset.Register(reg, all...); err != nil {
 		return nil, fmt.Errorf("pgwire: metrics: %w", err)
 	}
 	m.close = func() { promset.Unregister(reg, all...) }
 	return m, nil
+}
+
+// gauges of what the pools have.
+func (p *pools) gauges() (list []prometheus.Collector) {
+	for _, g := range []struct {
+		name, help string
+		of         func(poolCounts) int
+	}{
+		{"open", "Connections of the pool to PostgreSQL, and those that are being made.", func(n poolCounts) int { return n.open }},
+		{"idle", "Connections of the pool that no session has.", func(n poolCounts) int { return n.idle }},
+		{"waiting", "Requests and logins that wait for a connection of the pool.", func(n poolCounts) int { return n.waiting }},
+	} {
+		list = append(list, prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "walproxy_pgwire_pool_" + g.name, Help: g.help},
+			func() float64 { return float64(g.of(p.total())) }))
+	}
+	return list
 }
 
 // behindMetrics are those of sessions that may write behind.

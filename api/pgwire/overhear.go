@@ -23,11 +23,18 @@ func (l *login) hurry() func() {
 	return func() { stop(); cancel() }
 }
 
-// note takes a ParameterStatus.
-func (l *login) note(body []byte) {
-	if name, value, _, ok := cutPair(body); ok && (l.x.s.o.Away != nil || l.x.s.tables != nil) {
-		l.parameters = append(l.parameters, parameter{name, value})
+// note takes a ParameterStatus, and returns the one to pass on.
+func (l *login) note(frame []byte) []byte {
+	name, value, _, ok := cutPair(frame[headBytes:])
+	if !ok || l.x.s.o.Away == nil && l.x.s.tables == nil {
+		return frame
 	}
+	if l.x.pooled && name == applicationName { // PostgreSQL was not told
+		value = l.x.application
+		frame = appendFrame(nil, sParameterStatus, appendText(nil, name, value))
+	}
+	l.parameters = append(l.parameters, parameter{name, value})
+	return frame
 }
 
 // listen hears what the client says to prove who it is. Of a password message only

@@ -2,8 +2,9 @@
 // of at PostgreSQL finds the same server.
 //
 // Everything passes through as it came. Each client has a connection of its own
-// to PostgreSQL, which authenticates it; of what is sent only types and lengths
-// are looked at, so a message costs no memory whatever its size:
+// to PostgreSQL, which authenticates it, unless Options.Pool has them share some; of what
+// is sent only types and lengths are looked at, so a message costs no memory whatever its
+// size:
 //
 //	client ── frames ──► session ── the same frames ──► PostgreSQL
 //	       ◄── frames ──         ◄── frames ──
@@ -77,6 +78,9 @@ type Options struct {
 	// and lets clients in meanwhile. Sessions then cost more: they are carried by
 	// goroutines, and their statements are read.
 	Away *Away
+	// Pool, if not nil, has sessions share connections to PostgreSQL. It takes an Away,
+	// and makes one with the defaults if there is none.
+	Pool *Pool
 	// WriteBehind, if not nil, says which writes are acknowledged from the log.
 	WriteBehind *WriteBehind
 
@@ -132,6 +136,9 @@ func (o Options) withDefaults() (Options, error) {
 	o.QueryWait = positive(o.QueryWait, 10*time.Second)
 	o.IdleInTransactionTimeout = positive(o.IdleInTransactionTimeout, 10*time.Minute)
 	o.StallTimeout = positive(o.StallTimeout, 10*time.Minute)
+	if o.Pool = o.Pool.withDefaults(); o.Pool != nil {
+		o.Away = cmp.Or(o.Away, &Away{})
+	}
 	o.away, o.AuthQuery = o.Away.withDefaults(), o.AuthQuery.withDefaults()
 	o.Logger = cmp.Or(o.Logger, zap.NewNop())
 	if o.WriteBehind != nil {

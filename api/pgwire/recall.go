@@ -41,7 +41,7 @@ func (l *link) served() uint64 {
 func (l *link) remember(name string, frame []byte) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	p := &remade{frame: slices.Clone(frame)}
+	p := &remade{frame: slices.Clone(frame), reading: l.mu.held.reading()}
 	l.mu.held.sent[name] = p
 	l.mu.held.keep(name, p)
 }

@@ -154,11 +154,11 @@ func (r *roster) any() (grantKey, bool) {
 }
 
 // revoke: PostgreSQL lets the login in no more.
-func (r *roster) revoke(st *startup) {
+func (r *roster) revoke(key grantKey) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if _, ok := r.mu.granted[keyOf(st)]; ok {
-		delete(r.mu.granted, keyOf(st))
+	if _, ok := r.mu.granted[key]; ok {
+		delete(r.mu.granted, key)
 		r.mu.changed = true
 	}
 }

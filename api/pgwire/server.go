@@ -34,6 +34,7 @@ type Server struct {
 	keys    keys
 
 	presence   *presence // nil without Options.Away and a console
+	pools      *pools    // nil without Options.Pool
 	statements *statement.Cache
 
 	consoles     atomic.Int32
@@ -72,6 +73,9 @@ func Start(o Options) (s *Server, err error) {
 	}
 	s.mu.conns, s.mu.sessions = map[net.Conn]struct{}{}, map[*session]struct{}{}
 	s.keys.by = map[uint32][]*session{}
+	if o.Pool != nil {
+		s.pools = newPools(s, *o.Pool)
+	}
 	if s.metrics, err = newMetrics(o.Registerer, s); err != nil {
 		return nil, err
 	}
@@ -99,6 +103,9 @@ func Start(o Options) (s *Server, err error) {
 	}
 	if s.presence != nil {
 		s.joined.Go(s.presence.watch)
+	}
+	if s.pools != nil {
+		s.joined.Go(s.pools.watch)
 	}
 	if s.tables != nil {
 		s.joined.Go(func() {
@@ -348,6 +355,9 @@ func (s *Server) Close(ctx context.Context) error {
 		})
 		s.joined.Wait()
 		stop()
+		if s.pools != nil {
+			s.pools.close()
+		}
 		for _, l := range s.loops {
 			l.close()
 		}

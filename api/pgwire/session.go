@@ -28,6 +28,7 @@ type session struct {
 	encrypted      string // the version of TLS; "": none
 	began          time.Time
 	link           atomic.Pointer[link] // the upstream, if Options.Away has it outlive PostgreSQL's
+	pooled         bool                 // its connections to PostgreSQL are shared
 	passed         *login               // by PostgreSQL, or as far as it came; nil: it was not asked
 	// waiting ends what the endpoint does for the client, if a cancel request may.
 	waiting atomic.Pointer[context.CancelCauseFunc]
@@ -66,7 +67,7 @@ func (x *session) reported(name string) string {
 	if l := x.link.Load(); l != nil {
 		l.mu.Lock()
 		defer l.mu.Unlock()
-		return l.mu.held.reported[name]
+		return l.mu.held.reported.of[name]
 	}
 	if x.passed != nil {
 		for _, p := range x.passed.parameters {

@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -241,48 +242,102 @@ func TestTwins(t *testing.T) {
 	testTwins(t, false)
 }
 
+// TestTwinsPooled: so do those that share a connection to PostgreSQL.
+func TestTwinsPooled(t *testing.T) {
+	t.Parallel()
+	testTwins(t, false, pooling(3))
+}
+
+// restless moves the others in a pool from one connection to another: it has one of them
+// every now and then, with settings and statements of its own.
+type restless struct {
+	w      *wire
+	inside bool
+}
+
+func (d *restless) stir(r *rand.Rand) {
+	d.w.t.Helper()
+	sql := []string{"BEGIN", "SET search_path = other", "SET search_path = pg_catalog", "SET search_path = public", "RESET search_path", "DEALLOCATE ALL", "DISCARD ALL"}[r.IntN(7)]
+	messages := []pgproto3.FrontendMessage{&pgproto3.Query{String: sql}}
+	switch {
+	case d.inside:
+		messages, d.inside = []pgproto3.FrontendMessage{&pgproto3.Query{String: "COMMIT"}}, false
+	case r.IntN(3) == 0: // the same text as others'
+		name := fmt.Sprint("d", r.IntN(2))
+		messages = []pgproto3.FrontendMessage{&pgproto3.Close{ObjectType: 'S', Name: name}, &pgproto3.Parse{Name: name, Query: twinText}, &pgproto3.Sync{}}
+	default:
+		d.inside = sql == "BEGIN"
+	}
+	for _, l := range d.w.ask(messages...) {
+		if l[0] == sError && !strings.Contains(l, "42P01") { // there are no items in pg_catalog
+			d.w.t.Fatalf("%s: %s", said(messages), l)
+		}
+	}
+}
+
 // TestTwinTransactions: so do those whose transactions are held and logged at COMMIT.
 func TestTwinTransactions(t *testing.T) {
 	t.Parallel()
 	testTwins(t, true)
 }
 
-func testTwins(t *testing.T, transactions bool) {
+func testTwins(t *testing.T, transactions bool, change ...func(*Options)) {
 	sessions, queries := 4, 60
 	if os.Getenv("WALPROXY_LONG") != "" {
 		sessions, queries = 60, 300
 	}
 	r := newBehindRig(t, twinDDL, items(), func(o *behindOptions) {
-		o.change = append(o.change, func(o *Options) { o.WriteBehind.LogTransactions = transactions })
+		o.change = append(change, func(o *Options) { o.WriteBehind.LogTransactions = transactions })
 	})
 	twin := pgtest.Shared(t).Database(t)
 	direct := pgtest.Connect(t, twin)
 	do(t, direct, twinDDL)
-	seed := uint64(time.Now().UnixNano())
+	seed := seedOf(t)
+	var disturber *restless
+	if r.pools != nil {
+		disturber = &restless{w: newWire(t, r.through)}
+	}
 	for session := range sessions {
 		a := &twinAuthor{r: rand.New(rand.NewPCG(seed, uint64(session))), fresh: session * 1000, transactions: transactions}
 		through, other := newWire(t, r.through), newWire(t, twin)
 		var past []string
 		for range queries {
+			if disturber != nil && a.r.IntN(3) == 0 {
+				disturber.stir(a.r)
+			}
 			messages := a.next()
 			past = append(past, said(messages))
 			got, want := through.ask(messages...), other.ask(messages...)
 			if !slices.Equal(got, want) {
-				t.Fatalf("seed %d, session %d: %s\ngot  %q\nwant %q\n%s", seed, session, strings.Join(past, "\n"), got, want, r.why())
+				t.Fatalf("WALPROXY_SEED=%d, session %d: %s\ngot  %q\nwant %q\n%s", seed, session, strings.Join(past, "\n"), got, want, r.why())
 			}
 		}
 		rollback := &pgproto3.Query{String: "ROLLBACK"}
 		through.ask(rollback)
 		other.ask(rollback)
+		_, _ = through.c.Close(), other.c.Close() // what it keeps is another one's
+		r.applied()                               // the next session need not see writes of this one that are not
 	}
-	if r.logged() < sessions*queries/20 {
+	if r.logged() < sessions*queries/60 {
 		t.Errorf("only %d queries were written behind: %s", r.logged(), r.why())
 	}
-	r.applied()
 	const all = "SELECT coalesce(string_agg(format('%s %s %s', id, name, n), ', ' ORDER BY id), '') FROM items"
 	if got, want := one[string](t, r.admin, all), one[string](t, direct, all); got != want {
-		t.Errorf("seed %d: the rows are\n%s\nwant\n%s", seed, got, want)
+		t.Errorf("WALPROXY_SEED=%d: the rows are\n%s\nwant\n%s", seed, got, want)
 	}
+}
+
+// seedOf is that of WALPROXY_SEED, else one of now.
+func seedOf(t *testing.T) uint64 {
+	text := os.Getenv("WALPROXY_SEED")
+	if text == "" {
+		return uint64(time.Now().UnixNano())
+	}
+	seed, err := strconv.ParseUint(text, 10, 64)
+	if err != nil {
+		t.Fatalf("WALPROXY_SEED: %v", err)
+	}
+	return seed
 }
 
 func said(messages []pgproto3.FrontendMessage) string {

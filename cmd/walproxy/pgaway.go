@@ -45,6 +45,16 @@ func pgwireAuthQuery(q *config.PGAuthQuery) *pgwire.AuthQuery {
 	return &pgwire.AuthQuery{User: q.User, Password: q.Password, Database: q.Database, SQL: q.SQL, Every: time.Duration(q.Every)}
 }
 
+func pgwirePool(p *config.PGPool) *pgwire.Pool {
+	if p == nil || p.Mode == config.PoolSession {
+		return nil
+	}
+	return &pgwire.Pool{
+		Size: p.Size, MaxStatements: p.MaxStatements,
+		WaitTimeout: time.Duration(p.WaitTimeout), IdleTimeout: time.Duration(p.IdleTimeout), MaxLifetime: time.Duration(p.MaxLifetime),
+	}
+}
+
 func pgwireAway(a *config.PGAway, dataDir string) *pgwire.Away {
 	if a == nil {
 		return nil

@@ -52,6 +52,7 @@ func (i *instance) startPGWire() error {
 		ConsoleUsers:             c.ConsoleUsers,
 		AuthQuery:                pgwireAuthQuery(c.AuthQuery),
 		Away:                     pgwireAway(c.Away, i.config.DataDir),
+		Pool:                     pgwirePool(c.Pool),
 		WriteBehind:              i.writeBehind(),
 		Logger:                   i.logger.Named("pgwire"),
 		Registerer:               i.registry,

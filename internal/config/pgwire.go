@@ -48,6 +48,7 @@ type PGWire struct {
 	// known, from this machine.
 	ConsoleUsers []string `yaml:"console_users"`
 	Away         *PGAway  `yaml:"away"` // nil: sessions end with PostgreSQL
+	Pool         *PGPool  `yaml:"pool"` // nil: each session has a connection of its own
 
 	MaxConnections         int  `yaml:"max_connections"`
 	MaxUserConnections     int  `yaml:"max_user_connections"`     // of one user; 0: no bound of its own
@@ -72,6 +73,7 @@ func (p *PGWire) withDefaults() {
 	or(&p.IdleInTransactionTimeout, Duration(10*time.Minute))
 	or(&p.StallTimeout, Duration(10*time.Minute))
 	p.awayDefaults()
+	p.Pool.withDefaults()
 	if len(p.WriteBehind) > 0 {
 		p.behindDefaults()
 	}
@@ -116,6 +118,7 @@ func (c *checker) pgwire(p *PGWire) {
 		c.want(d.value >= Duration(time.Millisecond), "pgwire."+d.key, "%s is out of range: 1ms or more", d.value)
 	}
 	c.pgaway(p)
+	c.pgpool(p.Pool)
 	c.want(p.IdleTimeout >= 0, "pgwire.idle_timeout", "must not be negative")
 }
 

@@ -12,6 +12,7 @@ const variable = `\$\{[A-Za-z_]`
 // choices are the values of keys that take one of a few.
 var choices = map[string][]string{
 	"log.engine":                      {"tidwall", "native"},
+	"pgwire.pool.mode":                {PoolSession, PoolTransaction},
 	"api.tokens.rights":               {"read", "write", "admin"},
 	"admin.tokens.rights":             {"read", "write", "admin"},
 	"sinks.*.type":                    {TypePebble, TypePostgres, TypeAerospike},

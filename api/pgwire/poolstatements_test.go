@@ -1,0 +1,232 @@
+package pgwire
+
+import (
+	"crypto/tls"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgproto3"
+
+	"github.com/walproxy/walproxy/internal/pgtest"
+)
+
+// TestPoolLogins: with passwords and TLS on both sides: who is known logs in without
+// PostgreSQL, by the right password alone; who is not keeps the connection of the login.
+func TestPoolLogins(t *testing.T) {
+	t.Parallel()
+	cert := newCertificate(t)
+	c, secret := guarded(t, map[string]string{"ssl": "on", "ssl_cert_file": "'c.pem'", "ssl_key_file": "'k.pem'", "log_connections": "on"},
+		map[string][]byte{"c.pem": cert.pem, "k.pem": cert.key})
+	s := start(t, c.Addr(), pooling(2), quick(map[string]Secret{"app": secret}), func(o *Options) {
+		o.TLS, o.Upstream.TLS = cert.server(), &tls.Config{RootCAs: cert.pool()}
+		o.Pool.WaitTimeout = time.Second
+	})
+	dsn := s.dsn("app", "s3cret", "sslmode=verify-full", "sslrootcert="+cert.path)
+	for i := range 6 {
+		conn := pgtest.Connect(t, dsn)
+		if got := one[string](t, conn, "SELECT current_user || $1::text", fmt.Sprint(i)); got != fmt.Sprint("app", i) {
+			t.Error(got)
+		}
+		do(t, conn, "INSERT INTO t VALUES (1)")
+	}
+	if _, err := pgx.Connect(bounded(t), s.dsn("app", "wrong", "sslmode=require")); code(err) != "28P01" {
+		t.Errorf("a wrong password: %v", err)
+	}
+	if n := s.pools.total(); n.open != 1 || n.idle != 1 { // they came one after the other
+		t.Errorf("the pool has %+v", n)
+	}
+	var strangers []*pgx.Conn
+	for range 2 {
+		strangers = append(strangers, pgtest.Connect(t, s.dsn("reader", "s3cret", "sslmode=require")))
+	}
+	if pid(t, strangers[0]) == pid(t, strangers[1]) {
+		t.Error("sessions share a connection that nobody could make again")
+	}
+	if _, err := pgx.Connect(bounded(t), s.dsn("reader", "s3cret", "sslmode=require")); code(err) != "53300" {
+		t.Errorf("one more: %v", err)
+	}
+	held := 0
+	for _, row := range s.showClients() {
+		if row[8] == "its password is not known to walproxy" {
+			held++
+		}
+	}
+	if held != 2 {
+		t.Errorf("SHOW CLIENTS has %d that hold their connection", held)
+	}
+}
+
+// TestPoolStatements: prepared statements are their session's, by whatever names, on
+// whichever connection; few of them are kept there.
+func TestPoolStatements(t *testing.T) {
+	t.Parallel()
+	s, dsn, _ := pooled(t, 2, func(o *Options) { o.Pool.MaxStatements = 5 })
+	wires := []*wire{newWire(t, dsn), newWire(t, dsn), newWire(t, dsn)}
+	r := rand.New(rand.NewPCG(uint64(time.Now().UnixNano()), 0))
+	var has [3]map[string]int
+	for i, w := range wires {
+		has[i] = map[string]int{}
+		w.ask(&pgproto3.Query{String: "SET application_name = ''"}) // all alike
+	}
+	for n := range 200 {
+		i := r.IntN(len(wires))
+		name := fmt.Sprint(r.IntN(8))
+		value, known := has[i][name]
+		var messages []pgproto3.FrontendMessage
+		want := []string{fmt.Sprintf("%d", value)}
+		switch {
+		case !known:
+			value = r.IntN(12)
+			has[i][name], want = value, []string{fmt.Sprint(value)}
+			messages = append(messages, &pgproto3.Parse{Name: name, Query: fmt.Sprintf("SELECT %d", value)})
+		case r.IntN(4) == 0:
+			delete(has[i], name)
+			messages, want = append(messages, &pgproto3.Close{ObjectType: 'S', Name: name}), []string{"does not exist", `"` + name + `"`}
+		case r.IntN(6) == 0:
+			messages, want = append(messages, &pgproto3.Parse{Name: name, Query: "SELECT 99"}), []string{"42P05", `"` + name + `" already exists`}
+		case r.IntN(6) == 0:
+			messages = append(messages, &pgproto3.Bind{PreparedStatement: name, Parameters: [][]byte{[]byte("1")}})
+			want = []string{"08P01", `"` + name + `" requires 0`}
+		}
+		messages = append(messages, &pgproto3.Bind{PreparedStatement: name}, &pgproto3.Describe{ObjectType: 'S', Name: name}, &pgproto3.Execute{}, &pgproto3.Sync{})
+		got := strings.ReplaceAll(strings.Join(wires[i].ask(messages...), "\n"), `\"`, `"`)
+		if len(want) == 1 {
+			want = []string{"SELECT 1"}
+			if !strings.Contains(got, fmt.Sprintf("%q", fmt.Sprint(value))) && !strings.Contains(got, fmt.Sprint(value)) {
+				t.Fatalf("%d: session %d, statement %s: %s; want %d", n, i, name, got, value)
+			}
+		}
+		for _, part := range want {
+			if !strings.Contains(got, part) {
+				t.Fatalf("%d: session %d, statement %s: %s; want %q", n, i, name, got, part)
+			}
+		}
+		if strings.Contains(got, ourName) {
+			t.Fatalf("%d: the session is told our name: %s", n, got)
+		}
+	}
+	s.pools.mu.Lock()
+	defer s.pools.mu.Unlock()
+	for key, q := range s.pools.by {
+		for _, b := range q.idle {
+			if n := len(b.stock.has); n > 5+2 {
+				t.Errorf("%v: %d statements are kept", key, n)
+			}
+		}
+	}
+}
+
+// TestPoolUnnamed: the unnamed statement lasts from one query to the next, and no longer
+// than it would.
+func TestPoolUnnamed(t *testing.T) {
+	t.Parallel()
+	_, dsn, _ := pooled(t, 1)
+	a, b := newWire(t, dsn), newWire(t, dsn)
+	parse := func(q string) []pgproto3.FrontendMessage {
+		return []pgproto3.FrontendMessage{&pgproto3.Parse{Query: q}, &pgproto3.Describe{ObjectType: 'S'}, &pgproto3.Sync{}}
+	}
+	run := []pgproto3.FrontendMessage{&pgproto3.Bind{}, &pgproto3.Execute{}, &pgproto3.Sync{}}
+	contains := func(w *wire, want string, messages ...pgproto3.FrontendMessage) {
+		t.Helper()
+		if got := w.ask(messages...); !strings.Contains(strings.Join(got, "\n"), want) {
+			t.Errorf("%q; want %q", got, want)
+		}
+	}
+	a.ask(parse("SELECT 'of a'")...)
+	b.ask(parse("SELECT 'of b'")...)
+	for range 2 {
+		contains(a, "of a", run...)
+		contains(b, "of b", run...)
+	}
+	a.ask(&pgproto3.Query{String: "SELECT 1"})
+	contains(a, "26000", run...)
+	contains(b, "of b", run...)
+	b.ask(asks("SET work_mem = '5MB'")...)
+	a.ask(parse("SELECT 'of a'")...)
+	b.ask(prepares("named", "SELECT 1")...) // what is set for it first drops the unnamed one
+	contains(a, "of a", run...)
+	contains(b, "42601", parse("SELEC")...)
+	contains(b, "26000", run...)
+}
+
+// TestPoolNewColumns: what a statement yields has changed: each session is told so once,
+// and can prepare it again.
+func TestPoolNewColumns(t *testing.T) {
+	t.Parallel()
+	_, dsn, direct := pooled(t, 1)
+	do(t, direct, "CREATE TABLE t (v int)", "INSERT INTO t VALUES (1)")
+	for round := range 2 {
+		conn := pgtest.Connect(t, dsn)
+		const query = "SELECT * FROM t"
+		read := func() error {
+			rows, err := conn.Query(bounded(t), query)
+			if err != nil {
+				return err
+			}
+			rows.Close()
+			return rows.Err()
+		}
+		if err := read(); err != nil {
+			t.Fatal(err)
+		}
+		do(t, direct, fmt.Sprintf("ALTER TABLE t ADD COLUMN n%d text DEFAULT 'x'", round))
+		if err := read(); code(err) != "0A000" {
+			t.Errorf("round %d: after the change: %v", round, err)
+		}
+		if err := read(); err != nil {
+			t.Errorf("round %d: prepared again: %v", round, err)
+		}
+	}
+}
+
+// TestPoolPipelines: answers in pipelines are those of PostgreSQL, with errors in them.
+func TestPoolPipelines(t *testing.T) {
+	t.Parallel()
+	_, dsn, direct := pooled(t, 2)
+	do(t, direct, "CREATE TABLE t (v int)")
+	through := []*wire{newWire(t, dsn), newWire(t, dsn), newWire(t, dsn)}
+	other := newWire(t, direct.Config().ConnString())
+	author := rand.New(rand.NewPCG(1, uint64(time.Now().UnixNano())))
+	texts := []string{"SELECT 1", "SELECT 1/0", "INSERT INTO t VALUES (1)", "SELECT * FROM nothing", "BEGIN", "COMMIT", "ROLLBACK", "SET LOCAL work_mem = '5MB'", "SHOW work_mem", ""}
+	var past []string
+	for n := range 150 {
+		var messages []pgproto3.FrontendMessage
+		syncs := 1 + author.IntN(3)
+		for range syncs {
+			for range author.IntN(4) {
+				name := []string{"", "a", "b"}[author.IntN(3)]
+				switch author.IntN(5) {
+				case 0, 1:
+					messages = append(messages, &pgproto3.Parse{Name: name, Query: texts[author.IntN(len(texts))]})
+				case 2:
+					messages = append(messages, &pgproto3.Close{ObjectType: 'S', Name: name})
+				default:
+					messages = append(messages, &pgproto3.Bind{PreparedStatement: name}, &pgproto3.Execute{})
+				}
+			}
+			messages = append(messages, &pgproto3.Sync{})
+		}
+		past = append(past, said(messages))
+		want := answersTo(other, syncs, messages)
+		for i, w := range through {
+			if got := answersTo(w, syncs, messages); !slices.Equal(got, want) {
+				t.Fatalf("%d, session %d:\n%s\ngot  %q\nwant %q", n, i, strings.Join(past[max(0, len(past)-8):], "\n"), got, want)
+			}
+			w.ask(&pgproto3.Query{String: "ROLLBACK"}) // two connections, three sessions
+		}
+		other.ask(&pgproto3.Query{String: "ROLLBACK"})
+	}
+}
+
+func answersTo(w *wire, syncs int, messages []pgproto3.FrontendMessage) (lines []string) {
+	w.send(messages...)
+	for range syncs {
+		lines = append(lines, w.answer()...)
+	}
+	return lines
+}
