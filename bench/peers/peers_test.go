@@ -38,7 +38,7 @@ func TestPeers(t *testing.T) {
 	if *budget == 0 {
 		t.Skip("it measures for minutes: -budget 7m")
 	}
-	r := &Result{Date: time.Now().UTC().Format("2006-01-02"), Command: "cd bench/peers && go test " + strings.Join(os.Args[1:], " ")}
+	r := &Result{Date: time.Now().UTC().Format("2006-01-02"), Command: fmt.Sprintf("make peers BUDGET=%v", *budget)}
 	r.describe(t)
 	run := newRun(t, r)
 	for _, size := range numbers(t, *sizes) {
