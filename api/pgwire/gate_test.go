@@ -2,6 +2,7 @@ package pgwire
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"testing"
@@ -191,6 +192,41 @@ func TestReads(t *testing.T) {
 	release()
 	if err := ended(t, "the read", done); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestSnapshotOfAll: with read = 'all' the first read in a transaction waits for every
+// table, for those that come later see no more than it did; a Parse makes the snapshot, too.
+func TestSnapshotOfAll(t *testing.T) {
+	t.Parallel()
+	r := newBehindRig(t, itemsDDL, items())
+	a, b, c := r.connect(pgx.QueryExecModeExec), r.connect(pgx.QueryExecModeExec), r.connect(pgx.QueryExecModeExec)
+	release := r.hold("items")
+	for _, session := range []*pgx.Conn{b, c} {
+		do(t, session, "SET walproxy.read = 'all'", "SET walproxy.ack = 'off'", "BEGIN ISOLATION LEVEL REPEATABLE READ")
+	}
+	if _, err := a.Exec(bounded(t), insertItem, 1, "x", 1); err != nil || r.logged() != 1 {
+		t.Fatalf("%v: %s", err, r.why())
+	}
+	read := started(func() error { _, err := b.Exec(bounded(t), "SELECT FROM other"); return err })
+	parse := started(func() error { _, err := c.Prepare(bounded(t), "s", "SELECT FROM other"); return err })
+	eventually(t, "both wait", func() bool {
+		n := 0
+		for _, x := range r.list() {
+			if x.waiting.Load() != nil {
+				n++
+			}
+		}
+		return n == 2
+	})
+	release()
+	if err := errors.Join(ended(t, "the read", read), ended(t, "the Parse", parse)); err != nil {
+		t.Fatal(err)
+	}
+	for _, session := range []*pgx.Conn{b, c} {
+		if got := one[int](t, session, "SELECT count(*)::int FROM items"); got != 1 {
+			t.Errorf("its snapshot has %d rows, want 1", got)
+		}
 	}
 }
 

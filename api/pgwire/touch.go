@@ -178,7 +178,11 @@ func (x *attended) barrier(t *touch) *failure {
 	if x.settings.read == readAny {
 		return nil
 	}
-	any := t.anything || t.begins
+	x.mu.Lock()
+	// What comes first in one that is open may make its snapshot, which is of all tables.
+	snapshot := x.settings.read == readAll && x.mu.turn.tx == txOpen
+	x.mu.Unlock()
+	any := t.anything || t.begins || snapshot
 	list := collections(t.reads)
 	need := x.unseen.newest(list, any)
 	if x.settings.read == readAll {
