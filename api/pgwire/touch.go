@@ -173,21 +173,23 @@ func (x *attended) enterDirect(list []string) *failure {
 	return nil
 }
 
+func (x *attended) inTransaction() bool {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.mu.turn.tx == txOpen
+}
+
 // barrier waits for the writes that a read has to see.
 func (x *attended) barrier(t *touch) *failure {
 	if x.settings.read == readAny {
 		return nil
 	}
-	x.mu.Lock()
-	// What comes first in one that is open may make its snapshot, which is of all tables.
-	snapshot := x.settings.read == readAll && x.mu.turn.tx == txOpen
-	x.mu.Unlock()
-	any := t.anything || t.begins || snapshot
+	any := t.anything || t.begins
 	list := collections(t.reads)
 	need := x.unseen.newest(list, any)
 	if x.settings.read == readAll {
 		of := list
-		if any {
+		if any || x.inTransaction() { // what comes first in one may make its snapshot, which is of all tables
 			of = x.t.all()
 		}
 		for _, c := range of {
