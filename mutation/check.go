@@ -50,6 +50,11 @@ func checkRecord(rec *walproxyv1.Record) error {
 			return err
 		}
 	}
+	if rec.Trace != nil {
+		if err := known("record.trace", rec.Trace); err != nil {
+			return err
+		}
+	}
 	switch body := rec.Body.(type) {
 	case *walproxyv1.Record_Mutation:
 		return in("mutation", checkMutation(body.Mutation))

@@ -24,8 +24,14 @@ const (
 	recordAccepted  = 2
 	recordRoutes    = 3
 	recordPrincipal = 4
+	recordTrace     = 6
 	recordMutation  = 10
 	recordStatement = 12
+
+	traceID     = 1
+	traceSpanID = 2
+	traceFlags  = 3
+	traceState  = 4
 
 	mutationCollection   = 1
 	mutationKey          = 2
@@ -115,6 +121,9 @@ func decodePlain(payload string) *walproxyv1.Record {
 			rec.Routes = append(rec.Routes, w.text())
 		case number == recordPrincipal && kind == wireBytes:
 			rec.Principal = w.text()
+		case number == recordTrace && kind == wireBytes && rec.Trace == nil:
+			rec.Trace = decodeTrace(w.bytes())
+			w.bad = rec.Trace == nil || w.bad
 		case number == recordMutation && kind == wireBytes && rec.Body == nil && p != nil:
 			p.body.Mutation = &p.mutation
 			rec.Body = &p.body
@@ -150,6 +159,33 @@ func (w *wire) text() string {
 	s := w.bytes()
 	w.bad = w.bad || !utf8.ValidString(s)
 	return s
+}
+
+// decodeTrace returns nil for what is left to others.
+func decodeTrace(payload string) *walproxyv1.Trace {
+	w, t := wire{rest: payload}, &walproxyv1.Trace{}
+	for {
+		number, kind, ok := w.next()
+		if !ok {
+			break
+		}
+		switch {
+		case number == traceID && kind == wireBytes:
+			t.TraceId = []byte(w.bytes())
+		case number == traceSpanID && kind == wireBytes:
+			t.SpanId = []byte(w.bytes())
+		case number == traceFlags && kind == wireVarint:
+			t.Flags = uint32(w.varint())
+		case number == traceState && kind == wireBytes:
+			t.State = w.text()
+		default:
+			return nil
+		}
+	}
+	if w.bad {
+		return nil
+	}
+	return t
 }
 
 func (p *plain) decodeMutation(payload string) bool {

@@ -202,7 +202,40 @@ func smallRecords(t testing.TB) (payloads [][]byte) {
 		}
 		payloads = append(payloads, payload)
 	}
-	return append(payloads, statementRecord(t))
+	payloads = append(payloads, statementRecord(t))
+	return append(payloads, tracedRecords(t)...)
+}
+
+// tracedRecords are a mutation and a statement with the context of a trace.
+func tracedRecords(t testing.TB) (payloads [][]byte) {
+	t.Helper()
+	for _, rec := range []*walproxyv1.Record{
+		{Body: &walproxyv1.Record_Mutation{Mutation: New("c", String("k"), []*walproxyv1.Op{TouchOp()})}},
+		{Body: &walproxyv1.Record_Statement{Statement: &walproxyv1.Statement{Text: "DELETE", Collection: "c", Key: String("k")}}},
+	} {
+		rec.Format, rec.Routes, rec.Trace = Format, []string{"main"}, traced("a=b")
+		payload, err := Encode(nil, rec)
+		if err != nil {
+			t.Fatal(err)
+		}
+		payloads = append(payloads, payload)
+	}
+	return payloads
+}
+
+// TestPlainTrace: a record with the context of a trace takes the short ways, and comes
+// back whole.
+func TestPlainTrace(t *testing.T) {
+	for _, payload := range tracedRecords(t) {
+		rec := decodePlain(string(payload))
+		if rec == nil || !proto.Equal(rec.GetTrace(), traced("a=b")) {
+			t.Errorf("decodePlain makes %v of it", rec)
+		}
+		var o Outline
+		if !o.Read(payload) || !o.Routed("main") || !bytes.Equal(o.Key, AppendKey(nil, "c", String("k"))) {
+			t.Errorf("the outline is %+v", o)
+		}
+	}
 }
 
 func statementRecord(t testing.TB) []byte {

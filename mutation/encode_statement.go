@@ -40,8 +40,36 @@ func appendStatementRecord(dst []byte, rec *walproxyv1.Record) ([]byte, bool) {
 		return dst, false
 	}
 	out = appendField(out, recordPrincipal, rec.Principal)
+	out, ok = appendTrace(out, rec.Trace)
+	if !ok {
+		return dst, false
+	}
 	out = protowire.AppendVarint(protowire.AppendTag(out, recordStatement, protowire.BytesType), uint64(sizeStatement(s, len(key))))
 	return appendStatement(out, s, key), true
+}
+
+func appendTrace(dst []byte, t *walproxyv1.Trace) ([]byte, bool) {
+	if t == nil {
+		return dst, true
+	}
+	if !utf8.ValidString(t.State) {
+		return dst, false
+	}
+	size := sizeField(len(t.TraceId)) + sizeField(len(t.SpanId)) + sizeField(len(t.State))
+	if t.Flags != 0 {
+		size += 1 + protowire.SizeVarint(uint64(t.Flags))
+	}
+	dst = protowire.AppendVarint(protowire.AppendTag(dst, recordTrace, protowire.BytesType), uint64(size))
+	if len(t.TraceId) > 0 {
+		dst = protowire.AppendBytes(protowire.AppendTag(dst, traceID, protowire.BytesType), t.TraceId)
+	}
+	if len(t.SpanId) > 0 {
+		dst = protowire.AppendBytes(protowire.AppendTag(dst, traceSpanID, protowire.BytesType), t.SpanId)
+	}
+	if t.Flags != 0 {
+		dst = protowire.AppendVarint(protowire.AppendTag(dst, traceFlags, protowire.VarintType), uint64(t.Flags))
+	}
+	return appendField(dst, traceState, t.State), true
 }
 
 func appendStatement(dst []byte, s *walproxyv1.Statement, key []byte) []byte {
@@ -78,9 +106,7 @@ func appendField(dst []byte, number protowire.Number, text string) []byte {
 func sizeStatement(s *walproxyv1.Statement, key int) int {
 	n := 1 + protowire.SizeBytes(key)
 	for _, field := range [...]int{len(s.Parameters), len(s.Role), len(s.SearchPath), len(s.Collection), len(s.RequestId), len(s.Text)} {
-		if field > 0 {
-			n += 1 + protowire.SizeBytes(field) // all numbers are below 16
-		}
+		n += sizeField(field)
 	}
 	for name, value := range s.Settings {
 		n += 1 + protowire.SizeBytes(sizeSetting(name, value))
@@ -89,6 +115,14 @@ func sizeStatement(s *walproxyv1.Statement, key int) int {
 		n += 1 + protowire.SizeBytes(sizeOIDs(s.ParameterOids))
 	}
 	return n
+}
+
+// sizeField is what a field of so many bytes takes; all numbers are below 16.
+func sizeField(bytes int) int {
+	if bytes == 0 {
+		return 0
+	}
+	return 1 + protowire.SizeBytes(bytes)
 }
 
 func sizeSetting(name, value string) int {

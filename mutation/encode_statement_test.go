@@ -28,6 +28,10 @@ func TestStatementEncodedAlike(t *testing.T) {
 		if rapid.IntRange(0, 5).Draw(t, "origin") == 0 {
 			rec.Origin = &walproxyv1.Origin{Lsn: 3}
 		}
+		if rapid.Bool().Draw(t, "traced") {
+			rec.Trace = &walproxyv1.Trace{TraceId: rapid.SliceOfN(rapid.Byte(), 0, 200).Draw(t, "trace"), SpanId: rapid.SliceOfN(rapid.Byte(), 0, 8).Draw(t, "span"),
+				Flags: rapid.Uint32().Draw(t, "flags"), State: some.Draw(t, "state")}
+		}
 		want, err := deterministic.MarshalAppend([]byte("before"), rec)
 		got, ok := appendStatementRecord([]byte("before"), rec)
 		switch {

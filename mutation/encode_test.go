@@ -42,7 +42,12 @@ func everything() []*walproxyv1.Record {
 	r2.Body = &walproxyv1.Record_Group{Group: group}
 	r3.Body = &walproxyv1.Record_Statement{Statement: statement}
 	r4.Body = &walproxyv1.Record_Command{Command: command}
+	r1.Trace, r3.Trace = traced("vendor=1"), traced("")
 	return []*walproxyv1.Record{r1, r2, r3, r4}
+}
+
+func traced(state string) *walproxyv1.Trace {
+	return &walproxyv1.Trace{TraceId: bytes.Repeat([]byte{1}, 16), SpanId: bytes.Repeat([]byte{2}, 8), Flags: 1, State: state}
 }
 
 func TestEncodeRoundTrip(t *testing.T) {

@@ -54,7 +54,7 @@ func (o *Outline) Read(payload []byte) bool {
 			o.Accepted = w.zigzag()
 		case number == recordRoutes && kind == wireBytes:
 			o.routes = append(o.routes, w.bytes())
-		case number == recordPrincipal && kind == wireBytes:
+		case (number == recordPrincipal || number == recordTrace) && kind == wireBytes:
 			w.bytes()
 		case number == recordMutation && kind == wireBytes && body == "":
 			body = w.bytes()

@@ -2,6 +2,7 @@ package jsonform
 
 import (
 	"encoding/base64"
+	"encoding/hex"
 	"maps"
 	"slices"
 	"strconv"
@@ -31,7 +32,7 @@ func KindOf(rec *walproxyv1.Record) string {
 }
 
 // AppendRecord appends the members of a JSON object that say all that is in a
-// record of the log: time, routes, principal, origin, kind, and under the name of
+// record of the log: time, routes, principal, origin, trace, kind, and under the name of
 // the kind what it does. The braces are the caller's.
 func AppendRecord(dst []byte, rec *walproxyv1.Record) []byte {
 	if at := rec.GetAcceptedUnixNanos(); at != 0 {
@@ -44,6 +45,15 @@ func AppendRecord(dst []byte, rec *walproxyv1.Record) []byte {
 	if o := rec.GetOrigin(); o != nil {
 		dst = strconv.AppendUint(append(dst, `"origin":{"lsn":`...), o.GetLsn(), 10)
 		dst = append(appendString(append(dst, `,"sink":`...), o.GetSink()), "},"...)
+	}
+	if t := rec.GetTrace(); t != nil {
+		dst = append(hex.AppendEncode(append(dst, `"trace":{"trace_id":"`...), t.GetTraceId()), '"')
+		dst = append(hex.AppendEncode(append(dst, `,"span_id":"`...), t.GetSpanId()), '"')
+		dst = strconv.AppendUint(append(dst, `,"flags":`...), uint64(t.GetFlags()), 10)
+		if state := t.GetState(); state != "" {
+			dst = appendString(append(dst, `,"state":`...), state)
+		}
+		dst = append(dst, "},"...)
 	}
 	kind := KindOf(rec)
 	dst = appendString(append(dst, `"kind":`...), kind)

@@ -30,6 +30,8 @@ func TestAppendRecord(t *testing.T) {
 	const head = `"time":"2020-01-02T03:04:05Z","routes":["main"],`
 	at := time.Date(2020, 1, 2, 3, 4, 5, 0, time.UTC).UnixNano()
 	for want, rec := range map[string]*walproxyv1.Record{
+		head + `"trace":{"trace_id":"0102030405060708090a0b0c0d0e0f10","span_id":"0102030405060708","flags":1,"state":"a=b"},"kind":"unknown","unknown":null`: {Trace: &walproxyv1.Trace{
+			TraceId: []byte{1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16}, SpanId: []byte{1, 2, 3, 4, 5, 6, 7, 8}, Flags: 1, State: "a=b"}},
 		head + `"kind":"command","command":{"collection":"ns.set","ops":[{"op":"list_append","bin":"l"},{"op":"touch"},{"op":"write","bin":"�"}],"replace":true,"ttl":60,"message":{"$bytes":` + string(message) + `}}`:                                                            {Body: &walproxyv1.Record_Command{Command: spoken}},
 		head + `"kind":"mutation","mutation":{"collection":"c","key":"k","set":{"n":1},"request_id":"r"}`:                                                                                                                                                                          {Body: &walproxyv1.Record_Mutation{Mutation: m}},
 		head + `"kind":"mutation","mutation":{"collection":"c","key":"k","ops":[{"touch":true},{"set":{"n":1}},{"set":{"n":1}}]}`:                                                                                                                                                  {Body: &walproxyv1.Record_Mutation{Mutation: odd}},

@@ -42,6 +42,9 @@ type Record struct {
 	Principal string `protobuf:"bytes,4,opt,name=principal,proto3" json:"principal,omitempty"`
 	// Set when this record retries a dead letter.
 	Origin *Origin `protobuf:"bytes,5,opt,name=origin,proto3" json:"origin,omitempty"`
+	// Where the write belongs in a trace. Set while tracing is on, for writes whose
+	// trace is recorded; it changes nothing in what is applied.
+	Trace *Trace `protobuf:"bytes,6,opt,name=trace,proto3" json:"trace,omitempty"`
 	// Types that are valid to be assigned to Body:
 	//
 	//	*Record_Mutation
@@ -114,6 +117,13 @@ func (x *Record) GetPrincipal() string {
 func (x *Record) GetOrigin() *Origin {
 	if x != nil {
 		return x.Origin
+	}
+	return nil
+}
+
+func (x *Record) GetTrace() *Trace {
+	if x != nil {
+		return x.Trace
 	}
 	return nil
 }
@@ -244,6 +254,80 @@ func (x *Origin) GetSink() string {
 	return ""
 }
 
+// Trace is the W3C trace context of the span that accepted a record. What is no
+// valid context is passed over by who reads it: no record fails because of it.
+type Trace struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// 16 bytes.
+	TraceId []byte `protobuf:"bytes,1,opt,name=trace_id,json=traceId,proto3" json:"trace_id,omitempty"`
+	// 8 bytes.
+	SpanId []byte `protobuf:"bytes,2,opt,name=span_id,json=spanId,proto3" json:"span_id,omitempty"`
+	// trace-flags.
+	Flags uint32 `protobuf:"varint,3,opt,name=flags,proto3" json:"flags,omitempty"`
+	// tracestate, at most 512 bytes; a longer one is left out.
+	State         string `protobuf:"bytes,4,opt,name=state,proto3" json:"state,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Trace) Reset() {
+	*x = Trace{}
+	mi := &file_walproxy_v1_walproxy_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Trace) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Trace) ProtoMessage() {}
+
+func (x *Trace) ProtoReflect() protoreflect.Message {
+	mi := &file_walproxy_v1_walproxy_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Trace.ProtoReflect.Descriptor instead.
+func (*Trace) Descriptor() ([]byte, []int) {
+	return file_walproxy_v1_walproxy_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *Trace) GetTraceId() []byte {
+	if x != nil {
+		return x.TraceId
+	}
+	return nil
+}
+
+func (x *Trace) GetSpanId() []byte {
+	if x != nil {
+		return x.SpanId
+	}
+	return nil
+}
+
+func (x *Trace) GetFlags() uint32 {
+	if x != nil {
+		return x.Flags
+	}
+	return 0
+}
+
+func (x *Trace) GetState() string {
+	if x != nil {
+		return x.State
+	}
+	return ""
+}
+
 // Mutation is a write to one key.
 type Mutation struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -264,7 +348,7 @@ type Mutation struct {
 
 func (x *Mutation) Reset() {
 	*x = Mutation{}
-	mi := &file_walproxy_v1_walproxy_proto_msgTypes[2]
+	mi := &file_walproxy_v1_walproxy_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -276,7 +360,7 @@ func (x *Mutation) String() string {
 func (*Mutation) ProtoMessage() {}
 
 func (x *Mutation) ProtoReflect() protoreflect.Message {
-	mi := &file_walproxy_v1_walproxy_proto_msgTypes[2]
+	mi := &file_walproxy_v1_walproxy_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -289,7 +373,7 @@ func (x *Mutation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Mutation.ProtoReflect.Descriptor instead.
 func (*Mutation) Descriptor() ([]byte, []int) {
-	return file_walproxy_v1_walproxy_proto_rawDescGZIP(), []int{2}
+	return file_walproxy_v1_walproxy_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *Mutation) GetCollection() string {
@@ -350,7 +434,7 @@ type Key struct {
 
 func (x *Key) Reset() {
 	*x = Key{}
-	mi := &file_walproxy_v1_walproxy_proto_msgTypes[3]
+	mi := &file_walproxy_v1_walproxy_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -362,7 +446,7 @@ func (x *Key) String() string {
 func (*Key) ProtoMessage() {}
 
 func (x *Key) ProtoReflect() protoreflect.Message {
-	mi := &file_walproxy_v1_walproxy_proto_msgTypes[3]
+	mi := &file_walproxy_v1_walproxy_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -375,7 +459,7 @@ func (x *Key) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Key.ProtoReflect.Descriptor instead.
 func (*Key) Descriptor() ([]byte, []int) {
-	return file_walproxy_v1_walproxy_proto_rawDescGZIP(), []int{3}
+	return file_walproxy_v1_walproxy_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Key) GetKind() isKey_Kind {
@@ -470,7 +554,7 @@ type Op struct {
 
 func (x *Op) Reset() {
 	*x = Op{}
-	mi := &file_walproxy_v1_walproxy_proto_msgTypes[4]
+	mi := &file_walproxy_v1_walproxy_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -482,7 +566,7 @@ func (x *Op) String() string {
 func (*Op) ProtoMessage() {}
 
 func (x *Op) ProtoReflect() protoreflect.Message {
-	mi := &file_walproxy_v1_walproxy_proto_msgTypes[4]
+	mi := &file_walproxy_v1_walproxy_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -495,7 +579,7 @@ func (x *Op) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Op.ProtoReflect.Descriptor instead.
 func (*Op) Descriptor() ([]byte, []int) {
-	return file_walproxy_v1_walproxy_proto_rawDescGZIP(), []int{4}
+	return file_walproxy_v1_walproxy_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Op) GetKind() isOp_Kind {
@@ -654,7 +738,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_walproxy_v1_walproxy_proto_msgTypes[5]
+	mi := &file_walproxy_v1_walproxy_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -666,7 +750,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_walproxy_v1_walproxy_proto_msgTypes[5]
+	mi := &file_walproxy_v1_walproxy_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -679,7 +763,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_walproxy_v1_walproxy_proto_rawDescGZIP(), []int{5}
+	return file_walproxy_v1_walproxy_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Event) GetFields() map[string]*Value {
@@ -704,7 +788,7 @@ type Precondition struct {
 
 func (x *Precondition) Reset() {
 	*x = Precondition{}
-	mi := &file_walproxy_v1_walproxy_proto_msgTypes[6]
+	mi := &file_walproxy_v1_walproxy_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -716,7 +800,7 @@ func (x *Precondition) String() string {
 func (*Precondition) ProtoMessage() {}
 
 func (x *Precondition) ProtoReflect() protoreflect.Message {
-	mi := &file_walproxy_v1_walproxy_proto_msgTypes[6]
+	mi := &file_walproxy_v1_walproxy_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -729,7 +813,7 @@ func (x *Precondition) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Precondition.ProtoReflect.Descriptor instead.
 func (*Precondition) Descriptor() ([]byte, []int) {
-	return file_walproxy_v1_walproxy_proto_rawDescGZIP(), []int{6}
+	return file_walproxy_v1_walproxy_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Precondition) GetKind() isPrecondition_Kind {
@@ -813,7 +897,7 @@ type Value struct {
 
 func (x *Value) Reset() {
 	*x = Value{}
-	mi := &file_walproxy_v1_walproxy_proto_msgTypes[7]
+	mi := &file_walproxy_v1_walproxy_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -825,7 +909,7 @@ func (x *Value) String() string {
 func (*Value) ProtoMessage() {}
 
 func (x *Value) ProtoReflect() protoreflect.Message {
-	mi := &file_walproxy_v1_walproxy_proto_msgTypes[7]
+	mi := &file_walproxy_v1_walproxy_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -838,7 +922,7 @@ func (x *Value) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Value.ProtoReflect.Descriptor instead.
 func (*Value) Descriptor() ([]byte, []int) {
-	return file_walproxy_v1_walproxy_proto_rawDescGZIP(), []int{7}
+	return file_walproxy_v1_walproxy_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Value) GetKind() isValue_Kind {
@@ -1015,7 +1099,7 @@ type Group struct {
 
 func (x *Group) Reset() {
 	*x = Group{}
-	mi := &file_walproxy_v1_walproxy_proto_msgTypes[8]
+	mi := &file_walproxy_v1_walproxy_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1027,7 +1111,7 @@ func (x *Group) String() string {
 func (*Group) ProtoMessage() {}
 
 func (x *Group) ProtoReflect() protoreflect.Message {
-	mi := &file_walproxy_v1_walproxy_proto_msgTypes[8]
+	mi := &file_walproxy_v1_walproxy_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1040,7 +1124,7 @@ func (x *Group) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Group.ProtoReflect.Descriptor instead.
 func (*Group) Descriptor() ([]byte, []int) {
-	return file_walproxy_v1_walproxy_proto_rawDescGZIP(), []int{8}
+	return file_walproxy_v1_walproxy_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Group) GetMembers() []*Group_Member {
@@ -1083,7 +1167,7 @@ type Statement struct {
 
 func (x *Statement) Reset() {
 	*x = Statement{}
-	mi := &file_walproxy_v1_walproxy_proto_msgTypes[9]
+	mi := &file_walproxy_v1_walproxy_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1095,7 +1179,7 @@ func (x *Statement) String() string {
 func (*Statement) ProtoMessage() {}
 
 func (x *Statement) ProtoReflect() protoreflect.Message {
-	mi := &file_walproxy_v1_walproxy_proto_msgTypes[9]
+	mi := &file_walproxy_v1_walproxy_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1108,7 +1192,7 @@ func (x *Statement) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Statement.ProtoReflect.Descriptor instead.
 func (*Statement) Descriptor() ([]byte, []int) {
-	return file_walproxy_v1_walproxy_proto_rawDescGZIP(), []int{9}
+	return file_walproxy_v1_walproxy_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Statement) GetParameters() []byte {
@@ -1189,7 +1273,7 @@ type Command struct {
 
 func (x *Command) Reset() {
 	*x = Command{}
-	mi := &file_walproxy_v1_walproxy_proto_msgTypes[10]
+	mi := &file_walproxy_v1_walproxy_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1201,7 +1285,7 @@ func (x *Command) String() string {
 func (*Command) ProtoMessage() {}
 
 func (x *Command) ProtoReflect() protoreflect.Message {
-	mi := &file_walproxy_v1_walproxy_proto_msgTypes[10]
+	mi := &file_walproxy_v1_walproxy_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1214,7 +1298,7 @@ func (x *Command) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Command.ProtoReflect.Descriptor instead.
 func (*Command) Descriptor() ([]byte, []int) {
-	return file_walproxy_v1_walproxy_proto_rawDescGZIP(), []int{10}
+	return file_walproxy_v1_walproxy_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Command) GetMessage() []byte {
@@ -1260,7 +1344,7 @@ type Document struct {
 
 func (x *Document) Reset() {
 	*x = Document{}
-	mi := &file_walproxy_v1_walproxy_proto_msgTypes[11]
+	mi := &file_walproxy_v1_walproxy_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1272,7 +1356,7 @@ func (x *Document) String() string {
 func (*Document) ProtoMessage() {}
 
 func (x *Document) ProtoReflect() protoreflect.Message {
-	mi := &file_walproxy_v1_walproxy_proto_msgTypes[11]
+	mi := &file_walproxy_v1_walproxy_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1285,7 +1369,7 @@ func (x *Document) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Document.ProtoReflect.Descriptor instead.
 func (*Document) Descriptor() ([]byte, []int) {
-	return file_walproxy_v1_walproxy_proto_rawDescGZIP(), []int{11}
+	return file_walproxy_v1_walproxy_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Document) GetVersion() uint64 {
@@ -1325,7 +1409,7 @@ type Key_Composite struct {
 
 func (x *Key_Composite) Reset() {
 	*x = Key_Composite{}
-	mi := &file_walproxy_v1_walproxy_proto_msgTypes[12]
+	mi := &file_walproxy_v1_walproxy_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1337,7 +1421,7 @@ func (x *Key_Composite) String() string {
 func (*Key_Composite) ProtoMessage() {}
 
 func (x *Key_Composite) ProtoReflect() protoreflect.Message {
-	mi := &file_walproxy_v1_walproxy_proto_msgTypes[12]
+	mi := &file_walproxy_v1_walproxy_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1350,7 +1434,7 @@ func (x *Key_Composite) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Key_Composite.ProtoReflect.Descriptor instead.
 func (*Key_Composite) Descriptor() ([]byte, []int) {
-	return file_walproxy_v1_walproxy_proto_rawDescGZIP(), []int{3, 0}
+	return file_walproxy_v1_walproxy_proto_rawDescGZIP(), []int{4, 0}
 }
 
 func (x *Key_Composite) GetParts() []*Key {
@@ -1370,7 +1454,7 @@ type Op_Set struct {
 
 func (x *Op_Set) Reset() {
 	*x = Op_Set{}
-	mi := &file_walproxy_v1_walproxy_proto_msgTypes[13]
+	mi := &file_walproxy_v1_walproxy_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1382,7 +1466,7 @@ func (x *Op_Set) String() string {
 func (*Op_Set) ProtoMessage() {}
 
 func (x *Op_Set) ProtoReflect() protoreflect.Message {
-	mi := &file_walproxy_v1_walproxy_proto_msgTypes[13]
+	mi := &file_walproxy_v1_walproxy_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1395,7 +1479,7 @@ func (x *Op_Set) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Op_Set.ProtoReflect.Descriptor instead.
 func (*Op_Set) Descriptor() ([]byte, []int) {
-	return file_walproxy_v1_walproxy_proto_rawDescGZIP(), []int{4, 0}
+	return file_walproxy_v1_walproxy_proto_rawDescGZIP(), []int{5, 0}
 }
 
 func (x *Op_Set) GetFields() map[string]*Value {
@@ -1415,7 +1499,7 @@ type Op_Merge struct {
 
 func (x *Op_Merge) Reset() {
 	*x = Op_Merge{}
-	mi := &file_walproxy_v1_walproxy_proto_msgTypes[14]
+	mi := &file_walproxy_v1_walproxy_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1427,7 +1511,7 @@ func (x *Op_Merge) String() string {
 func (*Op_Merge) ProtoMessage() {}
 
 func (x *Op_Merge) ProtoReflect() protoreflect.Message {
-	mi := &file_walproxy_v1_walproxy_proto_msgTypes[14]
+	mi := &file_walproxy_v1_walproxy_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1440,7 +1524,7 @@ func (x *Op_Merge) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Op_Merge.ProtoReflect.Descriptor instead.
 func (*Op_Merge) Descriptor() ([]byte, []int) {
-	return file_walproxy_v1_walproxy_proto_rawDescGZIP(), []int{4, 1}
+	return file_walproxy_v1_walproxy_proto_rawDescGZIP(), []int{5, 1}
 }
 
 func (x *Op_Merge) GetFields() map[string]*Value {
@@ -1460,7 +1544,7 @@ type Op_Unset struct {
 
 func (x *Op_Unset) Reset() {
 	*x = Op_Unset{}
-	mi := &file_walproxy_v1_walproxy_proto_msgTypes[15]
+	mi := &file_walproxy_v1_walproxy_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1472,7 +1556,7 @@ func (x *Op_Unset) String() string {
 func (*Op_Unset) ProtoMessage() {}
 
 func (x *Op_Unset) ProtoReflect() protoreflect.Message {
-	mi := &file_walproxy_v1_walproxy_proto_msgTypes[15]
+	mi := &file_walproxy_v1_walproxy_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1485,7 +1569,7 @@ func (x *Op_Unset) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Op_Unset.ProtoReflect.Descriptor instead.
 func (*Op_Unset) Descriptor() ([]byte, []int) {
-	return file_walproxy_v1_walproxy_proto_rawDescGZIP(), []int{4, 2}
+	return file_walproxy_v1_walproxy_proto_rawDescGZIP(), []int{5, 2}
 }
 
 func (x *Op_Unset) GetFields() []string {
@@ -1506,7 +1590,7 @@ type Op_Increment struct {
 
 func (x *Op_Increment) Reset() {
 	*x = Op_Increment{}
-	mi := &file_walproxy_v1_walproxy_proto_msgTypes[16]
+	mi := &file_walproxy_v1_walproxy_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1518,7 +1602,7 @@ func (x *Op_Increment) String() string {
 func (*Op_Increment) ProtoMessage() {}
 
 func (x *Op_Increment) ProtoReflect() protoreflect.Message {
-	mi := &file_walproxy_v1_walproxy_proto_msgTypes[16]
+	mi := &file_walproxy_v1_walproxy_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1531,7 +1615,7 @@ func (x *Op_Increment) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Op_Increment.ProtoReflect.Descriptor instead.
 func (*Op_Increment) Descriptor() ([]byte, []int) {
-	return file_walproxy_v1_walproxy_proto_rawDescGZIP(), []int{4, 3}
+	return file_walproxy_v1_walproxy_proto_rawDescGZIP(), []int{5, 3}
 }
 
 func (x *Op_Increment) GetFields() map[string]*Value {
@@ -1552,7 +1636,7 @@ type Op_Append struct {
 
 func (x *Op_Append) Reset() {
 	*x = Op_Append{}
-	mi := &file_walproxy_v1_walproxy_proto_msgTypes[17]
+	mi := &file_walproxy_v1_walproxy_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1564,7 +1648,7 @@ func (x *Op_Append) String() string {
 func (*Op_Append) ProtoMessage() {}
 
 func (x *Op_Append) ProtoReflect() protoreflect.Message {
-	mi := &file_walproxy_v1_walproxy_proto_msgTypes[17]
+	mi := &file_walproxy_v1_walproxy_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1577,7 +1661,7 @@ func (x *Op_Append) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Op_Append.ProtoReflect.Descriptor instead.
 func (*Op_Append) Descriptor() ([]byte, []int) {
-	return file_walproxy_v1_walproxy_proto_rawDescGZIP(), []int{4, 4}
+	return file_walproxy_v1_walproxy_proto_rawDescGZIP(), []int{5, 4}
 }
 
 func (x *Op_Append) GetFields() map[string]*Value {
@@ -1597,7 +1681,7 @@ type Op_Prepend struct {
 
 func (x *Op_Prepend) Reset() {
 	*x = Op_Prepend{}
-	mi := &file_walproxy_v1_walproxy_proto_msgTypes[18]
+	mi := &file_walproxy_v1_walproxy_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1609,7 +1693,7 @@ func (x *Op_Prepend) String() string {
 func (*Op_Prepend) ProtoMessage() {}
 
 func (x *Op_Prepend) ProtoReflect() protoreflect.Message {
-	mi := &file_walproxy_v1_walproxy_proto_msgTypes[18]
+	mi := &file_walproxy_v1_walproxy_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1622,7 +1706,7 @@ func (x *Op_Prepend) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Op_Prepend.ProtoReflect.Descriptor instead.
 func (*Op_Prepend) Descriptor() ([]byte, []int) {
-	return file_walproxy_v1_walproxy_proto_rawDescGZIP(), []int{4, 5}
+	return file_walproxy_v1_walproxy_proto_rawDescGZIP(), []int{5, 5}
 }
 
 func (x *Op_Prepend) GetFields() map[string]*Value {
@@ -1642,7 +1726,7 @@ type Op_Touch struct {
 
 func (x *Op_Touch) Reset() {
 	*x = Op_Touch{}
-	mi := &file_walproxy_v1_walproxy_proto_msgTypes[19]
+	mi := &file_walproxy_v1_walproxy_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1654,7 +1738,7 @@ func (x *Op_Touch) String() string {
 func (*Op_Touch) ProtoMessage() {}
 
 func (x *Op_Touch) ProtoReflect() protoreflect.Message {
-	mi := &file_walproxy_v1_walproxy_proto_msgTypes[19]
+	mi := &file_walproxy_v1_walproxy_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1667,7 +1751,7 @@ func (x *Op_Touch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Op_Touch.ProtoReflect.Descriptor instead.
 func (*Op_Touch) Descriptor() ([]byte, []int) {
-	return file_walproxy_v1_walproxy_proto_rawDescGZIP(), []int{4, 6}
+	return file_walproxy_v1_walproxy_proto_rawDescGZIP(), []int{5, 6}
 }
 
 // Delete removes the record and its events. Deleting an absent record does
@@ -1680,7 +1764,7 @@ type Op_Delete struct {
 
 func (x *Op_Delete) Reset() {
 	*x = Op_Delete{}
-	mi := &file_walproxy_v1_walproxy_proto_msgTypes[20]
+	mi := &file_walproxy_v1_walproxy_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1692,7 +1776,7 @@ func (x *Op_Delete) String() string {
 func (*Op_Delete) ProtoMessage() {}
 
 func (x *Op_Delete) ProtoReflect() protoreflect.Message {
-	mi := &file_walproxy_v1_walproxy_proto_msgTypes[20]
+	mi := &file_walproxy_v1_walproxy_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1705,7 +1789,7 @@ func (x *Op_Delete) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Op_Delete.ProtoReflect.Descriptor instead.
 func (*Op_Delete) Descriptor() ([]byte, []int) {
-	return file_walproxy_v1_walproxy_proto_rawDescGZIP(), []int{4, 7}
+	return file_walproxy_v1_walproxy_proto_rawDescGZIP(), []int{5, 7}
 }
 
 // AppendEvent appends to the record's event stream. Events are numbered
@@ -1719,7 +1803,7 @@ type Op_AppendEvent struct {
 
 func (x *Op_AppendEvent) Reset() {
 	*x = Op_AppendEvent{}
-	mi := &file_walproxy_v1_walproxy_proto_msgTypes[21]
+	mi := &file_walproxy_v1_walproxy_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1731,7 +1815,7 @@ func (x *Op_AppendEvent) String() string {
 func (*Op_AppendEvent) ProtoMessage() {}
 
 func (x *Op_AppendEvent) ProtoReflect() protoreflect.Message {
-	mi := &file_walproxy_v1_walproxy_proto_msgTypes[21]
+	mi := &file_walproxy_v1_walproxy_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1744,7 +1828,7 @@ func (x *Op_AppendEvent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Op_AppendEvent.ProtoReflect.Descriptor instead.
 func (*Op_AppendEvent) Descriptor() ([]byte, []int) {
-	return file_walproxy_v1_walproxy_proto_rawDescGZIP(), []int{4, 8}
+	return file_walproxy_v1_walproxy_proto_rawDescGZIP(), []int{5, 8}
 }
 
 func (x *Op_AppendEvent) GetEvents() []*Event {
@@ -1763,7 +1847,7 @@ type Value_List struct {
 
 func (x *Value_List) Reset() {
 	*x = Value_List{}
-	mi := &file_walproxy_v1_walproxy_proto_msgTypes[28]
+	mi := &file_walproxy_v1_walproxy_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1775,7 +1859,7 @@ func (x *Value_List) String() string {
 func (*Value_List) ProtoMessage() {}
 
 func (x *Value_List) ProtoReflect() protoreflect.Message {
-	mi := &file_walproxy_v1_walproxy_proto_msgTypes[28]
+	mi := &file_walproxy_v1_walproxy_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1788,7 +1872,7 @@ func (x *Value_List) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Value_List.ProtoReflect.Descriptor instead.
 func (*Value_List) Descriptor() ([]byte, []int) {
-	return file_walproxy_v1_walproxy_proto_rawDescGZIP(), []int{7, 0}
+	return file_walproxy_v1_walproxy_proto_rawDescGZIP(), []int{8, 0}
 }
 
 func (x *Value_List) GetValues() []*Value {
@@ -1807,7 +1891,7 @@ type Value_Map struct {
 
 func (x *Value_Map) Reset() {
 	*x = Value_Map{}
-	mi := &file_walproxy_v1_walproxy_proto_msgTypes[29]
+	mi := &file_walproxy_v1_walproxy_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1819,7 +1903,7 @@ func (x *Value_Map) String() string {
 func (*Value_Map) ProtoMessage() {}
 
 func (x *Value_Map) ProtoReflect() protoreflect.Message {
-	mi := &file_walproxy_v1_walproxy_proto_msgTypes[29]
+	mi := &file_walproxy_v1_walproxy_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1832,7 +1916,7 @@ func (x *Value_Map) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Value_Map.ProtoReflect.Descriptor instead.
 func (*Value_Map) Descriptor() ([]byte, []int) {
-	return file_walproxy_v1_walproxy_proto_rawDescGZIP(), []int{7, 1}
+	return file_walproxy_v1_walproxy_proto_rawDescGZIP(), []int{8, 1}
 }
 
 func (x *Value_Map) GetFields() map[string]*Value {
@@ -1856,7 +1940,7 @@ type Group_Member struct {
 
 func (x *Group_Member) Reset() {
 	*x = Group_Member{}
-	mi := &file_walproxy_v1_walproxy_proto_msgTypes[31]
+	mi := &file_walproxy_v1_walproxy_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1868,7 +1952,7 @@ func (x *Group_Member) String() string {
 func (*Group_Member) ProtoMessage() {}
 
 func (x *Group_Member) ProtoReflect() protoreflect.Message {
-	mi := &file_walproxy_v1_walproxy_proto_msgTypes[31]
+	mi := &file_walproxy_v1_walproxy_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1881,7 +1965,7 @@ func (x *Group_Member) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Group_Member.ProtoReflect.Descriptor instead.
 func (*Group_Member) Descriptor() ([]byte, []int) {
-	return file_walproxy_v1_walproxy_proto_rawDescGZIP(), []int{8, 0}
+	return file_walproxy_v1_walproxy_proto_rawDescGZIP(), []int{9, 0}
 }
 
 func (x *Group_Member) GetKind() isGroup_Member_Kind {
@@ -1944,13 +2028,14 @@ var File_walproxy_v1_walproxy_proto protoreflect.FileDescriptor
 
 const file_walproxy_v1_walproxy_proto_rawDesc = "" +
 	"\n" +
-	"\x1awalproxy/v1/walproxy.proto\x12\vwalproxy.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x9c\x03\n" +
+	"\x1awalproxy/v1/walproxy.proto\x12\vwalproxy.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xc6\x03\n" +
 	"\x06Record\x12\x16\n" +
 	"\x06format\x18\x01 \x01(\rR\x06format\x12.\n" +
 	"\x13accepted_unix_nanos\x18\x02 \x01(\x12R\x11acceptedUnixNanos\x12\x16\n" +
 	"\x06routes\x18\x03 \x03(\tR\x06routes\x12\x1c\n" +
 	"\tprincipal\x18\x04 \x01(\tR\tprincipal\x12+\n" +
-	"\x06origin\x18\x05 \x01(\v2\x13.walproxy.v1.OriginR\x06origin\x123\n" +
+	"\x06origin\x18\x05 \x01(\v2\x13.walproxy.v1.OriginR\x06origin\x12(\n" +
+	"\x05trace\x18\x06 \x01(\v2\x12.walproxy.v1.TraceR\x05trace\x123\n" +
 	"\bmutation\x18\n" +
 	" \x01(\v2\x15.walproxy.v1.MutationH\x00R\bmutation\x12*\n" +
 	"\x05group\x18\v \x01(\v2\x12.walproxy.v1.GroupH\x00R\x05group\x126\n" +
@@ -1959,7 +2044,12 @@ const file_walproxy_v1_walproxy_proto_rawDesc = "" +
 	"\x04bodyJ\x04\b\r\x10\x0eR\x0estatement_text\".\n" +
 	"\x06Origin\x12\x10\n" +
 	"\x03lsn\x18\x01 \x01(\x04R\x03lsn\x12\x12\n" +
-	"\x04sink\x18\x02 \x01(\tR\x04sink\"\x8a\x02\n" +
+	"\x04sink\x18\x02 \x01(\tR\x04sink\"g\n" +
+	"\x05Trace\x12\x19\n" +
+	"\btrace_id\x18\x01 \x01(\fR\atraceId\x12\x17\n" +
+	"\aspan_id\x18\x02 \x01(\fR\x06spanId\x12\x14\n" +
+	"\x05flags\x18\x03 \x01(\rR\x05flags\x12\x14\n" +
+	"\x05state\x18\x04 \x01(\tR\x05state\"\x8a\x02\n" +
 	"\bMutation\x12\x1e\n" +
 	"\n" +
 	"collection\x18\x01 \x01(\tR\n" +
@@ -2113,101 +2203,103 @@ func file_walproxy_v1_walproxy_proto_rawDescGZIP() []byte {
 	return file_walproxy_v1_walproxy_proto_rawDescData
 }
 
-var file_walproxy_v1_walproxy_proto_msgTypes = make([]protoimpl.MessageInfo, 34)
+var file_walproxy_v1_walproxy_proto_msgTypes = make([]protoimpl.MessageInfo, 35)
 var file_walproxy_v1_walproxy_proto_goTypes = []any{
 	(*Record)(nil),                // 0: walproxy.v1.Record
 	(*Origin)(nil),                // 1: walproxy.v1.Origin
-	(*Mutation)(nil),              // 2: walproxy.v1.Mutation
-	(*Key)(nil),                   // 3: walproxy.v1.Key
-	(*Op)(nil),                    // 4: walproxy.v1.Op
-	(*Event)(nil),                 // 5: walproxy.v1.Event
-	(*Precondition)(nil),          // 6: walproxy.v1.Precondition
-	(*Value)(nil),                 // 7: walproxy.v1.Value
-	(*Group)(nil),                 // 8: walproxy.v1.Group
-	(*Statement)(nil),             // 9: walproxy.v1.Statement
-	(*Command)(nil),               // 10: walproxy.v1.Command
-	(*Document)(nil),              // 11: walproxy.v1.Document
-	(*Key_Composite)(nil),         // 12: walproxy.v1.Key.Composite
-	(*Op_Set)(nil),                // 13: walproxy.v1.Op.Set
-	(*Op_Merge)(nil),              // 14: walproxy.v1.Op.Merge
-	(*Op_Unset)(nil),              // 15: walproxy.v1.Op.Unset
-	(*Op_Increment)(nil),          // 16: walproxy.v1.Op.Increment
-	(*Op_Append)(nil),             // 17: walproxy.v1.Op.Append
-	(*Op_Prepend)(nil),            // 18: walproxy.v1.Op.Prepend
-	(*Op_Touch)(nil),              // 19: walproxy.v1.Op.Touch
-	(*Op_Delete)(nil),             // 20: walproxy.v1.Op.Delete
-	(*Op_AppendEvent)(nil),        // 21: walproxy.v1.Op.AppendEvent
-	nil,                           // 22: walproxy.v1.Op.Set.FieldsEntry
-	nil,                           // 23: walproxy.v1.Op.Merge.FieldsEntry
-	nil,                           // 24: walproxy.v1.Op.Increment.FieldsEntry
-	nil,                           // 25: walproxy.v1.Op.Append.FieldsEntry
-	nil,                           // 26: walproxy.v1.Op.Prepend.FieldsEntry
-	nil,                           // 27: walproxy.v1.Event.FieldsEntry
-	(*Value_List)(nil),            // 28: walproxy.v1.Value.List
-	(*Value_Map)(nil),             // 29: walproxy.v1.Value.Map
-	nil,                           // 30: walproxy.v1.Value.Map.FieldsEntry
-	(*Group_Member)(nil),          // 31: walproxy.v1.Group.Member
-	nil,                           // 32: walproxy.v1.Statement.SettingsEntry
-	nil,                           // 33: walproxy.v1.Document.FieldsEntry
-	(*timestamppb.Timestamp)(nil), // 34: google.protobuf.Timestamp
-	(structpb.NullValue)(0),       // 35: google.protobuf.NullValue
+	(*Trace)(nil),                 // 2: walproxy.v1.Trace
+	(*Mutation)(nil),              // 3: walproxy.v1.Mutation
+	(*Key)(nil),                   // 4: walproxy.v1.Key
+	(*Op)(nil),                    // 5: walproxy.v1.Op
+	(*Event)(nil),                 // 6: walproxy.v1.Event
+	(*Precondition)(nil),          // 7: walproxy.v1.Precondition
+	(*Value)(nil),                 // 8: walproxy.v1.Value
+	(*Group)(nil),                 // 9: walproxy.v1.Group
+	(*Statement)(nil),             // 10: walproxy.v1.Statement
+	(*Command)(nil),               // 11: walproxy.v1.Command
+	(*Document)(nil),              // 12: walproxy.v1.Document
+	(*Key_Composite)(nil),         // 13: walproxy.v1.Key.Composite
+	(*Op_Set)(nil),                // 14: walproxy.v1.Op.Set
+	(*Op_Merge)(nil),              // 15: walproxy.v1.Op.Merge
+	(*Op_Unset)(nil),              // 16: walproxy.v1.Op.Unset
+	(*Op_Increment)(nil),          // 17: walproxy.v1.Op.Increment
+	(*Op_Append)(nil),             // 18: walproxy.v1.Op.Append
+	(*Op_Prepend)(nil),            // 19: walproxy.v1.Op.Prepend
+	(*Op_Touch)(nil),              // 20: walproxy.v1.Op.Touch
+	(*Op_Delete)(nil),             // 21: walproxy.v1.Op.Delete
+	(*Op_AppendEvent)(nil),        // 22: walproxy.v1.Op.AppendEvent
+	nil,                           // 23: walproxy.v1.Op.Set.FieldsEntry
+	nil,                           // 24: walproxy.v1.Op.Merge.FieldsEntry
+	nil,                           // 25: walproxy.v1.Op.Increment.FieldsEntry
+	nil,                           // 26: walproxy.v1.Op.Append.FieldsEntry
+	nil,                           // 27: walproxy.v1.Op.Prepend.FieldsEntry
+	nil,                           // 28: walproxy.v1.Event.FieldsEntry
+	(*Value_List)(nil),            // 29: walproxy.v1.Value.List
+	(*Value_Map)(nil),             // 30: walproxy.v1.Value.Map
+	nil,                           // 31: walproxy.v1.Value.Map.FieldsEntry
+	(*Group_Member)(nil),          // 32: walproxy.v1.Group.Member
+	nil,                           // 33: walproxy.v1.Statement.SettingsEntry
+	nil,                           // 34: walproxy.v1.Document.FieldsEntry
+	(*timestamppb.Timestamp)(nil), // 35: google.protobuf.Timestamp
+	(structpb.NullValue)(0),       // 36: google.protobuf.NullValue
 }
 var file_walproxy_v1_walproxy_proto_depIdxs = []int32{
 	1,  // 0: walproxy.v1.Record.origin:type_name -> walproxy.v1.Origin
-	2,  // 1: walproxy.v1.Record.mutation:type_name -> walproxy.v1.Mutation
-	8,  // 2: walproxy.v1.Record.group:type_name -> walproxy.v1.Group
-	9,  // 3: walproxy.v1.Record.statement:type_name -> walproxy.v1.Statement
-	10, // 4: walproxy.v1.Record.command:type_name -> walproxy.v1.Command
-	3,  // 5: walproxy.v1.Mutation.key:type_name -> walproxy.v1.Key
-	4,  // 6: walproxy.v1.Mutation.ops:type_name -> walproxy.v1.Op
-	6,  // 7: walproxy.v1.Mutation.precondition:type_name -> walproxy.v1.Precondition
-	34, // 8: walproxy.v1.Mutation.expires_at:type_name -> google.protobuf.Timestamp
-	12, // 9: walproxy.v1.Key.composite:type_name -> walproxy.v1.Key.Composite
-	13, // 10: walproxy.v1.Op.set:type_name -> walproxy.v1.Op.Set
-	14, // 11: walproxy.v1.Op.merge:type_name -> walproxy.v1.Op.Merge
-	15, // 12: walproxy.v1.Op.unset:type_name -> walproxy.v1.Op.Unset
-	16, // 13: walproxy.v1.Op.increment:type_name -> walproxy.v1.Op.Increment
-	17, // 14: walproxy.v1.Op.append:type_name -> walproxy.v1.Op.Append
-	18, // 15: walproxy.v1.Op.prepend:type_name -> walproxy.v1.Op.Prepend
-	19, // 16: walproxy.v1.Op.touch:type_name -> walproxy.v1.Op.Touch
-	20, // 17: walproxy.v1.Op.delete:type_name -> walproxy.v1.Op.Delete
-	21, // 18: walproxy.v1.Op.append_event:type_name -> walproxy.v1.Op.AppendEvent
-	27, // 19: walproxy.v1.Event.fields:type_name -> walproxy.v1.Event.FieldsEntry
-	35, // 20: walproxy.v1.Value.null:type_name -> google.protobuf.NullValue
-	34, // 21: walproxy.v1.Value.timestamp:type_name -> google.protobuf.Timestamp
-	28, // 22: walproxy.v1.Value.list:type_name -> walproxy.v1.Value.List
-	29, // 23: walproxy.v1.Value.map:type_name -> walproxy.v1.Value.Map
-	31, // 24: walproxy.v1.Group.members:type_name -> walproxy.v1.Group.Member
-	3,  // 25: walproxy.v1.Statement.key:type_name -> walproxy.v1.Key
-	32, // 26: walproxy.v1.Statement.settings:type_name -> walproxy.v1.Statement.SettingsEntry
-	3,  // 27: walproxy.v1.Command.key:type_name -> walproxy.v1.Key
-	33, // 28: walproxy.v1.Document.fields:type_name -> walproxy.v1.Document.FieldsEntry
-	34, // 29: walproxy.v1.Document.expires_at:type_name -> google.protobuf.Timestamp
-	3,  // 30: walproxy.v1.Key.Composite.parts:type_name -> walproxy.v1.Key
-	22, // 31: walproxy.v1.Op.Set.fields:type_name -> walproxy.v1.Op.Set.FieldsEntry
-	23, // 32: walproxy.v1.Op.Merge.fields:type_name -> walproxy.v1.Op.Merge.FieldsEntry
-	24, // 33: walproxy.v1.Op.Increment.fields:type_name -> walproxy.v1.Op.Increment.FieldsEntry
-	25, // 34: walproxy.v1.Op.Append.fields:type_name -> walproxy.v1.Op.Append.FieldsEntry
-	26, // 35: walproxy.v1.Op.Prepend.fields:type_name -> walproxy.v1.Op.Prepend.FieldsEntry
-	5,  // 36: walproxy.v1.Op.AppendEvent.events:type_name -> walproxy.v1.Event
-	7,  // 37: walproxy.v1.Op.Set.FieldsEntry.value:type_name -> walproxy.v1.Value
-	7,  // 38: walproxy.v1.Op.Merge.FieldsEntry.value:type_name -> walproxy.v1.Value
-	7,  // 39: walproxy.v1.Op.Increment.FieldsEntry.value:type_name -> walproxy.v1.Value
-	7,  // 40: walproxy.v1.Op.Append.FieldsEntry.value:type_name -> walproxy.v1.Value
-	7,  // 41: walproxy.v1.Op.Prepend.FieldsEntry.value:type_name -> walproxy.v1.Value
-	7,  // 42: walproxy.v1.Event.FieldsEntry.value:type_name -> walproxy.v1.Value
-	7,  // 43: walproxy.v1.Value.List.values:type_name -> walproxy.v1.Value
-	30, // 44: walproxy.v1.Value.Map.fields:type_name -> walproxy.v1.Value.Map.FieldsEntry
-	7,  // 45: walproxy.v1.Value.Map.FieldsEntry.value:type_name -> walproxy.v1.Value
-	2,  // 46: walproxy.v1.Group.Member.mutation:type_name -> walproxy.v1.Mutation
-	9,  // 47: walproxy.v1.Group.Member.statement:type_name -> walproxy.v1.Statement
-	10, // 48: walproxy.v1.Group.Member.command:type_name -> walproxy.v1.Command
-	7,  // 49: walproxy.v1.Document.FieldsEntry.value:type_name -> walproxy.v1.Value
-	50, // [50:50] is the sub-list for method output_type
-	50, // [50:50] is the sub-list for method input_type
-	50, // [50:50] is the sub-list for extension type_name
-	50, // [50:50] is the sub-list for extension extendee
-	0,  // [0:50] is the sub-list for field type_name
+	2,  // 1: walproxy.v1.Record.trace:type_name -> walproxy.v1.Trace
+	3,  // 2: walproxy.v1.Record.mutation:type_name -> walproxy.v1.Mutation
+	9,  // 3: walproxy.v1.Record.group:type_name -> walproxy.v1.Group
+	10, // 4: walproxy.v1.Record.statement:type_name -> walproxy.v1.Statement
+	11, // 5: walproxy.v1.Record.command:type_name -> walproxy.v1.Command
+	4,  // 6: walproxy.v1.Mutation.key:type_name -> walproxy.v1.Key
+	5,  // 7: walproxy.v1.Mutation.ops:type_name -> walproxy.v1.Op
+	7,  // 8: walproxy.v1.Mutation.precondition:type_name -> walproxy.v1.Precondition
+	35, // 9: walproxy.v1.Mutation.expires_at:type_name -> google.protobuf.Timestamp
+	13, // 10: walproxy.v1.Key.composite:type_name -> walproxy.v1.Key.Composite
+	14, // 11: walproxy.v1.Op.set:type_name -> walproxy.v1.Op.Set
+	15, // 12: walproxy.v1.Op.merge:type_name -> walproxy.v1.Op.Merge
+	16, // 13: walproxy.v1.Op.unset:type_name -> walproxy.v1.Op.Unset
+	17, // 14: walproxy.v1.Op.increment:type_name -> walproxy.v1.Op.Increment
+	18, // 15: walproxy.v1.Op.append:type_name -> walproxy.v1.Op.Append
+	19, // 16: walproxy.v1.Op.prepend:type_name -> walproxy.v1.Op.Prepend
+	20, // 17: walproxy.v1.Op.touch:type_name -> walproxy.v1.Op.Touch
+	21, // 18: walproxy.v1.Op.delete:type_name -> walproxy.v1.Op.Delete
+	22, // 19: walproxy.v1.Op.append_event:type_name -> walproxy.v1.Op.AppendEvent
+	28, // 20: walproxy.v1.Event.fields:type_name -> walproxy.v1.Event.FieldsEntry
+	36, // 21: walproxy.v1.Value.null:type_name -> google.protobuf.NullValue
+	35, // 22: walproxy.v1.Value.timestamp:type_name -> google.protobuf.Timestamp
+	29, // 23: walproxy.v1.Value.list:type_name -> walproxy.v1.Value.List
+	30, // 24: walproxy.v1.Value.map:type_name -> walproxy.v1.Value.Map
+	32, // 25: walproxy.v1.Group.members:type_name -> walproxy.v1.Group.Member
+	4,  // 26: walproxy.v1.Statement.key:type_name -> walproxy.v1.Key
+	33, // 27: walproxy.v1.Statement.settings:type_name -> walproxy.v1.Statement.SettingsEntry
+	4,  // 28: walproxy.v1.Command.key:type_name -> walproxy.v1.Key
+	34, // 29: walproxy.v1.Document.fields:type_name -> walproxy.v1.Document.FieldsEntry
+	35, // 30: walproxy.v1.Document.expires_at:type_name -> google.protobuf.Timestamp
+	4,  // 31: walproxy.v1.Key.Composite.parts:type_name -> walproxy.v1.Key
+	23, // 32: walproxy.v1.Op.Set.fields:type_name -> walproxy.v1.Op.Set.FieldsEntry
+	24, // 33: walproxy.v1.Op.Merge.fields:type_name -> walproxy.v1.Op.Merge.FieldsEntry
+	25, // 34: walproxy.v1.Op.Increment.fields:type_name -> walproxy.v1.Op.Increment.FieldsEntry
+	26, // 35: walproxy.v1.Op.Append.fields:type_name -> walproxy.v1.Op.Append.FieldsEntry
+	27, // 36: walproxy.v1.Op.Prepend.fields:type_name -> walproxy.v1.Op.Prepend.FieldsEntry
+	6,  // 37: walproxy.v1.Op.AppendEvent.events:type_name -> walproxy.v1.Event
+	8,  // 38: walproxy.v1.Op.Set.FieldsEntry.value:type_name -> walproxy.v1.Value
+	8,  // 39: walproxy.v1.Op.Merge.FieldsEntry.value:type_name -> walproxy.v1.Value
+	8,  // 40: walproxy.v1.Op.Increment.FieldsEntry.value:type_name -> walproxy.v1.Value
+	8,  // 41: walproxy.v1.Op.Append.FieldsEntry.value:type_name -> walproxy.v1.Value
+	8,  // 42: walproxy.v1.Op.Prepend.FieldsEntry.value:type_name -> walproxy.v1.Value
+	8,  // 43: walproxy.v1.Event.FieldsEntry.value:type_name -> walproxy.v1.Value
+	8,  // 44: walproxy.v1.Value.List.values:type_name -> walproxy.v1.Value
+	31, // 45: walproxy.v1.Value.Map.fields:type_name -> walproxy.v1.Value.Map.FieldsEntry
+	8,  // 46: walproxy.v1.Value.Map.FieldsEntry.value:type_name -> walproxy.v1.Value
+	3,  // 47: walproxy.v1.Group.Member.mutation:type_name -> walproxy.v1.Mutation
+	10, // 48: walproxy.v1.Group.Member.statement:type_name -> walproxy.v1.Statement
+	11, // 49: walproxy.v1.Group.Member.command:type_name -> walproxy.v1.Command
+	8,  // 50: walproxy.v1.Document.FieldsEntry.value:type_name -> walproxy.v1.Value
+	51, // [51:51] is the sub-list for method output_type
+	51, // [51:51] is the sub-list for method input_type
+	51, // [51:51] is the sub-list for extension type_name
+	51, // [51:51] is the sub-list for extension extendee
+	0,  // [0:51] is the sub-list for field type_name
 }
 
 func init() { file_walproxy_v1_walproxy_proto_init() }
@@ -2221,13 +2313,13 @@ func file_walproxy_v1_walproxy_proto_init() {
 		(*Record_Statement)(nil),
 		(*Record_Command)(nil),
 	}
-	file_walproxy_v1_walproxy_proto_msgTypes[3].OneofWrappers = []any{
+	file_walproxy_v1_walproxy_proto_msgTypes[4].OneofWrappers = []any{
 		(*Key_String_)(nil),
 		(*Key_Bytes)(nil),
 		(*Key_Int64)(nil),
 		(*Key_Composite_)(nil),
 	}
-	file_walproxy_v1_walproxy_proto_msgTypes[4].OneofWrappers = []any{
+	file_walproxy_v1_walproxy_proto_msgTypes[5].OneofWrappers = []any{
 		(*Op_Set_)(nil),
 		(*Op_Merge_)(nil),
 		(*Op_Unset_)(nil),
@@ -2238,12 +2330,12 @@ func file_walproxy_v1_walproxy_proto_init() {
 		(*Op_Delete_)(nil),
 		(*Op_AppendEvent_)(nil),
 	}
-	file_walproxy_v1_walproxy_proto_msgTypes[6].OneofWrappers = []any{
+	file_walproxy_v1_walproxy_proto_msgTypes[7].OneofWrappers = []any{
 		(*Precondition_IfVersion)(nil),
 		(*Precondition_IfAbsent)(nil),
 		(*Precondition_IfEventCount)(nil),
 	}
-	file_walproxy_v1_walproxy_proto_msgTypes[7].OneofWrappers = []any{
+	file_walproxy_v1_walproxy_proto_msgTypes[8].OneofWrappers = []any{
 		(*Value_Null)(nil),
 		(*Value_Bool)(nil),
 		(*Value_Int64)(nil),
@@ -2255,7 +2347,7 @@ func file_walproxy_v1_walproxy_proto_init() {
 		(*Value_List_)(nil),
 		(*Value_Map_)(nil),
 	}
-	file_walproxy_v1_walproxy_proto_msgTypes[31].OneofWrappers = []any{
+	file_walproxy_v1_walproxy_proto_msgTypes[32].OneofWrappers = []any{
 		(*Group_Member_Mutation)(nil),
 		(*Group_Member_Statement)(nil),
 		(*Group_Member_Command)(nil),
@@ -2266,7 +2358,7 @@ func file_walproxy_v1_walproxy_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_walproxy_v1_walproxy_proto_rawDesc), len(file_walproxy_v1_walproxy_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   34,
+			NumMessages:   35,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
