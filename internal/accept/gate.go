@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/walproxy/walproxy/wal"
 )
@@ -79,6 +80,13 @@ func (g *gate) leaveDirect() {
 	g.direct.leave()
 }
 
+// gateWait is how long the gate of a collection is held for what was logged last before
+// it; twice as long each time that this was in vain.
+const gateWait = 500 * time.Millisecond
+
+// errGateWait: what was logged last is not applied within gateWait.
+var errGateWait = errors.New("accept: the store is slow")
+
 // Direct waits until nothing is pending of a tracked collection and keeps it so until
 // leave is called, once: writes to it wait, or are ErrDirect. applied waits until the
 // store has everything up to an LSN. leave is nil with an error, which is applied's,
@@ -88,26 +96,41 @@ func (a *Acceptor) Direct(ctx context.Context, collection string, applied func(c
 	if t == nil {
 		return nil, fmt.Errorf("accept: collection %q is not tracked", collection)
 	}
-	// Most of it goes by while others write on, for it may take its time, or fail
-	// because the store is away.
-	if err := applied(ctx, t.last()); err != nil {
-		return nil, err
+	for limit := gateWait; ; limit *= 2 {
+		// Most of it goes by while others write on, for it may take its time, or fail
+		// because the store is away.
+		last := t.last()
+		if err := applied(ctx, last); err != nil {
+			return nil, err
+		}
+		err := t.enterDirect(ctx, last, limit, applied)
+		if err == nil {
+			return sync.OnceFunc(t.gate.leaveDirect), nil
+		}
+		t.gate.leaveDirect()
+		if !errors.Is(err, errGateWait) { // else the store hangs, and others need not wait for that
+			return nil, err
+		}
 	}
+}
+
+// enterDirect enters the gate and waits for what was logged behind last, for no longer than
+// limit. The gate is to be left behind an error, too.
+func (t *tracked) enterDirect(ctx context.Context, last wal.LSN, limit time.Duration, applied func(context.Context, wal.LSN) error) error {
 	if empty := t.gate.enterDirect(); empty != nil {
 		select {
 		case <-empty:
 		case <-ctx.Done():
-			err = context.Cause(ctx)
+			return context.Cause(ctx)
 		}
 	}
-	if err == nil {
-		err = applied(ctx, t.last())
+	now := t.last()
+	if now == last {
+		return applied(ctx, now)
 	}
-	if err != nil {
-		t.gate.leaveDirect()
-		return nil, err
-	}
-	return sync.OnceFunc(t.gate.leaveDirect), nil
+	ctx, cancel := context.WithTimeoutCause(ctx, limit, errGateWait)
+	defer cancel()
+	return applied(ctx, now)
 }
 
 // pass enters the gates of those of the collections that are tracked, or of none: then it

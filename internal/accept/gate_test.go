@@ -131,3 +131,49 @@ func TestDirectGivesUp(t *testing.T) {
 	}
 	leave()
 }
+
+// TestDirectLetsOthersIn: where what was logged just before a gate was entered is not
+// applied in time, because the store hangs, others go on logging, and who waits at the gate
+// waits on.
+func TestDirectLetsOthersIn(t *testing.T) {
+	r := newRig(t, t.TempDir(), nil)
+	r.Track("c")
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	calls, hangs := 0, make(chan struct{})
+	done := make(chan error, 1)
+	go func() {
+		_, err := r.Direct(ctx, "c", func(ctx context.Context, _ wal.LSN) error {
+			if calls++; calls == 1 {
+				r.must(set("a")) // behind what it waited for, and before the gate
+				return nil
+			}
+			if calls == 2 {
+				close(hangs)
+			}
+			<-ctx.Done()
+			return context.Cause(ctx)
+		})
+		done <- err
+	}()
+	<-hangs
+	if _, err := r.SubmitNow(t.Context(), record(set("b"))); !errors.Is(err, ErrDirect) {
+		t.Errorf("at a gate that was entered just now: %v", err)
+	}
+	for end := time.Now().Add(30 * time.Second); ; time.Sleep(time.Millisecond) {
+		if _, err := r.SubmitNow(t.Context(), record(set("b"))); err == nil {
+			break
+		} else if time.Now().After(end) {
+			t.Fatalf("others are kept out: %v", err)
+		}
+	}
+	select {
+	case err := <-done:
+		t.Errorf("who waits at the gate is told %v", err)
+	default:
+	}
+	cancel()
+	if err := <-done; !errors.Is(err, context.Canceled) {
+		t.Error(err)
+	}
+}
