@@ -37,6 +37,7 @@ type attended struct {
 	// guarded by mu.
 	guarded struct {
 		exchange *exchange // PostgreSQL answers the endpoint, not the client
+		late     bool      // ... for so long that it is not waited for
 		// backslashes: standard_conforming_strings is off, or not known to be on.
 		backslashes bool
 		changed     bool // something of the session may differ from what is known of it
@@ -52,7 +53,7 @@ func newAttended(s *session, t *tables) *attended {
 	x := &attended{t: t, settings: *s.chosen.initial(), prepared: map[string]*prepared{}}
 	x.begin(s)
 	x.guarded.changed = true // nothing is known yet
-	x.guarded.ends.tables = t
+	x.guarded.ends.x = x
 	x.guarded.backslashes = s.reported(conforming) != "on"
 	return x
 }
@@ -112,13 +113,14 @@ func (x *attended) fill(n int) error {
 
 // settled waits until PostgreSQL has answered everything, or waits for data of a
 // COPY: nothing else would make it go on. Where it is not known whose turn it is it
-// does not wait, and the endpoint says nothing itself. No query is open.
+// does not wait, and the endpoint says nothing itself. No query is open. A question of the
+// endpoint's own that PostgreSQL is late to answer is not waited for.
 func (x *attended) settled() error {
 	if err := x.flush(); err != nil {
 		return err
 	}
 	return x.await(context.Background(), func() bool {
-		if t := &x.mu.turn; t.exact && !t.copyIn && (t.pending() || !x.mu.down.between()) {
+		if t := &x.mu.turn; t.exact && !t.copyIn && (t.pending() && !x.lateLocked() || !x.mu.down.between()) {
 			return false
 		}
 		for _, n := range x.guarded.ends.named {

@@ -2,9 +2,11 @@ package pgwire
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"slices"
+	"time"
 )
 
 // pass passes on what PostgreSQL sent.
@@ -106,17 +108,61 @@ func (x *attended) hearLocked(b []byte) (mine, limit int, err error) {
 	return mine, 0, nil
 }
 
+// askPatience is how long PostgreSQL may take to answer what a write could do without.
+const askPatience = 2 * time.Second
+
+// errAskLate: PostgreSQL has not answered yet.
+var errAskLate = errors.New("pgwire: PostgreSQL has not answered yet")
+
+// lateLocked reports that PostgreSQL owes nothing but an answer that is not waited for:
+// that one is the endpoint's own.
+func (x *attended) lateLocked() bool {
+	t := &x.mu.turn
+	return x.guarded.late && x.guarded.exchange != nil && !t.open && !t.asked.many()
+}
+
+// isLate is lateLocked.
+func (x *attended) isLate() bool {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.lateLocked()
+}
+
 // ask sends PostgreSQL messages of the endpoint's own, whose answer ends with one
 // ReadyForQuery: settled was called. It returns the answer's messages and how the
 // session's transaction stands then.
 func (x *attended) ask(b []byte) (frames [][]byte, tx byte, err error) {
+	return x.askWithin(context.Background(), b)
+}
+
+// askSoon is ask, but errAskLate where PostgreSQL does not answer: it is not waited for
+// then before something is asked again, or passed on.
+func (x *attended) askSoon(b []byte) (frames [][]byte, err error) {
+	if x.isLate() {
+		return nil, errAskLate
+	}
+	ctx, cancel := context.WithTimeoutCause(context.Background(), askPatience, errAskLate)
+	defer cancel()
+	frames, _, err = x.askWithin(ctx, b)
+	if errors.Is(err, errAskLate) {
+		x.mu.Lock()
+		x.guarded.late = x.guarded.exchange != nil
+		x.mu.Unlock()
+	}
+	return frames, err
+}
+
+func (x *attended) askWithin(ctx context.Context, b []byte) (frames [][]byte, tx byte, err error) {
+	if err := x.await(ctx, func() bool { return x.guarded.exchange == nil }); err != nil {
+		return nil, 0, err
+	}
 	e := &exchange{}
 	x.mu.Lock()
 	if x.mu.over {
 		x.mu.Unlock()
 		return nil, 0, errUnreachable
 	}
-	x.guarded.exchange = e
+	x.guarded.exchange, x.guarded.late = e, false
 	for at := 0; at < len(b); {
 		kind, body, err := parseHead(b[at:], 1<<31-1)
 		if err == nil {
@@ -132,7 +178,7 @@ func (x *attended) ask(b []byte) (frames [][]byte, tx byte, err error) {
 	if _, err := x.upstream.Write(b); err != nil {
 		return nil, 0, errUnreachable
 	}
-	err = x.await(context.Background(), func() bool { return e.done })
+	err = x.await(ctx, func() bool { return e.done })
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	return e.frames, x.mu.turn.tx, err

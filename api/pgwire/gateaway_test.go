@@ -1,9 +1,7 @@
 package pgwire
 
 import (
-	"context"
 	"errors"
-	"net"
 	"strings"
 	"testing"
 	"time"
@@ -59,41 +57,5 @@ func TestWaitsEndWhenAway(t *testing.T) {
 	}
 	if n := one[int](t, writer, "SELECT count(*)::int FROM items"); n != 2 {
 		t.Errorf("%d rows, want 2", n)
-	}
-}
-
-// TestOutlastUntilAway: a question to a PostgreSQL that hangs ends when it gets known that
-// it is away, and one that is asked while it is away is asked.
-func TestOutlastUntilAway(t *testing.T) {
-	t.Parallel()
-	listener, err := net.Listen("tcp4", "127.0.0.1:0") // takes connections and says nothing
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = listener.Close() }()
-	s := start(t, listener.Addr().String(), func(o *Options) { o.Away = &Away{CheckInterval: time.Hour} })
-	asked := make(chan error)
-	go func() {
-		ctx, cancel := s.unlessUpstreamGoes(bounded(t), time.Hour)
-		defer cancel()
-		asked <- s.passCancel(ctx, Address{"tcp", listener.Addr().String()}, make([]byte, 8))
-	}()
-	conn, err := listener.Accept() // it is under way
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = conn.Close() }()
-	s.presence.lost(errors.New("it hangs"))
-	if err := ended(t, "the question", asked); err == nil {
-		t.Error("a question to a server that hangs has an answer")
-	}
-	ctx, cancel := s.unlessUpstreamGoes(bounded(t), time.Hour)
-	defer cancel()
-	if ctx.Err() != nil {
-		t.Error("while PostgreSQL is away nobody finds out whether it is back")
-	}
-	s.presence.found()
-	if err := context.Cause(s.whileUpstream()); err != nil {
-		t.Errorf("PostgreSQL is back: %v", err)
 	}
 }

@@ -167,7 +167,7 @@ func (x *attended) mine() (tx byte, ok bool) {
 	if x.tx != nil {
 		tx = x.tx.status()
 	}
-	return tx, t.exact && !t.pending() && x.mu.down.between() && t.tx != txFailed && !t.copyIn
+	return tx, t.exact && (!t.pending() || x.lateLocked()) && x.mu.down.between() && t.tx != txFailed && !t.copyIn
 }
 
 // answerOwn answers an extended query of statements that are the endpoint's own.

@@ -3,6 +3,7 @@ package pgwire
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"math"
 	"strings"
 	"time"
@@ -55,7 +56,13 @@ func (x *attended) learn() (ok bool, err error) {
 		x.mu.Unlock()
 		return true, nil
 	}
-	frames, _, err := x.ask(appendQuestion(nil, knownSQL))
+	frames, err := x.askSoon(appendQuestion(nil, knownSQL))
+	if errors.Is(err, errAskLate) {
+		x.mu.Lock()
+		x.guarded.changed = true // it is asked again when it answers
+		x.mu.Unlock()
+		return x.recallLate(), nil
+	}
 	if err != nil {
 		return false, err
 	}

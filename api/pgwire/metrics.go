@@ -108,6 +108,7 @@ type behindMetrics struct {
 	logged      atomic.Uint64
 	passed      *prometheus.CounterVec
 	failed      *prometheus.CounterVec
+	yields      prometheus.Counter
 	gateSeconds prometheus.Histogram
 	why         atomic.Value // string: of the last write that was passed through
 	close       func()
@@ -121,6 +122,9 @@ func newBehindMetrics(reg prometheus.Registerer) (*behindMetrics, error) {
 		failed: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "walproxy_pgwire_failed_total", Help: "Queries that the endpoint answered with an error, by reason; refused: as PostgreSQL would.",
 		}, []string{"reason"}),
+		yields: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "walproxy_pgwire_gates_yielded_total", Help: "Direct writes that no longer kept others out of the log, because PostgreSQL hung or was away.",
+		}),
 		gateSeconds: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name: "walproxy_pgwire_gate_seconds", Help: "Time that direct writes waited for what was pending of their tables.",
 			Buckets: prometheus.ExponentialBuckets(0.0001, 4, 9),
@@ -129,7 +133,7 @@ func newBehindMetrics(reg prometheus.Registerer) (*behindMetrics, error) {
 	logged := prometheus.NewCounterFunc(prometheus.CounterOpts{
 		Name: "walproxy_pgwire_behind_total", Help: "Queries that were acknowledged from the log.",
 	}, func() float64 { return float64(m.logged.Load()) })
-	all := []prometheus.Collector{logged, m.passed, m.failed, m.gateSeconds}
+	all := []prometheus.Collector{logged, m.passed, m.failed, m.yields, m.gateSeconds}
 	if err := promset.Register(reg, all...); err != nil {
 		return nil, fmt.Errorf("pgwire: metrics: %w", err)
 	}

@@ -17,7 +17,8 @@ import (
 func (x *attended) underWay() bool {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	return len(x.guarded.ends.direct) > 0 && !x.mu.finished && x.mu.turn.pending()
+	e := &x.guarded.ends
+	return (len(e.direct) > 0 || e.yielded) && !x.mu.finished && x.mu.turn.pending()
 }
 
 // release leaves the session's gates.

@@ -3,6 +3,7 @@ package pgwire
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"slices"
 
 	"github.com/walproxy/walproxy/api/pgwire/behind"
@@ -111,7 +112,11 @@ func (x *attended) resolve(name string, p *prepared) (bool, error) {
 		return false, nil
 	}
 	b, start := begin(nil, cDescribe)
-	frames, _, err := x.ask(appendEmpty(finish(append(append(append(b, 'S'), name...), 0), start), cSync))
+	frames, err := x.askSoon(appendEmpty(finish(append(append(append(b, 'S'), name...), 0), start), cSync))
+	if errors.Is(err, errAskLate) {
+		x.passes("statement", "PostgreSQL does not describe the statement in time")
+		return false, nil
+	}
 	if err != nil {
 		return false, err
 	}

@@ -10,14 +10,26 @@ import (
 // What lets a session write behind while PostgreSQL is away.
 
 // detached reports that PostgreSQL is away and the session has no connection to it:
-// what is passed on is refused.
+// what is passed on is refused. One that it has, and does not need, is given up for that: nobody
+// answers there. It is called by who writes.
 func (l *link) detached() bool {
 	if _, away := l.x.s.presence.away(); away == nil {
 		return false
 	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.mu.behind == nil
+	for {
+		l.mu.Lock()
+		behind, changed := l.mu.behind, l.mu.changed
+		stays := l.mu.closed || l.mu.ended || l.mu.claimed || l.mu.held.stays() != ""
+		l.mu.Unlock()
+		switch {
+		case behind == nil:
+			return true
+		case stays:
+			return false
+		}
+		_ = behind.conn.Close()
+		<-changed
+	}
 }
 
 // fresh reports that the session is in PostgreSQL as after its login, when it gets there
@@ -105,6 +117,27 @@ func (x *attended) recall() bool {
 		return false
 	}
 	if !x.known.asked || altered {
+		x.plans.clear()
+		x.known = knownFrom(row)
+	}
+	return true
+}
+
+// recallLate is recall while PostgreSQL is there and does not answer: the session is as
+// at its login, and one like it was asked before.
+func (x *attended) recallLate() bool {
+	l := x.link.Load()
+	x.mu.Lock()
+	altered := x.guarded.altered
+	x.mu.Unlock()
+	if l == nil || altered {
+		return false
+	}
+	row := x.s.presence.roster.knownOf(l.login)
+	if row == nil {
+		return false
+	}
+	if !x.known.asked {
 		x.plans.clear()
 		x.known = knownFrom(row)
 	}

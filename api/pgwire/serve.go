@@ -109,7 +109,7 @@ func (x *attended) forwardedLocked(kind byte) error {
 // part passes on the beginning of an extended query, or more of it: its Sync is to
 // come.
 func (x *attended) part() error {
-	touched := touch{unjudged: true}
+	touched := touch{unjudged: true, more: true}
 	x.look(x.in.unit(), &touched)
 	touched.begins = true // its snapshot may be older than what comes with the rest
 	if err := x.admitted(&touched); err != nil {
@@ -153,7 +153,7 @@ func (x *attended) opening(t *touch) (*failure, error) {
 // mixed passes on a Query or FunctionCall: behind parts of an extended query, or one
 // that may do anything.
 func (x *attended) mixed(query []byte) error {
-	touched := touch{begins: true, serial: true, unjudged: true}
+	touched := touch{begins: true, serial: true, unjudged: true, more: true}
 	if query == nil {
 		touched.anything = true
 	} else {
@@ -172,7 +172,7 @@ const largePrefix = 8 << 10
 
 // large passes on a message that is not kept, and what is held before it.
 func (x *attended) large(kind byte, body int64) error {
-	touched := touch{begins: true, unjudged: true}
+	touched := touch{begins: true, unjudged: true, more: true}
 	x.look(x.in.unit(), &touched)
 	switch kind {
 	case cQuery, cFunctionCall, cParse:

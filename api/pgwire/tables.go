@@ -77,6 +77,7 @@ type tables struct {
 	m     *behindMetrics
 
 	sequences *sequences
+	gates     *gates
 	named     atomic.Pointer[string] // the database, as storeSQL names it
 }
 
@@ -90,6 +91,7 @@ func newTables(s *Server, o WriteBehind, m *behindMetrics) *tables {
 	}
 	t.watch = catalogue.NewWatch(o.Query, declared, o.Interval, s.log.Named("catalogue"))
 	t.sequences = newSequences(s, t.watch.Ask, o)
+	t.gates = &gates{s: s, t: t, in: map[*attended]struct{}{}}
 	return t
 }
 

@@ -19,6 +19,8 @@ type touch struct {
 	reads, writes []*catalogue.Table
 	anything      bool // all tables
 	begins        bool // a transaction whose snapshot may be older than its later reads
+	finishes      bool // ... whatever transaction is open
+	more          bool // of its transaction may come
 	serial        bool // what comes next is read when it is over
 	schema        bool // it may change the schema
 	sequences     bool // it may set one
@@ -41,7 +43,11 @@ func (x *attended) touches(t *touch, text statement.Text) {
 func (x *attended) touchesOne(t *touch, st *statement.Statement) {
 	switch st.Kind {
 	case statement.Begin:
-		t.begins = true
+		t.begins, t.more = true, true
+	case statement.Commit, statement.Rollback:
+		t.finishes, t.more = st.Tag != "", t.more || st.Chain
+	case statement.Copy:
+		t.more = true // data is
 	case statement.Set, statement.Reset, statement.Discard:
 		t.serial, t.session = true, true
 		if st.Kind == statement.Discard {
@@ -63,6 +69,7 @@ func (x *attended) touchesOne(t *touch, st *statement.Statement) {
 	case statement.Schema, statement.Call, statement.Other, statement.Execute:
 		t.serial, t.session = true, true
 		t.schema = t.schema || st.Writes != statement.Nothing
+		t.more = t.more || st.Kind == statement.Other
 	}
 	switch st.Kind {
 	case statement.Insert, statement.Update, statement.Delete, statement.Merge, statement.Copy:
@@ -116,6 +123,9 @@ func (x *attended) admit(t *touch) (failed *failure, err error) {
 	}
 	x.mu.Lock()
 	direct = slices.DeleteFunc(direct, func(c string) bool { return x.guarded.ends.direct[c] != nil })
+	if !x.mu.turn.pending() {
+		x.guarded.ends.last = false
+	}
 	x.mu.Unlock()
 	if len(direct) > 0 {
 		if failed := x.enterDirect(direct); failed != nil {
@@ -134,6 +144,12 @@ func (x *attended) admit(t *touch) (failed *failure, err error) {
 	x.serial = t.serial
 	if len(t.naming) > 0 {
 		e.naming, e.parsed = t.naming, 0
+	}
+	if under := x.mu.turn.pending(); !under || t.finishes {
+		if !under {
+			e.since, e.atWork = time.Now(), time.Time{}
+		}
+		e.last = !t.more && !e.schema && (t.finishes || x.mu.turn.tx == txIdle)
 	}
 	return nil, nil
 }
@@ -304,6 +320,12 @@ func (x *attended) finishedLocked() {
 		e.naming = nil
 	}
 	e.parsed = 0
+	if len(e.direct) > 0 {
+		x.t.gates.answered()
+	}
+	if !x.mu.turn.pending() {
+		e.last = false
+	}
 	if x.mu.turn.tx == txIdle && x.mu.turn.exact {
 		e.release()
 	}

@@ -190,7 +190,7 @@ func (x *attended) touchesHeld(t *touch) {
 	if x.tx == nil {
 		return
 	}
-	t.begins = true
+	t.begins, t.more = true, t.more || !t.finishes
 	unjudged := t.unjudged
 	t.unjudged = false // they were
 	for _, st := range x.tx.kinds {

@@ -106,7 +106,7 @@ func (x *attended) look(unit []byte, t *touch) {
 	for len(unit) > 0 {
 		kind, body, err := parseHead(unit, x.s.o.MaxMessageBytes)
 		if err != nil {
-			t.anything = true
+			t.anything, t.more = true, true
 			return
 		}
 		frame := unit[:headBytes+body]
@@ -115,7 +115,7 @@ func (x *attended) look(unit []byte, t *touch) {
 		case cParse, cBind, cDescribe, cClose:
 			m, ok := decode(kind, frame[headBytes:])
 			if !ok {
-				t.anything, t.serial = true, true
+				t.anything, t.serial, t.more = true, true, true
 				continue
 			}
 			x.lookOne(&m, made, t)
@@ -153,7 +153,7 @@ func (x *attended) lookOne(m *message, made map[string]*prepared, t *touch) {
 		if p := use(); p != nil {
 			x.touches(t, p.text)
 		} else {
-			t.anything, t.serial = true, true
+			t.anything, t.serial, t.more = true, true, true
 		}
 	case cDescribe:
 		if m.object == 'S' {
@@ -171,7 +171,7 @@ func (x *attended) lookOne(m *message, made map[string]*prepared, t *touch) {
 func (x *attended) bound(name string, t *touch) {
 	p := x.lookup(name)
 	if p == nil {
-		t.anything, t.serial = true, true
+		t.anything, t.serial, t.more = true, true, true
 		return
 	}
 	if name == "" {
@@ -347,7 +347,7 @@ func (x *attended) query(body []byte) error {
 	var touched touch
 	sql, ok := queryText(body)
 	if !ok {
-		touched.anything, touched.serial = true, true
+		touched.anything, touched.serial, touched.more = true, true, true
 		return x.passUnit(&touched)
 	}
 	if x.serial { // how it is to be read is decided by what is under way

@@ -173,13 +173,13 @@ func (x *attended) acknowledge(b *batch, before, behind []byte) (done bool, err 
 // submit gives b its LSN; nothing: it has to be passed through.
 func (b *batch) submit() (api.Pending, *failure, error) {
 	x := b.x
-	log, limit, late := x.t.o.Core.AppendNow, x.t.o.AckTimeout, errAckLate
+	limit, late := x.t.o.AckTimeout, errAckLate
 	if x.settings.requestID != "" { // it must not be done directly
-		log, limit, late = x.t.o.Core.Append, min(limit, x.t.o.GateTimeout), errGateLate
+		limit, late = min(limit, x.t.o.GateTimeout), errGateLate
 	}
 	ctx, done := x.work(limit, late, true)
 	defer done()
-	pending, err := log(ctx, b.record())
+	pending, err := x.t.gates.append(ctx, b)
 	if err == nil {
 		return pending, nil, nil
 	}
@@ -226,8 +226,13 @@ func (b *batch) applied(lsn wal.LSN) (failed, late *failure) {
 	x := b.x
 	ctx, done := x.work(x.t.o.AckTimeout, errAckLate, true)
 	defer done()
-	if err := x.t.o.Core.WaitSink(ctx, x.t.o.Sink, lsn); err != nil {
-		return nil, &failure{code: "01000", message: "walproxy: the write is logged, but it is not known to be applied yet: " + err.Error()}
+	defer x.unlessAway()()
+	err := x.t.o.Core.WaitSink(ctx, x.t.o.Sink, lsn)
+	switch {
+	case errors.Is(err, errAway): // no error: who is told one writes it again
+		return nil, &failure{code: "57P03", message: "walproxy: the write is logged, but not applied yet: PostgreSQL is away", detail: applies(lsn)}
+	case err != nil:
+		return nil, &failure{code: "01000", message: "walproxy: the write is logged, but it is not known to be applied yet: " + err.Error(), detail: applies(lsn)}
 	}
 	fate, err := x.fate(lsn)
 	switch {
@@ -237,6 +242,11 @@ func (b *batch) applied(lsn wal.LSN) (failed, late *failure) {
 		return x.rejected(lsn), nil
 	}
 	return nil, nil
+}
+
+// applies says what becomes of a write that is logged.
+func applies(lsn wal.LSN) string {
+	return fmt.Sprintf("It is durable, with LSN %d, and is applied when PostgreSQL can: do not write it again.", lsn)
 }
 
 // rejected is what PostgreSQL said of a write that became a dead letter.
