@@ -21,7 +21,7 @@ func TestImports(t *testing.T) {
 	}{
 		{".", []string{
 			"github.com/jackc/pgx/", "github.com/aerospike/", "connectrpc.com/", "github.com/spf13/cobra",
-			"google.golang.org/grpc/", "github.com/hanwen/", "github.com/goccy/go-yaml",
+			"google.golang.org/grpc/", "go.opentelemetry.io/otel/sdk/", "go.opentelemetry.io/otel/exporters/", "github.com/hanwen/", "github.com/goccy/go-yaml",
 			module + "api/rpc", module + "api/admin", module + "cmd/", module + "internal/config",
 			module + "sinks/pebble", module + "sinks/postgres", module + "sinks/aerospike",
 		}},

@@ -12,6 +12,7 @@ import (
 
 	"github.com/walproxy/walproxy/internal/accept"
 	"github.com/walproxy/walproxy/internal/state"
+	"github.com/walproxy/walproxy/internal/tracing"
 	"github.com/walproxy/walproxy/internal/unfinished"
 	"github.com/walproxy/walproxy/sinks"
 	"github.com/walproxy/walproxy/wal"
@@ -179,6 +180,7 @@ func (p *Proxy) acceptOptions(targets map[string]accept.Target) accept.Options {
 		Targets:  targets,
 		KeyTypes: p.options.KeyType,
 		Logger:   p.logger.Named("accept"),
+		Tracer:   tracing.Tracer(p.options.TracerProvider),
 	}
 	o.Window.Age = p.options.RequestAge
 	o.Window.Count = p.options.RequestCount

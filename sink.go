@@ -91,6 +91,7 @@ func (p *Proxy) newSink(so SinkOptions) (*sink, error) {
 		options.OnReject = func(string) replay.Policy { return replay.ParkKey }
 	}
 	options.Logger = p.logger.Named("replay").With(zap.String("sink", so.Name))
+	options.TracerProvider = p.options.TracerProvider
 	options.OnCheckpoint = func(wal.LSN) { p.check() }
 	held, err := p.state.Held(so.Name).Range()
 	if err != nil {

@@ -84,6 +84,7 @@ func (s *sink) fill(p *Proxy, o replay.Options) replay.Options {
 	defer s.mu.Unlock()
 	was := &s.mu.loopFor
 	o.Name, o.Owner, o.Logger, o.OnCheckpoint = was.Name, was.Owner, was.Logger, was.OnCheckpoint
+	o.TracerProvider = was.TracerProvider
 	o.Until, o.OnResume = was.Until, was.OnResume
 	if o.OnReject == nil {
 		o.OnReject = func(string) replay.Policy { return replay.ParkKey }

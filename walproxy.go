@@ -23,6 +23,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"go.opentelemetry.io/otel/trace"
 	"go.uber.org/zap"
 
 	"github.com/walproxy/walproxy/internal/accept"
@@ -104,6 +105,10 @@ type Options struct {
 
 	Logger     *zap.Logger           // nil: nothing is logged
 	Registerer prometheus.Registerer // nil: no metrics
+	// TracerProvider makes a span of each write, as a child of the one in the context of
+	// the call, and of each batch on its way to a sink. It must not block: its exporter's
+	// queue is to be bounded. The caller shuts it down, after Close. Nil: tracing is off.
+	TracerProvider trace.TracerProvider
 }
 
 // SinkOptions of one sink. The caller opened Sink and closes it, after Close.
@@ -124,7 +129,7 @@ type SinkOptions struct {
 	// whole segments: a store that is restored to an older backup finds there
 	// what it lacks. They give way when the log's room gets scarce. 0: none.
 	Retain int64
-	// Loop tunes lanes, batches, retries and dead letters. Name, Logger and
+	// Loop tunes lanes, batches, retries and dead letters. Name, Logger, TracerProvider and
 	// OnCheckpoint are filled in; without OnReject every collection has
 	// replay.ParkKey.
 	Loop replay.Options

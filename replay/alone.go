@@ -7,6 +7,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/walproxy/walproxy/internal/state"
+	"github.com/walproxy/walproxy/internal/tracing"
 	"github.com/walproxy/walproxy/sinks"
 	"github.com/walproxy/walproxy/wal"
 )
@@ -190,7 +191,9 @@ func (p *pipeline) retries(r *sinks.Record) bool {
 // applyAlone applies b, whose only record r is alone with everything before it
 // applied, or makes r a dead letter and applies the moves. What r retries is set
 // aside before: from then on r, in the log, stands for it.
-func (p *pipeline) applyAlone(stop, work context.Context, r *sinks.Record, b *sinks.Batch) bool {
+func (p *pipeline) applyAlone(stop, work context.Context, r *sinks.Record, b *sinks.Batch) (applied bool) {
+	work, spans := p.trace(work, pointers(b.Records))
+	defer func() { spans.end(applied) }()
 	s, ok := p.standing(r)
 	if !ok {
 		return false
@@ -211,6 +214,7 @@ func (p *pipeline) applyAlone(stop, work context.Context, r *sinks.Record, b *si
 		if !ok || !p.put([]letter{l}, s.retry, p.boundsOf(&s)) {
 			return false
 		}
+		spans.record(tracing.Parked, r, nil)
 		b.Records = nil
 	case s.retry != nil:
 		if !p.put(nil, s.retry, noBounds) {
@@ -228,9 +232,13 @@ func (p *pipeline) applyAlone(stop, work context.Context, r *sinks.Record, b *si
 	v, ok := p.apply(stop, work, b)
 	if ok && v.outcome == sinks.Rejected {
 		dead, letterOK := p.rejection(r, s.position, s.attempts, v.err)
+		if !letterOK {
+			spans.record(tracing.Halt, r, v.err)
+		}
 		if !letterOK || !p.mayReject() || !p.store(r, dead, p.boundsOf(&s)) {
 			return false
 		}
+		spans.record(tracing.DeadLetter, r, v.err)
 		b.Records = nil
 		_, ok = p.apply(stop, work, b) // nothing is left to be rejected
 	}

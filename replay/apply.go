@@ -10,6 +10,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/walproxy/walproxy/internal/failpoint"
+	"github.com/walproxy/walproxy/internal/tracing"
 	"github.com/walproxy/walproxy/sinks"
 )
 
@@ -49,6 +50,7 @@ func (p *pipeline) apply(stop, work context.Context, b *sinks.Batch) (v verdict,
 			return v, true
 		case sinks.Unknown, sinks.Retry:
 		default:
+			note(work, tracing.Halt, v)
 			p.halt(p.loop.resumeError(v.err))
 			return v, false
 		}
@@ -61,6 +63,7 @@ func (p *pipeline) apply(stop, work context.Context, b *sinks.Batch) (v verdict,
 		p.loop.failing(!failed, v.err)
 		failed = true
 		delay := p.loop.backoff(attempt)
+		note(work, tracing.Retry, v, tracing.Attempt.Int(attempt+1), tracing.RetryIn.Int64(delay.Milliseconds()))
 		// Not every attempt: many a second say nothing new.
 		if attempt == 0 || delay > time.Second {
 			p.loop.logger.Warn("apply failed, will retry", zap.Stringer("outcome", v.outcome), zap.Int("attempt", attempt+1),

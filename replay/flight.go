@@ -4,6 +4,7 @@ import (
 	"context"
 	"slices"
 
+	"github.com/walproxy/walproxy/internal/tracing"
 	"github.com/walproxy/walproxy/mutation"
 	"github.com/walproxy/walproxy/sinks"
 	"github.com/walproxy/walproxy/wal"
@@ -19,15 +20,23 @@ type flight struct {
 	// bad says that one of the first bad of rest was rejected with its
 	// neighbours; 0: nothing is known. try is how many of them go next.
 	bad, try int
+	spans    *spans
 	// broken: the record after rest cannot be decoded. The loop halts there.
 	broken error
 }
 
 // fly applies ln's flight and moves its checkpoint to to. It returns false if
 // the loop stops or halts first.
-func (p *pipeline) fly(stop, work context.Context, ln *lane, to wal.LSN) bool {
+func (p *pipeline) fly(stop, work context.Context, ln *lane, to wal.LSN) (applied bool) {
 	f := &flight{pipeline: p, lane: ln, rest: ln.flight, to: to}
-	if !f.decode() || !f.sift() {
+	if !f.decode() {
+		return false
+	}
+	if p.loop.tracer != nil {
+		work, f.spans = p.trace(work, items(f.rest))
+	}
+	defer func() { f.spans.end(applied) }()
+	if !f.sift() {
 		return false
 	}
 	for {
@@ -183,9 +192,13 @@ func (f *flight) await(stop context.Context) bool {
 func (f *flight) bury(err error) bool {
 	r := f.rest[0].Record
 	letter, ok := f.rejection(&r, r.LSN, 0, err)
+	if !ok {
+		f.spans.record(tracing.Halt, &r, err)
+	}
 	if !ok || !f.mayReject() || !f.store(&r, letter, f.loop.o.DeadLetters) {
 		return false
 	}
+	f.spans.record(tracing.DeadLetter, &r, err)
 	f.rest = f.rest[1:]
 	f.bad = 0
 	return f.sift()
@@ -216,6 +229,9 @@ func (f *flight) sift() bool {
 	if len(gone) > 0 {
 		f.rest = slices.DeleteFunc(slices.Clone(f.rest), func(it item) bool {
 			_, is := slices.BinarySearch(gone, it.LSN)
+			if is {
+				f.spans.record(tracing.Parked, &it.Record, nil)
+			}
 			return is
 		})
 	}

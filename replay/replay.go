@@ -35,9 +35,11 @@ import (
 	"sync/atomic"
 	"time"
 
+	"go.opentelemetry.io/otel/trace"
 	"go.uber.org/zap"
 
 	"github.com/walproxy/walproxy/internal/state"
+	"github.com/walproxy/walproxy/internal/tracing"
 	"github.com/walproxy/walproxy/sinks"
 	"github.com/walproxy/walproxy/wal"
 )
@@ -118,6 +120,9 @@ type Options struct {
 	Rejects *RejectLimit
 	Owner   string // names this process to people who look into the sink
 	Logger  *zap.Logger
+	// TracerProvider makes spans of batches with records whose contexts are in the log.
+	// Nil: tracing is off.
+	TracerProvider trace.TracerProvider
 	// OnCheckpoint is called when the lowest durable checkpoint rises, from one
 	// goroutine, never after Run returned.
 	OnCheckpoint func(wal.LSN)
@@ -262,6 +267,7 @@ type Loop struct {
 	linker  sinks.Linker  // the sink, if it is one
 	settler sinks.Settler // the sink, if it is one
 	logger  *zap.Logger
+	tracer  trace.Tracer // nil: tracing is off
 	pace    *pace
 	// throttle is Options.Rate.
 	throttle *throttle
@@ -324,6 +330,7 @@ func New(log *wal.Log, st *state.Store, sink sinks.Sink, o Options) (*Loop, erro
 	if l.lost.ranges, err = st.Lost(o.Name); err != nil {
 		return nil, err
 	}
+	l.tracer = tracing.Tracer(o.TracerProvider)
 	l.linker, _ = sink.(sinks.Linker)
 	l.settler, _ = sink.(sinks.Settler)
 	l.CountPassed(0, log.Durable())

@@ -6,6 +6,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/walproxy/walproxy/internal/state"
+	"github.com/walproxy/walproxy/internal/tracing"
 	"github.com/walproxy/walproxy/mutation"
 	"github.com/walproxy/walproxy/sinks"
 	"github.com/walproxy/walproxy/wal"
@@ -145,7 +146,9 @@ type alone struct {
 }
 
 // applyRun is applyAlone for the records of a run.
-func (p *pipeline) applyRun(stop, work context.Context, records []sinks.Record) bool {
+func (p *pipeline) applyRun(stop, work context.Context, records []sinks.Record) (applied bool) {
+	work, spans := p.trace(work, pointers(records))
+	defer func() { spans.end(applied) }()
 	run := make([]alone, len(records))
 	var letters []letter
 	var retries []state.Retry
@@ -168,6 +171,7 @@ func (p *pipeline) applyRun(stop, work context.Context, records []sinks.Record) 
 			}
 			l.Attempts = a.attempts
 			letters = append(letters, l)
+			spans.record(tracing.Parked, a.Record, nil)
 		}
 	}
 	if len(letters)+len(retries) > 0 && !p.put(letters, retries, noBounds) {
@@ -182,13 +186,13 @@ func (p *pipeline) applyRun(stop, work context.Context, records []sinks.Record) 
 			a.gone = given
 		}
 	}
-	return p.applyPart(stop, work, run)
+	return p.applyPart(stop, work, run, spans)
 }
 
 // applyPart applies a part of a run, whose retries are set aside, in one batch. If
 // one of its records is rejected the halves are applied one after the other, so that
 // a rejection counts only with everything before it applied.
-func (p *pipeline) applyPart(stop, work context.Context, part []alone) bool {
+func (p *pipeline) applyPart(stop, work context.Context, part []alone, spans *spans) bool {
 	b := &sinks.Batch{Epoch: p.epoch, Moves: p.takeOff(part[len(part)-1].LSN)}
 	for i := range part {
 		if !part[i].gone {
@@ -202,12 +206,16 @@ func (p *pipeline) applyPart(stop, work context.Context, part []alone) bool {
 	if ok && v.outcome == sinks.Rejected {
 		if half := len(part) / 2; half > 0 {
 			p.giveBack()
-			return p.applyPart(stop, work, part[:half]) && p.applyPart(stop, work, part[half:])
+			return p.applyPart(stop, work, part[:half], spans) && p.applyPart(stop, work, part[half:], spans)
 		}
 		dead, letterOK := p.rejection(part[0].Record, part[0].position, part[0].attempts, v.err)
+		if !letterOK {
+			spans.record(tracing.Halt, part[0].Record, v.err)
+		}
 		if !letterOK || !p.mayReject() || !p.store(part[0].Record, dead, p.boundsOf(&part[0].standing)) {
 			return false
 		}
+		spans.record(tracing.DeadLetter, part[0].Record, v.err)
 		b.Records = nil
 		_, ok = p.apply(stop, work, b) // nothing is left to be rejected
 	}

@@ -20,6 +20,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"go.opentelemetry.io/otel/trace"
 	"go.uber.org/zap"
 
 	walproxyv1 "github.com/walproxy/walproxy/api/proto/walproxy/v1"
@@ -106,6 +107,9 @@ type Options struct {
 	LookupTimeout time.Duration
 	Now           func() time.Time
 	Logger        *zap.Logger
+	// Tracer makes a span of each write, whose context goes into the log. Nil: tracing
+	// is off.
+	Tracer trace.Tracer
 }
 
 func (o Options) withDefaults() (Options, error) {
@@ -154,6 +158,8 @@ type Acceptor struct {
 	images   *images
 	requests *requests
 	newest   newest
+	tracer   trace.Tracer // nil: tracing is off
+	acks     acks         // with tracer
 
 	// closing ends every wait in a call; its cause is wal.ErrClosed.
 	closing context.Context
@@ -198,6 +204,9 @@ func New(ctx context.Context, log *wal.Log, st *state.Store, o Options) (*Accept
 	a.buckets.fill(log.Appended())
 	a.closing, a.close = context.WithCancelCause(context.Background())
 	a.requests.start()
+	if a.tracer = o.Tracer; a.tracer != nil {
+		a.acks.start(a.closing.Done())
+	}
 	return a, nil
 }
 
@@ -250,6 +259,9 @@ func (a *Acceptor) Close() error {
 	defer close(a.done)
 	a.close(wal.ErrClosed)
 	a.calls.Wait()
+	if a.tracer != nil {
+		a.acks.stop()
+	}
 	a.err = a.requests.stop()
 	return a.err
 }

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	walproxyv1 "github.com/walproxy/walproxy/api/proto/walproxy/v1"
+	"github.com/walproxy/walproxy/internal/tracing"
 	"github.com/walproxy/walproxy/mutation"
 	"github.com/walproxy/walproxy/wal"
 )
@@ -71,10 +72,21 @@ func (a *Acceptor) hold(ctx context.Context, p place, f func(context.Context, *H
 // Submit is Acceptor.Submit for a write to the held key alone, without a
 // precondition or a request id.
 func (h *Held) Submit(ctx context.Context, rec *walproxyv1.Record) (*Pending, error) {
+	if h.a.tracer == nil {
+		return h.submit(ctx, rec)
+	}
+	ctx, span := h.a.startSpan(ctx, rec)
+	p, err := h.submit(ctx, rec)
+	h.a.follow(span, p, err)
+	return p, err
+}
+
+func (h *Held) submit(ctx context.Context, rec *walproxyv1.Record) (*Pending, error) {
 	w, err := h.a.prepare(rec, nil)
 	if err != nil {
 		return nil, err
 	}
+	h.a.trace(ctx, w)
 	if len(w.hashes) != 1 || w.hashes[0] != h.hashes[0] || mutation.RequestID(w.record) != "" || len(w.keys) != 1 ||
 		rec.GetMutation().GetPrecondition() != nil || w.retry() {
 		return nil, &mutation.InvalidError{Field: "record", Reason: "is not a plain write to the key that is held"}
@@ -92,5 +104,6 @@ func (h *Held) Submit(ctx context.Context, rec *walproxyv1.Record) (*Pending, er
 		return nil, err
 	}
 	h.a.notePending(w)
+	h.a.event(ctx, tracing.Appended)
 	return &Pending{ticket: w.ticket, route: w.route, result: Result{LSN: w.ticket.LSN}}, nil
 }

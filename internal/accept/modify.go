@@ -5,6 +5,7 @@ import (
 	"time"
 
 	walproxyv1 "github.com/walproxy/walproxy/api/proto/walproxy/v1"
+	"github.com/walproxy/walproxy/internal/tracing"
 	"github.com/walproxy/walproxy/mutation"
 	"github.com/walproxy/walproxy/wal"
 )
@@ -29,6 +30,17 @@ func (a *Acceptor) Modify(ctx context.Context, collection string, key *walproxyv
 		return nil, err
 	}
 	defer a.leave()
+	if a.tracer == nil {
+		return a.modifyEntered(ctx, collection, key, f)
+	}
+	ctx, span := a.startSpan(ctx, nil)
+	span.SetAttributes(tracing.Collection.String(collection))
+	p, err := a.modifyEntered(ctx, collection, key, f)
+	a.follow(span, p, err)
+	return p, err
+}
+
+func (a *Acceptor) modifyEntered(ctx context.Context, collection string, key *walproxyv1.Key, f Change) (*Pending, error) {
 	p, err := a.find(collection, key)
 	if err != nil {
 		return nil, err
@@ -92,6 +104,7 @@ func (a *Acceptor) tryModify(ctx context.Context, m *modification, stay bool) (m
 		return false, err
 	}
 	defer a.keys.unlock(m.hashes)
+	a.event(ctx, tracing.Locked)
 	for {
 		doc, ok := a.current(m)
 		switch {
@@ -155,6 +168,7 @@ func (a *Acceptor) change(ctx context.Context, m *modification, doc *mutation.Do
 	if err != nil {
 		return true, err
 	}
+	a.trace(ctx, w)
 	w.notBefore = now.UnixNano()
 	if doc != nil {
 		w.endsBy(doc.ExpiresAt)
@@ -167,6 +181,7 @@ func (a *Acceptor) change(ctx context.Context, m *modification, doc *mutation.Do
 		return err != nil, err
 	}
 	a.notePending(w)
+	a.event(ctx, tracing.Appended)
 	after := effect.Document
 	if after.ExpiredAt(unixTime(w.accepted)) {
 		after = nil

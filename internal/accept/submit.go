@@ -4,6 +4,7 @@ import (
 	"context"
 
 	walproxyv1 "github.com/walproxy/walproxy/api/proto/walproxy/v1"
+	"github.com/walproxy/walproxy/internal/tracing"
 	"github.com/walproxy/walproxy/mutation"
 )
 
@@ -29,10 +30,21 @@ func (a *Acceptor) submitRouted(ctx context.Context, w *walproxyv1.Record, to *r
 		return nil, err
 	}
 	defer a.leave()
+	if a.tracer == nil {
+		return a.submitEntered(ctx, w, to, wait)
+	}
+	ctx, span := a.startSpan(ctx, w)
+	p, err := a.submitEntered(ctx, w, to, wait)
+	a.follow(span, p, err)
+	return p, err
+}
+
+func (a *Acceptor) submitEntered(ctx context.Context, w *walproxyv1.Record, to *route, wait bool) (*Pending, error) {
 	p, err := a.prepare(w, to)
 	if err != nil {
 		return nil, err
 	}
+	a.trace(ctx, p)
 	if a.newest.tracks() {
 		leave, err := a.pass(ctx, p.collections(), wait)
 		if err != nil {
@@ -119,6 +131,7 @@ func (a *Acceptor) tryAppend(ctx context.Context, w *write, stay bool) (missing 
 		return nil, err
 	}
 	defer a.keys.unlock(w.hashes)
+	a.event(ctx, tracing.Locked)
 	for {
 		missing, err := a.checkPreconditions(w)
 		switch {
@@ -136,6 +149,7 @@ func (a *Acceptor) tryAppend(ctx context.Context, w *write, stay bool) (missing 
 			return nil, err
 		} else if ok {
 			a.notePending(w)
+			a.event(ctx, tracing.Appended)
 			return nil, nil
 		} // a record that a precondition found expired meanwhile: judge again
 	}
