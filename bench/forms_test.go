@@ -76,10 +76,34 @@ var upsertForms = []contender{
 	{method: "merge", share: 1, existing: true, open: form(arrays(mergeArrays))},
 	{method: "merge-anywhere", share: 1, existing: true, open: ordered(arrays(mergeArrays), anywhere)},
 	{method: "merge-sorted", share: 1, existing: true, open: ordered(arrays(mergeArrays), sorted)},
+	{method: "merge-any", share: 1, existing: true, open: form(hashed(arrays(within("t.id = ANY ($1)"))))},
+	{method: "merge-range", share: 1, existing: true, open: form(hashed(ranged(within("t.id BETWEEN $7 AND $8"))))},
 	{method: "temp-conflict", share: 1, existing: true, open: form(staged(insertSQL + "SELECT " + list + " FROM staged" + upsertSQL))},
 	{method: "temp-update", share: 1, existing: true, open: form(staged(update + " FROM staged AS s" + samekey))},
 	{method: "temp-merge", share: 1, existing: true, open: form(staged("MERGE INTO rows AS t USING staged" + merge))},
 	{method: "delete-copy", share: 1, existing: true, open: form(deleteCopy)},
+}
+
+// within is the MERGE with another condition on the rows that there are.
+func within(condition string) string {
+	return strings.Replace(mergeArrays, " WHEN MATCHED", " AND "+condition+" WHEN MATCHED", 1)
+}
+
+// hashed finds rows by one scan of the index instead of a lookup each.
+func hashed(write func(s *session, rows [][][]byte)) func(s *session, rows [][][]byte) {
+	return func(s *session, rows [][][]byte) {
+		if len(s.prepared) == 0 {
+			s.exec("SET enable_hashjoin = on; SET enable_nestloop = off; SET enable_bitmapscan = off")
+		}
+		write(s, rows)
+	}
+}
+
+// ranged is arrays with the first and the last key behind them, rows being in order.
+func ranged(sql string) func(s *session, rows [][][]byte) {
+	return func(s *session, rows [][][]byte) {
+		s.transaction(statement{sql, append(types(true), 20, 20), append(arraysOf(rows), rows[0][0], rows[len(rows)-1][0])})
+	}
 }
 
 // named is format for each column's name from the first on, with commas.

@@ -32,6 +32,7 @@ type table struct {
 	defers     bool // a constraint that waits for the commit
 
 	merges bool // MERGE can be used: PostgreSQL 15, and no partitions
+	draws  bool // a column gets its value from a sequence
 
 	checked  bool // CHECK constraints or domains
 	triggers bool // what is stored may differ from what was written
@@ -187,6 +188,7 @@ func (t *table) readColumns(rows [][][]byte, types pgTypes) error {
 			c.unsafeKey = "its collation takes different texts for equal"
 		}
 		t.checked = t.checked || types[uint32(oid)].kind == "d"
+		t.draws = t.draws || c.kept
 		t.columns = append(t.columns, c)
 		t.byName[c.name] = c
 	}

@@ -171,6 +171,7 @@ func (w *work) commands() (commands []command, owners []origin) {
 			continue
 		}
 		commands, owners = w.become(nil, -1, commands, owners)
+		w.sort(g)
 		params := g.params()
 		sqls := g.shape.sqls
 		if w.hopes(g) {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"fmt"
+	"slices"
 	"strings"
 
 	walproxyv1 "github.com/walproxy/walproxy/api/proto/walproxy/v1"
@@ -83,7 +84,7 @@ func (m *mapping) newLogged(of session, st *walproxyv1.Statement, formats []int1
 	if err := m.fits(form); err != nil {
 		return nil, err
 	}
-	s := &shape{mapping: m, logged: &logged{session: of, text: strings.Clone(st.GetText()), kind: form.Kind}}
+	s := &shape{mapping: m, sortBy: -1, logged: &logged{session: of, text: strings.Clone(st.GetText()), kind: form.Kind}}
 	for _, oid := range st.GetParameterOids() {
 		if oid >= firstUserOID {
 			oid = 0
@@ -146,6 +147,9 @@ func (s *shape) buildLogged(form *pgstatement.Form, oids []uint32, formats []int
 			format = formatText
 		}
 		l.formats, s.types = append(l.formats, format), append(s.types, in.array)
+	}
+	if !slices.ContainsFunc(s.inputs, func(in input) bool { return in.text }) {
+		s.sortBy = slices.Index(form.Targets, s.mapping.key[0].name)
 	}
 	from := source(s.inputs)
 	conditions := make([]string, len(form.Where))
@@ -281,6 +285,7 @@ func (w *work) statement(g *group, commands []command, owners []origin) ([]comma
 		if g.count >= minHope && l.kind != pgstatement.Insert && w.unordered() {
 			commands, owners = w.findByKey(commands, owners)
 		}
+		w.sort(g)
 		c = command{sql: g.shape.sqls[0], types: g.shape.types, params: g.params(), formats: l.formats}
 	}
 	c.path = w.path()

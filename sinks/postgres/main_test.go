@@ -18,6 +18,6 @@ func TestMain(m *testing.M) {
 			panic(err)
 		}
 	}
-	minHope, chunkRows = 1, 3 // so that small batches go that way, too
+	minHope, chunkRows, minSort = 1, 3, 2 // so that small batches go that way, too
 	pgtest.Main(m)
 }

@@ -11,6 +11,7 @@ import (
 // one after the other: there are thousands of each.
 type scratch struct {
 	slab   []row
+	sorter sorter
 	values [][]byte
 	// Good until the next use.
 	single            blind
@@ -48,7 +49,7 @@ func newWork(p *tablePlanner, l link, b *sinks.Batch) *work {
 func (w *work) free() {
 	w.used = append(w.used, w.groups...) // of a batch that was rejected
 	w.recycle()
-	bytes := cap(w.arena)
+	bytes := cap(w.arena) + cap(w.sorter.buf)
 	for _, g := range w.spare {
 		bytes += g.capacity()
 		g.shape, g.first = nil, nil
@@ -70,7 +71,7 @@ func (w *work) free() {
 		rows: w.rows, order: w.order[:0], writes: w.writes[:0], mappings: w.mappings[:0], arena: w.arena[:0],
 		statements: statements{groups: w.groups[:0], byShape: w.byShape, used: w.used, spare: w.spare},
 		scratch: scratch{
-			slab: w.slab[:0], values: w.values[:0],
+			slab: w.slab[:0], values: w.values[:0], sorter: w.sorter,
 			columns: w.columns[:0], defaults: w.defaults[:0], given: w.given[:0], shapeID: w.shapeID[:0],
 		},
 	}

@@ -20,6 +20,7 @@ type shape struct {
 	insert   string   // the same for rows that do not exist yet; "": none
 	merge    string   // the same, cheaper, while nobody else inserts these rows; "": none
 	types    []uint32
+	sortBy   int     // the input of the first column of the key; -1: rows are not sorted
 	logged   *logged // of records that are statements; nil: of mutations
 }
 
