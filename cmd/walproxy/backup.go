@@ -45,14 +45,15 @@ func newBackup() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "backup PATH",
 		Short: "Copy log, state and embedded stores, while the server runs or without one",
-		Long: "backup writes a copy to PATH, which does not exist yet: a directory, or a file if PATH ends in .tar.\n" +
+		Long: "backup writes a copy to PATH, which does not exist yet: a directory, a file if PATH ends in .tar,\n" +
+			"or a file compressed with zstd if it ends in .tar.zst.\n" +
 			"It holds the log up to a moment after the command began, the state that belongs to it (claims, dead\n" +
 			"letters, request ids) and the embedded stores; PostgreSQL has backups of its own. Each file is\n" +
 			"verified by its checksum, and durable when the command ends. The server goes on meanwhile; on the disk\n" +
 			"of the data directory the copy takes next to nothing but keeps what is freed, until it was sent.\n" +
 			"`walproxy restore` makes a data directory of it.",
 		Example: "  walproxy backup /backup/walproxy-1 --data-dir /var/lib/walproxy\n" +
-			"  walproxy backup /backup/walproxy-1.tar --rate 50MiB --data-dir /var/lib/walproxy",
+			"  walproxy backup /backup/walproxy-1.tar.zst --rate 50MiB --data-dir /var/lib/walproxy",
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			p, err := flags.find(cmd)
@@ -124,7 +125,9 @@ func (b *backuper) run(ctx context.Context) (m backup.Manifest, err error) {
 	return m, exitWith(exitFailed, err)
 }
 
-func (b *backuper) toFile() bool { return strings.HasSuffix(b.path, ".tar") }
+func (b *backuper) toFile() bool {
+	return strings.HasSuffix(b.path, ".tar") || strings.HasSuffix(b.path, ".tar.zst")
+}
 
 func (b *backuper) save(ctx context.Context, r io.Reader) (backup.Manifest, error) {
 	if b.toFile() {
@@ -271,7 +274,7 @@ func newRestore() *cobra.Command {
 			"restored log as diverged: `walproxy sink accept NAME` says from where on they differ. While the\n" +
 			"original runs its stores are its own.",
 		Example: "  walproxy restore /backup/walproxy-1 --data-dir /var/lib/walproxy\n" +
-			"  walproxy restore /backup/walproxy-1.tar --verify",
+			"  walproxy restore /backup/walproxy-1.tar.zst --verify",
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			c, err := flags.load(cmd)

@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/walproxy/walproxy"
+	"github.com/walproxy/walproxy/internal/zstdfile"
 )
 
 func newDLQExport() *cobra.Command {
@@ -24,9 +25,10 @@ func newDLQExport() *cobra.Command {
 		Short: "Write dead letters as JSON lines, with all that is needed to bring them back",
 		Long: "export writes dead letters, one JSON object a line, of a running server or of the files of a stopped one:\n" +
 			"mend them with jq and bring them back with `walproxy dlq import`, or import them on another machine. They\n" +
-			"stay what they are here. The count is told on stderr.",
+			"stay what they are here. The count is told on stderr. A file whose name ends in .zst is compressed with\n" +
+			"zstd; `walproxy dlq import` sees that by itself.",
 		Example: "  walproxy dlq export > letters.ndjson\n" +
-			"  walproxy dlq export --sink main --collection orders --out letters.ndjson\n" +
+			"  walproxy dlq export --sink main --collection orders --out letters.ndjson.zst\n" +
 			"  walproxy dlq export --code 22003 | jq -c '.mutation.set.total = 0' | walproxy dlq import -",
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) (err error) {
@@ -60,6 +62,13 @@ func (f *letterFlags) exportTo(cmd *cobra.Command, box letterBox, s selection, t
 		}
 		out = file
 	}
+	var packed io.WriteCloser
+	if zstdfile.Named(to) {
+		if packed, err = zstdfile.NewWriter(file); err != nil {
+			return exitWith(exitFailed, errors.Join(err, file.Close()))
+		}
+		out = packed
+	}
 	w := &lineWriter{out: bufio.NewWriterSize(out, 1<<16)}
 	for _, name := range names {
 		w.last = 0
@@ -69,6 +78,11 @@ func (f *letterFlags) exportTo(cmd *cobra.Command, box letterBox, s selection, t
 	}
 	if flushErr := w.out.Flush(); err == nil {
 		err = exitWith(exitFailed, flushErr)
+	}
+	if packed != nil {
+		if packErr := packed.Close(); err == nil {
+			err = exitWith(exitFailed, packErr)
+		}
 	}
 	if file != nil {
 		if fileErr := errors.Join(file.Sync(), file.Close()); err == nil {
@@ -108,7 +122,12 @@ func newDLQImport() *cobra.Command {
 				}
 			}
 			defer func() { _ = in.Close() }() // read only
-			i := importer{cmd: cmd, box: box, sink: flags.sink, lines: bufio.NewReaderSize(in, 1<<16), deadline: time.Now().Add(timeout)}
+			text, err := zstdfile.NewReader(in)
+			if err != nil {
+				return exitWith(exitFailed, err)
+			}
+			defer func() { _ = text.Close() }()
+			i := importer{cmd: cmd, box: box, sink: flags.sink, lines: bufio.NewReaderSize(text, 1<<16), deadline: time.Now().Add(timeout)}
 			err = i.run(cmd.Context())
 			return errors.Join(err, i.tell(asJSON))
 		},

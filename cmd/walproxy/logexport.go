@@ -70,15 +70,16 @@ type logExport struct {
 
 // exportReport is what `log export --json` and `log import --json` print.
 type exportReport struct {
-	File   string        `json:"file"`
-	Dir    string        `json:"dir"`
-	Head   portable.Head `json:"head"`
-	First  wal.LSN       `json:"first_lsn"`
-	Dead   uint64        `json:"dead_letters"`
-	Held   uint64        `json:"held_records"`
-	Lost   []rangeJSON   `json:"lost"`
-	Damage []damageJSON  `json:"damage"`
-	More   int           `json:"more_damage,omitempty"`
+	File     string        `json:"file"`
+	Dir      string        `json:"dir"`
+	Head     portable.Head `json:"head"`
+	First    wal.LSN       `json:"first_lsn"`
+	Dead     uint64        `json:"dead_letters"`
+	Held     uint64        `json:"held_records"`
+	Lost     []rangeJSON   `json:"lost"`
+	MoreLost int           `json:"more_lost,omitempty"` // ranges
+	Damage   []damageJSON  `json:"damage"`
+	More     int           `json:"more_damage,omitempty"`
 	portable.Summary
 }
 
@@ -90,6 +91,23 @@ func (r *exportReport) damaged(err error) {
 		r.Damage = append(r.Damage, newDamageJSON(err))
 	} else {
 		r.More++
+	}
+}
+
+func (r *exportReport) lost(what rangeJSON) {
+	if len(r.Lost) < damageMax {
+		r.Lost = append(r.Lost, what)
+	} else {
+		r.MoreLost++
+	}
+}
+
+func (r *exportReport) lostText(out io.Writer, what string) {
+	for _, l := range r.Lost {
+		fmt.Fprintf(out, "%s: %s\n", what, rangeText(l.First, l.Last))
+	}
+	if r.MoreLost > 0 {
+		fmt.Fprintf(out, "%s: %d more ranges\n", what, r.MoreLost)
 	}
 }
 
@@ -241,7 +259,7 @@ func (e *logExport) frames(in *wal.Inspection) error {
 		if upTo < next {
 			return nil
 		}
-		e.report.Lost = append(e.report.Lost, rangeJSON{next, upTo})
+		e.report.lost(rangeJSON{next, upTo})
 		err := e.out.Gap(next, upTo)
 		next = upTo + 1
 		return err
@@ -283,9 +301,7 @@ func (e *logExport) text(out io.Writer) error {
 	for _, d := range r.Damage {
 		fmt.Fprintln(out, d.Text)
 	}
-	for _, l := range r.Lost {
-		fmt.Fprintf(out, "lost: %s\n", rangeText(l.First, l.Last))
-	}
+	r.lostText(out, "lost")
 	fmt.Fprintf(out, "exported %s: %d records of stream %s, to %s (%s)\n", rangeText(r.First, r.Last), r.Records, r.Head.Stream, r.File, sizeText(r.Bytes))
 	switch {
 	case !r.Head.State:

@@ -241,7 +241,7 @@ func (i *logImport) item(item portable.Item) error {
 		i.report.count(item.Key)
 		return i.state.Put(item.Key, item.Value)
 	case item.Gap:
-		i.report.Lost = append(i.report.Lost, rangeJSON{item.LSN, item.Last})
+		i.report.lost(rangeJSON{item.LSN, item.Last})
 		return i.log.Gap(item.LSN, item.Last)
 	}
 	return i.log.Record(item.LSN, item.Payload)
@@ -269,9 +269,7 @@ func (i *logImport) publish() error {
 
 func (i *logImport) text(out io.Writer) error {
 	r := i.report
-	for _, l := range r.Lost {
-		fmt.Fprintf(out, "lost before the export: %s\n", rangeText(l.First, l.Last))
-	}
+	r.lostText(out, "lost before the export")
 	fmt.Fprintf(out, "imported %s: %d records of stream %s, into %s\n", rangeText(r.First, r.Last), r.Records, r.Head.Stream, r.Dir)
 	if !r.Head.State {
 		_, err := fmt.Fprintln(out, "WITHOUT a state store: a start is refused until `walproxy log repair --state` made a new one; "+

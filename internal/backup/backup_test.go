@@ -9,12 +9,15 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/uuid"
 	"go.uber.org/goleak"
+
+	"github.com/walproxy/walproxy/internal/zstdfile"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -59,9 +62,9 @@ func TestRoundTrip(t *testing.T) {
 	from, files := source(t)
 	stream := send(t, from)
 	dir := t.TempDir()
-	for _, path := range []string{filepath.Join(dir, "b.tar"), filepath.Join(dir, "b")} {
+	for _, path := range []string{filepath.Join(dir, "b.tar"), filepath.Join(dir, "b.tar.zst"), filepath.Join(dir, "b")} {
 		save := SaveDir
-		if filepath.Ext(path) == ".tar" {
+		if filepath.Ext(path) != "" {
 			save = SaveFile
 		}
 		for _, cut := range []int{0, 100, 5000, len(stream) / 2} { // nothing is left, and the next one goes through
@@ -138,6 +141,96 @@ func TestDamage(t *testing.T) {
 	}
 }
 
+// A compressed file that is damaged or cut short is no backup; one that was compressed by
+// other means, or under another name, is one.
+func TestCompressed(t *testing.T) {
+	from, files := source(t)
+	stream := send(t, from)
+	dir := t.TempDir()
+	path := filepath.Join(dir, "b.tar.zst")
+	if _, err := SaveFile(t.Context(), bytes.NewReader(stream), path); err != nil {
+		t.Fatal(err)
+	}
+	whole, err := os.ReadFile(path)
+	if err != nil || len(whole) > len(stream)/20 {
+		t.Fatalf("%d bytes of a stream take %d: %v", len(stream), len(whole), err)
+	}
+	other := filepath.Join(dir, "other")
+	if err := os.WriteFile(other, whole, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Restore(t.Context(), other, filepath.Join(dir, "to")); err != nil {
+		t.Fatal(err)
+	}
+	same(t, filepath.Join(dir, "to"), files)
+	for n := 0; n < len(whole); n += 1 + n/8 {
+		damaged := bytes.Clone(whole)
+		damaged[n] ^= 1
+		for _, b := range [][]byte{whole[:n], damaged} {
+			if err := os.WriteFile(other, b, 0o644); err != nil {
+				t.Fatal(err)
+			}
+			m, err := Verify(t.Context(), other)
+			if err == nil && m.Last != 7 || err != nil && !errors.Is(err, ErrDamaged) && !errors.Is(err, ErrIncomplete) {
+				t.Fatalf("%d of %d bytes, or %d wrong: %+v, %v", len(b), len(whole), n, m, err)
+			}
+		}
+	}
+}
+
+// endless is a tar stream of empty files that does not end, or of a manifest that does
+// not, and counts what was read of it.
+type endless struct {
+	block []byte
+	first []byte
+	n     int64
+}
+
+func (e *endless) Read(b []byte) (int, error) {
+	from := e.block
+	if len(e.first) > 0 {
+		n := copy(b, e.first)
+		e.first = e.first[n:]
+		return n, nil
+	}
+	n := copy(b, from[int(e.n)%len(from):])
+	e.n += int64(n)
+	return n, nil
+}
+
+// A stream that never ends, which a small compressed file can be, is given up before it
+// takes memory.
+func TestHostile(t *testing.T) {
+	header := func(h tar.Header) []byte {
+		var out bytes.Buffer
+		if err := tar.NewWriter(&out).WriteHeader(&h); err != nil {
+			t.Fatal(err)
+		}
+		return out.Bytes()
+	}
+	long := strings.Repeat("x", 50_000)
+	manifest := tar.Header{Name: ManifestName, Typeflag: tar.TypeReg, Size: 1 << 40}
+	for name, in := range map[string]*endless{
+		"files":            {block: header(tar.Header{Name: long, Typeflag: tar.TypeReg})},
+		"manifest":         {first: header(manifest), block: []byte(" ")},
+		"files of nothing": {first: header(manifest), block: []byte("{},")},
+	} {
+		var before, at runtime.MemStats
+		runtime.ReadMemStats(&before)
+		_, err := receive(t.Context(), tarArchive{in}, discard)
+		runtime.ReadMemStats(&at)
+		if grew := at.TotalAlloc - before.TotalAlloc; !errors.Is(err, ErrDamaged) || in.n > 128<<20 || grew > 1<<30 {
+			t.Errorf("%s: %d bytes read, %d of memory: %v", name, in.n, grew, err)
+		} else {
+			t.Logf("%s: %d bytes read, %d allocated: %v", name, in.n, grew, err)
+		}
+	}
+	text := []byte(`{"version":1,"files":[` + strings.TrimSuffix(strings.Repeat("{},", 1<<20), ",") + `]}`)
+	if m, err := readManifest(bytes.NewReader(text), manifestBytesMax); !errors.Is(err, ErrDamaged) {
+		t.Errorf("a manifest of %d files without names: %v", len(m.Files), err)
+	}
+}
+
 // A stream that would write elsewhere is refused before it does.
 func TestNames(t *testing.T) {
 	for _, h := range []tar.Header{
@@ -184,8 +277,22 @@ func FuzzStream(f *testing.F) {
 	}
 	f.Add(out.Bytes())
 	f.Add(out.Bytes()[:700])
+	var packed bytes.Buffer
+	w, err := zstdfile.NewWriter(&packed)
+	if err == nil {
+		_, err = w.Write(out.Bytes())
+	}
+	if err := errors.Join(err, w.Close()); err != nil {
+		f.Fatal(err)
+	}
+	f.Add(packed.Bytes())
 	f.Fuzz(func(t *testing.T, stream []byte) {
-		m, err := receive(t.Context(), tarArchive{bytes.NewReader(stream)}, discard)
+		in, err := zstdfile.NewReader(bytes.NewReader(stream))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer in.Close()
+		m, err := receive(t.Context(), tarArchive{in}, discard)
 		if err == nil && m.Version != manifestVersion {
 			t.Errorf("got %+v", m)
 		}

@@ -8,6 +8,8 @@
 package backup
 
 import (
+	"bytes"
+	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -29,7 +31,9 @@ const ManifestName = "BACKUP.json"
 
 const (
 	manifestVersion  = 1
-	manifestBytesMax = 256 << 20
+	manifestBytesMax = 64 << 20 // some 400,000 files
+	// fileBytesMin is what it takes for a file beside the name.
+	fileBytesMin = len(`{"name":"","bytes":0,"sha256":""}`) + 2*sha256.Size
 )
 
 var (
@@ -71,12 +75,21 @@ func (m *Manifest) Bytes() (n int64) {
 	return n
 }
 
-func readManifest(r io.Reader) (m Manifest, err error) {
-	text, err := io.ReadAll(io.LimitReader(r, manifestBytesMax+1))
+// readManifest reads one of at most limit bytes.
+func readManifest(r io.Reader, limit int) (m Manifest, err error) {
+	limit = min(limit, manifestBytesMax)
+	text, err := io.ReadAll(io.LimitReader(r, int64(limit)+1))
 	if err != nil {
 		return m, err
 	}
-	if err := json.Unmarshal(text, &m); err != nil || len(text) > manifestBytesMax {
+	if len(text) > limit {
+		return m, fmt.Errorf("%w: %s is longer than what it names takes", ErrDamaged, ManifestName)
+	}
+	// Files that it does not name would take more memory than text.
+	if bytes.Count(text, []byte("{")) > 2+len(text)/fileBytesMin {
+		return m, fmt.Errorf("%w: %s cannot be read", ErrDamaged, ManifestName)
+	}
+	if err := json.Unmarshal(text, &m); err != nil {
 		return m, fmt.Errorf("%w: %s cannot be read: %w", ErrDamaged, ManifestName, err)
 	}
 	if m.Version != manifestVersion {

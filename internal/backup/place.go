@@ -13,6 +13,7 @@ import (
 
 	"github.com/walproxy/walproxy/internal/unfinished"
 	"github.com/walproxy/walproxy/internal/vfs"
+	"github.com/walproxy/walproxy/internal/zstdfile"
 )
 
 // What is not complete lies beside a file, or within a directory, which may be a
@@ -24,7 +25,7 @@ const (
 
 // SaveFile writes a stream to the file name, which does not exist yet, and
 // verifies it meanwhile. Without an error it is complete and durable; with one there
-// is nothing of that name.
+// is nothing of that name. A name that ends in .zst has it compressed.
 func SaveFile(ctx context.Context, r io.Reader, name string) (m Manifest, err error) {
 	if err := vacant(name); err != nil {
 		return m, err
@@ -38,11 +39,7 @@ func SaveFile(ctx context.Context, r io.Reader, name string) (m Manifest, err er
 			err = errors.Join(err, vfs.OS().Remove(name+partial))
 		}
 	}()
-	in := io.TeeReader(r, f)
-	m, err = receive(ctx, tarArchive{in}, discard)
-	if err == nil {
-		_, err = io.Copy(io.Discard, in) // the stream's own end
-	}
+	m, err = saveTo(ctx, f, r, zstdfile.Named(name))
 	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
 		return m, err
 	}
@@ -50,6 +47,23 @@ func SaveFile(ctx context.Context, r io.Reader, name string) (m Manifest, err er
 		return m, err
 	}
 	return m, vfs.OS().SyncDir(filepath.Dir(name))
+}
+
+func saveTo(ctx context.Context, f io.Writer, r io.Reader, compress bool) (m Manifest, err error) {
+	if compress {
+		packed, err := zstdfile.NewWriter(f)
+		if err != nil {
+			return m, err
+		}
+		m, err := saveTo(ctx, packed, r, false)
+		return m, errors.Join(err, packed.Close())
+	}
+	in := io.TeeReader(r, f)
+	m, err = receive(ctx, tarArchive{in}, discard)
+	if err == nil {
+		_, err = io.Copy(io.Discard, in) // the stream's own end
+	}
+	return m, err
 }
 
 // SaveDir is SaveFile with a directory.
@@ -94,7 +108,20 @@ func open(path string) (archive, io.Closer, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	return tarArchive{f}, f, nil
+	r, err := zstdfile.NewReader(f)
+	if err != nil {
+		return nil, nil, errors.Join(err, f.Close())
+	}
+	return tarArchive{r}, closers{r, f}, nil
+}
+
+type closers []io.Closer
+
+func (c closers) Close() (err error) {
+	for _, one := range c {
+		err = errors.Join(err, one.Close())
+	}
+	return err
 }
 
 func discard(_ string, r io.Reader) error {

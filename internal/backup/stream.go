@@ -12,6 +12,8 @@ import (
 	"os"
 	"path/filepath"
 	"time"
+
+	"github.com/walproxy/walproxy/internal/zstdfile"
 )
 
 const bufferBytes = 256 << 10
@@ -39,6 +41,9 @@ func Send(ctx context.Context, w io.Writer, dir string, m Manifest, rate int64) 
 	}
 	m.Files = sums.files
 	text, err := json.Marshal(m)
+	if err == nil && len(text) > manifestBytesMax {
+		err = fmt.Errorf("backup: %d files are more than a manifest can name", len(m.Files))
+	}
 	if err == nil {
 		err = out.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: ManifestName, Size: int64(len(text)), Mode: 0o644, ModTime: m.Made})
 	}
@@ -129,6 +134,7 @@ type tarArchive struct{ io.Reader }
 
 func (a tarArchive) each(put func(string, io.Reader) error) (Manifest, error) {
 	in := tar.NewReader(a.Reader)
+	named := 0 // bytes that a manifest takes for what was read
 	for {
 		header, err := in.Next()
 		switch {
@@ -137,16 +143,30 @@ func (a tarArchive) each(put func(string, io.Reader) error) (Manifest, error) {
 		case err != nil:
 			return Manifest{}, fmt.Errorf("%w: %w", ErrDamaged, err)
 		case header.Typeflag == tar.TypeReg && header.Name == ManifestName:
-			return readManifest(in)
+			// It has names, each of them read, which JSON may write longer.
+			m, err := readManifest(in, 1<<20+8*named)
+			return m, broken(err, ManifestName)
 		case header.Typeflag != tar.TypeReg || !local(header.Name):
 			return Manifest{}, fmt.Errorf("%w: %q is no file of a backup", ErrDamaged, header.Name)
 		}
-		if err := put(header.Name, in); errors.Is(err, io.ErrUnexpectedEOF) {
-			return Manifest{}, fmt.Errorf("%w: it ends within %s", ErrIncomplete, header.Name)
-		} else if err != nil {
-			return Manifest{}, err
+		if named += len(header.Name) + fileBytesMin; named > manifestBytesMax {
+			return Manifest{}, fmt.Errorf("%w: it has more files than a manifest can name", ErrDamaged)
+		}
+		if err := put(header.Name, in); err != nil {
+			return Manifest{}, broken(err, header.Name)
 		}
 	}
+}
+
+// broken says what an error within a file of a stream means.
+func broken(err error, name string) error {
+	switch {
+	case errors.Is(err, io.ErrUnexpectedEOF):
+		return fmt.Errorf("%w: it ends within %s", ErrIncomplete, name)
+	case errors.Is(err, zstdfile.ErrCorrupt):
+		return fmt.Errorf("%w: within %s: %w", ErrDamaged, name, err)
+	}
+	return err
 }
 
 // dirArchive is a directory.
@@ -160,7 +180,7 @@ func (a dirArchive) each(put func(string, io.Reader) error) (m Manifest, err err
 	if err != nil {
 		return m, err
 	}
-	m, err = readManifest(f)
+	m, err = readManifest(f, manifestBytesMax)
 	if err = errors.Join(err, f.Close()); err != nil {
 		return m, err
 	}

@@ -20,7 +20,7 @@
 //	           bytes 0 to 23 of all blocks before 4
 //
 // LSNs follow each other without a hole. The length in the header counts what is
-// in the file; with zstd the payload is what comes out of that.
+// in the file; with zstd the payload is what comes out of that, 65 MiB at most.
 package portable
 
 import (
@@ -49,6 +49,9 @@ const (
 	// blockMax bounds a payload: the largest record, or state entry, and its LSN.
 	blockMax = 1<<30 + 1<<20
 	headMax  = 16 << 20
+	// packedMax bounds what is compressed, so that a few bytes take no reader more than that.
+	// A larger payload is written as it is.
+	packedMax = 64<<20 + 1<<20
 	endSize  = 36
 )
 

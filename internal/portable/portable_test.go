@@ -11,6 +11,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"testing"
 	"time"
@@ -120,6 +121,84 @@ func TestLargeRecords(t *testing.T) {
 			t.Fatalf("record %d has %d bytes, want %d", i, len(items[i].Payload), size)
 		}
 	}
+}
+
+// zeros are a frame of zstd of n blocks of 128 KiB each, all zeros, as RFC 8878 has it, or
+// what text has in place of the zeros: repeated.
+func zeros(n int, text byte) []byte {
+	b := []byte{0x28, 0xb5, 0x2f, 0xfd, 0, 10 << 3}
+	for i := range n {
+		h := uint32(128<<10)<<3 | 1<<1 // a run of one byte
+		if i == n-1 {
+			h |= 1
+		}
+		b = append(b, byte(h), byte(h>>8), byte(h>>16), text)
+	}
+	return b
+}
+
+// TestHostile: a few bytes take no more memory than what is ever compressed, and a head no
+// more than one may have.
+func TestHostile(t *testing.T) {
+	file := func(head []byte, k kind, payload []byte, flags byte) []byte {
+		var out bytes.Buffer
+		w := &Writer{w: &out}
+		out.WriteString(fileMagic)
+		if head != nil {
+			if err := w.put(kindHead, head); err != nil {
+				t.Fatal(err)
+			}
+		}
+		at := out.Len()
+		if err := w.put(k, payload); err != nil {
+			t.Fatal(err)
+		}
+		out.Bytes()[at+7] = flags
+		return mended(out.Bytes())
+	}
+	of := testHead()
+	of.Version = Version
+	head, err := json.Marshal(of)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, b := range map[string][]byte{
+		"a head":  file(nil, kindHead, zeros(headMax>>17+1, ' '), flagZstd),
+		"records": file(head, kindRecords, zeros(packedMax>>17+1, 0), flagZstd),
+		"a claim": append(file(head, kindRecords, nil, 0)[:len(fileMagic)+blockHeader+len(head)], claim()...),
+	} {
+		var before, at runtime.MemStats
+		runtime.ReadMemStats(&before)
+		_, _, err := read(b)
+		runtime.ReadMemStats(&at)
+		if grew := at.TotalAlloc - before.TotalAlloc; err == nil || len(b) > 1<<17 || grew > 8*packedMax {
+			t.Errorf("%s: %d bytes took %d of memory: %v", name, len(b), grew, err)
+		} else {
+			t.Logf("%s: %d bytes took %d of memory: %v", name, len(b), grew, err)
+		}
+	}
+	// What is larger is written as it is.
+	w, err := NewWriter(io.Discard, of, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for size, flags := range map[int]byte{1 << 10: flagZstd, packedMax + 1: 0} {
+		if err := w.put(kindRecords, make([]byte, size)); err != nil || w.header[7] != flags {
+			t.Errorf("%d bytes are written with flags %d: %v", size, w.header[7], err)
+		}
+	}
+}
+
+// claim is the header of a block of 1 GiB.
+func claim() []byte {
+	h := make([]byte, blockHeader)
+	le.PutUint32(h, blockMagic)
+	le.PutUint16(h[4:], Version)
+	h[6] = byte(kindRecords)
+	le.PutUint64(h[8:], 1)
+	le.PutUint32(h[16:], 1<<30)
+	le.PutUint32(h[24:], crc32.Checksum(h[:24], castagnoli))
+	return h
 }
 
 // TestOrder: what does not follow is refused when it is written.

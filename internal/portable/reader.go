@@ -263,7 +263,7 @@ func (p *Reader) unpack(flags byte) error {
 	}
 	if p.decoder == nil {
 		var err error
-		if p.decoder, err = zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(blockMax)); err != nil {
+		if p.decoder, err = zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(packedMax)); err != nil {
 			return err
 		}
 	}
@@ -275,6 +275,9 @@ func (p *Reader) unpack(flags byte) error {
 		return p.damaged("zstd: %v", err)
 	}
 	p.rest = p.plain
+	if p.kind == kindHead && len(p.rest) > headMax {
+		return p.damaged("a head of %d bytes", len(p.rest))
+	}
 	return nil
 }
 

@@ -134,7 +134,7 @@ func (p *Writer) flush() error {
 
 func (p *Writer) put(k kind, payload []byte) error {
 	h, flags := p.header[:], byte(0)
-	if p.encoder != nil && len(payload) > 64 {
+	if p.encoder != nil && len(payload) > 64 && len(payload) <= packedMax {
 		p.packed = p.encoder.EncodeAll(payload, p.packed[:0])
 		if len(p.packed) < len(payload) {
 			payload, flags = p.packed, flagZstd
