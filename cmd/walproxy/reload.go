@@ -39,7 +39,13 @@ type reloader struct {
 
 	mu  sync.Mutex     // one at a time
 	now *config.Config // in effect; what it points to never changes
+	// were are the routes that were in effect before those of now, each once: a sink that
+	// answered reads of a collection by any of them has what nobody else need have.
+	were [][]config.Route
 }
+
+// routesMax bounds the routes that are remembered.
+const routesMax = 256
 
 var errNoReload = errors.New("this server was started without a configuration to read again")
 
@@ -96,6 +102,9 @@ func (r *reloader) certificates(next *config.Config, changed []string, out *relo
 // take makes what can change now what next says, of the keys that are applied.
 func (r *reloader) take(next *config.Config, applied []string) {
 	if now, err := config.Merged(r.now, next, applied); err == nil { // planned
+		if slices.Contains(applied, "routes") && !r.known(r.now.Routes) {
+			r.were = append(r.were, r.now.Routes)
+		}
 		r.now = now
 	}
 	now := r.now

@@ -171,3 +171,48 @@ var changes = []struct {
 	{text: "api: { tokens: [ALWAYS] }\nsinks: { main: { lanes: 1000 }, copy: { lanes: LANES } }\nBOTH", wrong: true},
 	{text: "api: { tokens: [ALWAYS", wrong: true},
 }
+
+// TestReloadRemembersRoutes: a collection that was taken out of the routes, by a reload of
+// its own, comes back to the sink that has its records, or not at all; and that is known of
+// as many routes as are remembered.
+func TestReloadRemembersRoutes(t *testing.T) {
+	dir := t.TempDir()
+	load := func(routes string) (*config.Config, error) {
+		return config.Parse("w.yaml", []byte("log: { min_free: -1 }\nsinks: { main: {}, copy: {} }\nroutes: ["+routes+"]\n"),
+			[]string{"WALPROXY_DATA_DIR=" + filepath.Join(dir, "data"), "WALPROXY_API__LISTEN=127.0.0.1:0", "WALPROXY_ADMIN__LISTEN=127.0.0.1:0"})
+	}
+	const things = "{ collections: [things], sinks: [main] }"
+	to := func(sinks string) string { return "{ collections: [orders], sinks: [" + sinks + "] }, " + things }
+	c, err := load(to("main"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	i, err := start(t.Context(), c, zap.NewNop())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := i.close(); err != nil {
+			t.Error(err)
+		}
+	}()
+	reload := func(routes, refused string) {
+		t.Helper()
+		i.reloader.load = func() (*config.Config, error) { return load(routes) }
+		out, err := i.reloader.reload()
+		if err != nil || (len(out.Refused) > 0) != (refused != "") || !strings.Contains(fmt.Sprint(out.Refused), refused) {
+			t.Errorf("%s: %+v, %v; want it refused for %q", routes, out, err, refused)
+		}
+	}
+	for range 2 { // what was refused is not remembered
+		reload(things, "")
+		reload(to("copy"), "reads of orders would go from sink main to copy")
+		reload(to("copy, main"), "reads of orders would go from sink main to copy")
+		reload(to("main, copy"), "")
+	}
+	for n := len(i.reloader.were); n < routesMax; n++ {
+		reload(fmt.Sprintf("%s, { collections: [c%d], sinks: [main] }", to("main"), n), "")
+	}
+	reload(to("main")+", { collections: [more], sinks: [main] }", "")
+	reload(to("main"), "no more of them are remembered: needs a restart")
+}

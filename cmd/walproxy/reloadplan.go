@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"maps"
+	"reflect"
 	"slices"
 	"strings"
 
@@ -111,7 +112,20 @@ func (r *reloader) unroutable(next *config.Config, unfit map[string]string) stri
 	for _, name := range slices.Sorted(maps.Keys(unfit)) {
 		return "routes change with the sinks: see " + unfit[name]
 	}
-	return config.Unread(r.now.Routes, next.Routes)
+	if !r.known(r.now.Routes) && len(r.were) == routesMax {
+		return fmt.Sprintf("they have changed %d times since the start, and no more of them are remembered: needs a restart", routesMax)
+	}
+	for _, was := range append(r.were[:len(r.were):len(r.were)], r.now.Routes) {
+		if reason := config.Unread(was, next.Routes); reason != "" {
+			return reason
+		}
+	}
+	return ""
+}
+
+// known reports whether routes are among those that are remembered.
+func (r *reloader) known(routes []config.Route) bool {
+	return slices.ContainsFunc(r.were, func(was []config.Route) bool { return reflect.DeepEqual(was, routes) })
 }
 
 // pointing are the parts of a sink's keys that say which store it is.
