@@ -87,7 +87,7 @@ func logMetrics() []metric[wal.Stats] {
 		of("appended_lsn", "Highest LSN given out.", gauge, func(s wal.Stats) float64 { return float64(s.Appended) }),
 		of("durable_lsn", "Highest LSN that is fsync'd.", gauge, func(s wal.Stats) float64 { return float64(s.Durable) }),
 		of("first_lsn", "Lowest LSN still kept.", gauge, func(s wal.Stats) float64 { return float64(s.First) }),
-		of("bytes", "Size of the log's files.", gauge, func(s wal.Stats) float64 { return float64(s.Bytes) }),
+		of("bytes", "Bytes written to the log's segments; what is made ready ahead is not counted.", gauge, func(s wal.Stats) float64 { return float64(s.Bytes) }),
 		of("free_bytes", "Free space of the log's file system.", gauge, func(s wal.Stats) float64 { return float64(s.FreeBytes) }),
 		of("segments", "Segments kept.", gauge, func(s wal.Stats) float64 { return float64(s.Segments) }),
 		of("records_total", "Records made durable since the start: each was acknowledged.", counter, func(s wal.Stats) float64 { return float64(s.Records) }),

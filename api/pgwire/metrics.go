@@ -35,7 +35,7 @@ func newMetrics(reg prometheus.Registerer, s *Server) (*metrics, error) {
 			Name: "walproxy_pgwire_connections_total", Help: "Connections taken, cancel requests among them.",
 		}),
 		ended: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "walproxy_pgwire_ended_total", Help: "Connections and sessions that ended, by reason; closed: one of the two sides wanted it.",
+			Name: "walproxy_pgwire_ended_total", Help: "Connections and sessions that ended, without cancel requests, by reason; closed: one of the two sides wanted it.",
 		}, []string{"reason"}),
 		cancels: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "walproxy_pgwire_cancels_total", Help: "Cancel requests: passed, answered by the endpoint, failed, or of an unknown key.",

@@ -30,10 +30,10 @@ log: { min_free: -1 }
 api: { listen: "127.0.0.1:0" }
 admin: { listen: "127.0.0.1:0" }
 aerowire: { listen: "127.0.0.1:0", namespaces: [test], sink: main }
-pgwire: { listen: "127.0.0.1:0", upstream: "postgres://127.0.0.1:1/?sslmode=disable" }
+pgwire: { listen: "127.0.0.1:0", upstream: "postgres://127.0.0.1:1/?sslmode=disable", pool: { mode: transaction }, sink: orders, write_behind: { public.items: {} } }
 sinks:
   main: { type: pebble }
-  orders: { type: postgres, dsn: "postgres://walproxy@127.0.0.1:1/shop?sslmode=disable" }
+  orders: { type: postgres, dsn: "postgres://walproxy@127.0.0.1:1/shop?sslmode=disable", collections: { items: { table: public.items, key: [id], key_type: int64 } } }
   users: { type: aerospike, hosts: ["127.0.0.1:1"], namespace: test }
 routes: [{ collections: ["*"], sinks: [main, orders, users] }]
 shutdown: { drain_timeout: 100ms }

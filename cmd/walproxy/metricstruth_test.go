@@ -6,18 +6,22 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net/http"
+	"os"
 	"path/filepath"
 	"regexp"
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"go.uber.org/zap"
 
 	"github.com/walproxy/walproxy/internal/config"
+	"github.com/walproxy/walproxy/internal/vfs"
 	"github.com/walproxy/walproxy/wal"
 )
 
@@ -163,11 +167,82 @@ func (c *tallies) batch(client *http.Client, base, lines string, records int) er
 	return nil
 }
 
-// TestMetricsTruth scrapes while clients write and read, and when they have ended: each
-// counter of log, sinks and API is what the clients got, what is in the log's files, or
-// within what that allows.
+// TestMetricsTruth: every metric of docs/metrics.md is compared with the truth by one of
+// its parts: what clients got, what is in files, what a store says, or within what that
+// allows.
 func TestMetricsTruth(t *testing.T) {
 	t.Parallel()
+	parts := map[string]func(*testing.T, *judge){"log and API": logMetrics, "sessions": sessionMetrics, "pool": poolMetrics,
+		"postgres": postgresMetrics, "aerospike": aerospikeMetrics}
+	j := &judge{compared: map[string]bool{}}
+	var ran atomic.Int64
+	t.Run("part", func(t *testing.T) {
+		for name, part := range parts {
+			t.Run(name, func(t *testing.T) {
+				t.Parallel()
+				ran.Add(1)
+				part(t, j)
+			})
+		}
+	})
+	if t.Failed() || int(ran.Load()) < len(parts) {
+		return
+	}
+	text, err := os.ReadFile("../../docs/metrics.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	documented := regexp.MustCompile("(?m)^\\| `(walproxy_[a-z_]+)` ").FindAllStringSubmatch(string(text), -1)
+	if len(documented) < 80 {
+		t.Errorf("only %d metrics found in docs/metrics.md: the pattern does not fit any more", len(documented))
+	}
+	for _, m := range documented {
+		if !j.compared[m[1]] {
+			t.Errorf("nothing compares %s with the truth", m[1])
+		}
+	}
+}
+
+// judge compares metrics with what they should say, and remembers which. Calls may be
+// concurrent.
+type judge struct {
+	mu       sync.Mutex
+	compared map[string]bool // names in docs/metrics.md
+}
+
+// within wants the sum of the series of a name that have the labels between two numbers.
+func (j *judge) within(t *testing.T, s scrape, low, high float64, name string, labels ...string) {
+	t.Helper()
+	j.mu.Lock()
+	j.compared[regexp.MustCompile(`_(sum|count|bucket)$`).ReplaceAllString(name, "")] = true
+	j.mu.Unlock()
+	if got := s.sum(name, labels...); !(got >= low && got <= high) {
+		t.Errorf("%s%q is %v, the truth is %v to %v", name, labels, got, low, high)
+	}
+}
+
+// same wants one number.
+func (j *judge) same(t *testing.T, s scrape, want int, name string, labels ...string) {
+	t.Helper()
+	j.within(t, s, float64(want), float64(want), name, labels...)
+}
+
+// awaitSum scrapes until a sum is what it should be, and returns the scrape, whatever became of it.
+func awaitSum(t *testing.T, admin string, want int, name string, labels ...string) (s scrape) {
+	t.Helper()
+	for deadline := time.Now().Add(150 * time.Second); ; time.Sleep(10 * time.Millisecond) { // what fails is tried again after a minute
+		var err error
+		if s, err = scrapeOf(admin); err != nil {
+			t.Fatal(err)
+		}
+		if s.sum(name, labels...) == float64(want) || time.Now().After(deadline) {
+			return s
+		}
+	}
+}
+
+// logMetrics scrapes while clients write and read, and when they have ended.
+func logMetrics(t *testing.T, j *judge) {
 	dir := filepath.Join(t.TempDir(), "data")
 	c, err := config.Parse("", nil, []string{"WALPROXY_DATA_DIR=" + dir, "WALPROXY_LOG__MIN_FREE=-1",
 		"WALPROXY_API__LISTEN=127.0.0.1:0", "WALPROXY_ADMIN__LISTEN=127.0.0.1:0"})
@@ -205,7 +280,9 @@ func TestMetricsTruth(t *testing.T) {
 		return
 	}
 	last := settledScrape(t, admin, got)
-	got.check(t, last)
+	got.check(t, last, j)
+	standing(t, last, j, dir, got)
+	last = held(t, admin, base, j, got)
 	t.Logf("%d scrapes under load, %d records, %v", scrapes, got.acked, got.items)
 
 	closed = true
@@ -213,10 +290,8 @@ func TestMetricsTruth(t *testing.T) {
 		t.Fatal(err)
 	}
 	records, bytes := logged(t, filepath.Join(dir, "log"))
-	if float64(records) != last.sum("walproxy_log_records_total") || float64(bytes) != last.sum("walproxy_log_payload_bytes_total") {
-		t.Errorf("the log's files have %d records and %d bytes of payload; the metrics say %v and %v", records, bytes,
-			last.sum("walproxy_log_records_total"), last.sum("walproxy_log_payload_bytes_total"))
-	}
+	j.same(t, last, records, "walproxy_log_records_total")
+	j.same(t, last, bytes, "walproxy_log_payload_bytes_total")
 }
 
 // underLoad scrapes until the clients have ended: never less than was acknowledged before
@@ -274,29 +349,24 @@ func settledScrape(t *testing.T, admin string, got *tallies) scrape {
 }
 
 // check compares each counter with what the clients got.
-func (c *tallies) check(t *testing.T, s scrape) {
+func (c *tallies) check(t *testing.T, s scrape, j *judge) {
 	t.Helper()
-	checked := map[string]bool{}
 	same := func(want int, name string, labels ...string) {
 		t.Helper()
-		checked[name] = true
-		if got := s.sum(name, labels...); got != float64(want) {
-			t.Errorf("%s%q is %v, the clients' count is %d", name, labels, got, want)
-		}
+		j.same(t, s, want, name, labels...)
 	}
-	same(c.acked, "walproxy_log_records_total")
-	same(c.acked, "walproxy_log_appended_lsn")
-	same(c.acked, "walproxy_log_durable_lsn")
-	same(c.acked, "walproxy_ack_seconds_count")
-	same(c.acked, "walproxy_log_group_records_sum")
-	same(c.rejected, "walproxy_sink_dead_letters_made_total")
-	same(c.rejected, "walproxy_sink_dead_letters")
-	same(c.rejected, "walproxy_sink_parked_keys")
+	for _, name := range []string{"walproxy_log_records_total", "walproxy_log_appended_lsn", "walproxy_log_durable_lsn", "walproxy_ack_seconds_count",
+		"walproxy_log_group_records_sum", "walproxy_sink_applied_lsn", "walproxy_sink_checkpoint_lsn"} {
+		same(c.acked, name)
+	}
+	for _, name := range []string{"walproxy_sink_dead_letters_made_total", "walproxy_sink_dead_letters", "walproxy_sink_parked_keys"} {
+		same(c.rejected, name)
+	}
 	same(c.acked-c.rejected, "walproxy_sink_records_total", `sink="main"`)
-	same(0, "walproxy_sink_retries_total")
-	same(0, "walproxy_logging_dropped_total")
-	same(0, "walproxy_sink_lag_records")
-	same(0, "walproxy_http_requests_in_flight")
+	for _, name := range []string{"walproxy_sink_retries_total", "walproxy_logging_dropped_total", "walproxy_sink_lag_records", "walproxy_sink_lag_bytes",
+		"walproxy_sink_queue_bytes", "walproxy_sink_oldest_seconds", "walproxy_http_requests_in_flight"} {
+		same(0, name)
+	}
 	requests := 0
 	for key, n := range c.requests {
 		requests += n
@@ -316,17 +386,85 @@ func (c *tallies) check(t *testing.T, s scrape) {
 		same(int(groups), name)
 	}
 	for _, name := range []string{"walproxy_log_groups_total", "walproxy_sink_batches_total"} {
-		checked[name] = true
-		if n := s.sum(name); n < 1 || n > float64(c.acked) {
-			t.Errorf("%s is %v for %d records", name, n, c.acked)
+		j.within(t, s, 1, float64(c.acked), name)
+	}
+}
+
+// standing compares what does not change while nobody writes.
+func standing(t *testing.T, s scrape, j *judge, dir string, c *tallies) {
+	t.Helper()
+	in, err := wal.Inspect(filepath.Join(dir, "log"), wal.InspectOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	j.within(t, s, 1, float64(len(in.Segments)), "walproxy_log_segments") // one may be made ahead
+	payload, size := s.sum("walproxy_log_payload_bytes_total"), 0.0
+	for _, seg := range in.Segments {
+		size += float64(seg.Bytes)
+	}
+	j.within(t, s, payload+32*float64(c.acked), min(size, payload+96*float64(c.acked)+1<<16), "walproxy_log_bytes") // frames around them
+	j.same(t, s, 1, "walproxy_log_first_lsn")
+	j.same(t, s, 64<<30, "walproxy_log_max_bytes")
+	j.same(t, s, -1, "walproxy_log_min_free_bytes")
+	j.same(t, s, 0, "walproxy_log_poisoned")
+	j.same(t, s, 0, "walproxy_log_quarantine_bytes")
+	space, err := vfs.OS().Space(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	j.within(t, s, float64(space.Free)/2, 2*float64(space.Free), "walproxy_log_free_bytes") // others use the disk
+	j.within(t, s, 60, math.Inf(1), "walproxy_log_full_seconds")                            // of 64 GiB little was written
+	j.same(t, s, 1, "walproxy_accepting")
+	j.same(t, s, 0, "walproxy_draining")
+	j.within(t, s, 1, 64<<20, "walproxy_state_bytes")
+	for lane := range 4 {
+		j.same(t, s, c.acked, "walproxy_sink_lane_checkpoint_lsn", fmt.Sprintf(`lane="%d"`, lane))
+	}
+	j.same(t, s, 4*c.acked, "walproxy_sink_lane_checkpoint_lsn")
+	j.within(t, s, 1, 4, "walproxy_sink_concurrency")
+	j.within(t, s, float64(c.rejected), float64(c.rejected)*1000, "walproxy_sink_dead_letter_bytes")
+	j.same(t, s, 1, "walproxy_sink_epoch")
+	j.same(t, s, 1, "walproxy_sink_state", `state="running"`)
+	j.same(t, s, 1, "walproxy_sink_state")
+	for _, name := range []string{"held_records", "held_bytes", "lost_records", "max_lag_bytes", "unsettled_records", "paused"} {
+		j.same(t, s, 0, "walproxy_sink_"+name)
+	}
+}
+
+// held compares what is otherwise nothing: while the sink is paused, and when writes are
+// refused.
+func held(t *testing.T, admin, base string, j *judge, c *tallies) scrape {
+	t.Helper()
+	post := func(path string) {
+		t.Helper()
+		answer, err := http.Post(base+path, "application/json", strings.NewReader("{}"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if answer.Body.Close(); answer.StatusCode != http.StatusOK {
+			t.Fatalf("%s: %d", path, answer.StatusCode)
 		}
 	}
-	checked["walproxy_log_payload_bytes_total"] = true // by the log's files
-	for series := range s {
-		if name, _, _ := strings.Cut(series, "{"); strings.HasSuffix(name, "_total") && !checked[name] {
-			t.Errorf("nothing compares %s with the truth", name)
+	post("/v1/sinks/main:pause")
+	for n := range 3 {
+		if err := c.expect(200, http.DefaultClient, "PUT", fmt.Sprintf("%s/v1/held/%d", base, n), `{"a":1}`, 1); err != nil {
+			t.Fatal(err)
 		}
 	}
+	s := awaitSum(t, admin, 1, "walproxy_sink_state", `state="paused"`)
+	j.same(t, s, 1, "walproxy_sink_state", `state="paused"`)
+	j.same(t, s, 1, "walproxy_sink_paused")
+	j.same(t, s, 3, "walproxy_sink_lag_records")
+	j.within(t, s, 3*10, 3*1000, "walproxy_sink_lag_bytes")
+	j.same(t, s, c.acked-3, "walproxy_sink_applied_lsn")
+	post("/v1/sinks/main:resume")
+	s = awaitSum(t, admin, 0, "walproxy_sink_lag_records")
+	j.same(t, s, c.acked, "walproxy_sink_applied_lsn")
+	post("/v1/drain")
+	s = awaitSum(t, admin, 1, "walproxy_draining")
+	j.same(t, s, 1, "walproxy_draining")
+	j.same(t, s, 0, "walproxy_accepting")
+	return s
 }
 
 // logged counts what a stopped log holds.

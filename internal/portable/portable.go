@@ -52,7 +52,7 @@ const (
 	// packedMax bounds what is compressed, so that a few bytes take no reader more than that.
 	// A larger payload is written as it is.
 	packedMax = 64<<20 + 1<<20
-	endSize  = 36
+	endSize   = 36
 )
 
 type kind uint8

@@ -89,6 +89,16 @@ func (m *metrics) applied(b *sinks.Batch, took time.Duration) {
 	m.bytes.Add(float64(bytes))
 }
 
+// rejected counts a transaction that was rolled back for a record that is to blame.
+func (m *metrics) rejected(results []sinks.Result) {
+	for _, r := range results {
+		if r.Outcome == sinks.Rejected {
+			m.failed(r.Outcome, codeOf(r.Err))
+			return
+		}
+	}
+}
+
 func (m *metrics) failed(o sinks.Outcome, code string) {
 	class := "none"
 	if len(code) >= 2 {

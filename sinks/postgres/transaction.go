@@ -132,6 +132,9 @@ func (s *Sink) Apply(ctx context.Context, b *sinks.Batch) ([]sinks.Result, error
 		s.sweep.applied(b)
 		return sinks.Results(len(b.Records), sinks.Applied, nil), nil
 	}
+	if err == nil {
+		s.metrics.rejected(results)
+	}
 	return results, s.closedOr(err)
 }
 
