@@ -15,7 +15,7 @@ DURATION ?= 10m
 BUDGET   ?= 6m
 AT_ONCE  ?= $(shell expr 2 \* $$(nproc 2>/dev/null || echo 2))
 
-.PHONY: run build test race short lint fuzz aerospike aerospike-short pgsuites crash mutants backlog soak bench peers demo generate check-generate vuln install-deps install-drivers package check-kubernetes clean
+.PHONY: run build test race short lint fuzz aerospike aerospike-short pgsuites crash mutants backlog soak bench peers demo generate check-generate vuln install-deps install-drivers package check-kubernetes check-systemd clean
 
 ## run: the proxy on the embedded store, in the foreground; data in DATA_DIR
 run: build
@@ -129,8 +129,13 @@ install-drivers:
 	./scripts/install-drivers
 
 ## package: a Debian package and an RPM in dist/, both checked, and Kubernetes' manifests
+## (make package MAINTAINER='Name <address>' for those that are given to others)
 package: check-kubernetes
-	VERSION=$(VERSION) GO=$(GO) ./scripts/package
+	VERSION=$(VERSION) GO=$(GO) MAINTAINER='$(MAINTAINER)' ./scripts/package
+
+## check-systemd: the Debian package's unit under a real systemd (root, a Debian mirror)
+check-systemd: package
+	./scripts/check-systemd
 
 ## check-kubernetes: the manifests, read as Kubernetes' own types
 check-kubernetes:
