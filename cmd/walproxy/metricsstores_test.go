@@ -284,6 +284,7 @@ sinks:
 	j.same(t, s, 1, "walproxy_pgwire_cancels_total", `result="passed"`)
 	j.same(t, s, 1, "walproxy_pgwire_cancels_total", `result="unknown"`)
 	j.same(t, s, 2, "walproxy_pgwire_cancels_total")
+	j.same(t, s, 0, "walproxy_pgwire_gates_yielded_total") // PostgreSQL did not hang
 	j.within(t, s, float64(asked), float64(w.up.Load()), "walproxy_pgwire_bytes_total", `direction="up"`)
 	j.within(t, s, float64(asked/2), float64(w.down.Load()), "walproxy_pgwire_bytes_total", `direction="down"`)
 	taken := int(w.taken.Load())
