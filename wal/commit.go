@@ -13,18 +13,19 @@ import (
 // watermarkDelay is how long the log is idle before its watermark is written.
 const watermarkDelay = 5 * time.Millisecond
 
-// writer is the active segment as the committer sees it: end runs ahead of
-// what is durable. Only the committer uses it, before it begins begin, after it
+// gatherMax: what is settled of so many bytes or more came in groups that are worth an
+// fsync without waiting for whom it wakes.
+const gatherMax = 64 << 10
+
+// writer is the active segment as who writes it sees it: end runs ahead of what is
+// durable. Who has mu.writing uses it, before the committer begins begin, after it
 // ended close.
 type writer struct {
-	file segmentFile
+	file segmentFile // only the committer changes it
 	seg  *segment
 	seed seed
 	end  segmentEnd
 }
-
-// publish makes what was synced visible in the segment. Under mu.
-func (w *writer) publish() { w.seg.end = w.end }
 
 // commitLoop is the committer: it makes one group durable after the other.
 func (l *Log) commitLoop() {
@@ -34,10 +35,15 @@ func (l *Log) commitLoop() {
 		if g == nil {
 			return
 		}
+		large := g.size() >= gatherMax
 		l.settle(g, l.write(g))
-		// Those that this settled come back first: their next records go into one
-		// group, instead of a small one at once and the rest an fsync later.
-		runtime.Gosched()
+		if !large {
+			// Those that this settled come back first: their next records go into one
+			// group, instead of a small one at once and the rest an fsync later. Of large
+			// ones the next group is written while this one is synced; if it waited for
+			// all whom this one wakes, nothing would be left to do meanwhile.
+			runtime.Gosched()
+		}
 	}
 }
 
@@ -47,31 +53,75 @@ func (l *Log) takeGroup() *group {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	q := &l.mu.queue
-	for l.mu.err == nil && q.group.empty() && !q.group.prove {
-		if l.mu.sealed {
+	for {
+		wait := l.kick
+		switch {
+		case l.mu.err == nil && len(q.written) > 0 && l.leaveRest():
+			l.mu.syncing, l.mu.noRoom = true, false
+			if l.mayWriteAhead() {
+				wake(l.ahead)
+			}
+			return l.fly(nil)
+		case l.mu.writing:
+			wait = l.wrote
+		case l.mu.err != nil:
+			l.refuseQueued(l.mu.err)
+			return nil
+		case !q.filling.empty() || q.filling.prove:
+			rest := q.next()
+			l.toWrite(rest)
+			return l.fly(rest)
+		case l.mu.sealed:
 			l.mu.drained = true
-			q.group.err = ErrClosed
-			close(q.group.done)
+			l.refuseQueued(ErrClosed)
 			return nil
 		}
 		l.mu.Unlock()
-		<-l.kick
+		<-wait
 		l.mu.Lock()
 	}
-	if l.mu.err != nil {
-		q.group.err = l.mu.err
-		close(q.group.done)
-		return nil
+}
+
+// leaveRest reports whether an fsync of what is written already is better, or all that
+// there is to do, than one that waits until what is queued is written too. Under mu.
+func (l *Log) leaveRest() bool {
+	b := l.mu.queue.filling
+	return l.mu.writing || b.empty() || b.size >= l.aheadMin || !l.hasRoom(b.frames)
+}
+
+// toWrite: from here on b is written by the caller, alone, who has taken it from the
+// queue. Under mu.
+func (l *Log) toWrite(b *batch) {
+	l.mu.writing = true
+	b.durable = l.mu.durable // what is synced: neither the group in flight nor its own
+}
+
+// fly takes what is written from the queue, and rest behind it, if it is not nil, which
+// was the last one there. Under mu.
+func (l *Log) fly(rest *batch) *group {
+	q := &l.mu.queue
+	g := &l.flying
+	*g = group{batches: append(g.batches[:0], q.written...), rest: rest}
+	q.written = q.written[:0]
+	if rest != nil {
+		g.batches = append(g.batches, rest)
 	}
-	g := q.group
-	l.mu.inflight = g
-	q.group = &group{}
-	if n := len(q.spare); n > 0 {
-		q.group, q.spare = q.spare[n-1], q.spare[:n-1]
+	for _, b := range g.batches {
+		q.bytes -= b.size
+		q.records -= len(b.queued)
 	}
-	q.group.settlement = newSettlement()
+	l.mu.inflight, l.mu.inflightBytes = g, g.size()
 	q.grant(l.o.GroupBytes)
 	return g
+}
+
+// refuseQueued settles all that is not in flight. Under mu.
+func (l *Log) refuseQueued(err error) {
+	q := &l.mu.queue
+	for _, b := range q.written {
+		b.settle(err)
+	}
+	q.filling.settle(err)
 }
 
 // write makes g durable.
@@ -79,25 +129,18 @@ func (l *Log) write(g *group) error {
 	if g.empty() {
 		return l.prove()
 	}
-	w := &l.writer
 	rolled := false
-	room := min(l.o.SegmentBytes, w.file.room())
-	if w.end.offset > w.seg.headerEnd && w.end.offset+l.sizeOnDisk(g) > room {
-		if err := l.roll(); err != nil {
+	if g.rest != nil {
+		var err error
+		if rolled, err = l.writeRest(g.rest); err != nil {
 			return err
 		}
-		rolled = true
 	}
-	l.stamp(g)
-	failpoint.Hit("wal-before-write")
-	if err := w.file.append(g.buf, g.ends); err != nil {
-		return fmt.Errorf("write LSN %d to %d to %s: %w", g.first, g.last(), w.seg.place(), err)
-	}
-	failpoint.Hit("wal-after-write")
 	failpoint.Hit("wal-before-sync")
+	w := &l.writer
 	began := l.timings.now()
 	if err := w.file.sync(); err != nil {
-		return fmt.Errorf("sync LSN %d to %d in %s: %w", g.first, g.last(), w.seg.place(), err)
+		return fmt.Errorf("sync LSN %d to %d in %s: %w", g.first(), g.last(), w.seg.place(), err)
 	}
 	g.synced = l.timings.now() - began
 	failpoint.Hit("wal-after-sync")
@@ -107,54 +150,92 @@ func (l *Log) write(g *group) error {
 	return nil
 }
 
-func (l *Log) sizeOnDisk(g *group) int64 {
-	size, start := int64(len(g.buf)), 0
-	for _, end := range g.ends {
+// writeRest writes b, the last of a group, in the next segment if there is no room.
+func (l *Log) writeRest(b *batch) (rolled bool, err error) {
+	if !l.hasRoom(b.frames) { // it is a group of its own: all before it is durable
+		err = l.roll()
+		rolled = true
+	}
+	if err == nil {
+		err = l.writeBatch(b)
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.mu.writing, l.mu.syncing, l.mu.noRoom = false, err == nil, false
+	if l.mayWriteAhead() {
+		wake(l.ahead)
+	}
+	return rolled, err
+}
+
+// hasRoom reports whether f belongs to the active segment.
+func (l *Log) hasRoom(f *frames) bool {
+	w := &l.writer
+	room := min(l.o.SegmentBytes, w.file.room())
+	return w.end.offset <= w.seg.headerEnd || w.end.offset+l.sizeOnDisk(f) <= room
+}
+
+func (l *Log) sizeOnDisk(f *frames) int64 {
+	size, start := int64(len(f.buf)), 0
+	for _, end := range f.ends {
 		size += int64(l.engine.prefixLen(end - start))
 		start = end
 	}
 	return size
 }
 
-// stamp completes g's frames for the place they get.
-func (l *Log) stamp(g *group) {
+// writeBatch writes b to the active segment, and gives it to the ring, from which
+// readers take what is durable.
+func (l *Log) writeBatch(b *batch) error {
 	w := &l.writer
-	durable := g.first - 1 // groups are written one after the other
+	l.stamp(b)
+	failpoint.Hit("wal-before-write")
+	if err := w.file.append(b.frames.buf, b.frames.ends); err != nil {
+		return fmt.Errorf("write LSN %d to %d to %s: %w", b.first, b.last(), w.seg.place(), err)
+	}
+	failpoint.Hit("wal-after-write")
+	b.seg, b.end = w.seg, w.end
+	l.ring.add(b.first, b.frames.buf, b.frames.ends)
+	return nil
+}
+
+// stamp completes b's frames for the place they get.
+func (l *Log) stamp(b *batch) {
+	w := &l.writer
 	start := 0
-	for _, end := range g.ends {
+	for _, end := range b.frames.ends {
 		w.end.offset += int64(l.engine.prefixLen(end - start))
-		w.end.crc = w.seed.stamp(g.buf[start:end], durable, w.end.offset)
+		w.end.crc = w.seed.stamp(b.frames.buf[start:end], b.durable, w.end.offset)
 		w.end.offset += int64(end - start)
 		start = end
 	}
-	w.end.last = g.last()
+	w.end.last = b.last()
 }
 
-// settle publishes the outcome of g. The ring comes first: a reader that is
-// woken finds the records there.
+// settle publishes the outcome of g. A reader that is woken finds the records in the
+// ring.
 func (l *Log) settle(g *group, err error) {
 	if g.empty() {
 		l.settleProof(g, err)
 		return
 	}
-	if err == nil {
-		l.ring.add(g.first, g.buf, g.ends)
-	}
 	l.mu.Lock()
 	if err != nil {
 		l.poisonLocked(err)
 	}
-	if g.err = l.mu.err; g.err == nil {
+	if err = l.mu.err; err == nil {
 		l.publish(g)
 	}
-	l.mu.inflight = nil
-	askAgain := g.err == nil && l.mu.space.written-l.mu.space.askedAt >= l.o.spaceStep()
+	l.mu.inflight, l.mu.inflightBytes, l.mu.syncing = nil, 0, false
+	askAgain := err == nil && l.mu.space.written-l.mu.space.askedAt >= l.o.spaceStep()
 	l.mu.Unlock()
-	if g.err == nil {
-		l.timings.settled(g.queued, g.synced)
+	if err == nil {
+		l.timings.settled(g)
 	}
-	close(g.done)
-	if g.err == nil {
+	for _, b := range g.batches {
+		b.settle(err)
+	}
+	if err == nil {
 		l.idle.Reset(watermarkDelay)
 	}
 	l.recycle(g)
@@ -165,37 +246,31 @@ func (l *Log) settle(g *group, err error) {
 
 // publish counts a durable group. Under mu.
 func (l *Log) publish(g *group) {
-	w := &l.writer
-	active := l.mu.segments[len(l.mu.segments)-1]
-	grown := w.end.offset - active.end.offset
-	if active != w.seg {
-		grown = w.end.offset
-		l.publishSegment()
-	}
-	w.publish()
-	l.mu.durable = g.last()
-	l.mu.space.bytes += grown
-	l.mu.space.written += grown
 	s := &l.mu.stats
+	for _, b := range g.batches {
+		active := l.mu.segments[len(l.mu.segments)-1]
+		grown := b.end.offset - active.end.offset
+		if active != b.seg {
+			grown = b.end.offset
+			l.mu.segments = append(l.mu.segments, b.seg)
+		}
+		b.seg.end = b.end
+		l.mu.space.bytes += grown
+		l.mu.space.written += grown
+		s.Records += uint64(len(b.queued))
+		s.PayloadBytes += b.payload
+	}
+	l.mu.durable = g.last()
 	s.Syncs++
 	s.Groups++
-	s.Records += uint64(len(g.ends))
-	s.PayloadBytes += g.payload
 }
 
-// publishSegment adds the writer's segment to those kept. Under mu.
-func (l *Log) publishSegment() { l.mu.segments = append(l.mu.segments, l.writer.seg) }
-
-// recycle keeps g's buffer for a later group, unless it grew beyond the usual.
+// recycle keeps g's memory for later ones.
 func (l *Log) recycle(g *group) {
-	if cap(g.buf) > 2*l.o.GroupBytes {
-		return
-	}
-	*g = group{buf: g.buf[:0], ends: g.ends[:0], queued: g.queued[:0]} // tickets hold the settlement
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if q := &l.mu.queue; len(q.spare) < 2 {
-		q.spare = append(q.spare, g)
+	for _, b := range g.batches {
+		l.mu.queue.recycle(b, l.o.GroupBytes)
 	}
 }
 
@@ -346,7 +421,7 @@ func (l *Log) watermarkLoop() {
 func (l *Log) busy() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.mu.inflight != nil || len(l.mu.queue.group.ends) > 0
+	return l.mu.inflight != nil || l.mu.queue.records > 0
 }
 
 func (l *Log) writeWatermark(times int) error {

@@ -29,10 +29,14 @@ type engine interface {
 	create(fsys vfs.FS, dir, spare string) (segmentFile, error)
 	// recycles reports whether create has a use for spares.
 	recycles() bool
+	// writesAhead reports whether append may be called while a sync of the same file is
+	// under way, and does not wait for it.
+	writesAhead() bool
 }
 
-// segmentFile is a segment open for writing. Calls are serial. After an error
-// only abandon may be called.
+// segmentFile is a segment open for writing. Calls are serial, but for an append during
+// a sync, see engine.writesAhead: whether that sync makes it durable is not known. After
+// an error only abandon may be called; what had begun before may go on.
 type segmentFile interface {
 	// append writes frames: they lie back to back in b, ends[i] is where frame
 	// i ends. Nothing is durable yet. b may be reused after the call. Behind b there

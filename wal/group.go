@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// settlement is the outcome of a group, shared by its tickets.
+// settlement is the outcome of a batch, shared by its tickets.
 type settlement struct {
 	done chan struct{} // closed once err is set
 	err  error
@@ -16,37 +16,76 @@ type settlement struct {
 
 func newSettlement() *settlement { return &settlement{done: make(chan struct{})} }
 
-// group is what one fsync makes durable: frames back to back, without the
-// engine's prefixes and without what only the committer knows.
-type group struct {
+// settle tells everybody who waits.
+func (s *settlement) settle(err error) {
+	s.err = err
+	close(s.done)
+}
+
+// batch is what is written at once.
+type batch struct {
 	*settlement
-	buf     []byte
-	ends    []int           // of each frame in buf
+	frames  *frames
+	size    int             // bytes of all frames
 	queued  []time.Duration // when each record came, by timings.now
-	synced  time.Duration   // how long the fsync took
 	first   LSN
 	payload uint64 // bytes of all payloads
 	prove   bool   // somebody waits for it even if it holds nothing: see Prove
+
+	durable LSN      // when it was taken to be written
+	seg     *segment // where it was written
+	end     segmentEnd
+}
+
+// frames are back to back, without the engine's prefixes and without what is known
+// only when they are written.
+type frames struct {
+	buf  []byte
+	ends []int // of each frame in buf
 }
 
 // empty says that there is nothing in it to make durable.
-func (g *group) empty() bool { return len(g.ends) == 0 }
+func (b *batch) empty() bool { return len(b.queued) == 0 }
 
-func (g *group) last() LSN { return g.first + LSN(len(g.ends)) - 1 }
+func (b *batch) last() LSN { return b.first + LSN(len(b.queued)) - 1 }
 
 // add encodes a record. Its LSN is the next one.
-func (g *group) add(lsn LSN, payload []byte, crc uint32, queued time.Duration) {
-	if len(g.ends) == 0 {
-		g.first = lsn
+func (b *batch) add(lsn LSN, payload []byte, crc uint32, queued time.Duration) {
+	if b.empty() {
+		b.first = lsn
 	}
 	var header [frameHeaderSize]byte
 	putFrame(header[:], kindRecord, lsn, len(payload), crc)
-	g.buf = slices.Grow(g.buf, len(header)+len(payload)+appendSlack)
-	g.buf = append(g.buf, header[:]...)
-	g.buf = append(g.buf, payload...)
-	g.ends = append(g.ends, len(g.buf))
-	g.queued = append(g.queued, queued)
-	g.payload += uint64(len(payload))
+	f := b.frames
+	f.buf = slices.Grow(f.buf, len(header)+len(payload)+appendSlack)
+	f.buf = append(f.buf, header[:]...)
+	f.buf = append(f.buf, payload...)
+	f.ends = append(f.ends, len(f.buf))
+	b.size = len(f.buf)
+	b.queued = append(b.queued, queued)
+	b.payload += uint64(len(payload))
+}
+
+// group is what one fsync makes durable: batches in a row.
+type group struct {
+	batches []*batch
+	rest    *batch // the last one, if it is not yet written
+	synced  time.Duration
+}
+
+func (g *group) first() LSN { return g.batches[0].first }
+
+func (g *group) last() LSN { return g.batches[len(g.batches)-1].last() }
+
+// empty says that there is nothing in it to make durable.
+func (g *group) empty() bool { return g.batches[0].empty() }
+
+// size is the bytes of its frames.
+func (g *group) size() (n int) {
+	for _, b := range g.batches {
+		n += b.size
+	}
+	return n
 }
 
 // Ticket stands for a queued record.
@@ -80,7 +119,7 @@ var closedChannel = func() <-chan struct{} {
 	return c
 }()
 
-// Done is closed when the record's group was settled, one way or the other.
+// Done is closed when the record's batch was settled, one way or the other.
 func (t Ticket) Done() <-chan struct{} {
 	if t.settlement == nil {
 		return closedChannel
@@ -104,20 +143,63 @@ type waiter struct {
 	granted bool          // its room is in queue.reserved
 }
 
-// queue is the group being filled, and who waits for room in it.
+// queue is the next group, and who waits for room in it.
 type queue struct {
-	group    *group
-	reserved int // bytes granted to waiters that have not taken them yet
-	holders  int // how many these are
+	written  []*batch // its first ones, which are written
+	filling  *batch   // its last one
+	bytes    int      // of all of them, one that is being written included
+	records  int      // in them
+	reserved int      // bytes granted to waiters that have not taken them yet
+	holders  int      // how many these are
 	waiters  list.List
-	spare    []*group // buffers for the next groups
+	spare    []*batch  // for the next ones
+	buffers  []*frames // likewise
 }
 
 // fits reports whether a frame of size bytes has room.
 func (q *queue) fits(size, limit int) bool {
-	used, count := len(q.group.buf)+q.reserved, len(q.group.ends)+q.holders
-	return count == 0 || used+size <= limit && count < maxGroupCount
+	count := q.records + q.holders
+	return count == 0 || q.bytes+q.reserved+size <= limit && count < maxGroupCount
 }
+
+// next begins a batch and returns the one before.
+func (q *queue) next() *batch {
+	full := q.filling
+	q.filling = &batch{}
+	if n := len(q.spare); n > 0 {
+		q.filling, q.spare = q.spare[n-1], q.spare[:n-1]
+	}
+	q.filling.settlement = newSettlement()
+	q.filling.frames = &frames{}
+	if n := len(q.buffers); n > 0 {
+		q.filling.frames, q.buffers = q.buffers[n-1], q.buffers[:n-1]
+	}
+	return full
+}
+
+// recycle keeps the memory of b, which is settled, for a later one.
+func (q *queue) recycle(b *batch, limit int) {
+	q.recycleFrames(b, limit)
+	if len(q.spare) < batchesKept {
+		*b = batch{queued: b.queued[:0]} // tickets hold the settlement
+		q.spare = append(q.spare, b)
+	}
+}
+
+// recycleFrames keeps the buffer of b, which is written, unless it grew beyond the usual.
+func (q *queue) recycleFrames(b *batch, limit int) {
+	f := b.frames
+	b.frames = nil
+	if f != nil && cap(f.buf) <= 2*limit && len(q.buffers) < buffersKept {
+		f.buf, f.ends = f.buf[:0], f.ends[:0]
+		q.buffers = append(q.buffers, f)
+	}
+}
+
+const (
+	buffersKept = 2  // besides the one that is filled and the one that is written
+	batchesKept = 64 // without their buffers
+)
 
 // grant gives room to those that wait, first come first served.
 func (q *queue) grant(limit int) {
@@ -184,11 +266,17 @@ func (l *Log) Enqueue(ctx context.Context, payload []byte) (Ticket, error) {
 		}
 	}
 	l.mu.appended++
-	q.group.add(l.mu.appended, payload, crc, queued)
-	if len(q.group.ends) == 1 {
-		l.kickCommitter()
+	b := q.filling
+	b.add(l.mu.appended, payload, crc, queued)
+	q.bytes += size
+	q.records++
+	if q.records == 1 {
+		wake(l.kick)
 	}
-	return Ticket{l.mu.appended, q.group.settlement}, nil
+	if l.mayWriteAhead() {
+		wake(l.ahead)
+	}
+	return Ticket{l.mu.appended, b.settlement}, nil
 }
 
 // admit returns why a record of size cannot be queued at all, under mu.
@@ -241,10 +329,10 @@ func (l *Log) awaitRoom(ctx context.Context, size int) error {
 	return cause
 }
 
-// kickCommitter wakes the committer if it sleeps.
-func (l *Log) kickCommitter() {
+// wake wakes who waits for c, or will.
+func wake(c chan struct{}) {
 	select {
-	case l.kick <- struct{}{}:
+	case c <- struct{}{}:
 	default: // it will look anyway
 	}
 }

@@ -25,10 +25,14 @@ type Log struct {
 
 	lock   io.Closer
 	engine engine
-	mark   *watermarkFile
-	ring   ring
+	// aheadMin is how many bytes are written at once, at least, during an fsync.
+	aheadMin int
+	mark     *watermarkFile
+	ring     ring
 
 	kick       chan struct{} // committer: there is something to do
+	ahead      chan struct{} // who writes ahead: likewise
+	wrote      chan struct{} // committer: something was written ahead
 	idle       *time.Timer   // watermark: nothing was committed for a while
 	rolled     chan struct{} // watermark: now
 	release    chan struct{} // janitor: there is something to delete
@@ -41,26 +45,32 @@ type Log struct {
 	closing    sync.Once
 	closeErr   error
 
-	writer writer // the committer's own
+	writer writer // of who has mu.writing
+	flying group  // what mu.inflight points to
 
 	// mu is never held during a call to disk. Lock order: mu, then ring.mu.
 	timings timings
 
 	mu struct {
 		sync.Mutex
-		queue    queue
-		inflight *group     // being written
-		segments []*segment // kept, in order; the last one is active
-		trash    []*segment // released, not yet renamed
-		spares   []string   // files of freed segments, for the next ones
-		appended LSN
-		durable  LSN
-		space    space
-		stats    Stats
-		sealed   bool  // takes no records
-		drained  bool  // sealed, and everything queued was settled
-		closed   bool  // readers end
-		err      error // why it is poisoned; never cleared
+		queue         queue
+		inflight      *group // being made durable
+		inflightBytes int
+		writing       bool       // somebody writes to the active segment
+		syncing       bool       // inflight is written: what remains is its fsync
+		ahead         *batch     // between queue.written and queue.filling, being written
+		noRoom        bool       // what is queued will begin a segment
+		segments      []*segment // kept, in order; the last one is active
+		trash         []*segment // released, not yet renamed
+		spares        []string   // files of freed segments, for the next ones
+		appended      LSN
+		durable       LSN
+		space         space
+		stats         Stats
+		sealed        bool  // takes no records
+		drained       bool  // sealed, and everything queued was settled
+		closed        bool  // readers end
+		err           error // why it is poisoned; never cleared
 	}
 }
 
@@ -107,8 +117,11 @@ func newLog(s *start, lock io.Closer, eng engine) *Log {
 		boot:     s.boot,
 		lock:     lock,
 		engine:   eng,
+		aheadMin: max(min(aheadMin, s.o.GroupBytes/4), 1),
 		ring:     ring{limit: s.o.RingBytes},
 		kick:     make(chan struct{}, 1),
+		ahead:    make(chan struct{}, 1),
+		wrote:    make(chan struct{}, 1),
 		rolled:   make(chan struct{}, 1),
 		release:  make(chan struct{}, 1),
 		prepare:  make(chan order, 1),
@@ -132,7 +145,7 @@ func newLog(s *start, lock io.Closer, eng engine) *Log {
 		l.mu.space.bytes += seg.end.offset
 	}
 	l.mu.durable, l.mu.appended = s.tail.end.last, s.tail.end.last
-	l.mu.queue.group = &group{settlement: newSettlement()}
+	l.mu.queue.next()
 	return l
 }
 
@@ -158,8 +171,8 @@ func (l *Log) begin(s *start) error {
 	if err := l.writer.file.sync(); err != nil {
 		return err
 	}
-	l.publishSegment()
-	l.writer.publish()
+	l.writer.seg.end = l.writer.end
+	l.mu.segments = append(l.mu.segments, l.writer.seg)
 	l.mu.space.bytes += l.writer.end.offset
 	mark, err := openWatermark(l.o.FS, s.watermarkPath(), s.mark)
 	if err != nil {
@@ -192,6 +205,9 @@ func (l *Log) runBackground() {
 		})
 	}
 	run("wal-commit", l.commitLoop)
+	if l.engine.writesAhead() {
+		run("wal-ahead", l.aheadLoop)
+	}
 	run("wal-prepare", l.prepareLoop)
 	run("wal-watermark", l.watermarkLoop)
 	run("wal-janitor", l.janitorLoop)
@@ -249,10 +265,16 @@ func (l *Log) WaitDurable(ctx context.Context, lsn LSN) error {
 
 // nextSettlement is closed when durable, drained or err may have changed. Under mu.
 func (l *Log) nextSettlement() <-chan struct{} {
-	if l.mu.inflight != nil {
-		return l.mu.inflight.done
+	q := &l.mu.queue
+	switch {
+	case l.mu.inflight != nil:
+		return l.mu.inflight.batches[0].done
+	case len(q.written) > 0:
+		return q.written[0].done
+	case l.mu.ahead != nil:
+		return l.mu.ahead.done
 	}
-	return l.mu.queue.group.done
+	return q.filling.done
 }
 
 // PointOf returns the point of a durable record, by its LSN. lsn 0 is the zero
@@ -349,7 +371,7 @@ func (l *Log) poisonLocked(err error) {
 	l.mu.err = fmt.Errorf("%w: %w", ErrPoisoned, err)
 	close(l.poisoned)
 	l.mu.queue.dismiss()
-	l.kickCommitter()
+	wake(l.kick)
 }
 
 // Seal refuses further appends with ErrClosed, makes what is queued durable and
@@ -360,7 +382,7 @@ func (l *Log) Seal(ctx context.Context) error {
 	l.mu.sealed = true
 	l.mu.queue.dismiss()
 	l.mu.Unlock()
-	l.kickCommitter()
+	wake(l.kick)
 	select {
 	case <-l.drained:
 		return l.Err()

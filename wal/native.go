@@ -73,6 +73,8 @@ func (e *nativeEngine) create(fsys vfs.FS, dir, spare string) (segmentFile, erro
 
 func (*nativeEngine) recycles() bool { return true }
 
+func (*nativeEngine) writesAhead() bool { return true }
+
 type nativeFile struct {
 	file vfs.File
 	size int64

@@ -15,10 +15,10 @@ func (l *Log) Prove(ctx context.Context) error {
 		l.mu.Unlock()
 		return err
 	}
-	next := l.mu.queue.group // not the one in flight: its fsync may have begun
+	next := l.mu.queue.filling // not what is in flight: its fsync may have begun
 	next.prove = true
 	outcome := next.settlement
-	l.kickCommitter()
+	wake(l.kick)
 	l.mu.Unlock()
 	return Ticket{settlement: outcome}.Wait(ctx)
 }
@@ -38,9 +38,9 @@ func (l *Log) settleProof(g *group, err error) {
 	if err != nil {
 		l.poisonLocked(err)
 	}
-	g.err = l.mu.err
-	l.mu.inflight = nil
+	err = l.mu.err
+	l.mu.inflight, l.mu.writing = nil, false
 	l.mu.Unlock()
-	close(g.done)
+	g.batches[0].settle(err)
 	l.recycle(g)
 }

@@ -50,11 +50,8 @@ func (l *Log) checkSpace(size int) error {
 // spaceLeft compares what is known with the limits, under mu.
 func (l *Log) spaceLeft(size int) error {
 	s, q := &l.mu.space, &l.mu.queue
-	queued := int64(len(q.group.buf) + q.reserved + size + spaceSlack)
-	if l.mu.inflight != nil {
-		queued += int64(len(l.mu.inflight.buf))
-	}
-	queued += maxPrefix * int64(len(q.group.ends)+1)
+	queued := int64(q.bytes + l.mu.inflightBytes + q.reserved + size + spaceSlack)
+	queued += maxPrefix * int64(q.records+1)
 	if used := s.bytes + queued + s.extra; used > l.o.MaxBytes {
 		return fmt.Errorf("%w: log and state store would take %d bytes; log.max_bytes is %d", ErrFull, used, l.o.MaxBytes)
 	}

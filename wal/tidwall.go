@@ -59,6 +59,9 @@ func (e *tidwallEngine) create(_ vfs.FS, dir, _ string) (segmentFile, error) {
 
 func (*tidwallEngine) recycles() bool { return false }
 
+// writesAhead: one lock is around its writes and its syncs.
+func (*tidwallEngine) writesAhead() bool { return false }
+
 type tidwallFile struct {
 	engine *tidwallEngine
 	log    *tidwall.Log

@@ -21,7 +21,7 @@ type Timings struct {
 // timings has a lock of its own: nothing that is durable waits for who looks at them
 // any longer than a copy takes.
 type timings struct {
-	began time.Time // of Open: what the times in group.queued count from
+	began time.Time // of Open: what the times in batch.queued count from
 
 	mu struct {
 		sync.Mutex
@@ -33,15 +33,19 @@ type timings struct {
 func (t *timings) now() time.Duration { return time.Since(t.began) }
 
 // settled counts the records of a group that became durable just now.
-func (t *timings) settled(queued []time.Duration, sync time.Duration) {
+func (t *timings) settled(g *group) {
 	now := t.now()
+	records := 0
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	for _, at := range queued {
-		t.mu.Ack.Add(uint64(max(now-at, 0)))
+	for _, b := range g.batches {
+		for _, at := range b.queued {
+			t.mu.Ack.Add(uint64(max(now-at, 0)))
+		}
+		records += len(b.queued)
 	}
-	t.mu.Sync.Add(uint64(max(sync, 0)))
-	t.mu.Group.Add(uint64(len(queued)))
+	t.mu.Sync.Add(uint64(max(g.synced, 0)))
+	t.mu.Group.Add(uint64(records))
 }
 
 // Timings returns a snapshot.

@@ -81,26 +81,37 @@ func (c *countingFS) OpenFile(name string, flag int, perm fs.FileMode) (vfs.File
 type countingFile struct {
 	vfs.File
 	fs    *countingFS
-	bytes int
+	bytes int // written, and not synced; under fs.mu
 }
 
+// WriteAt counts when it is done: a write during an fsync is of the next group.
 func (f *countingFile) WriteAt(b []byte, at int64) (int, error) {
-	f.bytes += len(b)
-	return f.File.WriteAt(b, at)
+	n, err := f.File.WriteAt(b, at)
+	f.fs.mu.Lock()
+	f.bytes += n
+	f.fs.mu.Unlock()
+	return n, err
 }
 
 func (f *countingFile) Sync() error { // its room was made
-	f.bytes = 0
+	f.take()
 	return f.File.Sync()
 }
 
 func (f *countingFile) Datasync() error {
-	err := f.File.Datasync()
+	n := f.take()
 	f.fs.mu.Lock()
-	f.fs.groups = append(f.fs.groups, f.bytes)
+	f.fs.groups = append(f.fs.groups, n)
 	f.fs.mu.Unlock()
+	return f.File.Datasync()
+}
+
+func (f *countingFile) take() int {
+	f.fs.mu.Lock()
+	defer f.fs.mu.Unlock()
+	n := f.bytes
 	f.bytes = 0
-	return err
+	return n
 }
 
 // rawFile is the limit: a file that is written and made durable beforehand, into which

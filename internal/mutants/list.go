@@ -6,6 +6,7 @@ var (
 	used     = killer{pkg: "./wal", test: "TestPowerCutInUsedFiles"}
 	recorded = killer{pkg: "./wal", test: "TestPowerCutAtEveryCallRecorded"}
 	failure  = killer{pkg: "./wal", test: "TestFailureAtEveryCall"}
+	ahead    = killer{pkg: "./wal", test: "TestPowerCutInWritesAhead"}
 
 	repairCut = killer{pkg: "./wal", test: "TestPowerCutAtEveryCallOfRepair"}
 )
@@ -50,8 +51,10 @@ var mutants = []mutant{
 
 	// After a failure.
 	{"poison: a failed group", "wal/commit.go",
-		"	if err != nil {\n		l.poisonLocked(err)\n	}\n	if g.err = l.mu.err; g.err == nil {", "	if g.err = err; g.err == nil {",
+		"	if err != nil {\n		l.poisonLocked(err)\n	}\n	if err = l.mu.err; err == nil {", "	if err == nil {",
 		[]killer{failure, inWal("TestPoison")}},
+	{"poison: a failed write ahead", "wal/ahead.go", "		l.poisonLocked(err)\n", "", []killer{inWal("TestWriteAheadFails")}},
+	{"poison: nothing is written ahead after it", "wal/ahead.go", " && l.mu.err == nil", "", []killer{inWal("TestNoWriteAheadAfterFailure")}},
 	{"poison: a failed sync is tried again", "wal/commit.go",
 		"if err := w.file.sync(); err != nil {", "if err := w.file.sync(); err != nil && w.file.sync() != nil {", []killer{failure}},
 	{"poison: a failed watermark", "wal/commit.go",
@@ -64,13 +67,19 @@ var mutants = []mutant{
 
 	// What was durable.
 	{"durable LSN: not above what was synced when a frame was written", "wal/commit.go",
-		"durable := g.first - 1 //", "durable := g.last() //", []killer{powerCut}},
+		"b.durable = l.mu.durable //", "b.durable = b.last() //", []killer{powerCut}},
+	{"durable LSN: not above what was synced when a frame was written ahead", "wal/commit.go",
+		"b.durable = l.mu.durable //", "b.durable = b.first - 1 //", []killer{ahead}},
+	{"durable LSN: not above what was written when its fsync began", "wal/commit.go",
+		"l.mu.durable = g.last()", "l.mu.durable = l.writer.end.last", []killer{inWal("TestWriteAhead")}},
+	{"a segment is activated when what was written ahead to the one before is durable", "wal/commit.go",
+		" || !l.hasRoom(b.frames)", "", []killer{inWal("TestNextSegmentWaits")}},
 	{"durable LSN: a later frame is a witness", "wal/start.go",
 		"if ok && h.durable > witness {", "if ok && h.durable > witness && what == \"\" {", []killer{inWal("TestLaterFrameIsWitness")}},
 	{"durable LSN: the watermark is a witness", "wal/start.go",
 		"witness, what := s.mark.durable, \"the watermark\"", "witness, what := LSN(0), \"the watermark\"", []killer{powerCut, inWal("TestTornTail")}},
 	{"durable LSN: the watermark is written when the log falls idle", "wal/commit.go",
-		"	if g.err == nil {\n		l.idle.Reset(watermarkDelay)\n	}", "", []killer{powerCut}},
+		"	if err == nil {\n		l.idle.Reset(watermarkDelay)\n	}", "", []killer{powerCut}},
 	{"a segment without its header is damage if the watermark knows of it", "wal/start.go",
 		"if s.mark.segment <= newest {", "if s.mark.segment <= newest || true {", []killer{inWal("TestDamagedFiles")}},
 	{"a frame verifies in its segment only", "wal/frame.go", "le.PutUint64(b[32:], seq)", "_ = seq", []killer{inWal("TestFrameVerifiesOnlyInPlace")}},
@@ -105,7 +114,7 @@ var mutants = []mutant{
 	{"syncdir: a prepared segment (tidwall)", "wal/commit.go",
 		"p.err = l.o.FS.SyncDir(filepath.Dir(p.dir))", "p.err = nil", []killer{recorded}},
 	{"durable LSN: not above what was synced when a frame was written (tidwall)", "wal/commit.go",
-		"durable := g.first - 1 //", "durable := g.last() //", []killer{recorded}},
+		"b.durable = l.mu.durable //", "b.durable = b.last() //", []killer{recorded}},
 
 	// Repair.
 	{"repair: staged names are synced before the decision", "wal/repair_apply.go",
