@@ -52,3 +52,10 @@ func (l *Log) writeAhead() bool {
 	wake(l.wrote)
 	return true
 }
+
+// wroteAhead reports whether the beginning of the next group is written, or nearly.
+func (l *Log) wroteAhead() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.mu.queue.written) > 0 || l.mu.ahead != nil
+}

@@ -37,7 +37,7 @@ func (l *Log) commitLoop() {
 		}
 		large := g.size() >= gatherMax
 		l.settle(g, l.write(g))
-		if !large {
+		if !large && !l.wroteAhead() {
 			// Those that this settled come back first: their next records go into one
 			// group, instead of a small one at once and the rest an fsync later. Of large
 			// ones the next group is written while this one is synced; if it waited for
