@@ -209,6 +209,17 @@ func (p *tablePlanner) find(ctx context.Context, conn *pgconn.PgConn, collection
 	if p.mapping(collection) != nil {
 		return nil
 	}
+	err := p.findLocked(ctx, conn, collection, key)
+	if errors.Is(err, errStale) { // another table has had its name since all of them were read
+		if _, err = p.reload(ctx, conn); err == nil {
+			err = p.findLocked(ctx, conn, collection, key)
+		}
+	}
+	return err
+}
+
+// findLocked is find by the names that were read last: load is held.
+func (p *tablePlanner) findLocked(ctx context.Context, conn *pgconn.PgConn, collection string, key *walproxyv1.Key) error {
 	o := p.o.collection(collection)
 	p.mu.RLock()
 	r := p.mu.relations
@@ -242,7 +253,7 @@ func (p *tablePlanner) find(ctx context.Context, conn *pgconn.PgConn, collection
 	if !p.lanesHold(r, oid) {
 		return halt("collection %q, table %s: its rows now depend on each other or on those of other tables (those of lane group %q): the lanes follow when the sink resumes", collection, name, r.groups[oid])
 	}
-	_, err = p.loadMapping(ctx, conn, collection, oid, o)
+	_, err = p.loadMapping(ctx, conn, collection, oid, name, o)
 	return err
 }
 
@@ -291,15 +302,18 @@ func (p *tablePlanner) lookup(ctx context.Context, conn *pgconn.PgConn, collecti
 		}
 		return nil, halt("collection %q: there is no table %s", collection, name)
 	}
-	return p.loadMapping(ctx, conn, collection, oid, o)
+	return p.loadMapping(ctx, conn, collection, oid, name, o)
 }
 
 // loadMapping reads a table; load is held. It is kept for writers only if the
 // lanes hold.
-func (p *tablePlanner) loadMapping(ctx context.Context, conn *pgconn.PgConn, collection string, oid uint32, o Collection) (*mapping, error) {
+func (p *tablePlanner) loadMapping(ctx context.Context, conn *pgconn.PgConn, collection string, oid uint32, name relationName, o Collection) (*mapping, error) {
 	t, err := loadTable(ctx, conn, oid)
 	if err != nil {
 		return nil, err
+	}
+	if t.schema != name.schema || t.name != name.name {
+		return nil, errStale
 	}
 	m, err := newMapping(collection, t, o)
 	if err != nil {

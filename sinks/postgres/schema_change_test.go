@@ -72,6 +72,19 @@ func TestSchemaChanges(t *testing.T) {
 	}
 }
 
+// TestTableReplaced: a table that takes another one's name between the sink's start and its
+// first record is the one that is written.
+func TestTableReplaced(t *testing.T) {
+	for _, ddl := range []string{"DROP TABLE t; CREATE TABLE t (id text PRIMARY KEY, n int)", "ALTER TABLE t RENAME TO t2; CREATE TABLE t (id text PRIMARY KEY, n int)"} {
+		a := newApplier(t, Options{Collections: []Collection{{Pattern: "t"}}}, "CREATE TABLE t (id text PRIMARY KEY, n int)")
+		a.exec(ddl)
+		a.put(set("t", mutation.String("k"), fields{"n": int64(1)}))
+		if got := a.query("SELECT n FROM t"); got != "1" {
+			t.Errorf("%s: %s, want 1", ddl, got)
+		}
+	}
+}
+
 // TestSchemaChangesUnderWay: columns come and go while batches are applied; no
 // record is lost, none is rejected.
 func TestSchemaChangesUnderWay(t *testing.T) {
