@@ -76,9 +76,12 @@ func newTwins(t *testing.T, r *rand.Rand, sessions int) *twins {
 // begin starts walproxy.
 func (w *twins) begin(ctx context.Context, env ...string) {
 	w.Helper()
-	how := "WALPROXY_PGWIRE__TRANSACTIONS=" + []string{"log", "log", "pass"}[w.chance.IntN(3)]
-	if len(env) == 0 || w.tryStart(ctx, append(env, how)...) != nil { // it may kill itself before it is ready
-		w.start(ctx, how)
+	how := []string{"WALPROXY_PGWIRE__TRANSACTIONS=" + []string{"log", "log", "pass"}[w.chance.IntN(3)]}
+	if w.chance.IntN(3) == 0 {
+		how = append(how, "WALPROXY_PGWIRE__POOL={mode: transaction, size: 2}")
+	}
+	if len(env) == 0 || w.tryStart(ctx, append(env, how...)...) != nil { // it may kill itself before it is ready
+		w.start(ctx, how...)
 	}
 }
 
