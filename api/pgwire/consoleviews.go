@@ -26,7 +26,7 @@ type consoleView struct {
 func consoleList() []consoleView {
 	return []consoleView{
 		{"stats", "what was done since the start", []string{"name", "value"}, (*Server).showStats},
-		{"pools", "sessions by user and database", []string{"database", "user", "sessions", "active", "idle", "in_transaction", "without_server", "servers", "servers_idle", "waiting"}, (*Server).showPools},
+		{"pools", "sessions by user and database", []string{"database", "user", "sessions", "active", "idle", "in_transaction", "without_server", "servers", "servers_idle", "waiting", "pinned"}, (*Server).showPools},
 		{"clients", "each session", []string{"database", "user", "client", "application", "tls", "state", "since", "server", "holds"}, (*Server).showClients},
 		{"servers", "where PostgreSQL is, and whether it is there", []string{"address", "state", "since", "reason", "pooled", "pooled_idle"}, (*Server).showServers},
 		{"lag", "how far the sinks are behind the log", []string{"sink", "state", "durable", "applied", "lag_records", "lag_bytes", "oldest", "dead_letters"}, (*Server).showLag},
@@ -54,19 +54,39 @@ func (s *Server) showVersion() [][]string {
 func (s *Server) showStats() [][]string {
 	m := s.metrics
 	var rows [][]string
-	for _, c := range []struct {
+	type counter struct {
 		name string
 		of   prometheus.Counter
-	}{
+	}
+	counters := []counter{
 		{"connections", m.connections}, {"requests", m.requests}, {"pool_opened", m.poolOpened}, {"pool_timeouts", m.poolTimeouts}, {"bytes_up", m.up}, {"bytes_down", m.down},
 		{"away_logins", m.awayLogins}, {"away_refused", m.refused}, {"detached", m.detached}, {"attached", m.attached},
-	} {
+	}
+	if s.tables != nil {
+		counters = append(counters, counter{"gates_yielded", s.tables.m.yields})
+		rows = append(rows, []string{"behind", strconv.FormatUint(s.tables.m.logged.Load(), 10)},
+			[]string{"passed", strconv.FormatFloat(sum(s.tables.m.passed), 'f', 0, 64)}, []string{"failed", strconv.FormatFloat(sum(s.tables.m.failed), 'f', 0, 64)})
+	}
+	for _, c := range counters {
 		var value dto.Metric
 		if c.of.Write(&value) == nil { // a counter's own value cannot fail
 			rows = append(rows, []string{c.name, strconv.FormatFloat(value.GetCounter().GetValue(), 'f', 0, 64)})
 		}
 	}
 	return rows
+}
+
+// sum of a vector's counters.
+func sum(v *prometheus.CounterVec) (total float64) {
+	all := make(chan prometheus.Metric)
+	go func() { v.Collect(all); close(all) }()
+	for m := range all {
+		var value dto.Metric
+		if m.Write(&value) == nil { // a counter's own value cannot fail
+			total += value.GetCounter().GetValue()
+		}
+	}
+	return total
 }
 
 // stated is a carrier that can say how its session stands.
@@ -111,16 +131,16 @@ func (x *session) stateNow() string {
 
 func (s *Server) showPools() [][]string {
 	type pool struct{ database, user string }
-	counts := map[pool]*[8]int{}
+	counts := map[pool]*[9]int{}
 	if s.pools != nil {
 		for key, n := range s.pools.counts() {
-			counts[pool{key.database, key.user}] = &[8]int{5: n.open, 6: n.idle, 7: n.waiting}
+			counts[pool{key.database, key.user}] = &[9]int{5: n.open, 6: n.idle, 7: n.waiting}
 		}
 	}
 	for _, x := range s.list() {
 		n := counts[pool{x.database, x.user}]
 		if n == nil {
-			n = new([8]int)
+			n = new([9]int)
 			counts[pool{x.database, x.user}] = n
 		}
 		n[0]++
@@ -133,8 +153,11 @@ func (s *Server) showPools() [][]string {
 			n[3]++
 		}
 		if l := x.link.Load(); l != nil {
-			if address, _ := l.standing(); address == "" {
+			switch address, holds := l.standing(); {
+			case address == "":
 				n[4]++
+			case x.pooled && holds != "":
+				n[8]++
 			}
 		}
 	}
@@ -163,6 +186,18 @@ func (s *Server) showClients() [][]string {
 	}
 	slices.SortFunc(rows, slices.Compare)
 	return rows
+}
+
+// pinned counts the sessions that keep a connection of the pool for what they hold there.
+func (s *Server) pinned() (n int) {
+	for _, x := range s.list() {
+		if l := x.link.Load(); l != nil && x.pooled {
+			if address, holds := l.standing(); address != "" && holds != "" {
+				n++
+			}
+		}
+	}
+	return n
 }
 
 // standing is the address of the link's backend, if it has one, and why the session

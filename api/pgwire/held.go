@@ -48,7 +48,8 @@ type held struct {
 	unreviewed  bool   // both are to be found out
 	gathered    bool   // what it has prepared is on its connection
 	sequences   bool   // it may have drawn from sequences on this connection
-	outdated    bool   // a statement has to be prepared again
+	outdated    bool   // statements have to be prepared again
+	altered     bool   // the transaction that is open may have changed the schema
 	stripped    bool   // its connection may have other settings than its outfit
 	taint       uint64 // of a transaction that may have settings of its own; 0: none
 	taints      uint64
@@ -359,6 +360,7 @@ func (h *held) server(kind byte, body []byte) verdict {
 		return h.answered(r)
 	case sCommandComplete:
 		r.rolled = bytes.HasPrefix(body, []byte("ROLLBACK"))
+		h.altered = h.altered || h.stock != nil && alters(body)
 		h.answered(r)
 	case sError:
 		r.failed = true
@@ -502,6 +504,9 @@ func (h *held) finish(r *request, status []byte) {
 		h.tx = status[0]
 	}
 	defer h.review()
+	if h.altered && h.tx == txIdle {
+		h.altered, h.outdated = false, true
+	}
 	if h.tainting == nil || h.tainting == r {
 		if h.tainting = nil; h.tx == txIdle {
 			h.taint = 0

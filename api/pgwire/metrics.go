@@ -100,7 +100,8 @@ func (p *pools) gauges() (list []prometheus.Collector) {
 		list = append(list, prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "walproxy_pgwire_pool_" + g.name, Help: g.help},
 			func() float64 { return float64(g.of(p.total())) }))
 	}
-	return list
+	return append(list, prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "walproxy_pgwire_pool_pinned", Help: "Sessions that keep a connection of the pool for themselves, for what they hold there."},
+		func() float64 { return float64(p.s.pinned()) }))
 }
 
 // behindMetrics are those of sessions that may write behind.

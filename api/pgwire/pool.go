@@ -72,6 +72,16 @@ type waiter struct {
 	got   chan *backend // nil: leave to make one
 }
 
+// generation of statements that are prepared now: another one whenever the schema was
+// seen to change.
+func (s *Server) generation() uint64 {
+	n := s.pools.generation.Load()
+	if s.tables != nil {
+		n += s.tables.watch.Snapshots()
+	}
+	return n
+}
+
 func newPools(s *Server, o Pool) *pools {
 	return &pools{s: s, o: o, by: map[poolKey]*pool{}, all: map[*backend]struct{}{}}
 }

@@ -170,17 +170,17 @@ func TestPoolShown(t *testing.T) {
 	kept := pgtest.Connect(t, dsn)
 	eventually(t, "its connection is idle", func() bool { n := s.pools.total(); return n.open == 1 && n.idle == 1 })
 	inside, third := pgtest.Connect(t, dsn), pgtest.Connect(t, dsn)
-	pools := func() [8]string {
+	pools := func() [9]string {
 		rows := s.showPools()
 		if len(rows) != 1 {
 			t.Fatalf("SHOW POOLS: %q", rows)
 		}
-		return [8]string(rows[0][2:]) // sessions active idle in_transaction without_server servers servers_idle waiting
+		return [9]string(rows[0][2:]) // sessions active idle in_transaction without_server servers servers_idle waiting pinned
 	}
-	eventually(t, "all is idle", func() bool { return pools() == [8]string{"3", "0", "3", "0", "3", "1", "1", "0"} })
+	eventually(t, "all is idle", func() bool { return pools() == [9]string{"3", "0", "3", "0", "3", "1", "1", "0", "0"} })
 	do(t, kept, "LISTEN c")
 	do(t, inside, "BEGIN")
-	eventually(t, "both are in use", func() bool { return pools() == [8]string{"3", "0", "2", "1", "1", "2", "0", "0"} })
+	eventually(t, "both are in use", func() bool { return pools() == [9]string{"3", "0", "2", "1", "1", "2", "0", "0", "1"} })
 	last := started(func() error { _, err := third.Exec(bounded(t), "SELECT 1"); return err })
 	eventually(t, "one waits", func() bool { return pools()[7] == "1" })
 	if n := s.pools.total(); n != (poolCounts{open: 2, waiting: 1}) {
@@ -202,5 +202,14 @@ func TestPoolShown(t *testing.T) {
 	if err := <-last; err != nil {
 		t.Error(err)
 	}
-	eventually(t, "one is idle again", func() bool { return pools() == [8]string{"3", "0", "3", "0", "2", "2", "1", "0"} })
+	eventually(t, "one is idle again", func() bool { return pools() == [9]string{"3", "0", "3", "0", "2", "2", "1", "0", "1"} })
+	// What a statement leaves that cannot be read is not known; the end of the session lets go of it.
+	if _, err := third.Exec(bounded(t), "SELECT 'a", pgx.QueryExecModeSimpleProtocol); code(err) != "42601" {
+		t.Errorf("a text without an end: %v", err)
+	}
+	eventually(t, "another one is kept", func() bool { return pools()[8] == "2" && s.pinned() == 2 })
+	_ = third.Close(bounded(t))
+	do(t, kept, "DISCARD ALL")
+	eventually(t, "none is kept", func() bool { return pools()[8] == "0" && s.pinned() == 0 })
+	do(t, inside, "SELECT 1")
 }

@@ -330,7 +330,7 @@ func (l *link) identity(p *remade) string {
 		return p.ours
 	}
 	if p.generation == 0 {
-		p.generation = l.x.s.pools.generation.Load() + 1
+		p.generation = l.x.s.generation() + 1
 	}
 	sum := sha256.New()
 	number := binary.BigEndian.AppendUint64(nil, p.generation)
@@ -416,6 +416,17 @@ func (h *held) names(ours, name string) {
 		h.named = map[string]string{}
 	}
 	h.named[ours] = name
+}
+
+// alters reports by its command tag that what was done may have changed the schema: then a
+// text may have other types from now on than statements of it that were prepared before.
+func alters(tag []byte) bool {
+	for _, verb := range []string{"ALTER ", "CREATE ", "DROP ", "SELECT INTO", "DO\x00", "CALL\x00", "IMPORT "} {
+		if bytes.HasPrefix(tag, []byte(verb)) {
+			return true
+		}
+	}
+	return false
 }
 
 // outdated reports that a statement has to be prepared again, for what it yields has

@@ -20,6 +20,7 @@ type Watch struct {
 	session *semaphore.Weighted // query's, one: a refresh has transactions
 	current atomic.Pointer[known]
 	kicked  chan struct{}
+	read    atomic.Uint64 // snapshots
 }
 
 // known is a snapshot, nil: none, since some call of Changed.
@@ -39,6 +40,9 @@ func NewWatch(query Query, tables []Declared, interval time.Duration, log *zap.L
 // Current returns the snapshot that was read last; nil: none yet. It stays while
 // the server is away.
 func (w *Watch) Current() *Snapshot { return w.current.Load().Snapshot }
+
+// Snapshots counts what was read: one more whenever the schema has changed.
+func (w *Watch) Snapshots() uint64 { return w.read.Load() }
 
 // Changed says that the schema may have changed: what was read is not used until it
 // has been looked at again.
@@ -89,6 +93,7 @@ func (w *Watch) refresh(ctx context.Context) (*Snapshot, error) {
 			return nil, err
 		}
 		if w.current.CompareAndSwap(old, &known{s}) { // else Changed was called meanwhile
+			w.read.Add(1)
 			w.report(s)
 			return s, nil
 		}
