@@ -16,13 +16,15 @@ import (
 )
 
 const (
-	batchBufferIn  = 32 << 10
-	batchBufferOut = 32 << 10
+	batchBufferIn = 16 << 10
+	// batchFlush so many bytes of answers are on their way while more are made.
+	batchFlush = 32 << 10
 )
 
 // postMutations takes an array or lines of mutations and answers each, in order,
 // while it reads on: many of them share a fsync. At most Window of them are
-// under way; a client that does not take its answers is not read any further.
+// under way; a client that does not take its answers is not read any further, and
+// of what it sent only the answers are kept.
 func (s *Server) postMutations(w http.ResponseWriter, r *http.Request, _ target) *Error {
 	b, failed := s.newBatch(w, r, s.limits.Load().MaxItemBytes)
 	if failed != nil {
@@ -47,15 +49,17 @@ func (b *batch) serve(r *http.Request) *Error {
 	w.Header().Set("Cache-Control", "no-store")
 	w.WriteHeader(http.StatusOK)
 
-	var writer sync.WaitGroup
-	writer.Go(b.answer)
+	var others sync.WaitGroup
+	others.Go(b.answer)
+	others.Go(b.write)
 	b.read(first, err)
-	close(b.slots)
-	writer.Wait()
+	b.slots.close()
+	others.Wait()
 	return nil
 }
 
-// batch is one POST /v1/mutations.
+// batch is one POST /v1/mutations. Three goroutines have a part in it: read submits
+// items, answer turns what became of them into text, write hands that to the client.
 type batch struct {
 	server *Server
 	w      http.ResponseWriter
@@ -70,21 +74,30 @@ type batch struct {
 	items  itemReader
 	lines  bool
 	wait   wait
-	slots  chan slot // from read to answer
-	out    []byte    // answer's
-	count  int       // answer's: items answered
-	gone   bool      // answer's: the client takes nothing more
+	room   *room       // for answers, from an item's submission until the client has its answer
+	slots  queue[slot] // from read to answer
+	texts  queue[text] // from answer to write
+	out    text        // answer's
+	count  int         // answer's: items answered
 }
 
 // slot is one item on its way to its answer.
 type slot struct {
 	pending api.Pending // nil: refused
-	failed  *Error
+	refused []byte      // why, as JSON: an Error is several times as large
+	code    string      // of refused
 	hasID   bool
 	since   time.Time
 }
 
-// newBatch reserves what items of at most so many bytes take.
+// text is a part of the answer, and the room that it takes.
+type text struct {
+	bytes []byte
+	room  int64
+}
+
+// newBatch is a batch of items of at most so many bytes. It holds nothing of what all
+// requests may hold but a decoder, and while an item is large.
 func (s *Server) newBatch(w http.ResponseWriter, r *http.Request, most int64) (*batch, *Error) {
 	encoding, failed := checkContent(r, true)
 	if failed != nil {
@@ -98,8 +111,9 @@ func (s *Server) newBatch(w http.ResponseWriter, r *http.Request, most int64) (*
 		server: s, w: w, conn: http.NewResponseController(w),
 		lines: contentType(r) == contentLines,
 		wait:  wait{q.level(), q.timeout()},
-		slots: make(chan slot, s.options.Window),
 	}
+	b.slots.init()
+	b.texts.init()
 	if q.failed != nil {
 		return nil, q.failed
 	}
@@ -108,16 +122,12 @@ func (s *Server) newBatch(w http.ResponseWriter, r *http.Request, most int64) (*
 		w.Header().Set("Connection", "close")
 		return nil, bodyError(&http.MaxBytesError{Limit: bodyMax})
 	}
-	need := most
-	if encoding != "" {
-		need += encodingBytes(encoding)
-	} else if r.ContentLength >= 0 {
-		need = min(need, r.ContentLength)
-	}
-	release, failed := s.reserve(r, need)
+	release, failed := s.reserve(r, encodingBytes(encoding))
 	if failed != nil {
 		return nil, failed
 	}
+	var narrow func()
+	b.room, narrow = s.streamRoom()
 	_ = b.conn.EnableFullDuplex() // HTTP/2 needs no asking
 	b.ctx, b.cancel = context.WithCancel(context.WithoutCancel(r.Context()))
 	b.body = s.patient(w, http.MaxBytesReader(w, r.Body, bodyMax))
@@ -125,8 +135,22 @@ func (s *Server) newBatch(w http.ResponseWriter, r *http.Request, most int64) (*
 	if encoding != "" {
 		plain = &boundedReader{plain, bodyMax, bodyMax}
 	}
-	b.end = func() { done(); b.body.end(); b.cancel(); release() }
 	b.items = itemReader{in: bufio.NewReaderSize(plain, batchBufferIn), most: int(most), lines: b.lines}
+	b.items.large = func() (func(), error) {
+		release, failed := s.reserveFor(b.ctx, s.options.BodyTimeout, most)
+		if failed != nil {
+			return nil, errNoRoom
+		}
+		return release, nil
+	}
+	b.end = func() {
+		done()
+		b.items.end()
+		b.body.end()
+		b.cancel()
+		narrow()
+		release()
+	}
 	return b, nil
 }
 
@@ -134,6 +158,8 @@ func (s *Server) newBatch(w http.ResponseWriter, r *http.Request, most int64) (*
 func (b *batch) broken(err error) *Error {
 	var syntax *syntaxError
 	switch {
+	case errors.Is(err, errNoRoom):
+		return tooManyRequests()
 	case errors.As(err, &syntax):
 		return &Error{Status: http.StatusBadRequest, Code: codeInvalid, Message: "body: " + syntax.reason}
 	case errors.Is(err, errItemTooLarge):
@@ -146,30 +172,39 @@ func (b *batch) broken(err error) *Error {
 // read submits items until the body ends or breaks. item and err are what next
 // returned for the first.
 func (b *batch) read(item []byte, err error) {
-	for ; err == nil; item, err = b.items.next() {
+	for err == nil {
 		b.push(b.submit(item))
-		if b.ctx.Err() != nil {
-			return
+		if !b.room.wait(b.ctx) {
+			return // nobody takes answers any more
 		}
+		item, err = b.items.next()
 	}
 	if !errors.Is(err, io.EOF) {
-		b.push(slot{failed: b.broken(err)})
+		b.push(refusedSlot(b.broken(err)))
 	}
 }
 
 func (b *batch) push(sl slot) {
-	select {
-	case b.slots <- sl:
-	case <-b.ctx.Done(): // answer has ended its work
-	}
+	b.room.take(sl.room())
+	b.slots.put(sl)
+}
+
+// room that the answer takes.
+func (sl *slot) room() int64 { return answerBytes + int64(len(sl.refused)) }
+
+func refusedSlot(failed *Error) slot {
+	return slot{refused: marshal(failed), code: failed.Code}
 }
 
 func (b *batch) submit(item []byte) slot {
-	sl := slot{since: time.Now()}
+	since := time.Now()
 	ctx, cancel := context.WithTimeout(b.ctx, b.wait.timeout)
 	defer cancel()
-	sl.pending, sl.hasID, sl.failed = b.accept(ctx, item)
-	return sl
+	pending, hasID, failed := b.accept(ctx, item)
+	if failed != nil {
+		return refusedSlot(failed)
+	}
+	return slot{pending: pending, hasID: hasID, since: since}
 }
 
 func (b *batch) acceptMutation(ctx context.Context, item []byte) (api.Pending, bool, *Error) {
@@ -184,26 +219,30 @@ func (b *batch) acceptMutation(ctx context.Context, item []byte) (api.Pending, b
 	return pending, m.GetRequestId() != "", nil
 }
 
-// answer writes one answer per slot, in order, until read closes the channel.
-// After the client has gone it goes on taking slots, so that read never hangs.
+// answer makes one answer per slot, in order, until read closes the queue.
+// After the client has gone it goes on taking slots.
 func (b *batch) answer() {
+	defer b.texts.close()
 	if !b.lines {
-		b.out = append(b.out, '[')
+		b.out.bytes = append(b.out.bytes, '[')
 	}
-	for sl := range b.slots {
-		if b.gone {
-			continue
+	for slots := range b.slots.all() {
+		for i := range slots {
+			if b.ctx.Err() != nil {
+				break
+			}
+			if sl := &slots[i]; sl.pending != nil && !b.settled(sl.pending) {
+				b.flush() // the client gets what is known while we wait
+			}
+			b.one(&slots[i])
+			if len(b.out.bytes) >= batchFlush {
+				b.flush()
+			}
 		}
-		if sl.pending != nil && !b.settled(sl.pending) {
-			b.flush() // the client gets what is known while we wait
-		}
-		b.one(sl)
-		if len(b.out) >= batchBufferOut || len(b.slots) == 0 {
-			b.flush()
-		}
+		b.flush()
 	}
 	if !b.lines {
-		b.out = append(b.out, ']', '\n')
+		b.out.bytes = append(b.out.bytes, ']', '\n')
 	}
 	b.flush()
 }
@@ -223,47 +262,62 @@ func (b *batch) settled(p api.Pending) bool {
 }
 
 // one appends the answer to one item.
-func (b *batch) one(sl slot) {
+func (b *batch) one(sl *slot) {
+	out := b.out.bytes
 	if b.count > 0 && !b.lines {
-		b.out = append(b.out, ",\n"...)
+		out = append(out, ",\n"...)
 	}
-	b.out = strconv.AppendInt(append(b.out, `{"index":`...), int64(b.count), 10)
+	out = strconv.AppendInt(append(out, `{"index":`...), int64(b.count), 10)
 	b.count++
-	var answer written
-	failed := sl.failed
-	if failed == nil {
+	code, refused := sl.code, sl.refused
+	if sl.pending != nil {
 		ctx, cancel := context.WithDeadline(b.ctx, sl.since.Add(b.wait.timeout))
-		answer, failed = b.server.await(ctx, sl.pending, b.wait.level, sl.hasID)
+		answer, failed := b.server.await(ctx, sl.pending, b.wait.level, sl.hasID)
 		cancel()
+		if code = "ok"; failed != nil {
+			code, refused = failed.Code, marshal(failed)
+		} else {
+			out = answer.appendMembers(append(out, ','))
+		}
 	}
-	code := "ok"
-	if failed != nil {
-		code = failed.Code
-		b.out = append(append(b.out, `,"error":`...), marshal(failed)...)
-	} else {
-		b.out = answer.appendMembers(append(b.out, ','))
+	if refused != nil {
+		out = append(append(out, `,"error":`...), refused...)
 	}
 	b.server.metrics.items.WithLabelValues(code).Inc()
-	b.out = append(b.out, '}')
+	out = append(out, '}')
 	if b.lines {
-		b.out = append(b.out, '\n')
+		out = append(out, '\n')
+	}
+	b.out = text{out, b.out.room + sl.room()}
+}
+
+// flush hands over what there is.
+func (b *batch) flush() {
+	if len(b.out.bytes) > 0 {
+		b.texts.put(b.out)
+		b.out = text{}
 	}
 }
 
-// flush sends what there is. A client that does not take it is given up.
-func (b *batch) flush() {
-	if b.gone || len(b.out) == 0 {
-		return
-	}
-	_ = b.conn.SetWriteDeadline(time.Now().Add(b.server.options.BodyTimeout))
-	_, err := b.w.Write(b.out)
-	if err == nil {
-		err = b.conn.Flush()
-	}
-	b.out = b.out[:0]
-	if err != nil {
-		b.gone = true
-		b.cancel()
-		b.body.wake() // nobody would see the answers to what comes
+// write sends what answer makes. A client that does not take it is given up: its
+// writes stand.
+func (b *batch) write() {
+	for texts := range b.texts.all() {
+		for i := range texts {
+			if b.ctx.Err() != nil {
+				break
+			}
+			_ = b.conn.SetWriteDeadline(time.Now().Add(b.server.options.BodyTimeout))
+			_, err := b.w.Write(texts[i].bytes)
+			if err == nil && i == len(texts)-1 {
+				err = b.conn.Flush()
+			}
+			b.room.give(texts[i].room)
+			texts[i].bytes = nil
+			if err != nil {
+				b.cancel()
+				b.body.wake() // nobody would see the answers to what comes
+			}
+		}
 	}
 }

@@ -1,7 +1,6 @@
 package rpc
 
 import (
-	"context"
 	"errors"
 	"io"
 	"mime"
@@ -17,15 +16,12 @@ const reserveWait = time.Second
 
 // reserve takes n bytes of what all requests may hold while they are read.
 func (s *Server) reserve(r *http.Request, n int64) (release func(), failed *Error) {
-	ctx, cancel := context.WithTimeout(r.Context(), reserveWait)
-	defer cancel()
-	most := s.limits.Load() // as long as it is held
-	n = min(n, most.MaxInFlightBytes)
-	if err := most.inFlight.Acquire(ctx, n); err != nil {
-		return nil, &Error{Status: http.StatusTooManyRequests, Code: "too_many_requests", after: 1, Retryable: true,
-			Message: "api.max_inflight_bytes are being read already; nothing was written"}
-	}
-	return func() { most.inFlight.Release(n) }, nil
+	return s.reserveFor(r.Context(), reserveWait, n)
+}
+
+func tooManyRequests() *Error {
+	return &Error{Status: http.StatusTooManyRequests, Code: "too_many_requests", after: 1, Retryable: true,
+		Message: "api.max_inflight_bytes are being read already; nothing was written"}
 }
 
 // readBody reads a whole body of at most MaxItemBytes. Nothing is allocated for

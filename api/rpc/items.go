@@ -8,12 +8,19 @@ import (
 	"io"
 )
 
-var errItemTooLarge = errors.New("the item is larger than api.max_item_bytes")
+var (
+	errItemTooLarge = errors.New("the item is larger than api.max_item_bytes")
+	errNoRoom       = errors.New("rpc: no room for a large item in time")
+)
 
 // syntaxError: the items cannot be told apart any more.
 type syntaxError struct{ reason string }
 
 func (e *syntaxError) Error() string { return e.reason }
+
+// itemSmall is how large an item may be that is read without asking for room, and what
+// is kept of its buffer for the next one.
+const itemSmall = 16 << 10
 
 // itemReader cuts a stream of JSON items into its items, without decoding them.
 // It holds one item at a time.
@@ -23,6 +30,38 @@ type itemReader struct {
 	lines bool // one per line; else the elements of one array
 	begun bool // array: behind the [
 	item  []byte
+	// large asks for room for an item beyond itemSmall, and returns what gives it back.
+	// nil: there is room.
+	large func() (give func(), err error)
+	give  func() // nil: nothing was asked for
+}
+
+// begin lets go of the item before.
+func (r *itemReader) begin() {
+	if cap(r.item) > itemSmall {
+		r.item = nil
+	}
+	r.item = r.item[:0]
+	r.end()
+}
+
+// end gives back what the last item had room for.
+func (r *itemReader) end() {
+	if r.give != nil {
+		r.give()
+		r.give = nil
+	}
+}
+
+// grow sees that there is room for an item of so many bytes.
+func (r *itemReader) grow(to int) (err error) {
+	switch {
+	case to > r.most:
+		return errItemTooLarge
+	case to > itemSmall && r.give == nil && r.large != nil:
+		r.give, err = r.large()
+	}
+	return err
 }
 
 // next returns the bytes of the next item, valid until the call after it, or
@@ -38,11 +77,11 @@ func (r *itemReader) next() ([]byte, error) {
 // nextLine skips empty lines. The last line may lack its end, the stream not.
 func (r *itemReader) nextLine() ([]byte, error) {
 	for {
-		r.item = r.item[:0]
+		r.begin()
 		for {
 			part, err := r.in.ReadSlice('\n')
-			if len(r.item)+len(part) > r.most+len("\r\n") {
-				return nil, errItemTooLarge
+			if short := r.grow(len(r.item) + len(part) - len("\r\n")); short != nil {
+				return nil, short
 			}
 			r.item = append(r.item, part...)
 			if errors.Is(err, bufio.ErrBufferFull) {
@@ -78,13 +117,13 @@ func (r *itemReader) nextElement() ([]byte, error) {
 			return nil, err
 		}
 		if c == ']' {
-			return nil, r.end()
+			return nil, r.endArray()
 		}
 		return r.element(c)
 	}
 	switch c {
 	case ']':
-		return nil, r.end()
+		return nil, r.endArray()
 	case ',':
 		if c, err = r.skipSpace(); err != nil {
 			return nil, err
@@ -94,8 +133,8 @@ func (r *itemReader) nextElement() ([]byte, error) {
 	return nil, &syntaxError{fmt.Sprintf("want ',' or ']' behind a mutation, found %q", c)}
 }
 
-// end is io.EOF, unless something follows the array.
-func (r *itemReader) end() error {
+// endArray is io.EOF, unless something follows the array.
+func (r *itemReader) endArray() error {
 	c, err := r.skipSpace()
 	if errors.Is(err, io.ErrUnexpectedEOF) {
 		return io.EOF
@@ -123,7 +162,7 @@ func (r *itemReader) skipSpace() (byte, error) {
 // element reads up to the comma or bracket that ends the element, and leaves
 // that unread. It counts brackets outside of text and judges nothing else.
 func (r *itemReader) element(c byte) ([]byte, error) {
-	r.item = r.item[:0]
+	r.begin()
 	depth, text, escaped := 0, false, false
 	for {
 		switch {
@@ -139,11 +178,11 @@ func (r *itemReader) element(c byte) ([]byte, error) {
 		case c == '}' || c == ']':
 			depth--
 		}
-		if len(r.item) == r.most {
-			return nil, errItemTooLarge
+		err := r.grow(len(r.item) + 1)
+		if err != nil {
+			return nil, err
 		}
 		r.item = append(r.item, c)
-		var err error
 		if c, err = r.in.ReadByte(); err != nil {
 			if errors.Is(err, io.EOF) {
 				err = io.ErrUnexpectedEOF

@@ -17,6 +17,9 @@ type Limits struct {
 type limits struct {
 	Limits
 	inFlight *semaphore.Weighted // bytes
+	// streams and pages are the bytes of answers that clients have yet to take, of
+	// streams and of lists, each a quarter of MaxInFlightBytes: see room.go.
+	streams, pages *semaphore.Weighted
 	// procedures serves Connect, gRPC and gRPC-Web.
 	procedures http.Handler
 }
@@ -29,9 +32,11 @@ func (s *Server) SetLimits(to Limits) {
 	o.limitDefaults()
 	now := &limits{Limits: Limits{o.MaxItemBytes, o.MaxBodyBytes, o.MaxInFlightBytes}, procedures: s.newProcedures(o.MaxItemBytes)}
 	if was := s.limits.Load(); was != nil && was.MaxInFlightBytes == now.MaxInFlightBytes {
-		now.inFlight = was.inFlight
+		now.inFlight, now.streams, now.pages = was.inFlight, was.streams, was.pages
 	} else {
 		now.inFlight = semaphore.NewWeighted(now.MaxInFlightBytes)
+		now.streams = semaphore.NewWeighted(now.MaxInFlightBytes / 4)
+		now.pages = semaphore.NewWeighted(now.MaxInFlightBytes / 4)
 	}
 	s.limits.Store(now)
 }

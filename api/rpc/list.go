@@ -14,7 +14,8 @@ import (
 const (
 	defaultEntries = 100
 	maxEntries     = 1000
-	// entryPage are read at once; an answer ends early once it has entryBytes.
+	// entryPage are read at once; an answer ends early once it has entryBytes, or less:
+	// see Server.page.
 	entryPage  = 16
 	entryBytes = 4 << 20
 )
@@ -36,9 +37,11 @@ func (s *Server) getRecords(w http.ResponseWriter, r *http.Request, t target) *E
 	if q.failed != nil {
 		return q.failed
 	}
+	page := s.page(entryBytes)
+	defer page.end()
 	out := []byte(`{"records":[`)
 	first := true
-	next, err := from.eachEntry(ctx, t.collection, prefix, after, int(limit), func(e sinks.Entry) (size int) {
+	next, err := from.eachEntry(ctx, t.collection, prefix, after, int(limit), page.size, func(e sinks.Entry) (size int) {
 		if !first {
 			out = append(out, ',')
 		}
@@ -53,6 +56,7 @@ func (s *Server) getRecords(w http.ResponseWriter, r *http.Request, t target) *E
 	if next != nil {
 		out = append(append(append(out, `,"next_page_token":"`...), pageToken(t.collection, next)...), '"')
 	}
+	page.made(cap(out))
 	writeJSON(w, http.StatusOK, append(out, '}'))
 	return nil
 }
@@ -83,10 +87,10 @@ func (s *Server) parsePageToken(collection, token string) (*walproxyv1.Key, *Err
 }
 
 // eachEntry calls add, which returns the size of the answer so far, for up to limit
-// records, fewer if that has entryBytes. next is the key to go on behind; nil: the end.
-func (r reader) eachEntry(ctx context.Context, collection, prefix string, after *walproxyv1.Key, limit int, add func(sinks.Entry) (size int)) (next *walproxyv1.Key, err error) {
-	for size := 0; limit > 0 && size < entryBytes; {
-		entries, err := r.scan(ctx, collection, prefix, after, min(entryPage, limit))
+// records, fewer if that has most bytes. next is the key to go on behind; nil: the end.
+func (r reader) eachEntry(ctx context.Context, collection, prefix string, after *walproxyv1.Key, limit, most int, add func(sinks.Entry) (size int)) (next *walproxyv1.Key, err error) {
+	for size, n := 0, 0; n < limit && size < most; {
+		entries, err := r.scan(ctx, collection, prefix, after, min(fitting(entryPage, n, size, most), limit-n))
 		if err != nil {
 			return nil, err
 		}
@@ -97,7 +101,19 @@ func (r reader) eachEntry(ctx context.Context, collection, prefix string, after 
 			size = add(e)
 			after = e.Key
 		}
-		limit -= len(entries)
+		n += len(entries)
 	}
 	return after, nil
+}
+
+// fitting is how many more records are read at once, at most page: as many as an answer of
+// most bytes has room for, if they are as large as the n in size bytes of it.
+func fitting(page, n, size, most int) int {
+	switch {
+	case n == 0 && most <= shortPage:
+		return 1 // any may be larger than that
+	case n == 0 || size == 0:
+		return page
+	}
+	return max(1, min(page, (most-size)*n/size))
 }

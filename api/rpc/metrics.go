@@ -16,6 +16,7 @@ type metrics struct {
 	seconds  *prometheus.HistogramVec
 	items    *prometheus.CounterVec
 	inFlight prometheus.Gauge
+	cut      *prometheus.CounterVec
 	close    func()
 }
 
@@ -34,8 +35,15 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 		inFlight: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "walproxy_http_requests_in_flight", Help: "Requests being served.",
 		}),
+		cut: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "walproxy_http_cut_total",
+			Help: "Clients given up that paused for longer than http.body_timeout: in their request, or while they took their answer.",
+		}, []string{"reason"}),
 	}
-	all := []prometheus.Collector{m.requests, m.seconds, m.items, m.inFlight}
+	for _, reason := range []string{cutRequest, cutAnswer} {
+		m.cut.WithLabelValues(reason)
+	}
+	all := []prometheus.Collector{m.requests, m.seconds, m.items, m.inFlight, m.cut}
 	if err := promset.Register(reg, all...); err != nil {
 		return nil, fmt.Errorf("rpc: metrics: %w", err)
 	}
@@ -53,10 +61,59 @@ func (m *metrics) observe(route, method string, status int, took time.Duration) 
 	m.seconds.WithLabelValues(route).Observe(took.Seconds())
 }
 
-// statusWriter remembers the status and bounds how long a client may take to
-// take the answer. Unwrap lets http.ResponseController through.
-type statusWriter struct {
+// Reasons of walproxy_http_cut_total.
+const (
+	cutRequest = "request"
+	cutAnswer  = "answer"
+)
+
+// answerWriter counts a client that does not take its answer in time. Unwrap lets
+// http.ResponseController through.
+type answerWriter struct {
 	http.ResponseWriter
+	conn    *http.ResponseController
+	metrics *metrics
+	until   time.Time // zero: no bound
+	cut     bool
+}
+
+func (s *Server) answerWriter(w http.ResponseWriter) answerWriter {
+	return answerWriter{ResponseWriter: w, conn: http.NewResponseController(w), metrics: s.metrics}
+}
+
+func (w *answerWriter) Write(p []byte) (int, error) {
+	n, err := w.ResponseWriter.Write(p)
+	w.note(err)
+	return n, err
+}
+
+// FlushError is what http.ResponseController calls.
+func (w *answerWriter) FlushError() error {
+	err := w.conn.Flush()
+	w.note(err)
+	return err
+}
+
+// SetWriteDeadline is what http.ResponseController calls. What is no connection has none.
+func (w *answerWriter) SetWriteDeadline(until time.Time) error {
+	w.until = until
+	return w.conn.SetWriteDeadline(until)
+}
+
+// note counts an error of a write. HTTP/2 does not say that a deadline was its cause.
+func (w *answerWriter) note(err error) {
+	if err != nil && !w.cut && !w.until.IsZero() && !time.Now().Before(w.until) {
+		w.cut = true
+		w.metrics.cut.WithLabelValues(cutAnswer).Inc()
+	}
+}
+
+func (w *answerWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+
+// statusWriter remembers the status and bounds how long a client may take to
+// take the answer.
+type statusWriter struct {
+	answerWriter
 	status   int
 	timeout  time.Duration
 	encoding string // of whole answers; "": none
@@ -64,9 +121,6 @@ type statusWriter struct {
 
 func (w *statusWriter) WriteHeader(status int) {
 	w.status = status
-	// Not a connection: no bound needed. net/http takes it away behind the request.
-	_ = http.NewResponseController(w.ResponseWriter).SetWriteDeadline(time.Now().Add(w.timeout))
+	_ = w.SetWriteDeadline(time.Now().Add(w.timeout)) // net/http takes it away behind the request
 	w.ResponseWriter.WriteHeader(status)
 }
-
-func (w *statusWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }

@@ -4,9 +4,12 @@ import (
 	"context"
 	"errors"
 	"io"
+	"net"
 	"net/http"
 	"sync"
 	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
 )
 
 var errStopping = errors.New("rpc: stopping")
@@ -19,6 +22,7 @@ type patientReader struct {
 	timeout  time.Duration
 	stopping context.Context
 	undo     func() bool
+	late     prometheus.Counter // clients that paused for too long
 	mu       struct {
 		sync.Mutex
 		woken bool // no read waits any more
@@ -31,6 +35,7 @@ func (s *Server) patient(w http.ResponseWriter, body io.Reader) *patientReader {
 	p := &patientReader{
 		body: body, conn: http.NewResponseController(w),
 		timeout: s.options.BodyTimeout, stopping: s.stopping,
+		late: s.metrics.cut.WithLabelValues(cutRequest),
 	}
 	p.undo = context.AfterFunc(s.stopping, p.wake)
 	return p
@@ -45,8 +50,11 @@ func (p *patientReader) Read(buf []byte) (int, error) {
 	n, err := p.body.Read(buf)
 	if err != nil {
 		p.end()
+		var timeout net.Error
 		if !errors.Is(err, io.EOF) && p.stopping.Err() != nil {
 			err = errStopping
+		} else if errors.As(err, &timeout) && timeout.Timeout() && !p.isWoken() {
+			p.late.Inc()
 		}
 	}
 	return n, err
@@ -69,6 +77,12 @@ func (p *patientReader) wake() {
 	p.mu.woken = true
 	p.mu.Unlock()
 	p.setDeadline(time.Time{})
+}
+
+func (p *patientReader) isWoken() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.mu.woken
 }
 
 // end gives the deadline back: behind a body net/http reads ahead for the end of

@@ -70,7 +70,7 @@ func (s *Server) serveProcedure(w http.ResponseWriter, r *http.Request) (route s
 	body := s.messages(w, r)
 	defer body.end()
 	r.Body = body
-	s.limits.Load().procedures.ServeHTTP(&procedureWriter{ResponseWriter: w, conn: http.NewResponseController(w), timeout: s.options.BodyTimeout},
+	s.limits.Load().procedures.ServeHTTP(&procedureWriter{s.answerWriter(w), s.options.BodyTimeout},
 		r.WithContext(context.WithValue(r.Context(), bodyKey{}, body)))
 	return procedureRoute(r.URL.Path)
 }
@@ -97,6 +97,7 @@ type messageBody struct {
 	server *Server
 	r      *http.Request
 	give   func() // gives the room back; nil: none is held
+	page   *page  // of the answer; nil: none is held
 }
 
 func (s *Server) messages(w http.ResponseWriter, r *http.Request) *messageBody {
@@ -146,34 +147,34 @@ func (b *messageBody) Close() error { return nil } // net/http does it behind th
 func (b *messageBody) end() {
 	b.in.end()
 	b.done()
+	if b.page != nil {
+		b.page.end()
+	}
 }
 
 // procedureWriter gives the client some time for every part of the answer.
 type procedureWriter struct {
-	http.ResponseWriter
-	conn    *http.ResponseController
+	answerWriter
 	timeout time.Duration
 }
 
 func (w *procedureWriter) Write(p []byte) (int, error) {
 	w.bound()
 	defer w.unbound()
-	return w.ResponseWriter.Write(p)
+	return w.answerWriter.Write(p)
 }
 
 // FlushError is what http.ResponseController calls, and Flush what others do.
 func (w *procedureWriter) FlushError() error {
 	w.bound()
 	defer w.unbound()
-	return w.conn.Flush()
+	return w.answerWriter.FlushError()
 }
 
 func (w *procedureWriter) Flush() { _ = w.FlushError() } // the next write has the error
 
-func (w *procedureWriter) bound()   { _ = w.conn.SetWriteDeadline(time.Now().Add(w.timeout)) }
-func (w *procedureWriter) unbound() { _ = w.conn.SetWriteDeadline(time.Time{}) }
-
-func (w *procedureWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+func (w *procedureWriter) bound()   { _ = w.SetWriteDeadline(time.Now().Add(w.timeout)) }
+func (w *procedureWriter) unbound() { _ = w.SetWriteDeadline(time.Time{}) }
 
 // bounded is ctx for what nothing that happens to the connection decides over any
 // more: with its deadline, or the default one.

@@ -288,9 +288,9 @@ func TestMessageTooLarge(t *testing.T) {
 // TestStreamWindow: a stream whose answers wait is read no further than its window,
 // and a stop does not wait for them.
 func TestStreamWindow(t *testing.T) {
-	const window = 8
+	const window = 8 // a message of one mutation takes as much room as two
 	release := make(chan struct{})
-	r := newProcedureRig(t, []connect.ClientOption{connect.WithGRPC()}, func(o *rigOptions) { o.rest.Window = window })
+	r := newProcedureRig(t, []connect.ClientOption{connect.WithGRPC()}, func(o *rigOptions) { o.rest.Window = 2 * window })
 	r.sink.Add(sinktest.Rule{Do: sinktest.HoldBefore(release), Times: sinktest.Always})
 	defer close(release)
 	stream := r.writes.WriteStream(t.Context())

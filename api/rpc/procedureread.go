@@ -22,6 +22,15 @@ func limitOf(asked, missing, most uint32) (uint64, *Error) {
 	return uint64(asked), nil
 }
 
+// messagePage is a page of at most so many bytes of a call's answer. While the client takes
+// it there is the message and what it is on the wire: it has room for both, and until the
+// call has ended.
+func (p procedures) messagePage(ctx context.Context, most int) *page {
+	page := p.page(2 * most)
+	messagesOf(ctx).page = page
+	return page
+}
+
 // GetWrite implements walproxyv1connect.WriteServiceHandler.
 func (p procedures) GetWrite(_ context.Context, r *connect.Request[walproxyv1.GetWriteRequest]) (*connect.Response[walproxyv1.GetWriteResponse], error) {
 	ws, failed := p.writeState(sinks.LSN(r.Msg.GetLsn()))
@@ -64,7 +73,8 @@ func (p procedures) GetEvents(ctx context.Context, r *connect.Request[walproxyv1
 	defer cancel()
 	out, size := &walproxyv1.GetEventsResponse{}, 0
 	from := min(max(r.Msg.GetFrom(), 1), 1<<62)
-	next, err := reader.eachEvent(ctx, r.Msg.GetCollection(), r.Msg.GetKey(), from, limit, func(e mutation.StoredEvent) int {
+	page := p.messagePage(ctx, eventBytes)
+	next, err := reader.eachEvent(ctx, r.Msg.GetCollection(), r.Msg.GetKey(), from, limit, page.size/2, func(e mutation.StoredEvent) int {
 		out.Events = append(out.Events, &walproxyv1.GetEventsResponse_StoredEvent{
 			Number: e.Number, Lsn: uint64(e.LSN), Fields: e.Event.GetFields()})
 		size += proto.Size(e.Event)
@@ -74,6 +84,7 @@ func (p procedures) GetEvents(ctx context.Context, r *connect.Request[walproxyv1
 		return nil, p.fails(r.Spec().Procedure, p.readError(err))
 	}
 	out.Next = next
+	page.made(2 * size)
 	return connect.NewResponse(out), nil
 }
 
@@ -90,7 +101,8 @@ func (p procedures) Scan(ctx context.Context, r *connect.Request[walproxyv1.Scan
 	ctx, cancel := p.untilStop(ctx, deadline(ctx))
 	defer cancel()
 	out, size := &walproxyv1.ScanResponse{}, 0
-	next, err := from.eachEntry(ctx, r.Msg.GetCollection(), r.Msg.GetPrefix(), r.Msg.GetAfter(), int(limit), func(e sinks.Entry) int {
+	page := p.messagePage(ctx, entryBytes)
+	next, err := from.eachEntry(ctx, r.Msg.GetCollection(), r.Msg.GetPrefix(), r.Msg.GetAfter(), int(limit), page.size/2, func(e sinks.Entry) int {
 		out.Entries = append(out.Entries, &walproxyv1.ScanResponse_Entry{Key: e.Key, Document: e.Document.Message()})
 		size += proto.Size(out.Entries[len(out.Entries)-1])
 		return size
@@ -99,5 +111,6 @@ func (p procedures) Scan(ctx context.Context, r *connect.Request[walproxyv1.Scan
 		return nil, p.fails(r.Spec().Procedure, p.readError(err))
 	}
 	out.Next = next
+	page.made(2 * size)
 	return connect.NewResponse(out), nil
 }

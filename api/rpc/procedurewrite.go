@@ -9,16 +9,18 @@ import (
 	"time"
 
 	"connectrpc.com/connect"
-	"golang.org/x/sync/semaphore"
 
 	"github.com/walproxy/walproxy"
 	"github.com/walproxy/walproxy/api"
 	walproxyv1 "github.com/walproxy/walproxy/api/proto/walproxy/v1"
 )
 
-// queuedMessages bounds the messages of a stream that wait for their answers,
-// beside Options.Window, which bounds their mutations.
-const queuedMessages = 64
+const (
+	// refusedBytes is about what the answer to a mutation that is refused takes.
+	refusedBytes = 256
+	// messageBytes is what a message takes beside its mutations.
+	messageBytes = 64
+)
 
 var errUnknownService = errors.New("there is no such service")
 
@@ -76,28 +78,55 @@ func (p procedures) submitMutation(ctx context.Context, m *walproxyv1.Mutation) 
 	return pending, m.GetRequestId() != "", nil
 }
 
+// submitted is a mutation of a stream on its way to its answer.
+type submitted struct {
+	pending api.Pending // nil: refused
+	failed  *Error
+	hasID   bool
+	since   time.Time
+}
+
 // queued is a message of a stream on its way to its answer.
 type queued struct {
-	slots []slot
+	sent  []submitted
 	level walproxy.Level
+	room  int64
+}
+
+// outcome of a mutation.
+type outcome struct {
+	written
+	failed *Error
+}
+
+// answered is a message with its answers, which the client has yet to take.
+type answered struct {
+	outcomes []outcome
+	room     int64
 }
 
 // intake takes the messages of a stream: their mutations get their places in the
 // log in the order in which they came, and wait for their answers in a queue.
 type intake struct {
 	procedures
-	body   *messageBody
-	window *semaphore.Weighted // mutations
-	queue  chan queued
-	all    bool // nothing is taken behind a mutation that is refused
+	body *messageBody
+	// room for answers, from a mutation's submission until the client has its answer. No
+	// message is read without.
+	room    *room
+	narrow  func()
+	queue   queue[queued]
+	answers queue[answered]
+	all     bool // nothing is taken behind a mutation that is refused
 	// gone ends when nobody takes answers any more.
 	gone context.Context
 	stop context.CancelFunc
 }
 
 func (p procedures) newIntake(ctx context.Context) *intake {
-	in := &intake{procedures: p, body: messagesOf(ctx), window: semaphore.NewWeighted(int64(p.options.Window)),
-		queue: make(chan queued, queuedMessages)}
+	in := &intake{procedures: p, body: messagesOf(ctx)}
+	in.room, in.narrow = p.streamRoom()
+	in.queue.init()
+	in.answers.init()
 	in.gone, in.stop = context.WithCancel(context.WithoutCancel(ctx))
 	return in
 }
@@ -109,21 +138,24 @@ type message struct {
 	ordered   bool // nothing is taken behind a mutation that may be sent again
 }
 
-// run takes what receive returns until that, or answer, ends, and then waits for
-// answer, which must take from the queue until it is closed.
-func (in *intake) run(receive func() (message, error), answer func()) (err error) {
+// run takes what receive returns until that ends or nobody takes answers any more, has
+// each message answered, and waits for that. An error of answer is that of a client
+// that takes none.
+func (in *intake) run(receive func() (message, error), answer func([]outcome) error) (err error) {
+	defer in.narrow()
 	defer in.stop()
-	var answers sync.WaitGroup
-	answers.Go(answer)
-	for err == nil && in.gone.Err() == nil {
+	var others sync.WaitGroup
+	others.Go(in.settleAll)
+	others.Go(func() { in.answerAll(answer) })
+	for err == nil && in.room.wait(in.gone) {
 		var m message
 		if m, err = receive(); err == nil {
 			err = in.take(m)
 			in.body.done()
 		}
 	}
-	close(in.queue)
-	answers.Wait()
+	in.queue.close()
+	others.Wait()
 	if errors.Is(err, io.EOF) {
 		return nil
 	}
@@ -140,31 +172,66 @@ func (in *intake) take(msg message) (end error) {
 	if failed != nil {
 		return failed.procedure()
 	}
-	if err := in.window.Acquire(in.gone, int64(len(mutations))); err != nil {
-		return nil // gone: run ends
-	}
-	q := queued{slots: make([]slot, len(mutations)), level: level}
+	q := queued{sent: make([]submitted, len(mutations)), level: level, room: messageBytes}
 	for i, m := range mutations {
-		sl := slot{since: time.Now()}
+		sl := submitted{since: time.Now()}
 		ctx, cancel := context.WithTimeout(in.gone, defaultTimeout)
 		sl.pending, sl.hasID, sl.failed = in.submitMutation(ctx, m)
 		cancel()
-		q.slots[i] = sl
-		if sl.failed != nil && (in.all || msg.ordered && sl.failed.Retryable) {
-			q.slots, end = q.slots[:i+1], io.EOF
-			in.window.Release(int64(len(mutations) - i - 1))
+		q.sent[i] = sl
+		q.room += answerBytes
+		if sl.failed == nil {
+			continue
+		}
+		q.room += refusedBytes
+		if in.all || msg.ordered && sl.failed.Retryable {
+			q.sent, end = q.sent[:i+1], io.EOF
 			break
 		}
 	}
-	select {
-	case in.queue <- q:
-	case <-in.gone.Done():
-	}
+	in.room.take(q.room)
+	in.queue.put(q)
 	return end
 }
 
+// settleAll waits for the outcomes of what was taken: they are smaller than what waits
+// for them, and than the messages to send.
+func (in *intake) settleAll() {
+	defer in.answers.close()
+	for messages := range in.queue.all() {
+		for i := range messages {
+			if in.gone.Err() != nil {
+				break // nobody would see it
+			}
+			q := &messages[i]
+			a := answered{outcomes: make([]outcome, len(q.sent)), room: q.room}
+			for j := range q.sent {
+				a.outcomes[j].written, a.outcomes[j].failed = in.settle(&q.sent[j], q.level)
+			}
+			q.sent = nil
+			in.answers.put(a)
+		}
+	}
+}
+
+func (in *intake) answerAll(answer func([]outcome) error) {
+	for answers := range in.answers.all() {
+		for i := range answers {
+			if in.gone.Err() != nil {
+				break
+			}
+			if answer(answers[i].outcomes) != nil {
+				in.stop()
+				in.body.in.wake()
+			}
+			in.room.give(answers[i].room)
+			answers[i].outcomes = nil
+		}
+	}
+}
+
 // settle waits for the answer to one mutation of the queue.
-func (in *intake) settle(sl slot, level walproxy.Level) (answer written, failed *Error) {
+func (in *intake) settle(sl *submitted, level walproxy.Level) (answer written, failed *Error) {
 	failed = sl.failed
 	if failed == nil {
 		ctx, cancel := context.WithDeadline(in.gone, sl.since.Add(defaultTimeout))
@@ -176,7 +243,6 @@ func (in *intake) settle(sl slot, level walproxy.Level) (answer written, failed 
 		code = failed.Code
 	}
 	in.metrics.items.WithLabelValues(code).Inc()
-	in.window.Release(1)
 	return answer, failed
 }
 
@@ -186,28 +252,20 @@ func (p procedures) WriteStream(ctx context.Context, stream *connect.BidiStream[
 	return in.run(func() (message, error) {
 		m, err := stream.Receive()
 		return message{m.GetMutations(), m.GetAck(), m.GetOrdered()}, err
-	}, func() {
-		for q := range in.queue {
-			if in.gone.Err() != nil {
-				continue // nobody would see it
-			}
-			out := &walproxyv1.WriteStreamResponse{Outcomes: make([]*walproxyv1.WriteStreamResponse_Outcome, len(q.slots))}
-			for i, sl := range q.slots {
-				out.Outcomes[i] = outcome(in.settle(sl, q.level))
-			}
-			if stream.Send(out) != nil {
-				in.stop()
-				in.body.in.wake()
-			}
+	}, func(outcomes []outcome) error {
+		out := &walproxyv1.WriteStreamResponse{Outcomes: make([]*walproxyv1.WriteStreamResponse_Outcome, len(outcomes))}
+		for i := range outcomes {
+			out.Outcomes[i] = outcomes[i].message()
 		}
+		return stream.Send(out)
 	})
 }
 
-func outcome(answer written, failed *Error) *walproxyv1.WriteStreamResponse_Outcome {
-	if failed != nil {
-		return &walproxyv1.WriteStreamResponse_Outcome{Kind: &walproxyv1.WriteStreamResponse_Outcome_Failure{Failure: failed.failure()}}
+func (o *outcome) message() *walproxyv1.WriteStreamResponse_Outcome {
+	if o.failed != nil {
+		return &walproxyv1.WriteStreamResponse_Outcome{Kind: &walproxyv1.WriteStreamResponse_Outcome_Failure{Failure: o.failed.failure()}}
 	}
-	return &walproxyv1.WriteStreamResponse_Outcome{Kind: &walproxyv1.WriteStreamResponse_Outcome_Written{Written: answer.message()}}
+	return &walproxyv1.WriteStreamResponse_Outcome{Kind: &walproxyv1.WriteStreamResponse_Outcome_Written{Written: o.written.message()}}
 }
 
 // WriteAll implements walproxyv1connect.WriteServiceHandler.
@@ -225,20 +283,19 @@ func (p procedures) WriteAll(ctx context.Context, stream *connect.ClientStream[w
 			ack = new(stream.Msg().GetAck())
 		}
 		return message{mutations: stream.Msg().GetMutations(), ack: *ack}, nil
-	}, func() {
-		for q := range in.queue {
-			for _, sl := range q.slots {
-				answer, not := in.settle(sl, q.level)
-				if failed = cmp.Or(failed, not); failed != nil {
-					continue
-				}
-				out.Count++
-				out.Lsn = uint64(answer.LSN)
-				if answer.state != walproxy.StateApplied {
-					out.State = walproxyv1.State_STATE_LOGGED
-				}
+	}, func(outcomes []outcome) error {
+		for i := range outcomes {
+			o := &outcomes[i]
+			if failed = cmp.Or(failed, o.failed); failed != nil {
+				continue
+			}
+			out.Count++
+			out.Lsn = uint64(o.LSN)
+			if o.state != walproxy.StateApplied {
+				out.State = walproxyv1.State_STATE_LOGGED
 			}
 		}
+		return nil
 	})
 	switch {
 	case failed != nil:

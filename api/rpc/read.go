@@ -16,7 +16,7 @@ const (
 	defaultEvents = 100
 	maxEvents     = 1000
 	// eventPage are read from the store at once; an answer ends early, with next,
-	// once it has eventBytes.
+	// once it has eventBytes, or less: see Server.page.
 	eventPage  = 16
 	eventBytes = 4 << 20
 )
@@ -80,8 +80,10 @@ func (s *Server) getEvents(w http.ResponseWriter, r *http.Request, t target) *Er
 	if q.failed != nil {
 		return q.failed
 	}
+	page := s.page(eventBytes)
+	defer page.end()
 	out := append(jsonform.AppendKey([]byte(`{"key":`), key), `,"events":[`...)
-	next, err := reader.eachEvent(ctx, t.collection, key, from, limit, func(e mutation.StoredEvent) (size int) {
+	next, err := reader.eachEvent(ctx, t.collection, key, from, limit, page.size, func(e mutation.StoredEvent) (size int) {
 		if e.Number > from {
 			out = append(out, ',')
 		}
@@ -95,17 +97,18 @@ func (s *Server) getEvents(w http.ResponseWriter, r *http.Request, t target) *Er
 	if next > 0 {
 		out = appendNumber(out, `,"next":`, next)
 	}
+	page.made(cap(out))
 	writeJSON(w, http.StatusOK, append(out, '}'))
 	return nil
 }
 
 // eachEvent calls add, which returns the size of the answer so far, for up to limit
-// events, fewer if that has eventBytes. next is where there may be more; 0: the end.
-func (r reader) eachEvent(ctx context.Context, collection string, key *walproxyv1.Key, from, limit uint64, add func(mutation.StoredEvent) (size int)) (next uint64, err error) {
+// events, fewer if that has most bytes. next is where there may be more; 0: the end.
+func (r reader) eachEvent(ctx context.Context, collection string, key *walproxyv1.Key, from, limit uint64, most int, add func(mutation.StoredEvent) (size int)) (next uint64, err error) {
 	size := 0
-	for next = from; next < from+limit && size < eventBytes; {
+	for next = from; next < from+limit && size < most; {
 		// A few at a time: how large events are is seen when they are there.
-		page := int(min(eventPage, from+limit-next))
+		page := min(fitting(eventPage, int(next-from), size, most), int(from+limit-next))
 		events, err := r.events(ctx, collection, key, next, page)
 		if err != nil {
 			return 0, err

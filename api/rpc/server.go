@@ -143,7 +143,7 @@ func (s *Server) Wait() {
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	s.requests.Add(1)
 	defer s.requests.Done()
-	ww := &statusWriter{ResponseWriter: w, status: http.StatusOK, timeout: s.options.BodyTimeout}
+	ww := &statusWriter{answerWriter: s.answerWriter(w), status: http.StatusOK, timeout: s.options.BodyTimeout}
 	if r.Method == http.MethodGet {
 		ww.encoding = acceptEncoding(r)
 	}
