@@ -7,6 +7,11 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+
+	"github.com/walproxy/walproxy"
+	"github.com/walproxy/walproxy/client"
+	"github.com/walproxy/walproxy/mutation"
+	"github.com/walproxy/walproxy/sinks/pebble"
 )
 
 // TestReadme: every command in a fenced block of README.md is run: targets are the
@@ -50,7 +55,7 @@ func TestReadme(t *testing.T) {
 				fault = fmt.Sprintf("no script runs it: %s %v", shape, err)
 			}
 		default:
-			continue // a drawing, Go
+			continue // a drawing; Go: see TestReadmeGo
 		}
 		seen[program]++
 		if fault != "" {
@@ -59,5 +64,65 @@ func TestReadme(t *testing.T) {
 	}
 	if seen["make"] < 2 || seen["curl"] < 4 || seen["walproxy"] < 2 {
 		t.Errorf("found %v", seen)
+	}
+}
+
+// TestReadmeGo runs the Go of README.md, and finds each of its lines in here.
+func TestReadmeGo(t *testing.T) {
+	check := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	source, err := os.ReadFile("readme_test.go")
+	check(err)
+	text, err := os.ReadFile("../../README.md")
+	check(err)
+	t.Chdir(t.TempDir())
+	ctx := t.Context()
+	embedded := func() {
+		store, err := pebble.Open("store", pebble.Options{})
+		check(err)
+		proxy, err := walproxy.Open(ctx, walproxy.Options{
+			Dir:   "data",
+			Sinks: []walproxy.SinkOptions{{Name: "main", Sink: store}},
+		})
+		check(err)
+		m, err := mutation.Set("orders", mutation.String("42"), map[string]any{"total": 10})
+		check(err)
+		result, err := proxy.Append(ctx, m) // returns once the write is on disk
+		check(err)
+		if result.LSN != 1 {
+			t.Errorf("embedded: %+v", result)
+		}
+		check(proxy.Close(ctx))
+		check(store.Close(ctx))
+	}
+	remote := func(base string) {
+		c, err := client.New(base, client.Options{})
+		check(err)
+		result, err := c.Put(ctx, "orders", mutation.String("42"), map[string]any{"total": 10})
+		check(err)
+		if result.LSN != 1 {
+			t.Errorf("client: %+v", result)
+		}
+		check(c.Close())
+	}
+	embedded()
+	_, base, _, _ := running(t, "")
+	remote(base)
+
+	lines := 0
+	for _, block := range regexp.MustCompile("(?s)```go\n(.*?)```").FindAllStringSubmatch(string(text), -1) {
+		for line := range strings.Lines(block[1]) {
+			lines++
+			if want := strings.TrimSpace(strings.Replace(line, `"http://127.0.0.1:7070"`, "base", 1)); !strings.Contains(string(source), "\t"+want+"\n") {
+				t.Errorf("README.md has %q, which is not run", want)
+			}
+		}
+	}
+	if lines < 9 {
+		t.Errorf("%d lines of Go found", lines)
 	}
 }

@@ -36,7 +36,7 @@ function show(status, at) {
     ['acknowledged', `${rate(Number.isFinite(acks) ? acks : log.records_per_second)}/s`, `${rate(log.records_per_second)}/s over ${span(status.window_seconds)}`],
     ['ack takes', span(log.ack_seconds_median), `99 %: ${span(log.ack_seconds_p99)}`],
     ['fsync takes', span(log.sync_seconds_median), `99 %: ${span(log.sync_seconds_p99)}`],
-    ['durable up to', `LSN ${count(log.durable)}`, `from ${count(log.first)}, in ${count(log.segments)} segments`],
+    ['durable up to', `LSN ${count(log.durable)}`, `from ${count(log.first)}, in ${count(log.segments)} ${log.segments === 1 ? 'segment' : 'segments'}`],
     ['not everywhere yet', `${count(log.durable - applied)} LSNs`, 'durable, not applied by every sink'],
     ['log and state', size(log.bytes + status.state_bytes), log.max_bytes > 0 ? `of ${size(log.max_bytes)}` : null],
     ['free on the disk', size(log.free_bytes), log.min_free > 0 ? `at least ${size(log.min_free)} stay free` : null],
