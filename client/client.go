@@ -5,6 +5,9 @@
 // request id that the client makes: the proxy does them once. Writes and keys are
 // made by package mutation, as in embedded mode.
 //
+// Where the context of a call has a span of OpenTelemetry its trace context goes with the
+// request; of a Writer it is that of its first context.
+//
 // What a method returns as an error is an *Error, with the code of docs/rest.md; it
 // can be tested by errors.Is with the sentinels of this package.
 package client
@@ -25,6 +28,8 @@ import (
 	"time"
 
 	"connectrpc.com/connect"
+	"go.opentelemetry.io/otel/propagation"
+	"go.opentelemetry.io/otel/trace"
 
 	walproxyv1 "github.com/walproxy/walproxy/api/proto/walproxy/v1"
 	"github.com/walproxy/walproxy/api/proto/walproxy/v1/walproxyv1connect"
@@ -126,16 +131,22 @@ func newTransport(o Options) *http.Transport {
 	return t
 }
 
-// authorized sends a token with every request.
+// authorized sends a token, and the trace context of the call, with every request.
 type authorized struct {
 	*http.Transport
 	token string
 }
 
 func (a authorized) RoundTrip(r *http.Request) (*http.Response, error) {
-	if a.token != "" {
+	traced := trace.SpanContextFromContext(r.Context()).IsValid()
+	if a.token != "" || traced {
 		r = r.Clone(r.Context())
+	}
+	if a.token != "" {
 		r.Header.Set("Authorization", "Bearer "+a.token)
+	}
+	if traced {
+		propagation.TraceContext{}.Inject(r.Context(), propagation.HeaderCarrier(r.Header))
 	}
 	return a.Transport.RoundTrip(r)
 }

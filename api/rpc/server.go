@@ -45,6 +45,8 @@ type Options struct {
 	// yet, on the file system of the log. Empty: there are no backups.
 	BackupDir string
 	Version   string // of the program, for the backup's manifest
+	// Tracing has the W3C trace context of a request be the one of its writes.
+	Tracing bool
 	// Access tells who may do what. Nil: everybody everything.
 	Access *access.Guard
 	// Audit notes what cannot be undone. Nil: nobody does.
@@ -146,6 +148,9 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	ww := &statusWriter{answerWriter: s.answerWriter(w), status: http.StatusOK, timeout: s.options.BodyTimeout}
 	if r.Method == http.MethodGet {
 		ww.encoding = acceptEncoding(r)
+	}
+	if s.options.Tracing {
+		r = traced(r)
 	}
 	start := time.Now()
 	s.metrics.inFlight.Inc()

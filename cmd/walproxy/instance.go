@@ -28,6 +28,7 @@ import (
 	"github.com/walproxy/walproxy/internal/httpserve"
 	"github.com/walproxy/walproxy/internal/recent"
 	"github.com/walproxy/walproxy/internal/state"
+	"github.com/walproxy/walproxy/internal/traceexport"
 	"github.com/walproxy/walproxy/internal/unfinished"
 	"github.com/walproxy/walproxy/internal/vfs"
 	"github.com/walproxy/walproxy/replay"
@@ -61,13 +62,14 @@ type instance struct {
 	certificates               map[string]*certs.Server // by the endpoint's key; none: no TLS
 	reloader                   *reloader
 	logs                       *logs
-	forgetLogs                 func()              // takes their metrics back
-	aerowireListener           net.Listener        // nil: there is no such endpoint
-	aerowire                   *aerowire.Server    // once it serves
-	pgwireListener             net.Listener        // nil: there is no such endpoint
-	pgwire                     *pgwire.Server      // once it serves
-	inspector                  *postgres.Inspector // of the tables that it writes behind; nil: there are none
-	noted                      bool                // the data directory says how to reach this one
+	forgetLogs                 func()                // takes their metrics back
+	aerowireListener           net.Listener          // nil: there is no such endpoint
+	aerowire                   *aerowire.Server      // once it serves
+	pgwireListener             net.Listener          // nil: there is no such endpoint
+	pgwire                     *pgwire.Server        // once it serves
+	inspector                  *postgres.Inspector   // of the tables that it writes behind; nil: there are none
+	tracing                    *traceexport.Exporter // nil: it is off
+	noted                      bool                  // the data directory says how to reach this one
 }
 
 // start opens everything and serves. ctx bounds the start alone. After an error
@@ -142,6 +144,9 @@ func (i *instance) open(ctx context.Context) error {
 	if err := i.openSinks(); err != nil {
 		return err
 	}
+	if i.tracing, err = openTracing(ctx, i.config.Tracing, i.logger, i.registry); err != nil {
+		return err
+	}
 	options := i.options()
 	if i.proxy, err = walproxy.Open(ctx, options); err != nil {
 		return err
@@ -162,6 +167,7 @@ func (i *instance) open(ctx context.Context) error {
 		BackupDir:        stagePath(i.config.DataDir),
 		BodyTimeout:      time.Duration(i.config.API.HTTP.BodyTimeout),
 		Version:          versionName(),
+		Tracing:          i.tracing != nil,
 		Access:           i.apiAccess,
 		Audit:            audit.New(i.config.DataDir, i.logger.Named("audit")),
 		Logger:           i.logger.Named("api"),
@@ -232,6 +238,9 @@ func (i *instance) options() walproxy.Options {
 		RequestCount: c.Requests.Count,
 		Logger:       i.logger,
 		Registerer:   i.registry,
+	}
+	if i.tracing != nil {
+		o.TracerProvider = i.tracing.TracerProvider()
 	}
 	for _, name := range slices.Sorted(maps.Keys(c.Sinks)) {
 		o.Sinks = append(o.Sinks, sinkOptions(name, c.Sinks[name], i.sinks[name]))
@@ -315,7 +324,11 @@ func (i *instance) close() error {
 	if i.forgetLogs != nil {
 		i.forgetLogs()
 	}
-	return errors.Join(append(errs, i.closeSinks(), i.around.close())...)
+	errs = append(errs, i.closeSinks())
+	if i.tracing != nil { // after the last span
+		errs = append(errs, i.tracing.Close())
+	}
+	return errors.Join(append(errs, i.around.close())...)
 }
 
 func (i *instance) closeSinks() error {

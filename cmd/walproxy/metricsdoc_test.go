@@ -37,6 +37,7 @@ sinks:
   users: { type: aerospike, hosts: ["127.0.0.1:1"], namespace: test }
 routes: [{ collections: ["*"], sinks: [main, orders, users] }]
 shutdown: { drain_timeout: 100ms }
+tracing: { endpoint: "http://127.0.0.1:1", sample_one_in: -1 }
 `
 
 // TestMetricsReference: docs/metrics.md is what /metrics has. Made with

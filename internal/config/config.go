@@ -26,6 +26,7 @@ type Config struct {
 	Requests Requests        `yaml:"request_ids"`
 	Shutdown Shutdown        `yaml:"shutdown"`
 	Logging  Logging         `yaml:"logging"`
+	Tracing  Tracing         `yaml:"tracing"`
 
 	origin origin
 }
@@ -213,6 +214,7 @@ func (c *Config) withDefaults() {
 	or(&c.Requests.Count, 1_000_000)
 	or(&c.Shutdown.DrainTimeout, Duration(20*time.Second))
 	c.Logging.withDefaults()
+	c.Tracing.withDefaults()
 	if len(c.Sinks) == 0 {
 		c.Sinks = map[string]Sink{MainSink: {}}
 	}

@@ -49,7 +49,7 @@ explicit 0 is refused: leave the key out for its default. *live* keys follow ` +
 var sections = []struct{ key, title string }{
 	{"", "The whole"}, {"log", "Log"}, {"api", "API"}, {"admin", "Admin"}, {"pgwire", "PostgreSQL endpoint"}, {"aerowire", "Aerospike endpoint"},
 	{"sinks.NAME", "Sinks"}, {"sinks.NAME.collections.PATTERN", "Collections of a sink"}, {"routes[]", "Routes"},
-	{"request_ids", "Request ids"}, {"shutdown", "Shutdown"}, {"logging", "Logging"},
+	{"request_ids", "Request ids"}, {"shutdown", "Shutdown"}, {"logging", "Logging"}, {"tracing", "Tracing"},
 }
 
 func referencePage(t *testing.T) []byte {

@@ -19,7 +19,7 @@ var reference = regexp.MustCompile(`\$?\$\{([A-Za-z_][A-Za-z0-9_]*)\}`)
 
 // isSecret reports whether a key holds what nobody may see, and so may be file:PATH.
 func isSecret(key string) bool {
-	return strings.HasSuffix(key, ".dsn") || strings.HasSuffix(key, ".password") || strings.HasPrefix(key, "pgwire.users.")
+	return strings.HasSuffix(key, ".dsn") || strings.HasSuffix(key, ".password") || strings.HasPrefix(key, "pgwire.users.") || strings.HasPrefix(key, "tracing.headers.")
 }
 
 // resolve returns what a value of the file, or of a variable, stands for: ${NAME} is an

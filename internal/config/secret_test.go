@@ -36,6 +36,13 @@ func TestSecrets(t *testing.T) {
 			t.Errorf("%s: it is shown: %v", text, err)
 		}
 	}
+	headers, err := Parse("w.yaml", []byte("tracing: { endpoint: 'http://c', headers: { authorization: '${SECRET}', x: 'file:"+file+"' } }"), environ)
+	if err != nil || headers.Tracing.Headers["authorization"] != planted || !strings.Contains(headers.Tracing.Headers["x"], planted) {
+		t.Errorf("headers: %v, %v", headers.Tracing.Headers, err)
+	}
+	if shown, err := headers.Show(); err != nil || strings.Contains(string(shown), planted) || !strings.Contains(string(shown), "authorization") {
+		t.Errorf("headers are shown: %v: %s", err, shown)
+	}
 	c, err := Parse("", nil, []string{"WALPROXY_SINKS__MAIN__TYPE=postgres", "WALPROXY_SINKS__MAIN__DSN=file:" + file})
 	if err != nil || !strings.Contains(c.Sinks["main"].DSN, planted) {
 		t.Errorf("a variable that names a file: %v", err)

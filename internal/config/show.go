@@ -26,6 +26,10 @@ func (c *Config) Show() ([]byte, error) {
 	if c.PGWire != nil {
 		shown.PGWire = c.PGWire.withoutSecrets()
 	}
+	shown.Tracing.Headers = maps.Clone(c.Tracing.Headers)
+	for name := range shown.Tracing.Headers {
+		shown.Tracing.Headers[name] = redacted
+	}
 	out, err := yaml.MarshalWithOptions(shown, yaml.OmitEmpty(), yaml.IndentSequence(true))
 	if err != nil {
 		return nil, fmt.Errorf("configuration: %w", err)

@@ -55,6 +55,7 @@ func (c *Config) faults() []Fault {
 	k.want(c.Requests.Count > 0, "request_ids.count", "must be positive")
 	k.want(c.Shutdown.DrainTimeout > 0, "shutdown.drain_timeout", "must be positive")
 	k.logging(c.Logging)
+	k.tracing(c.Tracing)
 	return k.faults
 }
 
