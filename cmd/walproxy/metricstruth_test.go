@@ -173,7 +173,7 @@ func (c *tallies) batch(client *http.Client, base, lines string, records int) er
 func TestMetricsTruth(t *testing.T) {
 	t.Parallel()
 	parts := map[string]func(*testing.T, *judge){"log and API": logMetrics, "sessions": sessionMetrics, "pool": poolMetrics,
-		"postgres": postgresMetrics, "aerospike": aerospikeMetrics}
+		"postgres": postgresMetrics, "aerospike": aerospikeMetrics, "tracing": tracingMetrics}
 	j := &judge{compared: map[string]bool{}}
 	var ran atomic.Int64
 	t.Run("part", func(t *testing.T) {

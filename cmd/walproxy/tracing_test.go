@@ -226,3 +226,17 @@ func TestServeWithHangingCollector(t *testing.T) {
 		t.Errorf("the stop took %v", took)
 	}
 }
+
+// tracingMetrics: every span of a write is counted as what became of it.
+func tracingMetrics(t *testing.T, j *judge) {
+	to := newReceiver(t)
+	_, api, metrics, _ := running(t, "tracing: { endpoint: \""+to.URL+"\", sample_one_in: -1 }\n")
+	const writes = 3
+	for n := range byte(writes) {
+		send(t, http.MethodPut, fmt.Sprint(api, "/v1/orders/", n), "application/json", `{"n":1}`, caller(n+1, trace.FlagsSampled))
+	}
+	// One when it is accepted and one when it is applied; of each trace its own.
+	s := awaitSum(t, metrics, 2*writes, "walproxy_tracing_spans_total", `outcome="exported"`)
+	j.same(t, s, 2*writes, "walproxy_tracing_spans_total")
+	j.same(t, s, 2*writes, "walproxy_tracing_spans_total", `outcome="exported"`)
+}
