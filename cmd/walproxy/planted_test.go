@@ -140,7 +140,7 @@ func TestNoSecretLeaves(t *testing.T) {
 			t.Fatalf("of four stores that are away %d fail: %+v", failing(), i.proxy.Status().Sinks)
 		}
 	}
-	for _, path := range []string{"/metrics", "/readyz", "/healthz", "/recent", "/v1/status", "/v1/sinks", "/debug/pprof/cmdline", "/log-level", "/"} {
+	for _, path := range []string{"/metrics", "/readyz", "/healthz", "/recent", "/v1/status", "/v1/sinks", "/debug/pprof/cmdline", "/debug/pprof/heap?debug=1", "/debug/pprof/goroutine?debug=1", "/debug/pprof/goroutine?debug=2", "/log-level", "/"} {
 		said[path] = call(admin, "GET", path, "", token)
 	}
 	said["reload"] = call(admin, "POST", "/reload", "{}", token)
