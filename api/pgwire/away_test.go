@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"fmt"
+	"io"
 	"maps"
 	"os"
 	"os/exec"
@@ -15,6 +16,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgproto3"
+	dto "github.com/prometheus/client_model/go"
 
 	"github.com/walproxy/walproxy/internal/pgtest"
 )
@@ -180,6 +182,36 @@ func TestSessionsStay(t *testing.T) {
 				t.Errorf("%s: %s is %q", name, setting, got)
 			}
 		}
+	}
+}
+
+// TestGoodbyeIsNoLoss: PostgreSQL ends a session when it is told good-bye, whether or not
+// the client has closed its end by then.
+func TestGoodbyeIsNoLoss(t *testing.T) {
+	t.Parallel()
+	c, secret := guarded(t, nil, nil)
+	s := start(t, c.Addr(), quick(map[string]Secret{"app": secret}))
+	conn := pgtest.Connect(t, s.dsn("app", "s3cret"))
+	do(t, conn, "SELECT 1")
+	hijacked, err := conn.PgConn().Hijack()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := hijacked.Conn.Write(appendFrame(nil, cTerminate, nil)); err != nil {
+		t.Fatal(err)
+	}
+	if err := hijacked.Conn.SetReadDeadline(time.Now().Add(30 * time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	if n, err := hijacked.Conn.Read(make([]byte, 1)); n != 0 || err != io.EOF {
+		t.Errorf("%d bytes and %v behind the end", n, err)
+	}
+	if err := hijacked.Conn.Close(); err != nil {
+		t.Error(err)
+	}
+	var m dto.Metric
+	if err := s.metrics.detached.Write(&m); err != nil || m.GetCounter().GetValue() != 0 {
+		t.Errorf("%v sessions lost PostgreSQL, %v", m.GetCounter().GetValue(), err)
 	}
 }
 

@@ -341,6 +341,7 @@ func (l *link) endFrame() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.mu.held.client(kind, l.up.body, l.up.whole)
+	l.mu.ended = l.mu.ended || kind == cTerminate // PostgreSQL's end is what was asked for
 	l.up.release()
 }
 

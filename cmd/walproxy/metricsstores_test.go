@@ -362,6 +362,13 @@ pgwire: { listen: "127.0.0.1:0", upstream: "postgres://`+w.addr+`", pool: { mode
 	g.must(first, "ROLLBACK")
 	s = awaitSum(t, metrics, 2, "walproxy_pgwire_pool_idle")
 	j.same(t, s, 2, "walproxy_pgwire_pool_idle")
+	j.same(t, s, 0, "walproxy_pgwire_pool_pinned")
+	g.must(first, "CREATE TEMP TABLE mine ()") // it keeps its connection
+	s = awaitSum(t, metrics, 1, "walproxy_pgwire_pool_pinned")
+	j.same(t, s, 1, "walproxy_pgwire_pool_pinned")
+	g.must(first, "DISCARD ALL")
+	s = awaitSum(t, metrics, 0, "walproxy_pgwire_pool_pinned")
+	j.same(t, s, 0, "walproxy_pgwire_pool_pinned")
 }
 
 // postgresMetrics are those of a sink, held against what PostgreSQL says of it.
