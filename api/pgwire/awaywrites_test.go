@@ -2,6 +2,7 @@ package pgwire
 
 import (
 	"context"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -19,14 +20,23 @@ import (
 // TestWritesWhileAway: while PostgreSQL is away, sessions that were there and those
 // that log in write to tables that are written behind, in every mode of pgx's; what
 // needs PostgreSQL is refused at once; all that was acknowledged is there once
-// afterwards, also what was prepared meanwhile.
+// afterwards, also what was prepared meanwhile. That the schema has changed elsewhere, or
+// may have and cannot be looked at any more, is no reason to refuse any of them.
 func TestWritesWhileAway(t *testing.T) {
 	t.Parallel()
 	c := pgtest.New(t, pgtest.Options{})
+	var unread atomic.Bool // the catalogue
 	r := newBehindRig(t, itemsDDL+"; CREATE TABLE numbered (id serial PRIMARY KEY, v text)", append(items(), table("numbered", mutation.KeyInt64)), logging, func(o *behindOptions) {
 		o.cluster = c
 		o.change = append(o.change, quick(nil), func(o *Options) {
 			o.WriteBehind.ReadTimeout, o.WriteBehind.SequenceBlock = patience, 4
+			query := o.WriteBehind.Query
+			o.WriteBehind.Query = func(ctx context.Context, sql string) ([][]string, error) {
+				if unread.Load() {
+					return nil, errors.New("it is not to be read")
+				}
+				return query(ctx, sql)
+			}
 		})
 	})
 	modes := []pgx.QueryExecMode{pgx.QueryExecModeCacheStatement, pgx.QueryExecModeDescribeExec, pgx.QueryExecModeExec, pgx.QueryExecModeSimpleProtocol}
@@ -51,7 +61,17 @@ func TestWritesWhileAway(t *testing.T) {
 	within := r.connect()
 	do(t, within, "INSERT INTO numbered (v) VALUES ('before')", "BEGIN")
 	write(within, "in a transaction")
+	known := r.tables.watch.Current()
+	do(t, r.admin, "CREATE TABLE unrelated (v int)")
+	if now, err := r.tables.watch.Refresh(bounded(t)); err != nil || now == known {
+		t.Errorf("another table was not noticed: %v", err)
+	}
 	r.applied()
+	unread.Store(true)
+	do(t, r.connect(), "DO 'BEGIN END'") // which may have changed the schema
+	if r.tables.watch.Current() != nil {
+		t.Error("what may have changed is still known")
+	}
 	_ = r.admin.Close(bounded(t))
 	c.KillAll(t)
 	r.isAway(t, true)
@@ -93,6 +113,7 @@ func TestWritesWhileAway(t *testing.T) {
 	if got := r.logged() - was; got != 1+3+3*(2*len(modes)+1) {
 		t.Errorf("%d writes were acknowledged", got)
 	}
+	unread.Store(false)
 	c.Start(t)
 	r.isAway(t, false)
 	for _, conn := range append(append(before, during...), fresh) {

@@ -70,6 +70,7 @@ const statementCacheBytes = 16 << 20
 
 // tables are those that are written behind, with what all sessions share of them.
 type tables struct {
+	s     *Server
 	o     WriteBehind
 	watch *catalogue.Watch
 	cache *statement.Cache
@@ -82,7 +83,7 @@ type tables struct {
 }
 
 func newTables(s *Server, o WriteBehind, m *behindMetrics) *tables {
-	t := &tables{o: o, cache: statement.NewCache(statementCacheBytes), rows: map[string]bool{}, m: m}
+	t := &tables{s: s, o: o, cache: statement.NewCache(statementCacheBytes), rows: map[string]bool{}, m: m}
 	var declared []catalogue.Declared
 	for _, table := range o.Tables {
 		declared = append(declared, table.Declared)
@@ -99,18 +100,26 @@ func newTables(s *Server, o WriteBehind, m *behindMetrics) *tables {
 const refreshTimeout = 5 * time.Second
 
 // catalogue returns what is known of the tables, and waits for it where it has just
-// changed; nil: it cannot be said.
+// changed; nil: it cannot be said. While PostgreSQL is away it is what was known before:
+// most of what may have changed the schema (CALL, say) has not.
 func (t *tables) catalogue(ctx context.Context) *catalogue.Snapshot {
 	if s := t.watch.Current(); s != nil {
 		return s
 	}
 	ctx, cancel := context.WithTimeout(ctx, refreshTimeout)
 	defer cancel()
+	defer context.AfterFunc(t.s.whileUpstream(), cancel)()
 	s, err := t.watch.Await(ctx)
-	if err != nil {
-		return nil // Run says why
+	if err == nil {
+		return s
 	}
-	return s
+	if p := t.s.presence; p != nil && !t.s.isUpstreamAway() && ctx.Err() == nil {
+		p.check(t.s.logins) // it may have just gone
+	}
+	if t.s.isUpstreamAway() {
+		return t.watch.Last()
+	}
+	return nil // Run says why
 }
 
 // store names the database that the sink applies to; "": it cannot be said now.

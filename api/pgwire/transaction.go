@@ -152,7 +152,7 @@ func (x *attended) commit(before, behind []byte) (done bool, err error) {
 		return false, err
 	}
 	tx := x.tx
-	if known.Signature != tx.catalogue.Signature {
+	if !tx.catalogue.Alike(known) {
 		x.passes("transaction", "the schema changed during its transaction")
 		return false, nil
 	}

@@ -129,7 +129,7 @@ func (x *attended) plannedWith(known *catalogue.Snapshot) bool {
 	if x.tx.catalogue == nil {
 		x.tx.catalogue = known
 	}
-	if x.tx.catalogue.Signature != known.Signature {
+	if !x.tx.catalogue.Alike(known) {
 		x.passes("transaction", "the schema changed during its transaction")
 		return false
 	}

@@ -1,6 +1,7 @@
 package catalogue
 
 import (
+	"reflect"
 	"slices"
 	"strings"
 
@@ -154,6 +155,14 @@ const (
 	MayUpdate
 	MayDelete
 )
+
+// Alike reports that writes which were planned with s could have been planned with o:
+// nothing of the declared tables differs, or which names mean them, whatever else of
+// the schema does.
+func (s *Snapshot) Alike(o *Snapshot) bool {
+	return s.Signature == o.Signature || reflect.DeepEqual(s.Tables, o.Tables) && reflect.DeepEqual(s.Sequences, o.Sequences) &&
+		reflect.DeepEqual(s.relations, o.relations)
+}
 
 // Column returns a column by its name; nil: there is none.
 func (t *Table) Column(name string) *Column { return t.byName[name] }

@@ -23,8 +23,12 @@ type Watch struct {
 	read    atomic.Uint64 // snapshots
 }
 
-// known is a snapshot, nil: none, since some call of Changed.
-type known struct{ *Snapshot }
+// known is a snapshot, nil: none, since some call of Changed. last is the one before
+// that call.
+type known struct {
+	*Snapshot
+	last *Snapshot
+}
 
 // NewWatch returns a Watch that has nothing yet. query opens a session of its own
 // as needed; interval is how long a change made past the proxy may go unnoticed.
@@ -41,13 +45,29 @@ func NewWatch(query Query, tables []Declared, interval time.Duration, log *zap.L
 // the server is away.
 func (w *Watch) Current() *Snapshot { return w.current.Load().Snapshot }
 
+// Last is Current, or what that was before Changed was called: for who cannot wait until
+// it is read again. nil: none was read yet.
+func (w *Watch) Last() *Snapshot { return w.current.Load().latest() }
+
+func (k *known) latest() *Snapshot {
+	if k.Snapshot != nil {
+		return k.Snapshot
+	}
+	return k.last
+}
+
 // Snapshots counts what was read: one more whenever the schema has changed.
 func (w *Watch) Snapshots() uint64 { return w.read.Load() }
 
 // Changed says that the schema may have changed: what was read is not used until it
 // has been looked at again.
 func (w *Watch) Changed() {
-	w.current.Store(&known{})
+	for {
+		old := w.current.Load()
+		if w.current.CompareAndSwap(old, &known{last: old.latest()}) {
+			break
+		}
+	}
 	select {
 	case w.kicked <- struct{}{}:
 	default:
@@ -92,7 +112,7 @@ func (w *Watch) refresh(ctx context.Context) (*Snapshot, error) {
 		if err != nil {
 			return nil, err
 		}
-		if w.current.CompareAndSwap(old, &known{s}) { // else Changed was called meanwhile
+		if w.current.CompareAndSwap(old, &known{Snapshot: s}) { // else Changed was called meanwhile
 			w.read.Add(1)
 			w.report(s)
 			return s, nil
