@@ -208,10 +208,7 @@ func (l *link) standing() (address, holds string) {
 	if l.mu.behind != nil {
 		address = l.mu.behind.address.Address
 	}
-	if holds = l.mu.held.keeps(); holds == "" && l.x.pooled && !l.proves() {
-		holds = "its password is not known to walproxy"
-	}
-	return address, holds
+	return address, l.mu.held.keeps()
 }
 
 func (s *Server) showServers() [][]string {

@@ -68,7 +68,7 @@ func (l *link) prepare(b *backend, outfit string) (_ *backend, err error) {
 	}()
 	if b == nil {
 		wait, done := context.WithTimeoutCause(ctx, s.pools.o.WaitTimeout, errPoolWait)
-		b, err = s.pools.take(wait, l.login, l.number, outfit)
+		b, err = s.pools.take(wait, l.login, l.number, outfit, l.makes())
 		done()
 	}
 	if err != nil {
@@ -183,9 +183,10 @@ func (l *link) wear(b *backend) {
 func (l *link) release() {
 	b, h := l.mu.behind, &l.mu.held
 	if b == nil || b.stock == nil || l.mu.claimed || l.mu.cancels > 0 || l.mu.ended || l.mu.closed || l.mu.farewell || l.broken != nil ||
-		h.stays() != "" || h.unfit != "" || len(l.in) != l.passable || !l.down.between() || !l.proves() {
+		h.stays() != "" || h.unfit != "" || len(l.in) != l.passable || !l.down.between() {
 		return
 	}
+	l.bind(!l.proves())
 	if l.mu.nudged {
 		l.mu.nudged = false
 		_ = b.conn.SetReadDeadline(time.Time{}) // else its next use fails
@@ -198,6 +199,26 @@ func (l *link) release() {
 	h.stripped, h.sequences, h.stock = false, false, nil
 	l.mu.behind, l.mu.latest = nil, nil
 	l.x.s.pools.put(b)
+}
+
+// bind has the pool keep connections for the session, or not any more. mu is locked.
+func (l *link) bind(bound bool) {
+	switch {
+	case bound == l.mu.bound:
+		return
+	case bound:
+		l.x.s.pools.bind(l.login, 1)
+	default:
+		l.x.s.pools.bind(l.login, -1)
+	}
+	l.mu.bound = bound
+}
+
+// makes is proves.
+func (l *link) makes() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.proves()
 }
 
 // proves reports that another connection could be made for the session.

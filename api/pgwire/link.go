@@ -51,6 +51,7 @@ type link struct {
 		farewell bool   // the backend said that it ends
 		say      []byte // the link's own answers
 		nudged   bool   // the reader is to look at say
+		bound    bool   // the pool keeps connections for it, as it could make none
 		closed   bool
 		ended    bool // the client sends no more
 		changed  chan struct{}
@@ -445,6 +446,7 @@ func (l *link) Close() error {
 		l.mu.cancel()
 	}
 	l.change()
+	l.bind(false)
 	l.discard()
 	return nil
 }

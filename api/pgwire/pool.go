@@ -16,6 +16,13 @@ import (
 type Pool struct {
 	// Size bounds the connections of one user to one database. 20.
 	Size int
+	// MinSize are kept ready for a user of a database who has sessions, up to Size. 0.
+	MinSize int
+	// Reserve may be made beyond Size once somebody has waited for ReserveTimeout; they
+	// are closed when nobody waits any more. 0.
+	Reserve int
+	// ReserveTimeout is how long. 5 s.
+	ReserveTimeout time.Duration
 	// WaitTimeout bounds how long a request, or a login, waits for one. 30 s.
 	WaitTimeout time.Duration
 	// IdleTimeout closes a connection that nobody has used for so long. 10 min.
@@ -33,6 +40,7 @@ func (p *Pool) withDefaults() *Pool {
 	}
 	o := *p
 	o.Size, o.MaxStatements = positive(o.Size, 20), positive(o.MaxStatements, 200)
+	o.ReserveTimeout = positive(o.ReserveTimeout, 5*time.Second)
 	o.WaitTimeout = positive(o.WaitTimeout, 30*time.Second)
 	o.IdleTimeout = positive(o.IdleTimeout, 10*time.Minute)
 	o.MaxLifetime = positive(o.MaxLifetime, time.Hour)
@@ -63,13 +71,24 @@ type pool struct {
 	idle    []*backend // the one that was used last at the end
 	open    int        // connections, and those that are being made
 	waiting []*waiter  // the first at the beginning
+	// bound are the sessions that share connections and could make none: nobody knows
+	// their passwords. Those that they can have are not closed below their number.
+	bound map[grantKey]int
 }
 
 // waiter waits for a connection, or, with room, only for leave to make one.
 type waiter struct {
 	login grantKey
 	room  bool
-	got   chan *backend // nil: leave to make one
+	makes bool // it could make one
+	late  bool // the reserve is there for it, too
+	got   chan given
+}
+
+// given is a connection, or why there will be none; neither: leave to make one.
+type given struct {
+	b   *backend
+	err error
 }
 
 // generation of statements that are prepared now: another one whenever the schema was
@@ -90,16 +109,17 @@ var errPoolWait = errors.New("all connections of the pool are in use")
 
 func (p *pools) of(key poolKey) *pool {
 	if p.by[key] == nil {
-		p.by[key] = &pool{}
+		p.by[key] = &pool{bound: map[grantKey]int{}}
 	}
 	return p.by[key]
 }
 
 // take returns a connection of a login, one that suits the session if there is a
-// choice; nil: there is room for one, which the caller makes, or says lose.
-func (p *pools) take(ctx context.Context, login grantKey, owner uint64, outfit string) (*backend, error) {
+// choice; nil: there is room for one, which the caller makes, or says lose. Who could make
+// none waits for one of those there are, and gets errCannotProve when there is none left.
+func (p *pools) take(ctx context.Context, login grantKey, owner uint64, outfit string, makes bool) (*backend, error) {
 	for {
-		b, w, err := p.pick(login, owner, outfit, false)
+		b, w, err := p.pick(waiter{login: login, makes: makes}, owner, outfit)
 		if err != nil {
 			return nil, err
 		}
@@ -137,7 +157,7 @@ func (p *pools) fetch(login grantKey, owner uint64, outfit string) (b *backend) 
 
 // room waits for leave to make a connection.
 func (p *pools) room(ctx context.Context, login grantKey) error {
-	_, w, err := p.pick(login, 0, "", true)
+	_, w, err := p.pick(waiter{login: login, room: true, makes: true}, 0, "")
 	if w != nil {
 		_, err = p.wait(ctx, login.pool(), w)
 	}
@@ -147,30 +167,93 @@ func (p *pools) room(ctx context.Context, login grantKey) error {
 func (k grantKey) pool() poolKey { return poolKey{k.User, k.Database} }
 
 // pick returns a connection, or leave to make one, or who waits.
-func (p *pools) pick(login grantKey, owner uint64, outfit string, room bool) (*backend, *waiter, error) {
+func (p *pools) pick(who waiter, owner uint64, outfit string) (*backend, *waiter, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.closed {
 		return nil, nil, endStopping()
 	}
-	q := p.of(login.pool())
-	if at := q.suits(login, owner, outfit); at >= 0 && !room {
-		b := q.idle[at]
-		q.idle = slices.Delete(q.idle, at, at+1)
-		return b, nil, nil
+	q := p.of(who.login.pool())
+	if at := q.suits(who.login, owner, outfit); at >= 0 && !who.room {
+		return q.pop(at), nil, nil
+	}
+	if g, ok := p.giveLocked(q, &who); ok {
+		return g.b, nil, g.err
+	}
+	who.got = make(chan given, 1)
+	q.waiting = append(q.waiting, &who)
+	return nil, &who, nil
+}
+
+// pop takes an idle connection.
+func (q *pool) pop(at int) *backend {
+	b := q.idle[at]
+	q.idle = slices.Delete(q.idle, at, at+1)
+	return b
+}
+
+// giveLocked finds what one who waits can have now; false: nothing.
+func (p *pools) giveLocked(q *pool, w *waiter) (g given, ok bool) {
+	if !w.room {
+		if at := q.suits(w.login, 0, ""); at >= 0 {
+			return given{b: q.pop(at)}, true
+		}
 	}
 	switch {
-	case q.open < p.o.Size:
+	case !w.makes:
+		return given{err: errCannotProve}, p.count(w.login) == 0
+	case q.open < p.o.Size, w.late && q.open < p.o.Size+p.o.Reserve:
 		q.open++
-	case len(q.idle) > 0: // of other parameters, or not to be had
-		p.endLocked(q.idle[0])
-		q.idle = slices.Delete(q.idle, 0, 1)
-	default:
-		w := &waiter{login: login, room: room, got: make(chan *backend, 1)}
-		q.waiting = append(q.waiting, w)
-		return nil, w, nil
+		return given{}, true
 	}
-	return nil, nil, nil
+	// One that is of other parameters, or not to be had.
+	at := slices.IndexFunc(q.idle, func(b *backend) bool { return p.spares(q, b, 1) })
+	if at < 0 {
+		return given{}, false
+	}
+	p.endLocked(q.pop(at))
+	return given{}, true
+}
+
+// serveLocked gives those who wait what is there, the first of them first.
+func (p *pools) serveLocked(q *pool) {
+	for i := 0; i < len(q.waiting) && (len(q.idle) > 0 || q.open < p.o.Size+p.o.Reserve || len(q.bound) > 0); {
+		w := q.waiting[i]
+		if g, ok := p.giveLocked(q, w); ok {
+			q.waiting = slices.Delete(q.waiting, i, i+1)
+			w.got <- g
+		} else {
+			i++
+		}
+	}
+}
+
+// spares reports that a connection can be closed: so many like it, or as many as sessions
+// are bound to, would be left.
+func (p *pools) spares(q *pool, b *backend, left int) bool {
+	n := q.bound[b.login]
+	return n == 0 || p.count(b.login) > min(n, left)
+}
+
+// count of the connections of a login.
+func (p *pools) count(login grantKey) (n int) {
+	for b := range p.all {
+		if b.login == login {
+			n++
+		}
+	}
+	return n
+}
+
+// bind takes note of a session that could make no connection, or (-1) of its end.
+func (p *pools) bind(login grantKey, n int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	q := p.of(login.pool())
+	if q.bound[login] += n; q.bound[login] == 0 {
+		delete(q.bound, login)
+	}
+	p.serveLocked(q) // what is idle may be closed now
 }
 
 // suits finds the connection that has to be changed least; negative: none.
@@ -198,9 +281,13 @@ func (q *pool) suits(login grantKey, owner uint64, outfit string) int {
 func (p *pools) wait(ctx context.Context, key poolKey, w *waiter) (*backend, error) {
 	began := time.Now()
 	defer func() { p.s.metrics.poolWait.Observe(time.Since(began).Seconds()) }()
+	if p.o.Reserve > 0 {
+		stop := time.AfterFunc(p.o.ReserveTimeout, func() { p.late(key, w) })
+		defer stop.Stop()
+	}
 	select {
-	case b := <-w.got:
-		return b, nil
+	case g := <-w.got:
+		return g.b, g.err
 	case <-ctx.Done():
 	}
 	p.mu.Lock()
@@ -210,14 +297,23 @@ func (p *pools) wait(ctx context.Context, key poolKey, w *waiter) (*backend, err
 		q.waiting = slices.Delete(q.waiting, at, at+1)
 	}
 	p.mu.Unlock()
-	if at < 0 { // it was given one just now
-		if b := <-w.got; b != nil {
-			p.put(b)
-		} else {
+	if at < 0 { // it was given something just now
+		switch g := <-w.got; {
+		case g.b != nil:
+			p.put(g.b)
+		case g.err == nil:
 			p.lose(key, nil)
 		}
 	}
 	return nil, context.Cause(ctx)
+}
+
+// late lets one have of the reserve who has waited for so long.
+func (p *pools) late(key poolKey, w *waiter) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	w.late = true
+	p.serveLocked(p.of(key))
 }
 
 // put gives a connection back.
@@ -226,21 +322,14 @@ func (p *pools) put(b *backend) {
 	defer p.mu.Unlock()
 	q := p.of(b.login.pool())
 	b.rests = time.Now()
-	switch {
-	case p.closed || b.rests.Sub(b.born) > p.o.MaxLifetime:
+	extra := q.open > p.o.Size && len(q.waiting) == 0 || b.rests.Sub(b.born) > p.o.MaxLifetime
+	if p.closed || extra && p.spares(q, b, q.open) {
 		p.endLocked(b)
 		p.leftLocked(q)
-	case len(q.waiting) == 0:
-		q.idle = append(q.idle, b)
-	default:
-		w := q.waiting[0]
-		q.waiting = slices.Delete(q.waiting, 0, 1)
-		if w.room || w.login != b.login {
-			p.endLocked(b)
-			b = nil
-		}
-		w.got <- b
+		return
 	}
+	q.idle = append(q.idle, b)
+	p.serveLocked(q)
 }
 
 // lose closes a connection that is not idle; nil: none came of the leave to make one.
@@ -256,13 +345,8 @@ func (p *pools) lose(key poolKey, b *backend) {
 
 // leftLocked: there is room for another connection.
 func (p *pools) leftLocked(q *pool) {
-	if len(q.waiting) == 0 {
-		q.open--
-		return
-	}
-	w := q.waiting[0]
-	q.waiting = slices.Delete(q.waiting, 0, 1)
-	w.got <- nil
+	q.open--
+	p.serveLocked(q)
 }
 
 // endLocked takes leave of PostgreSQL on a connection that is idle.
@@ -280,29 +364,78 @@ func (p *pools) watch() {
 	for {
 		select {
 		case now := <-tick.C:
-			p.sweep(now)
+			makers := p.makers()
+			p.sweep(now, makers)
+			p.fill(makers)
 		case <-p.s.stop:
 			return
 		}
 	}
 }
 
-func (p *pools) sweep(now time.Time) {
+// makers are sessions that could make a connection for their pool, where one has to be
+// kept filled.
+func (p *pools) makers() map[poolKey]*link {
+	if p.o.MinSize == 0 {
+		return nil
+	}
+	makers := map[poolKey]*link{}
+	for _, x := range p.s.list() {
+		if l := x.link.Load(); l != nil && x.pooled && makers[l.login.pool()] == nil && l.makes() {
+			makers[l.login.pool()] = l
+		}
+	}
+	return makers
+}
+
+func (p *pools) sweep(now time.Time, makers map[poolKey]*link) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for key, q := range p.by {
 		q.idle = slices.DeleteFunc(q.idle, func(b *backend) bool {
-			stays := now.Sub(b.rests) <= p.o.IdleTimeout && now.Sub(b.born) <= p.o.MaxLifetime && b.silent()
-			if !stays {
+			extra := now.Sub(b.rests) > p.o.IdleTimeout && (q.open > p.o.MinSize || makers[key] == nil) || now.Sub(b.born) > p.o.MaxLifetime
+			ends := extra && p.spares(q, b, q.open) || !b.silent()
+			if ends {
 				p.endLocked(b)
-				q.open-- // nobody waits while one is idle
+				q.open--
 			}
-			return !stays
+			return ends
 		})
-		if q.open == 0 && len(q.waiting) == 0 {
+		p.serveLocked(q)
+		if q.open == 0 && len(q.waiting) == 0 && len(q.bound) == 0 {
 			delete(p.by, key)
 		}
 	}
+}
+
+// fill makes a connection for each pool of makers that has fewer than MinSize.
+func (p *pools) fill(makers map[poolKey]*link) {
+	if p.s.isUpstreamAway() {
+		return
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for key, l := range makers {
+		if q := p.of(key); !p.closed && q.open < min(p.o.MinSize, p.o.Size) {
+			q.open++
+			p.s.joined.Go(func() { p.add(l) })
+		}
+	}
+}
+
+// add makes a connection with a session's login, for whoever comes. There is room for it.
+func (p *pools) add(l *link) {
+	ctx, cancel := context.WithTimeout(p.s.logins, p.s.o.away.AttachTimeout)
+	defer cancel()
+	b, err := l.reach(ctx)
+	if err != nil {
+		p.s.log.Debug("no connection for the pool", append(l.x.fields(), zap.Error(err))...)
+		p.lose(l.login.pool(), nil)
+		return
+	}
+	p.own(b, l.login, b.parameters)
+	p.s.metrics.poolOpened.Inc()
+	p.put(b)
 }
 
 // close ends all idle connections, and those that are given back from now on.

@@ -163,6 +163,51 @@ func TestPoolAges(t *testing.T) {
 	}
 }
 
+// TestPoolSizes: as many connections as min_size says are there for who has a session,
+// whether they are used or not; those of the reserve only for who has waited.
+func TestPoolSizes(t *testing.T) {
+	t.Parallel()
+	s, dsn, _ := pooled(t, 2, func(o *Options) {
+		o.Pool.MinSize, o.Pool.Reserve, o.Pool.ReserveTimeout, o.Pool.IdleTimeout = 2, 1, 50*time.Millisecond, 80*time.Millisecond
+	})
+	var conns []*pgx.Conn
+	for range 4 {
+		conns = append(conns, pgtest.Connect(t, dsn))
+	}
+	has := func(what string, want poolCounts) {
+		t.Helper()
+		eventually(t, what, func() bool { return s.pools.total() == want })
+	}
+	has("the pool is filled", poolCounts{open: 2, idle: 2})
+	do(t, conns[0], "BEGIN")
+	do(t, conns[1], "BEGIN")
+	began := time.Now()
+	do(t, conns[2], "BEGIN")
+	if took := time.Since(began); took < 50*time.Millisecond {
+		t.Errorf("the reserve was used after %v", took)
+	}
+	fourth := started(func() error { _, err := conns[3].Exec(bounded(t), "SELECT 1"); return err })
+	has("the reserve is used up", poolCounts{open: 3, waiting: 1})
+	do(t, conns[2], "COMMIT")
+	if err := ended(t, "who waited", fourth); err != nil {
+		t.Error(err)
+	}
+	has("the reserve is given back", poolCounts{open: 2})
+	for i := range 2 {
+		do(t, conns[i], "COMMIT")
+	}
+	kept := map[int]bool{pid(t, conns[0]): true, pid(t, conns[1]): true}
+	time.Sleep(200 * time.Millisecond) // longer than they may be idle
+	has("the pool is full", poolCounts{open: 2, idle: 2})
+	if !kept[pid(t, conns[0])] {
+		t.Error("a connection was closed that min_size keeps")
+	}
+	for _, conn := range conns {
+		_ = conn.Close(bounded(t))
+	}
+	has("nobody is there", poolCounts{})
+}
+
 // TestPoolShown: the console and the metrics have what the pool has.
 func TestPoolShown(t *testing.T) {
 	t.Parallel()

@@ -16,7 +16,8 @@ import (
 )
 
 // TestPoolLogins: with passwords and TLS on both sides: who is known logs in without
-// PostgreSQL, by the right password alone; who is not keeps the connection of the login.
+// PostgreSQL, by the right password alone; who is not brings a connection, and shares it
+// with others who did, as long as there is one.
 func TestPoolLogins(t *testing.T) {
 	t.Parallel()
 	cert := newCertificate(t)
@@ -40,25 +41,46 @@ func TestPoolLogins(t *testing.T) {
 	if n := s.pools.total(); n.open != 1 || n.idle != 1 { // they came one after the other
 		t.Errorf("the pool has %+v", n)
 	}
+	reader := s.dsn("reader", "s3cret", "sslmode=require")
 	var strangers []*pgx.Conn
-	for range 2 {
-		strangers = append(strangers, pgtest.Connect(t, s.dsn("reader", "s3cret", "sslmode=require")))
+	for range 4 {
+		strangers = append(strangers, pgtest.Connect(t, reader))
 	}
-	if pid(t, strangers[0]) == pid(t, strangers[1]) {
-		t.Error("sessions share a connection that nobody could make again")
+	if _, err := pgx.Connect(bounded(t), s.dsn("reader", "wrong", "sslmode=require")); code(err) != "28P01" {
+		t.Errorf("a wrong password: %v", err)
 	}
-	if _, err := pgx.Connect(bounded(t), s.dsn("reader", "s3cret", "sslmode=require")); code(err) != "53300" {
-		t.Errorf("one more: %v", err)
-	}
-	held := 0
-	for _, row := range s.showClients() {
-		if row[8] == "its password is not known to walproxy" {
-			held++
+	for i := range 3 * len(strangers) {
+		if got := one[int](t, strangers[i%len(strangers)], "SELECT $1::int", i); got != i {
+			t.Errorf("%d instead of %d", got, i)
 		}
 	}
-	if held != 2 {
-		t.Errorf("SHOW CLIENTS has %d that hold their connection", held)
+	do(t, strangers[0], "BEGIN")
+	if _, err := pgx.Connect(bounded(t), s.dsn("reader", "wrong", "sslmode=require")); code(err) != "53300" && code(err) != "28P01" {
+		t.Errorf("a wrong password: %v", err)
 	}
+	strangers = append(strangers, pgtest.Connect(t, reader))
+	do(t, strangers[1], "BEGIN")
+	if _, err := strangers[2].Exec(bounded(t), "SELECT 1"); code(err) != "53300" {
+		t.Errorf("with all connections in use: %v", err)
+	}
+	do(t, strangers[1], "COMMIT")
+	do(t, strangers[0], "COMMIT")
+	do(t, strangers[2], "SELECT 1")
+	eventually(t, "the connections are given back", func() bool { n := s.pools.counts()[poolKey{"reader", "postgres"}]; return n.open == 2 && n.idle == 2 })
+	do(t, c.Connect(t, "postgres"), "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE usename = 'reader'")
+	if _, err := strangers[0].Exec(bounded(t), "SELECT 1"); code(err) != "08006" {
+		t.Errorf("no connection is left: %v", err)
+	}
+	strangers = append(strangers, pgtest.Connect(t, reader))
+	do(t, strangers[1], "SELECT 1") // there is one again
+	for _, conn := range strangers {
+		_ = conn.Close(bounded(t))
+	}
+	eventually(t, "nothing is bound", func() bool {
+		s.pools.mu.Lock()
+		defer s.pools.mu.Unlock()
+		return len(s.pools.by[poolKey{"reader", "postgres"}].bound) == 0
+	})
 }
 
 // TestPoolStatements: prepared statements are their session's, by whatever names, on

@@ -7,12 +7,14 @@ import (
 	"fmt"
 	"io"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgproto3"
 
 	"github.com/walproxy/walproxy/internal/pgtest"
 )
@@ -56,8 +58,31 @@ func testQueries(t *testing.T, way func(*Options)) {
 	if s.sessionCount() != 1 {
 		t.Errorf("%d sessions", s.sessionCount())
 	}
+	callsFunctions(t, newWire(t, through))
 	if pid := one[uint32](t, conn, "SELECT pg_backend_pid()"); pid != conn.PgConn().PID() {
 		t.Errorf("the key names process %d, PostgreSQL %d", conn.PgConn().PID(), pid)
+	}
+}
+
+// callsFunctions by FunctionCall messages, alone and amid others.
+func callsFunctions(t *testing.T, w *wire) {
+	t.Helper()
+	call := func(oid uint32) *pgproto3.FunctionCall {
+		return &pgproto3.FunctionCall{Function: oid, ArgFormatCodes: []uint16{0}, Arguments: [][]byte{[]byte("40"), []byte("2")}, ResultFormatCode: 0}
+	}
+	const int4pl, int4div = 177, 154
+	if got := w.ask(call(int4pl)); !slices.Equal(got, []string{`V "\x00\x00\x00\x0242"`, `Z "I"`}) {
+		t.Errorf("a function call is answered %q", got)
+	}
+	if got := w.ask(&pgproto3.FunctionCall{Function: int4div, ArgFormatCodes: []uint16{0}, Arguments: [][]byte{[]byte("1"), []byte("0")}}); len(got) != 2 || !strings.Contains(got[0], "22012") || got[1] != `Z "I"` {
+		t.Errorf("one that fails is answered %q", got)
+	}
+	w.ask(&pgproto3.Query{String: "BEGIN"})
+	if got := w.ask(call(int4pl)); len(got) != 2 || got[1] != `Z "T"` {
+		t.Errorf("in a transaction it is answered %q", got)
+	}
+	if got := w.ask(&pgproto3.Query{String: "COMMIT"}); got[len(got)-1] != `Z "I"` {
+		t.Errorf("behind it: %q", got)
 	}
 }
 
@@ -182,6 +207,9 @@ func testCopyFails(t *testing.T, way func(*Options)) {
 	do(t, conn, "CREATE TABLE t (v int)")
 	if _, err := conn.PgConn().CopyFrom(bounded(t), strings.NewReader("1\nx\n3\n"), "COPY t FROM STDIN"); code(err) != "22P02" {
 		t.Errorf("a bad row: %v", err)
+	}
+	if _, err := conn.PgConn().CopyTo(bounded(t), io.Discard, "COPY (SELECT 1 / (500 - v) FROM generate_series(1, 1000) v) TO STDOUT"); code(err) != "22012" {
+		t.Errorf("an error among what is copied out: %v", err)
 	}
 	gaveUp := errors.New("gave up")
 	broken := io.MultiReader(bytes.NewReader([]byte("1\n")), readerFunc(func([]byte) (int, error) { return 0, gaveUp }))

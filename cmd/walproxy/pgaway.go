@@ -50,7 +50,7 @@ func pgwirePool(p *config.PGPool) *pgwire.Pool {
 		return nil
 	}
 	return &pgwire.Pool{
-		Size: p.Size, MaxStatements: p.MaxStatements,
+		Size: p.Size, MinSize: p.MinSize, Reserve: p.Reserve, ReserveTimeout: time.Duration(p.ReserveTimeout), MaxStatements: p.MaxStatements,
 		WaitTimeout: time.Duration(p.WaitTimeout), IdleTimeout: time.Duration(p.IdleTimeout), MaxLifetime: time.Duration(p.MaxLifetime),
 	}
 }

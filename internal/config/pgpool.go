@@ -9,6 +9,11 @@ type PGPool struct {
 	Mode string `yaml:"mode"`
 	// Size bounds the connections of one user to one database.
 	Size int `yaml:"size"`
+	// MinSize are kept ready for a user of a database who has sessions.
+	MinSize int `yaml:"min_size"`
+	// Reserve may be made beyond Size once somebody has waited for ReserveTimeout.
+	Reserve        int      `yaml:"reserve"`
+	ReserveTimeout Duration `yaml:"reserve_timeout"`
 	// WaitTimeout bounds how long a request or a login waits for one.
 	WaitTimeout Duration `yaml:"wait_timeout"`
 	IdleTimeout Duration `yaml:"idle_timeout"` // of a connection that nobody uses
@@ -29,6 +34,7 @@ func (p *PGPool) withDefaults() {
 	}
 	orString(&p.Mode, PoolSession)
 	or(&p.Size, 20)
+	or(&p.ReserveTimeout, Duration(5*time.Second))
 	or(&p.WaitTimeout, Duration(30*time.Second))
 	or(&p.IdleTimeout, Duration(10*time.Minute))
 	or(&p.MaxLifetime, Duration(time.Hour))
@@ -41,12 +47,14 @@ func (c *checker) pgpool(p *PGPool) {
 	}
 	c.want(p.Mode == PoolSession || p.Mode == PoolTransaction, "pgwire.pool.mode", "%q is neither %s nor %s", p.Mode, PoolSession, PoolTransaction)
 	c.want(p.Size >= 1, "pgwire.pool.size", "%d is out of range: 1 or more", p.Size)
+	c.want(p.MinSize >= 0 && p.MinSize <= p.Size, "pgwire.pool.min_size", "%d is out of range: 0 up to size, %d", p.MinSize, p.Size)
+	c.want(p.Reserve >= 0, "pgwire.pool.reserve", "%d is out of range: 0 or more", p.Reserve)
 	c.want(p.MaxStatements >= 1, "pgwire.pool.max_statements", "%d is out of range: 1 or more", p.MaxStatements)
 	for _, d := range []struct {
 		key   string
 		value Duration
 	}{
-		{"wait_timeout", p.WaitTimeout}, {"idle_timeout", p.IdleTimeout}, {"max_lifetime", p.MaxLifetime},
+		{"reserve_timeout", p.ReserveTimeout}, {"wait_timeout", p.WaitTimeout}, {"idle_timeout", p.IdleTimeout}, {"max_lifetime", p.MaxLifetime},
 	} {
 		c.want(d.value >= Duration(10*time.Millisecond), "pgwire.pool."+d.key, "%s is out of range: 10ms or more", d.value)
 	}

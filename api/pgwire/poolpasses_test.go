@@ -1,0 +1,80 @@
+package pgwire
+
+import (
+	"io"
+	"strings"
+	"testing"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/walproxy/walproxy/internal/pgtest"
+)
+
+// TestPoolPasses: what is not a query and its answer passes through a pool of one, too: it is
+// its session's, and the connection is others' again behind it.
+func TestPoolPasses(t *testing.T) {
+	t.Parallel()
+	s, dsn, direct := pooled(t, 1)
+	do(t, direct, "CREATE TABLE t (v int)")
+	a, b := pgtest.Connect(t, dsn), pgtest.Connect(t, dsn)
+	free := func(what string) {
+		t.Helper()
+		eventually(t, what+": the connection is free", func() bool { return s.pools.total() == poolCounts{open: 1, idle: 1} })
+		do(t, b, "SELECT 1")
+	}
+	sleeps := started(func() error { _, err := a.Exec(bounded(t), "SELECT pg_sleep(600)"); return err })
+	eventually(t, "a statement runs", func() bool {
+		return one[int](t, direct, "SELECT count(*)::int FROM pg_stat_activity WHERE datname = current_database() AND query LIKE '%sleep(600)' AND state = 'active'") == 1
+	})
+	waits := started(func() error { _, err := b.Exec(bounded(t), "SELECT 1"); return err })
+	eventually(t, "another one waits", func() bool { return s.pools.total().waiting == 1 })
+	for _, c := range []struct {
+		conn *pgx.Conn
+		done <-chan error
+	}{{b, waits}, {a, sleeps}} { // of the one that waits the other is no part
+		if err := c.conn.PgConn().CancelRequest(bounded(t)); err != nil {
+			t.Fatal(err)
+		}
+		if err := ended(t, "what was cancelled", c.done); code(err) != "57014" {
+			t.Errorf("what was cancelled: %v", err)
+		}
+	}
+	free("cancelled")
+	if _, err := a.PgConn().CopyFrom(bounded(t), strings.NewReader("1\nx\n"), "COPY t FROM STDIN"); code(err) != "22P02" {
+		t.Errorf("an error among what is copied in: %v", err)
+	}
+	free("COPY in")
+	if _, err := a.PgConn().CopyTo(bounded(t), io.Discard, "COPY (SELECT 1 / (500 - v) FROM generate_series(1, 1000) v) TO STDOUT"); code(err) != "22012" {
+		t.Errorf("an error among what is copied out: %v", err)
+	}
+	free("COPY out")
+	if tag, err := a.PgConn().CopyFrom(bounded(t), strings.NewReader("1\n2\n"), "COPY t FROM STDIN"); err != nil || tag.RowsAffected() != 2 {
+		t.Errorf("COPY: %v, %v", tag, err)
+	}
+	free("COPY")
+	// What is prepared in SQL is the connection's, which the session keeps for it.
+	do(t, a, "PREPARE p (int) AS SELECT $1 + 1")
+	if got := one[int](t, a, "EXECUTE p (41)", pgx.QueryExecModeSimpleProtocol); got != 42 {
+		t.Errorf("EXECUTE: %d", got)
+	}
+	late := started(func() error {
+		_, err := b.Exec(bounded(t), "EXECUTE p (1)", pgx.QueryExecModeSimpleProtocol)
+		return err
+	})
+	eventually(t, "it is kept", func() bool { return s.pools.total().waiting == 1 && s.pinned() == 1 })
+	do(t, a, "DISCARD ALL")
+	if err := ended(t, "another session's", late); code(err) != "26000" {
+		t.Errorf("EXECUTE of another session's name: %v", err)
+	}
+	do(t, b, "DISCARD ALL") // whatever EXECUTE does keeps it
+	w := newWire(t, dsn)
+	callsFunctions(t, w)
+	_ = w.c.Close() // it keeps the connection
+	do(t, a, "LISTEN c")
+	do(t, direct, "NOTIFY c, 'x'")
+	if n, err := a.WaitForNotification(bounded(t)); err != nil || n.Payload != "x" {
+		t.Errorf("%+v, %v", n, err)
+	}
+	do(t, a, "UNLISTEN *", "DISCARD ALL", "NOTIFY c, 'y'")
+	free("NOTIFY")
+}
