@@ -378,3 +378,83 @@ func TestOutlastUntilAway(t *testing.T) {
 		t.Errorf("n is %d, want 5, which was written last", n)
 	}
 }
+
+// TestHangsEnd: PostgreSQL stops, and nobody knows yet: what is asked of it meanwhile waits
+// until that is known, and for answer_timeout, and no longer, whatever it is that waits;
+// with nothing but one wait for PostgreSQL in it, a session has its answer and goes on.
+func TestHangsEnd(t *testing.T) {
+	t.Parallel()
+	for name, change := range map[string]func(*Options){"own": func(*Options) {}, "pool": func(o *Options) { o.Pool = &Pool{Size: 30} }} {
+		t.Run(name, func(t *testing.T) { t.Parallel(); testHangsEnd(t, change) })
+	}
+}
+
+func testHangsEnd(t *testing.T, change func(*Options)) {
+	c := pgtest.New(t, pgtest.Options{})
+	r := newBehindRig(t, itemsDDL+"; CREATE TABLE numbered (id bigserial PRIMARY KEY, v text)", []Table{assumed(), table("numbered", mutation.KeyInt64)}, logging, func(o *behindOptions) {
+		o.cluster = c
+		o.change = append(o.change, quick(nil), change, func(o *Options) {
+			o.Away.AnswerTimeout, o.WriteBehind.SequenceBlock = time.Second, 1
+		})
+	})
+	type asked struct {
+		what string
+		conn *pgx.Conn
+		mode pgx.QueryExecMode
+		sql  []string // the last of them is asked while PostgreSQL is stopped
+	}
+	var list []asked
+	for what, statements := range map[string][]string{
+		"a read":                          {"SELECT count(*) FROM items"},
+		"a read behind a write":           {"INSERT INTO items (id, name) VALUES (5, 'x') ON CONFLICT (id) DO NOTHING", "SELECT count(*) FROM items"},
+		"a direct write":                  {"UPDATE items SET n = n + 1"},
+		"a sequence that is used up":      {"INSERT INTO numbered (v) VALUES ('a'), ('b'), ('c'), ('d'), ('e'), ('f')"},
+		"BEGIN of what passes":            {"BEGIN; SELECT 1"},
+		"a read in a transaction":         {"BEGIN", "SELECT count(*) FROM items", "SELECT count(*) FROM items"},
+		"a write in a transaction":        {"BEGIN", "SELECT count(*) FROM items", "INSERT INTO items (id, name) VALUES (6, 'x')"},
+		"what a held transaction becomes": {"BEGIN", "INSERT INTO items (id, name) VALUES (7, 'x')", "SELECT count(*) FROM items"},
+		"a setting":                       {"SET work_mem = '5MB'"},
+		"a write behind a setting":        {"SET search_path = public", "INSERT INTO items (id, name) VALUES (8, 'x')"},
+		"dead letters behind a setting":   {"SET search_path = public", "SELECT * FROM walproxy.dead_letter"},
+		"a change of the schema":          {"CREATE TABLE more (v int)"},
+	} {
+		list = append(list, asked{what, r.connect(), pgx.QueryExecModeSimpleProtocol, statements})
+	}
+	const named = "INSERT INTO items (id, name) VALUES (9, $1)"
+	prepares, within, unnamed := r.connect(), r.connect(), r.connect()
+	do(t, within, "BEGIN", "INSERT INTO items (id, name) VALUES (10, 'x')")
+	for _, a := range list {
+		do(t, a.conn, "SELECT 1")
+		do(t, a.conn, a.sql[:len(a.sql)-1]...)
+	}
+	do(t, prepares, "SELECT 1")
+	if _, err := unnamed.Exec(bounded(t), "INSERT INTO items (id, name) VALUES ($1, 'x')", pgx.QueryExecModeExec, 11); err != nil {
+		t.Fatal(err)
+	}
+	c.Pause(t)
+	resume := sync.OnceFunc(func() { c.Continue(t) })
+	defer resume()
+	began := time.Now()
+	answers := map[string]<-chan error{}
+	ask := func(what string, f func() error) { answers[what] = started(f) }
+	for _, a := range list {
+		ask(a.what, func() error { _, err := a.conn.Exec(context.Background(), a.sql[len(a.sql)-1], a.mode); return err })
+	}
+	ask("a named Parse", func() error { _, err := prepares.Prepare(context.Background(), "s", named); return err })
+	ask("a named Parse in a transaction that is held", func() error { _, err := within.Prepare(context.Background(), "s", named); return err })
+	for what, answer := range answers {
+		switch err := ended(t, what, answer); code(err) {
+		case "57P03", "08006", "25P02":
+		case "":
+			if err != nil || !strings.Contains(what, "write behind") && !strings.Contains(what, "dead letters") && !strings.Contains(what, "Parse") {
+				t.Errorf("%s: %v", what, err)
+			}
+		default:
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	t.Logf("all had an answer after %v", time.Since(began))
+	resume()
+	r.isAway(t, false)
+	r.applied()
+}

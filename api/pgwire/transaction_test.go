@@ -137,6 +137,31 @@ func TestTransactions(t *testing.T) {
 		r.refused("23505: INSERT INTO items VALUES (1, 'b')")
 		do(t, r.conn, "ROLLBACK")
 	})
+	step("a COMMIT that fails", 0, nil, func() {
+		for _, mode := range []pgx.QueryExecMode{pgx.QueryExecModeSimpleProtocol, pgx.QueryExecModeExec} {
+			alter := func(sql string) {
+				do(t, r.admin, "ALTER TABLE items "+sql)
+				if _, err := r.tables.watch.Refresh(bounded(t)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			do(t, r.conn, "BEGIN", "INSERT INTO items VALUES (1, 'a')")
+			alter("ADD CONSTRAINT few CHECK (id > 5)")
+			var err error
+			if mode == pgx.QueryExecModeExec {
+				err = r.conn.PgConn().ExecParams(bounded(t), "COMMIT", nil, nil, nil, nil).Read().Err
+			} else {
+				_, err = r.conn.Exec(bounded(t), "COMMIT")
+			}
+			if code(err) != "23514" {
+				t.Errorf("COMMIT: %v", err)
+			}
+			if status := r.conn.PgConn().TxStatus(); status != txIdle {
+				t.Errorf("behind a COMMIT that failed the session stands at %c", status)
+			}
+			alter("DROP CONSTRAINT few")
+		}
+	})
 	step("an upsert of the row", 1, []int32{1}, func() {
 		do(t, r.conn, "BEGIN", "INSERT INTO items VALUES (1, 'a')", "INSERT INTO items VALUES (1, 'b') ON CONFLICT (id) DO UPDATE SET name = EXCLUDED.name", "COMMIT")
 		r.applied()

@@ -315,11 +315,12 @@ func (x *attended) prepareBeside() error {
 
 // passUnit passes on what is held.
 func (x *attended) passUnit(t *touch) error {
+	commits := x.tx != nil && t.finishes && !t.more && !t.anything && len(t.writes)+len(t.reads) == 0
 	if failed := x.missing(); failed != nil {
 		if x.tx != nil && x.tx.failed {
 			failed = aborted()
 		}
-		return x.fail(nil, failed)
+		return x.failUnit(commits, failed)
 	}
 	x.touchesHeld(t)
 	if err := x.settledFrom(t); err != nil {
@@ -336,9 +337,31 @@ func (x *attended) passUnit(t *touch) error {
 	case err != nil:
 		return err
 	case failed != nil:
-		return x.fail(nil, failed)
+		return x.failUnit(commits, failed)
 	}
 	return x.forward()
+}
+
+// failUnit answers what was not passed on with a failure. A COMMIT by itself that fails ends
+// its transaction, as PostgreSQL's do: drivers give a session up that stands otherwise.
+func (x *attended) failUnit(commits bool, f *failure) error {
+	if !commits {
+		return x.fail(nil, f)
+	}
+	x.setHeld(nil)
+	if x.inUpstream() && x.exact() {
+		if _, _, err := x.ask(appendEmpty(appendCloseOwn(appendExecution(nil, heldStatement{sql: "ROLLBACK"})), cSync)); err != nil {
+			return err
+		}
+	}
+	return x.fail(nil, f)
+}
+
+// inUpstream reports that PostgreSQL has a transaction open.
+func (x *attended) inUpstream() bool {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.mu.turn.tx != txIdle
 }
 
 // query handles a simple query.
