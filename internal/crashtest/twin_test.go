@@ -25,11 +25,12 @@ type twins struct {
 	twin     string // DSN of the other
 	chance   *rand.Rand
 	sessions []*twinSession
-	killed   time.Time // walproxy, last
-	kills    int       // of either
-	stopping bool      // walproxy is being killed
-	letters  int       // dead letters that are due
-	doubtful int       // ... that may be
+	killed   time.Time     // walproxy, last
+	kills    int           // of either
+	stopping bool          // walproxy is being killed
+	stopped  chan struct{} // closed when PostgreSQL, which is stopped, goes on; nil: it is not
+	letters  int           // dead letters that are due
+	doubtful int           // ... that may be
 	counts   map[string]int
 	past     []string // of the round
 }
@@ -66,6 +67,9 @@ func newTwins(t *testing.T, r *rand.Rand, sessions int) *twins {
 		"WALPROXY_PGWIRE__AWAY={check_interval: 50ms, keep_logins: true}", "WALPROXY_PGWIRE__SINK=main",
 		"WALPROXY_PGWIRE__GATE_TIMEOUT=20s", "WALPROXY_PGWIRE__READ_TIMEOUT=20s", // longer than the sink's longest wait between two attempts
 		"WALPROXY_PGWIRE__WRITE_BEHIND={public.items: {safe: true, assume_rows: true}, public.parts: {safe: true}}")
+	if long() {
+		w.env = append(w.env, hastyEnv...)
+	}
 	for n := range sessions {
 		w.sessions = append(w.sessions, &twinSession{twins: w, all: n%2 == 0, tx: 'I', otherTx: 'I',
 			twinAuthor: &twinAuthor{r: rand.New(rand.NewPCG(r.Uint64(), 0)), number: n + 1}})
@@ -98,6 +102,7 @@ func (w *twins) over() {
 // bothUp starts what does not run.
 func (w *twins) bothUp(ctx context.Context) {
 	w.Helper()
+	w.awaken()
 	if !w.cluster.Running() {
 		w.cluster.Start(w.T)
 	}
@@ -301,8 +306,9 @@ func (s *twinSession) hear(q query, got reply) heard {
 	s.Helper()
 	s.tx = got.tx
 	// Who began to wait before it was known that PostgreSQL is away waits his time out.
-	refused := got.code == "57P03" || got.code == "08006" || got.code == "55P03" && !s.cluster.Running()
-	if refused || got.code == "25P02" && s.otherTx == 'E' && !s.cluster.Running() { // it would be told what is wrong with the text
+	away := s.stopped != nil || !s.cluster.Running()
+	refused := got.code == "57P03" || got.code == "08006" || got.code == "55P03" && away
+	if refused || got.code == "25P02" && s.otherTx == 'E' && away { // it would be told what is wrong with the text
 		s.note("  refused: %q", got.lines)
 		s.counts["refused"]++
 		s.follow()
@@ -371,6 +377,10 @@ func (s *twinSession) lost(ctx context.Context, list []query, why error) {
 	if !changes {
 		s.restart(ctx)
 		return
+	}
+	if s.stopped != nil {
+		s.awaken()
+		s.endLeft(ctx)
 	}
 	through, twin := s.states(ctx)
 	for _, q := range list {
@@ -456,7 +466,7 @@ func (w *twins) amid(ctx context.Context, f func()) {
 
 // TestTwinKills has sessions of mixed queries, one query at a time, on tables that are
 // written behind and directly on a second database, while walproxy and PostgreSQL are
-// killed, between queries and amid them: the same is answered, but for what is
+// killed or stopped, between queries and amid them: the same is answered, but for what is
 // documented, the same is read, and the same is there in the end, each key with the same
 // past. What became of a query without an answer is read: all of it was done, or
 // nothing.
@@ -481,10 +491,13 @@ func TestTwinKills(t *testing.T) {
 		w.begin(ctx, env...)
 		w.steps(ctx, 10+r.IntN(20))
 		kind := r.IntN(eventKinds)
-		if round < len(kinds) {
+		if round < len(kinds) && !long() {
 			kind = kinds[round][r.IntN(len(kinds[round]))]
 		}
 		w.event(ctx, kind)
+		if round == 2 || long() && r.IntN(4) == 0 {
+			w.stopBriefly(ctx)
+		}
 		w.steps(ctx, 5+r.IntN(20))
 		w.bothUp(ctx)
 		if r.IntN(2) == 0 {
@@ -507,6 +520,7 @@ func TestTwinKills(t *testing.T) {
 const (
 	raceKind           = 6 + iota
 	unreportedPostgres // killed
+	stoppedPostgres
 	eventKinds
 )
 
@@ -555,5 +569,7 @@ func (w *twins) event(ctx context.Context, kind int) {
 		w.note("-- PostgreSQL is killed")
 		w.unreported(ctx, w.killPostgres)
 		w.bothUp(ctx)
+	case stoppedPostgres:
+		w.stopLong(ctx)
 	}
 }
