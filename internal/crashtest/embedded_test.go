@@ -128,7 +128,7 @@ func TestKillEmbedded(t *testing.T) {
 	ctx, r := timeout(t, 2*time.Minute, time.Hour), rng(t)
 	w := newWriter(t)
 	acked := 0
-	for i := range times(50, 1000) {
+	for i := range times(20, 1000) {
 		if i%25 == 0 && i > 0 { // a new directory keeps the comparison short
 			acked += w.ledger.Acked()
 			w = newWriter(t)

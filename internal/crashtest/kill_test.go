@@ -15,7 +15,7 @@ func TestKillServer(t *testing.T) {
 	ctx := timeout(t, 2*time.Minute, time.Hour)
 	s, r := newServer(t, t.TempDir()), rng(t)
 	s.start(ctx)
-	for range times(25, 250) {
+	for range times(12, 250) {
 		stop := s.load(ctx)
 		s.waitAcked(ctx, 1+r.IntN(500))
 		time.Sleep(time.Duration(r.Int64N(int64(20 * time.Millisecond)))) // a random instant, not a condition

@@ -39,12 +39,12 @@ func TestPostgresAway(t *testing.T) {
 	began := time.Now()
 	s.spread(ctx, records)
 	time.Sleep(time.Until(began.Add(time.Duration(times(1, 60)) * time.Second))) // the outage's length
-	s.memory("with PostgreSQL away")
+	s.memory("with PostgreSQL away", memoryMost)
 	c.Start(t)
 	neighbour = newNeighbour(ctx, t, dsn)
 	back, shared := s.drainBeside(ctx, neighbour)
 	must(t, s.client.WaitDrained(ctx))
-	s.memory("after the drain")
+	s.memory("after the drain", memoryMost)
 	t.Logf("drained %.0f records/s, %.0f after the outage (%.0f%%); another client %.0f transactions/s, %.0f beside the drain (%.0f%%); at most %d connections",
 		steady, back, 100*back/steady, alone, shared, 100*shared/alone, neighbour.most.Load())
 	// The short form's drains take half a second: its rates say little.

@@ -314,12 +314,12 @@ func (s *server) piled(ctx context.Context, n, keys int) {
 	}
 }
 
-// TestReplayBacklog replays 100,000 records (5,000,000 in the long form) after a
+// TestReplayBacklog replays 30,000 records (5,000,000 in the long form) after a
 // kill -9, beside the same backlog drained by a server in the same run: the memory
 // stays below 300 MB, the rate is no less than the server's, and the store holds
 // what was acked.
 func TestReplayBacklog(t *testing.T) {
-	n := times(100_000, 5_000_000)
+	n := times(30_000, 5_000_000)
 	log := pebbleServer(t)
 	log.piled(timeout(t, 5*time.Minute, time.Hour), n-1000, times(100, 1000))
 	for _, store := range bothStores {

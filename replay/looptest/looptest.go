@@ -25,11 +25,11 @@ import (
 
 // Seeds of Run, and with WALPROXY_LONG set.
 const (
-	shortSeeds = 8
+	shortSeeds = 4
 	longSeeds  = 4000
 )
 
-// Run drives stores of h, one for each of some dozen seeds, or some thousand if
+// Run drives stores of h, one for each of a few seeds, or some thousand if
 // WALPROXY_LONG is set. A failure prints the seed; with WALPROXY_SEED set to it
 // only that one is run. What happens at the same moment is up to the scheduler,
 // so a seed repeats what was drawn, not every interleaving.
