@@ -155,7 +155,8 @@ func New(p Policy) *Guard {
 	return g
 }
 
-// Set is for requests that begin from now on.
+// Set is for everything that is asked from now on, also within a request that has begun: a
+// stream's next write is refused if its token has gone.
 func (g *Guard) Set(p Policy) {
 	r := &rules{Policy: p, tokens: make(map[Hash]*Token, len(p.Tokens))}
 	for _, t := range p.Tokens {
@@ -166,8 +167,24 @@ func (g *Guard) Set(p Policy) {
 
 // Grant is what somebody may do.
 type Grant struct {
-	who string // empty: nobody in particular, who may do everything
-	of  *Token // nil: everything
+	guard *Guard
+	shown shown
+	who   string // as it was let in; empty: nobody in particular
+	last  atomic.Pointer[verdict]
+}
+
+// verdict is what some rules say of what is shown.
+type verdict struct {
+	by  *rules
+	who string
+	of  *Token // nil: may do everything
+}
+
+// shown is what somebody shows.
+type shown struct {
+	token       Hash
+	certificate string // its name, quoted; empty: none
+	host        string
 }
 
 type grantKey struct{}
@@ -176,26 +193,53 @@ type grantKey struct{}
 //
 // Errors: ErrHost, ErrUnauthenticated.
 func (g *Guard) Authenticate(r *http.Request) (*http.Request, error) {
-	now := g.now.Load()
-	grant := &Grant{}
+	is := shown{token: HashOf(bearer(r)), host: r.Host}
+	if r.TLS != nil && len(r.TLS.PeerCertificates) > 0 {
+		is.certificate = strconv.Quote(r.TLS.PeerCertificates[0].Subject.CommonName) // no token has such a name
+	}
+	v, err := g.now.Load().judge(is)
+	if err != nil {
+		return nil, err
+	}
+	grant := &Grant{guard: g, shown: is, who: v.who}
+	grant.last.Store(v)
+	return r.WithContext(context.WithValue(r.Context(), grantKey{}, grant)), nil
+}
+
+// judge says what who shows this may do.
+func (r *rules) judge(is shown) (*verdict, error) {
+	v := &verdict{by: r}
 	switch {
-	case len(now.Tokens) > 0:
+	case len(r.Tokens) > 0:
 		// A map's lookup takes as long as it likes: it tells about hashes, of which no
 		// token can be made.
-		token, ok := now.tokens[HashOf(bearer(r))]
+		token, ok := r.tokens[is.token]
 		if !ok {
 			return nil, ErrUnauthenticated
 		}
-		grant.who, grant.of = token.Name, token
-	case now.Certificates:
-		if r.TLS == nil || len(r.TLS.PeerCertificates) == 0 {
+		v.who, v.of = token.Name, token
+	case r.Certificates:
+		if is.certificate == "" {
 			return nil, ErrUnauthenticated
 		}
-		grant.who = strconv.Quote(r.TLS.PeerCertificates[0].Subject.CommonName) // no token has such a name
-	case !now.AnyHost && !now.named(r.Host):
+		v.who = is.certificate
+	case !r.AnyHost && !r.named(is.host):
 		return nil, ErrHost
 	}
-	return r.WithContext(context.WithValue(r.Context(), grantKey{}, grant)), nil
+	return v, nil
+}
+
+// verdict is that of the rules of now.
+func (g *Grant) verdict() (*verdict, error) {
+	now, v := g.guard.now.Load(), g.last.Load()
+	if v.by == now {
+		return v, nil
+	}
+	v, err := now.judge(g.shown)
+	if err == nil {
+		g.last.Store(v)
+	}
+	return v, err
 }
 
 func bearer(r *http.Request) string {
@@ -223,13 +267,17 @@ func Allow(ctx context.Context, right Right, collection string) error {
 		return nil
 	}
 	grant, ok := ctx.Value(grantKey{}).(*Grant)
-	switch {
-	case !ok:
+	if !ok {
 		return ErrUnauthenticated
-	case grant.of == nil || right == Known:
+	}
+	v, err := grant.verdict()
+	switch {
+	case err != nil:
+		return err
+	case v.of == nil || right == Known:
 		return nil
-	case !slices.Contains(grant.of.Rights, right), collection != "" && !grant.of.covers(collection):
-		return &DeniedError{Who: "token " + grant.who, Right: right, Collection: collection}
+	case !slices.Contains(v.of.Rights, right), collection != "" && !v.of.covers(collection):
+		return &DeniedError{Who: "token " + v.who, Right: right, Collection: collection}
 	}
 	return nil
 }

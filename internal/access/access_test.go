@@ -106,7 +106,17 @@ func TestAllow(t *testing.T) {
 	if err := Allow(context.Background(), Known, ""); !errors.Is(err, ErrUnauthenticated) {
 		t.Errorf("no grant: %v", err)
 	}
+	g.Set(Policy{Tokens: []Token{{Name: "app", Hash: HashOf(token), Rights: []Right{Write}}}})
+	if err := Allow(in.Context(), Write, "any"); err != nil {
+		t.Errorf("a right that was given meanwhile: %v", err)
+	}
+	if err := Allow(in.Context(), Read, "orders"); !errors.Is(err, ErrDenied) {
+		t.Errorf("a right that was taken away: %v", err)
+	}
 	g.Set(Policy{Tokens: []Token{{Name: "other", Hash: HashOf(NewToken())}}})
+	if err := Allow(in.Context(), Known, ""); !errors.Is(err, ErrUnauthenticated) {
+		t.Errorf("a request whose token was taken away meanwhile: %v", err)
+	}
 	if _, err := g.Authenticate(request("x", "Bearer "+token)); !errors.Is(err, ErrUnauthenticated) {
 		t.Errorf("a token that was taken away: %v", err)
 	}
