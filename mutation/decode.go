@@ -77,14 +77,33 @@ const plainDepth = 16
 
 // plain is a record with a mutation, in one allocation.
 type plain struct {
-	record   walproxyv1.Record
-	body     walproxyv1.Record_Mutation
+	record walproxyv1.Record
+	body   walproxyv1.Record_Mutation
+	routes [1]string
+	plainMutation
+}
+
+// plainMutation is a mutation with most of what it consists of.
+type plainMutation struct {
 	mutation walproxyv1.Mutation
 	key      walproxyv1.Key
 	keyText  walproxyv1.Key_String_
 	op       walproxyv1.Op
 	ops      [1]*walproxyv1.Op
-	routes   [1]string
+}
+
+// DecodeMutations decodes what AppendMutation encodes, several at once; they share memory
+// with payloads and with each other. ok is false where package proto has to do it.
+func DecodeMutations(payloads []string) (ms []*walproxyv1.Mutation, ok bool) {
+	all := make([]plainMutation, len(payloads))
+	ms = make([]*walproxyv1.Mutation, len(payloads))
+	for i := range all {
+		if !all[i].decodeMutation(payloads[i]) {
+			return nil, false
+		}
+		ms[i] = &all[i].mutation
+	}
+	return ms, true
 }
 
 // decodePlain decodes a record with a mutation or a statement; nil: left to others.
@@ -188,7 +207,7 @@ func decodeTrace(payload string) *walproxyv1.Trace {
 	return t
 }
 
-func (p *plain) decodeMutation(payload string) bool {
+func (p *plainMutation) decodeMutation(payload string) bool {
 	w := wire{rest: payload}
 	m := &p.mutation
 	for {

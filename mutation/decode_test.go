@@ -57,6 +57,9 @@ func same(t *testing.T, payload []byte) {
 	if fast := decodePlain(string(payload)); fast != nil && (slowErr != nil || !proto.Equal(fast, slow)) {
 		t.Fatalf("%x: %v\nwant %v, %v", payload, fast, slow, slowErr)
 	}
+	if slowErr == nil {
+		encodedAlike(t, slow)
+	}
 	var o Outline
 	if !o.Read(payload) || slowErr != nil {
 		return
@@ -75,6 +78,30 @@ func same(t *testing.T, payload []byte) {
 	}
 }
 
+// encodedAlike holds the encoding by hand against package proto's, and reports whether it
+// was done by hand.
+func encodedAlike(t *testing.T, rec *walproxyv1.Record) bool {
+	t.Helper()
+	want, err := deterministic.MarshalAppend([]byte("before"), rec)
+	got, ok := appendMutationRecord([]byte("before"), rec)
+	if ok && (err != nil || !bytes.Equal(got, want)) || !ok && string(got) != "before" {
+		t.Fatalf("%x\npackage proto: %x, %v", got, want, err)
+	}
+	m := rec.GetMutation()
+	if m == nil {
+		return ok
+	}
+	want, err = deterministic.Marshal(m)
+	got, handErr := AppendMutation(nil, m)
+	if (err == nil) != (handErr == nil) || !bytes.Equal(got, want) {
+		t.Fatalf("%x, %v\npackage proto: %x, %v", got, handErr, want, err)
+	}
+	if ms, ok := DecodeMutations([]string{string(got), string(got)}); ok && (!proto.Equal(ms[0], m) || !proto.Equal(ms[1], m)) {
+		t.Fatalf("%v, want %v twice", ms, m)
+	}
+	return ok
+}
+
 // TestPlainRecords: writes to one key need neither package proto to be decoded
 // nor decoding to be given to a lane, and both ways agree.
 func TestPlainRecords(t *testing.T) {
@@ -87,6 +114,9 @@ func TestPlainRecords(t *testing.T) {
 			t.Errorf("%x has no outline", payload)
 		}
 		same(t, payload)
+		if rec, err := Decode(payload); err != nil || !encodedAlike(t, rec) {
+			t.Errorf("%x is encoded by package proto, %v", payload, err)
+		}
 	}
 	payload := plainRecords(t)[0]
 	if n := testing.AllocsPerRun(100, func() { o.Read(payload) }); n != 0 {

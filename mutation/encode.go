@@ -22,6 +22,9 @@ func Encode(dst []byte, rec *walproxyv1.Record) ([]byte, error) {
 	if err := checkRecord(rec); err != nil {
 		return dst, err
 	}
+	if out, ok := appendMutationRecord(dst, rec); ok {
+		return out, nil
+	}
 	if out, ok := appendStatementRecord(dst, rec); ok {
 		return out, nil
 	}

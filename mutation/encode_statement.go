@@ -13,7 +13,7 @@ import (
 // checkRecord has found nothing wrong with it.
 func appendStatementRecord(dst []byte, rec *walproxyv1.Record) ([]byte, bool) {
 	body, ok := rec.Body.(*walproxyv1.Record_Statement)
-	if !ok || rec.Origin != nil || len(body.Statement.Settings) > 1 || !utf8.ValidString(rec.Principal) {
+	if !ok || rec.Origin != nil || len(body.Statement.Settings) > 1 {
 		return dst, false
 	}
 	s := body.Statement
@@ -28,20 +28,8 @@ func appendStatementRecord(dst []byte, rec *walproxyv1.Record) ([]byte, bool) {
 	for name, value := range s.Settings {
 		ok = ok && utf8.ValidString(name) && utf8.ValidString(value)
 	}
-	out := protowire.AppendVarint(protowire.AppendTag(dst, recordFormat, protowire.VarintType), uint64(rec.Format))
-	if rec.AcceptedUnixNanos != 0 {
-		out = protowire.AppendVarint(protowire.AppendTag(out, recordAccepted, protowire.VarintType), protowire.EncodeZigZag(rec.AcceptedUnixNanos))
-	}
-	for _, route := range rec.Routes {
-		ok = ok && utf8.ValidString(route)
-		out = protowire.AppendString(protowire.AppendTag(out, recordRoutes, protowire.BytesType), route)
-	}
-	if !ok {
-		return dst, false
-	}
-	out = appendField(out, recordPrincipal, rec.Principal)
-	out, ok = appendTrace(out, rec.Trace)
-	if !ok {
+	out, head := appendHead(dst, rec)
+	if !ok || !head {
 		return dst, false
 	}
 	out = protowire.AppendVarint(protowire.AppendTag(out, recordStatement, protowire.BytesType), uint64(sizeStatement(s, len(key))))

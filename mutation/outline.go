@@ -20,6 +20,23 @@ type Outline struct {
 	routes []string // share the payload's memory
 }
 
+// Body is the part of the payload of a mutation, as Encode makes it, that says what is
+// written, and not when, where to and by whom: its last field. ok is false for others.
+func Body(payload []byte) (body []byte, ok bool) {
+	w := wire{rest: unsafe.String(unsafe.SliceData(payload), len(payload))} // read only, while payload is valid
+	for {
+		left := len(w.rest)
+		number, kind, ok := w.next()
+		if !ok {
+			return nil, false
+		}
+		w.skip(kind)
+		if number == recordMutation {
+			return payload[len(payload)-left:], !w.bad && w.rest == ""
+		}
+	}
+}
+
 // Routed reports whether the record goes to sink.
 func (o *Outline) Routed(sink string) bool {
 	for _, route := range o.routes {
