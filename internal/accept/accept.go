@@ -203,6 +203,7 @@ func New(ctx context.Context, log *wal.Log, st *state.Store, o Options) (*Accept
 	// What was logged before this start may be pending for any key.
 	a.buckets.fill(log.Appended())
 	a.closing, a.close = context.WithCancelCause(context.Background())
+	a.requests.closing = a.closing.Done()
 	a.requests.start()
 	if a.tracer = o.Tracer; a.tracer != nil {
 		a.acks.start(a.closing.Done())

@@ -37,12 +37,15 @@ type requests struct {
 		change chan struct{}
 	}
 
-	dirty   chan struct{} // capacity 1: something was logged
-	full    chan struct{} // capacity 1: store now
+	closing <-chan struct{} // ends every wait
+	dirty   chan struct{}   // capacity 1: something was logged
+	full    chan struct{}   // capacity 1: store now
 	stopped chan struct{}
 	loop    sync.WaitGroup
+	filter  *filter
 	storing sync.Mutex // one store at a time; also guards what follows
 	last    lastDone
+	scanned string // the filter has the stored ids up to it
 }
 
 type requestKey struct{ principal, id string }
@@ -50,10 +53,13 @@ type requestKey struct{ principal, id string }
 type request struct {
 	key  requestKey
 	hash [16]byte
-	// settled is closed once ticket is set or the id is free again.
+	// settled is closed once ticket is set or the id is free again; nil: nobody waits.
+	// Under mu.
 	settled  chan struct{}
 	ticket   wal.Ticket // LSN 0: reserved, or free again
 	accepted int64
+	isNew    bool // the state store has nothing under the id
+	filtered bool // the filter has it; under storing
 }
 
 const (
@@ -71,6 +77,7 @@ func newRequests(log *wal.Log, store *state.Store, o Options, clock *atomic.Int6
 		stopped: make(chan struct{}),
 	}
 	r.mu.open = map[requestKey]*request{}
+	r.filter = newFilter(o.Window.Count)
 	return r
 }
 
@@ -86,8 +93,17 @@ func (r *requests) begin(ctx context.Context, id requestKey, hash [16]byte) (*re
 		}
 		return nil, &Pending{ticket: mine.ticket, result: Result{LSN: mine.ticket.LSN, Repeat: true}}, nil
 	}
+	if !r.filter.may(id) {
+		if err := ctx.Err(); err != nil {
+			r.abort(mine)
+			return nil, nil, context.Cause(ctx)
+		}
+		mine.isNew = true
+		return mine, nil, nil
+	}
 	stored, ok, err := r.store.LookupRequest(ctx, id.principal, id.id)
 	if err == nil && (!ok || stored.Accepted.Before(r.now().Add(-r.age))) {
+		mine.isNew = !ok
 		return mine, nil, nil
 	}
 	r.abort(mine)
@@ -111,7 +127,7 @@ func (r *requests) reserve(ctx context.Context, id requestKey, hash [16]byte) (*
 			return other, nil
 		}
 		if other == nil && len(r.mu.open) < requestsOpenMax {
-			mine := &request{key: id, hash: hash, settled: make(chan struct{})}
+			mine := &request{key: id, hash: hash}
 			r.mu.open[id] = mine
 			r.mu.Unlock()
 			return mine, nil
@@ -125,6 +141,8 @@ func (r *requests) reserve(ctx context.Context, id requestKey, hash [16]byte) (*
 		case <-wait:
 		case <-ctx.Done():
 			return nil, context.Cause(ctx)
+		case <-r.closing:
+			return nil, wal.ErrClosed
 		}
 	}
 }
@@ -132,10 +150,13 @@ func (r *requests) reserve(ctx context.Context, id requestKey, hash [16]byte) (*
 // wait returns what to wait for: that other's write has its LSN or failed, or
 // without other that there is room. Under mu.
 func (r *requests) wait(other *request) <-chan struct{} {
-	if other != nil {
-		return other.settled
+	if other == nil {
+		return r.changed()
 	}
-	return r.changed()
+	if other.settled == nil {
+		other.settled = make(chan struct{})
+	}
+	return other.settled
 }
 
 // abort frees the id of a write that was not logged.
@@ -143,8 +164,15 @@ func (r *requests) abort(req *request) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	delete(r.mu.open, req.key)
-	close(req.settled)
+	req.settle()
 	r.announce()
+}
+
+// settle wakes whoever waits for req. Under mu.
+func (req *request) settle() {
+	if req.settled != nil {
+		close(req.settled)
+	}
 }
 
 // announce wakes whoever waits for a change. Under mu.
@@ -181,7 +209,7 @@ func (r *requests) enqueued(req *request, ticket wal.Ticket, accepted int64, err
 		return // abort follows
 	}
 	req.ticket, req.accepted = ticket, accepted
-	close(req.settled)
+	req.settle()
 	r.mu.logged = append(r.mu.logged, req)
 	if len(r.mu.logged) >= requestsBatch {
 		poke(r.full)

@@ -1,6 +1,7 @@
 package accept
 
 import (
+	"bytes"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -376,6 +377,20 @@ func TestPayloadHash(t *testing.T) {
 		}
 		rec.AcceptedUnixNanos, rec.Routes, rec.Principal = 7, []string{"x"}, "p"
 	}
+	rec.AcceptedUnixNanos = 0
+	r := newRig(t, t.TempDir(), nil)
+	w, err := r.prepare(rec, nil) // with routes and principal
+	if err != nil {
+		t.Fatal(err)
+	}
+	hash, err := w.hash()
+	if want, _ := hashPayload(rec); err != nil || hash != want || w.buffer == nil {
+		t.Errorf("of the payload: %x, %v; want %x", hash, err, want)
+	}
+	if payload, err := mutation.Encode(nil, w.record); err != nil || !bytes.Equal(payload, w.payload) {
+		t.Errorf("the payload is %x behind it, want %x, %v", w.payload, payload, err)
+	}
+	w.free()
 	other, err := hashPayload(record(set("k2", mutation.WithRequestID("r"))))
 	if mine, _ := hashPayload(rec); err != nil || other == mine {
 		t.Errorf("two writes, one hash: %v", err)

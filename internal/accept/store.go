@@ -64,6 +64,9 @@ func (r *requests) storeSome() {
 	defer r.storing.Unlock()
 	err := r.storeDurable()
 	if err == nil {
+		err = r.scanSome()
+	}
+	if err == nil {
 		err = r.syncIfDue()
 	}
 	if err == nil {
@@ -72,7 +75,7 @@ func (r *requests) storeSome() {
 	r.mu.Lock()
 	first := r.mu.err == nil
 	r.mu.err = err
-	left := len(r.mu.logged) > 0 || r.mu.mark < r.log.Appended()
+	left := len(r.mu.logged) > 0 || r.mu.mark < r.log.Appended() || r.filter != nil && !r.filter.known.Load()
 	r.mu.Unlock()
 	if err != nil && first {
 		r.logger.Error("request ids could not be stored; the log keeps them", zap.Error(err))
@@ -80,6 +83,27 @@ func (r *requests) storeSome() {
 	if left && r.log.Err() == nil {
 		r.grown()
 	}
+}
+
+// scanBatch is how many stored ids of earlier starts the filter gets at once.
+const scanBatch = 1 << 16
+
+// scanSome adds some of them, until the filter has all. Under storing.
+func (r *requests) scanSome() error {
+	if r.filter == nil || r.filter.known.Load() {
+		return nil
+	}
+	next, more, err := r.store.Requests(r.scanned, scanBatch, func(principal, id string) {
+		r.filter.addOld(requestKey{principal, id})
+	})
+	if err != nil {
+		return err
+	}
+	r.scanned = next
+	if !more {
+		r.filter.known.Store(true)
+	}
+	return nil
 }
 
 // storeDurable puts every durable id into the state store, and the mark. Under
@@ -90,7 +114,11 @@ func (r *requests) storeDurable() error {
 		entries := make([]state.RequestID, len(batch))
 		for i, req := range batch {
 			entries[i] = state.RequestID{Principal: req.key.principal, ID: req.key.id, LSN: req.ticket.LSN,
-				PayloadHash: req.hash, Accepted: unixTime(req.accepted)}
+				PayloadHash: req.hash, Accepted: unixTime(req.accepted), New: req.isNew}
+			if r.filter != nil && !req.filtered { // once, however often this is tried
+				r.filter.add(req.key)
+				req.filtered = true
+			}
 		}
 		r.mu.Lock()
 		unchanged := len(batch) == 0 && mark <= r.mu.mark
@@ -103,6 +131,9 @@ func (r *requests) storeDurable() error {
 			return err
 		}
 		if err := r.store.PutRequests(entries, mark); err != nil {
+			for _, req := range batch {
+				req.isNew = false // they may be there now
+			}
 			return err
 		}
 		r.last.stored += len(batch)

@@ -60,14 +60,13 @@ func (a *Acceptor) submitEntered(ctx context.Context, w *walproxyv1.Record, to *
 
 // submitOnce is submit for a write with a request id.
 func (a *Acceptor) submitOnce(ctx context.Context, w *write) (*Pending, error) {
-	hash, err := hashPayload(w.record)
+	hash, err := w.hash()
 	if err != nil {
 		return nil, err
 	}
+	defer w.free()
 	id := requestKey{w.record.GetPrincipal(), mutation.RequestID(w.record)}
-	waiting, done := a.bound(ctx)
-	defer done()
-	r, original, err := a.requests.begin(waiting, id, hash)
+	r, original, err := a.requests.begin(ctx, id, hash)
 	if err != nil {
 		return nil, err
 	}
@@ -85,10 +84,12 @@ func (a *Acceptor) submitOnce(ctx context.Context, w *write) (*Pending, error) {
 
 // submit locks w's keys, checks its preconditions and appends it.
 func (a *Acceptor) submit(ctx context.Context, w *write) (*Pending, error) {
-	if err := w.encode(); err != nil {
-		return nil, err
+	if w.buffer == nil {
+		if err := w.encode(); err != nil {
+			return nil, err
+		}
+		defer w.free()
 	}
-	defer w.free()
 	// Before the store is asked about preconditions, which takes its time if the
 	// store is what is behind; and again when the write gets its LSN.
 	if err := w.admit(len(w.payload)); err != nil {

@@ -308,12 +308,39 @@ func (w *write) encode() error {
 	return nil
 }
 
+// free may be called twice.
 func (w *write) free() {
+	if w.buffer == nil {
+		return
+	}
 	if cap(*w.buffer) <= pooledBytesMax {
 		payloads.Put(w.buffer)
 	}
 	w.buffer, w.payload = nil, nil
 }
+
+// hash is hashPayload of w's record. That of a mutation is made of w's payload, which is
+// encoded for it; free gives the buffer back.
+func (w *write) hash() (hash [16]byte, err error) {
+	if w.record.GetMutation() == nil {
+		return hashPayload(w.record)
+	}
+	if err := w.encode(); err != nil {
+		return hash, err
+	}
+	body, ok := mutation.Body(w.payload)
+	if !ok {
+		return hashPayload(w.record)
+	}
+	n := len(w.payload)
+	bare := append(append(w.payload, hashHead...), body...) // behind the payload, which stays
+	sum := sha256.Sum256(bare[n:])
+	*w.buffer, w.payload = bare[:n], bare[:n]
+	return [16]byte(sum[:16]), nil
+}
+
+// hashHead is how a record begins that has a format and a body alone.
+var hashHead = []byte{1 << 3, mutation.Format}
 
 // hashPayload is a hash of what rec asks for: not of when it was accepted nor
 // where it goes, which differ between a write and its repeat; nor of the form that a

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2"
@@ -18,6 +19,8 @@ type RequestID struct {
 	LSN           position.LSN
 	PayloadHash   [16]byte
 	Accepted      time.Time
+	// New: no lookup has found the id, and nobody has put it since. It is not stored.
+	New bool
 }
 
 // expireBatch bounds the work done under the lock and in one Pebble batch.
@@ -48,6 +51,37 @@ func (s *Store) lookup(key []byte) (RequestID, bool, error) {
 	return r, err == nil, err
 }
 
+// Requests calls f for up to most stored ids behind after, as it was returned before; empty:
+// from the first one on. Their order is that of the keys. more: there are others behind next.
+func (s *Store) Requests(after string, most int, f func(principal, id string)) (next string, more bool, err error) {
+	next = after
+	err = s.use(func() (err error) {
+		first := []byte{'i'}
+		it, err := s.db.NewIter(&pebble.IterOptions{LowerBound: first, UpperBound: []byte{'i' + 1}})
+		if err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, it.Close()) }()
+		if after != "" {
+			first = append([]byte(after), 0)
+		}
+		for it.SeekGE(first); it.Valid(); it.Next() {
+			if more = most == 0; more {
+				break
+			}
+			most--
+			next = string(it.Key())
+			principal, id, err := splitRequestKey(it.Key()[1:])
+			if err != nil {
+				return err
+			}
+			f(principal, id)
+		}
+		return it.Error()
+	})
+	return next, more, err
+}
+
 // PutRequests stores entries and the mark (every id of LSN <= mark is stored),
 // without waiting for the disk. SyncRequests makes it durable. The mark never
 // goes back; putting an entry again changes nothing; an id that is put with
@@ -57,7 +91,11 @@ func (s *Store) PutRequests(entries []RequestID, mark position.LSN) error {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		mark, count := max(mark, s.mu.mark), s.mu.count
-		b := s.db.NewIndexedBatch()
+		b := s.db.NewBatch()
+		if slices.ContainsFunc(entries, func(r RequestID) bool { return !r.New }) { // the batch is read, too
+			_ = b.Close() // nothing was in it
+			b = s.db.NewIndexedBatch()
+		}
 		defer b.Close()
 		for _, r := range entries {
 			added, err := putRequest(b, r)
@@ -83,6 +121,9 @@ func (s *Store) PutRequests(entries []RequestID, mark position.LSN) error {
 // putRequest reports whether the number of entries rose.
 func putRequest(b *pebble.Batch, r RequestID) (added bool, err error) {
 	key := requestKey(r.Principal, r.ID)
+	if r.New {
+		return true, errors.Join(b.Set(key, encodeRequest(r), nil), b.Set(indexKey(r.LSN, key[1:]), nil, nil))
+	}
 	added = true
 	old, closer, err := b.Get(key)
 	switch {
