@@ -53,6 +53,7 @@ func (b *batch) serve(r *http.Request) *Error {
 	others.Go(b.answer)
 	others.Go(b.write)
 	b.read(first, err)
+	b.bound.end()
 	b.slots.close()
 	others.Wait()
 	return nil
@@ -74,6 +75,7 @@ type batch struct {
 	items  itemReader
 	lines  bool
 	wait   wait
+	bound  patience    // read's
 	room   *room       // for answers, from an item's submission until the client has its answer
 	slots  queue[slot] // from read to answer
 	texts  queue[text] // from answer to write
@@ -198,9 +200,7 @@ func refusedSlot(failed *Error) slot {
 
 func (b *batch) submit(item []byte) slot {
 	since := time.Now()
-	ctx, cancel := context.WithTimeout(b.ctx, b.wait.timeout)
-	defer cancel()
-	pending, hasID, failed := b.accept(ctx, item)
+	pending, hasID, failed := b.accept(b.bound.from(b.ctx, since, b.wait.timeout), item)
 	if failed != nil {
 		return refusedSlot(failed)
 	}
@@ -249,13 +249,8 @@ func (b *batch) answer() {
 
 // settled reports whether the answer is there without waiting.
 func (b *batch) settled(p api.Pending) bool {
-	select {
-	case <-p.Done():
-	default:
-		return false
-	}
-	if b.wait.level == walproxy.Logged {
-		return true
+	if done := isDone(p); !done || b.wait.level == walproxy.Logged {
+		return done
 	}
 	ws, err := b.server.core.WriteState(p.LSN())
 	return err == nil && ws.State == walproxy.StateApplied
@@ -271,10 +266,8 @@ func (b *batch) one(sl *slot) {
 	b.count++
 	code, refused := sl.code, sl.refused
 	if sl.pending != nil {
-		ctx, cancel := context.WithDeadline(b.ctx, sl.since.Add(b.wait.timeout))
-		answer, failed := b.server.await(ctx, sl.pending, b.wait.level, sl.hasID)
-		cancel()
-		if code = "ok"; failed != nil {
+		answer, failed := b.server.awaitUntil(b.ctx, sl.since.Add(b.wait.timeout), sl.pending, b.wait.level, sl.hasID)
+		if code = codeOK; failed != nil {
 			code, refused = failed.Code, marshal(failed)
 		} else {
 			out = answer.appendMembers(append(out, ','))
@@ -283,7 +276,7 @@ func (b *batch) one(sl *slot) {
 	if refused != nil {
 		out = append(append(out, `,"error":`...), refused...)
 	}
-	b.server.metrics.items.WithLabelValues(code).Inc()
+	b.server.metrics.item(code)
 	out = append(out, '}')
 	if b.lines {
 		out = append(out, '\n')
@@ -295,7 +288,7 @@ func (b *batch) one(sl *slot) {
 func (b *batch) flush() {
 	if len(b.out.bytes) > 0 {
 		b.texts.put(b.out)
-		b.out = text{}
+		b.out = text{bytes: textPool.take(0)}
 	}
 }
 
@@ -313,6 +306,9 @@ func (b *batch) write() {
 				err = b.conn.Flush()
 			}
 			b.room.give(texts[i].room)
+			if err == nil { // else net/http may not be done with it
+				textPool.give(texts[i].bytes)
+			}
 			texts[i].bytes = nil
 			if err != nil {
 				b.cancel()

@@ -16,6 +16,10 @@ import (
 const (
 	defaultLetters = 100
 	maxLetters     = 1000
+	// letterPage are read at once; an answer ends early once it has letterBytes, or less:
+	// see Server.page.
+	letterPage  = 64
+	letterBytes = 4 << 20
 )
 
 func (s *Server) getLetters(w http.ResponseWriter, r *http.Request, t target) *Error {
@@ -32,24 +36,51 @@ func (s *Server) getLetters(w http.ResponseWriter, r *http.Request, t target) *E
 	if q.failed != nil {
 		return q.failed
 	}
-	found, next, err := filter.Page(walproxy.LSN(from), int(limit), func(from walproxy.LSN, limit int) ([]walproxy.DeadLetter, error) {
-		return s.core.DeadLetters(t.sink, from, limit)
-	})
+	page := s.page(letterBytes)
+	defer page.end()
+	out, err := s.listLetters(t.sink, &filter, walproxy.LSN(from), int(limit), page.size)
 	if err != nil {
 		return translate(err, reading)
 	}
-	answer := struct {
-		DeadLetters []dlq.Letter `json:"dead_letters"`
-		Next        walproxy.LSN `json:"next,omitempty"`
-	}{DeadLetters: []dlq.Letter{}, Next: next}
-	for i := range found {
-		l, err := dlq.Of(&found[i])
+	page.made(cap(out))
+	writeJSON(w, http.StatusOK, out)
+	return nil
+}
+
+// listLetters is the answer with up to limit dead letters, fewer if it has most bytes then.
+func (s *Server) listLetters(sink string, filter *dlq.Filter, from walproxy.LSN, limit, most int) ([]byte, error) {
+	out := []byte(`{"dead_letters":[`)
+	for n := 0; n < limit && len(out) < most; {
+		atOnce := min(fitting(letterPage, n, len(out), most), limit-n)
+		found, next, err := filter.Page(from, atOnce, func(from walproxy.LSN, limit int) ([]walproxy.DeadLetter, error) {
+			return s.core.DeadLetters(sink, from, limit)
+		})
 		if err != nil {
-			return translate(err, reading)
+			return nil, err
 		}
-		answer.DeadLetters = append(answer.DeadLetters, l)
+		for i := range found {
+			l, err := dlq.Of(&found[i])
+			if err != nil {
+				return nil, err
+			}
+			text, err := json.Marshal(l)
+			if err != nil {
+				return nil, err
+			}
+			if n++; n > 1 {
+				out = append(out, ',')
+			}
+			out = append(out, text...)
+		}
+		if from = next; next == 0 || len(found) < atOnce {
+			break
+		}
 	}
-	return reply(w, answer)
+	out = append(out, ']')
+	if from != 0 {
+		out = appendNumber(out, `,"next":`, uint64(from))
+	}
+	return append(out, '}'), nil
 }
 
 // filter is which dead letters are asked for.

@@ -15,6 +15,7 @@ type metrics struct {
 	requests *prometheus.CounterVec
 	seconds  *prometheus.HistogramVec
 	items    *prometheus.CounterVec
+	itemsOK  prometheus.Counter // of items
 	inFlight prometheus.Gauge
 	cut      *prometheus.CounterVec
 	close    func()
@@ -40,6 +41,7 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 			Help: "Clients given up that paused for longer than http.body_timeout: in their request, or while they took their answer.",
 		}, []string{"reason"}),
 	}
+	m.itemsOK = m.items.WithLabelValues(codeOK)
 	for _, reason := range []string{cutRequest, cutAnswer} {
 		m.cut.WithLabelValues(reason)
 	}
@@ -49,6 +51,18 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 	}
 	m.close = func() { promset.Unregister(reg, all...) }
 	return m, nil
+}
+
+// codeOK stands for an item that was acknowledged.
+const codeOK = "ok"
+
+// item counts one.
+func (m *metrics) item(code string) {
+	if code == codeOK {
+		m.itemsOK.Inc()
+		return
+	}
+	m.items.WithLabelValues(code).Inc()
 }
 
 func (m *metrics) observe(route, method string, status int, took time.Duration) {

@@ -15,6 +15,7 @@ import (
 	"github.com/walproxy/walproxy"
 	walproxyv1 "github.com/walproxy/walproxy/api/proto/walproxy/v1"
 	"github.com/walproxy/walproxy/api/proto/walproxy/v1/walproxyv1connect"
+	"github.com/walproxy/walproxy/internal/streamcodec"
 )
 
 // procedures serves Connect, gRPC and gRPC-Web.
@@ -27,7 +28,7 @@ func isProcedure(path string) bool {
 
 // newProcedures returns their handler.
 func (s *Server) newProcedures(itemBytes int64) http.Handler {
-	most := connect.WithHandlerOptions(connect.WithReadMaxBytes(int(itemBytes)), withZstd())
+	most := connect.WithHandlerOptions(connect.WithReadMaxBytes(int(itemBytes)), withZstd(), connect.WithCodec(streamcodec.Codec{}))
 	mux := http.NewServeMux()
 	mux.Handle(walproxyv1connect.NewWriteServiceHandler(procedures{s}, most))
 	mux.Handle(walproxyv1connect.NewReadServiceHandler(procedures{s}, most))
@@ -209,5 +210,12 @@ var states = map[string]walproxyv1.State{
 
 // message is the answer as one.
 func (a written) message() *walproxyv1.WriteResponse {
-	return &walproxyv1.WriteResponse{Lsn: uint64(a.LSN), State: states[a.state], Repeat: a.Repeat, EventCount: a.EventCount}
+	m := &walproxyv1.WriteResponse{}
+	a.set(m)
+	return m
+}
+
+// set sets every field of m.
+func (a written) set(m *walproxyv1.WriteResponse) {
+	m.Lsn, m.State, m.Repeat, m.EventCount = uint64(a.LSN), states[a.state], a.Repeat, a.EventCount
 }

@@ -172,12 +172,12 @@ func (in *intake) take(msg message) (end error) {
 	if failed != nil {
 		return failed.procedure()
 	}
-	q := queued{sent: make([]submitted, len(mutations)), level: level, room: messageBytes}
+	q := queued{sent: sentPool.take(len(mutations)), level: level, room: messageBytes}
+	var bound patience
+	defer bound.end()
 	for i, m := range mutations {
 		sl := submitted{since: time.Now()}
-		ctx, cancel := context.WithTimeout(in.gone, defaultTimeout)
-		sl.pending, sl.hasID, sl.failed = in.submitMutation(ctx, m)
-		cancel()
+		sl.pending, sl.hasID, sl.failed = in.submitMutation(bound.from(in.gone, sl.since, defaultTimeout), m)
 		q.sent[i] = sl
 		q.room += answerBytes
 		if sl.failed == nil {
@@ -204,10 +204,11 @@ func (in *intake) settleAll() {
 				break // nobody would see it
 			}
 			q := &messages[i]
-			a := answered{outcomes: make([]outcome, len(q.sent)), room: q.room}
+			a := answered{outcomes: outcomePool.take(len(q.sent)), room: q.room}
 			for j := range q.sent {
 				a.outcomes[j].written, a.outcomes[j].failed = in.settle(&q.sent[j], q.level)
 			}
+			sentPool.give(q.sent)
 			q.sent = nil
 			in.answers.put(a)
 		}
@@ -225,6 +226,7 @@ func (in *intake) answerAll(answer func([]outcome) error) {
 				in.body.in.wake()
 			}
 			in.room.give(answers[i].room)
+			outcomePool.give(answers[i].outcomes)
 			answers[i].outcomes = nil
 		}
 	}
@@ -234,15 +236,13 @@ func (in *intake) answerAll(answer func([]outcome) error) {
 func (in *intake) settle(sl *submitted, level walproxy.Level) (answer written, failed *Error) {
 	failed = sl.failed
 	if failed == nil {
-		ctx, cancel := context.WithDeadline(in.gone, sl.since.Add(defaultTimeout))
-		answer, failed = in.await(ctx, sl.pending, level, sl.hasID)
-		cancel()
+		answer, failed = in.awaitUntil(in.gone, sl.since.Add(defaultTimeout), sl.pending, level, sl.hasID)
 	}
-	code := "ok"
+	code := codeOK
 	if failed != nil {
 		code = failed.Code
 	}
-	in.metrics.items.WithLabelValues(code).Inc()
+	in.metrics.item(code)
 	return answer, failed
 }
 
@@ -253,19 +253,10 @@ func (p procedures) WriteStream(ctx context.Context, stream *connect.BidiStream[
 		m, err := stream.Receive()
 		return message{m.GetMutations(), m.GetAck(), m.GetOrdered()}, err
 	}, func(outcomes []outcome) error {
-		out := &walproxyv1.WriteStreamResponse{Outcomes: make([]*walproxyv1.WriteStreamResponse_Outcome, len(outcomes))}
-		for i := range outcomes {
-			out.Outcomes[i] = outcomes[i].message()
-		}
-		return stream.Send(out)
+		out := outMessages.Get().(*outMessage)
+		defer outMessages.Put(out)
+		return stream.Send(out.of(outcomes))
 	})
-}
-
-func (o *outcome) message() *walproxyv1.WriteStreamResponse_Outcome {
-	if o.failed != nil {
-		return &walproxyv1.WriteStreamResponse_Outcome{Kind: &walproxyv1.WriteStreamResponse_Outcome_Failure{Failure: o.failed.failure()}}
-	}
-	return &walproxyv1.WriteStreamResponse_Outcome{Kind: &walproxyv1.WriteStreamResponse_Outcome_Written{Written: o.written.message()}}
 }
 
 // WriteAll implements walproxyv1connect.WriteServiceHandler.

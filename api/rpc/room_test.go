@@ -144,6 +144,23 @@ func TestShortPages(t *testing.T) {
 	for i := range records {
 		r.want(r.do("PUT", fmt.Sprintf("/v1/large/%02d", i), `{"pad":"`+pad+`"}`), 200)
 	}
+	const parked = 400 // behind one that is dead
+	r.want(r.do("PUT", "/v1/dead/1", `{"n":"text"}`), 200)
+	r.want(r.do("POST", "/v1/mutations?ack=applied", "["+strings.Repeat(`{"collection":"dead","key":"1","increment":{"n":1}},`, parked)+`{"collection":"dead","key":"1","increment":{"n":1}}]`), 200)
+	letters := func() (pages, total int) {
+		for from := 1; ; pages++ {
+			a := r.want(r.do("GET", fmt.Sprint("/v1/dlq/main?limit=1000&from=", from), ""), 200)
+			total += len(a.body["dead_letters"].([]any))
+			next, ok := a.body["next"].(float64)
+			if !ok {
+				return pages + 1, total
+			}
+			from = int(next)
+		}
+	}
+	if pages, total := letters(); pages != 1 || total != parked+1 {
+		t.Fatalf("%d dead letters in %d pages", total, pages)
+	}
 	lists := func() (pages, total int) {
 		for token := ""; ; pages++ {
 			a := r.want(r.do("GET", "/v1/large?limit=1000&page_token="+url.QueryEscape(token), ""), 200)
@@ -178,4 +195,7 @@ func TestShortPages(t *testing.T) {
 		}
 		return pages > 8
 	})
+	if pages, total := letters(); pages < 2 || total != parked+1 {
+		t.Errorf("%d dead letters in %d pages", total, pages)
+	}
 }

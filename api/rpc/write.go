@@ -204,6 +204,26 @@ func (s *Server) head(r *http.Request, t target) (*walproxyv1.Mutation, wait, *E
 	return m, wait{q.level(), q.timeout()}, q.failed
 }
 
+// isDone reports whether the ack is there without waiting.
+func isDone(p api.Pending) bool {
+	select {
+	case <-p.Done():
+		return true
+	default:
+		return false
+	}
+}
+
+// awaitUntil is await with a bound; where nothing is to be waited for it needs no timer.
+func (s *Server) awaitUntil(ctx context.Context, until time.Time, pending api.Pending, level walproxy.Level, hasID bool) (written, *Error) {
+	if level != walproxy.Logged || !isDone(pending) {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithDeadline(ctx, until)
+		defer cancel()
+	}
+	return s.await(ctx, pending, level, hasID)
+}
+
 // await waits for the ack, and for the sinks if asked to.
 func (s *Server) await(ctx context.Context, pending api.Pending, level walproxy.Level, hasID bool) (written, *Error) {
 	result, err := pending.Wait(ctx)
