@@ -33,6 +33,7 @@ import (
 
 	walproxyv1 "github.com/walproxy/walproxy/api/proto/walproxy/v1"
 	"github.com/walproxy/walproxy/api/proto/walproxy/v1/walproxyv1connect"
+	"github.com/walproxy/walproxy/internal/streamcodec"
 )
 
 // Options of New. Zero values are the defaults.
@@ -103,7 +104,7 @@ func New(address string, o Options) (*Client, error) {
 	_, _ = rand.Read(random) // never fails
 	c := &connection{options: o, http: newTransport(o), ids: base64.RawURLEncoding.EncodeToString(random) + "."}
 	c.done, c.close = context.WithCancelCause(context.Background())
-	var wire []connect.ClientOption
+	wire := []connect.ClientOption{connect.WithCodec(streamcodec.Codec{})}
 	if o.GRPC {
 		wire = append(wire, connect.WithGRPC())
 	}
@@ -173,6 +174,33 @@ func (c *Client) AsApplied() *Client {
 
 // newID is a request id that nobody else makes.
 func (c *connection) newID() string { return c.ids + strconv.FormatUint(c.lastID.Add(1), 36) }
+
+// identify gives an id to those of ms that have none. Their ids are parts of one string.
+func (c *connection) identify(ms []*walproxyv1.Mutation) {
+	lacking := 0
+	for _, m := range ms {
+		if m.GetRequestId() == "" {
+			lacking++
+		}
+	}
+	if lacking == 0 {
+		return
+	}
+	const numberMost = 13 // digits of a uint64
+	all := make([]byte, 0, lacking*(len(c.ids)+numberMost))
+	ends := make([]int, 0, lacking)
+	for n := c.lastID.Add(uint64(lacking)) - uint64(lacking); len(ends) < lacking; {
+		n++
+		all = strconv.AppendUint(append(all, c.ids...), n, 36)
+		ends = append(ends, len(all))
+	}
+	text, begin := string(all), 0
+	for _, m := range ms {
+		if m.GetRequestId() == "" {
+			m.RequestId, begin, ends = text[begin:ends[0]], ends[0], ends[1:]
+		}
+	}
+}
 
 // try calls attempt until it returns nil, an error that no retry changes, or the time
 // for retries is over. The attempt is told the context that bounds it.

@@ -2,10 +2,13 @@ package client
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net"
+	"reflect"
+	"slices"
 	"time"
 
 	"connectrpc.com/connect"
@@ -30,6 +33,9 @@ var (
 	ErrParked = errors.New("client: parked")
 	// ErrDenied: the token is missing, unknown, or does not allow it.
 	ErrDenied = errors.New("client: denied")
+	// ErrUntrusted: one side does not accept the other's certificate; nothing was done, and
+	// no retry helps.
+	ErrUntrusted = errors.New("client: certificate not accepted")
 	// ErrUnknownOutcome: the write may be done or not. Send it again under the same
 	// request id, Error.RequestID, to know.
 	ErrUnknownOutcome = errors.New("client: unknown outcome")
@@ -45,18 +51,19 @@ const (
 	codeBroken      = "broken"      // the answer to a read did not come
 	codeCanceled    = "canceled"    // before anything was sent
 	codeDenied      = "denied"
+	codeUntrusted   = "untrusted" // by certificate: no request was sent, or none was read
 	codeOther       = "other"
 )
 
 var sentinels = map[string]error{
 	"not_found": ErrNotFound, "version_conflict": ErrConflict, "invalid": ErrInvalid, "no_route": ErrInvalid,
-	"too_large": ErrTooLarge, "idempotency_mismatch": ErrMismatch, "parked": ErrParked, codeDenied: ErrDenied,
+	"too_large": ErrTooLarge, "idempotency_mismatch": ErrMismatch, "parked": ErrParked, codeDenied: ErrDenied, codeUntrusted: ErrUntrusted,
 	codeUnknown: ErrUnknownOutcome,
 }
 
 // Error is why a call failed.
 type Error struct {
-	// Code is one of docs/rest.md, or unreachable, broken, canceled, denied, other.
+	// Code is one of docs/rest.md, or unreachable, untrusted, broken, canceled, denied, other.
 	Code    string
 	Message string
 	// Field of the request that is wrong.
@@ -107,6 +114,9 @@ func errorOf(err error, write bool) *Error {
 	if op, ok := errors.AsType[*net.OpError](err); ok && op.Op == "dial" {
 		return &Error{Code: codeUnreachable, Message: op.Error(), Retryable: true, Err: err}
 	}
+	if message, ok := untrusted(err); ok {
+		return &Error{Code: codeUntrusted, Message: message, Err: err}
+	}
 	if said, ok := errors.AsType[*connect.Error](err); ok {
 		for _, detail := range said.Details() {
 			if value, err := detail.Value(); err == nil {
@@ -135,6 +145,28 @@ func errorOf(err error, write bool) *Error {
 	}
 	return &Error{Code: code, Message: err.Error(), Retryable: true, Err: err}
 }
+
+// untrusted says which certificate was not accepted, if that is what err means.
+func untrusted(err error) (message string, ok bool) {
+	if ours, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
+		return ours.Error(), true
+	}
+	op, ok := errors.AsType[*net.OpError](err)
+	if !ok || op.Op != "remote error" { // as crypto/tls names an alert that it has received
+		return "", false
+	}
+	// The alert's type is not exported; its number is the protocol's.
+	alert := reflect.ValueOf(op.Err)
+	if alert.Kind() != reflect.Uint8 || !slices.Contains(certificateAlerts, uint8(alert.Uint())) {
+		return "", false
+	}
+	return "the proxy does not accept the client's certificate, or it has none to show: " + op.Err.Error(), true
+}
+
+// certificateAlerts (RFC 8446, 6.2) are those about a certificate, from bad_certificate to
+// certificate_unknown, unknown_ca, access_denied and certificate_required: they end a
+// handshake, before the server reads a request.
+var certificateAlerts = []uint8{42, 43, 44, 45, 46, 48, 49, 116}
 
 func errorFrom(f *walproxyv1.Failure) *Error {
 	e := &Error{Code: f.GetCode(), Message: f.GetMessage(), Field: f.GetField(), Retryable: f.GetRetryable(),

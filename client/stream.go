@@ -73,7 +73,8 @@ type Stream struct {
 	cancel  context.CancelCauseFunc
 	ended   chan struct{} // closed when run has returned
 	mu      sync.Mutex
-	changed sync.Cond // queue, room, closing or err; of mu
+	work    sync.Cond // of mu: there is something to send, or closing has changed
+	room    sync.Cond // of mu: mutations have their outcomes, or closing or err has changed
 	// queue is in the order of Send: what has no outcome yet. Of the first ones, next
 	// mutations are sent on the present connection.
 	queue    []*Pending
@@ -98,7 +99,7 @@ func (c *Client) Stream(o StreamOptions) *Stream {
 		o.MessageBytes = defaultMessageBytes
 	}
 	s := &Stream{c: c, options: o, ended: make(chan struct{})}
-	s.changed.L = &s.mu
+	s.work.L, s.room.L = &s.mu, &s.mu
 	s.ctx, s.cancel = context.WithCancelCause(c.done)
 	go s.run()
 	return s
@@ -115,18 +116,17 @@ func (s *Stream) Send(ctx context.Context, ms ...*walproxyv1.Mutation) (*Pending
 		close(p.done)
 		return p, nil
 	}
+	s.c.identify(ms)
 	for i, m := range ms {
-		if m.GetRequestId() == "" {
-			m.RequestId = s.c.newID()
-		}
 		p.sizes[i] = proto.Size(m)
 	}
-	defer context.AfterFunc(ctx, s.wake)()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	// One Send always fits, however large.
-	for s.err == nil && !s.closing && ctx.Err() == nil && s.inFlight > 0 && s.inFlight+len(ms) > s.options.InFlight {
-		s.changed.Wait()
+	if s.crowded(len(ms)) {
+		defer context.AfterFunc(ctx, s.wake)()
+	}
+	for s.err == nil && !s.closing && ctx.Err() == nil && s.crowded(len(ms)) {
+		s.room.Wait()
 	}
 	switch {
 	case s.err != nil:
@@ -138,14 +138,24 @@ func (s *Stream) Send(ctx context.Context, ms ...*walproxyv1.Mutation) (*Pending
 	}
 	s.queue = append(s.queue, p)
 	s.inFlight += len(ms)
-	s.changed.Broadcast()
+	s.work.Signal() // one goroutine waits for it
 	return p, nil
 }
+
+// crowded reports whether n more have to wait. One Send always fits, however large. s.mu is
+// held.
+func (s *Stream) crowded(n int) bool { return s.inFlight > 0 && s.inFlight+n > s.options.InFlight }
 
 func (s *Stream) wake() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.changed.Broadcast()
+	s.wakeAll()
+}
+
+// wakeAll is wake under s.mu.
+func (s *Stream) wakeAll() {
+	s.work.Broadcast()
+	s.room.Broadcast()
 }
 
 // Flush waits until everything that was sent before has an outcome. It returns an error if
@@ -167,7 +177,7 @@ func (s *Stream) Flush(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
-		s.changed.Wait()
+		s.room.Wait()
 	}
 }
 
@@ -177,7 +187,7 @@ func (s *Stream) Flush(ctx context.Context) error {
 func (s *Stream) Close(ctx context.Context) error {
 	s.mu.Lock()
 	s.closing = true
-	s.changed.Broadcast()
+	s.wakeAll()
 	s.mu.Unlock()
 	select {
 	case <-s.ended:
@@ -227,7 +237,7 @@ func (s *Stream) idle() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for s.ctx.Err() == nil && len(s.queue) == 0 && !s.closing {
-		s.changed.Wait()
+		s.work.Wait()
 	}
 	return s.ctx.Err() == nil && len(s.queue) > 0
 }
@@ -245,6 +255,7 @@ func (s *Stream) isolate(failed *Error) bool {
 	}
 	if s.alone {
 		s.settle(Outcome{Err: failed})
+		s.room.Broadcast()
 	}
 	s.alone = true
 	return true
@@ -265,10 +276,11 @@ func (s *Stream) fail(failed *Error) {
 		e.RequestID = p.mutations[len(p.outcomes)].GetRequestId()
 		s.settle(Outcome{Err: &e})
 	}
-	s.changed.Broadcast()
+	s.wakeAll()
 }
 
-// settle gives the first mutation of the queue its outcome. s.mu is held.
+// settle gives the first mutation of the queue its outcome; the caller tells who waits for
+// room. s.mu is held.
 func (s *Stream) settle(o Outcome) {
 	p := s.queue[0]
 	p.outcomes = append(p.outcomes, o)
@@ -279,20 +291,20 @@ func (s *Stream) settle(o Outcome) {
 		s.next.entry--
 		close(p.done)
 	}
-	s.changed.Broadcast() // there is room
 }
 
-// take returns the next message, or nil when there will be none on this connection.
-func (s *Stream) take(ctx context.Context) *walproxyv1.WriteStreamRequest {
+// take makes out the next message; false: there will be none on this connection.
+func (s *Stream) take(ctx context.Context, out *walproxyv1.WriteStreamRequest) bool {
+	clear(out.Mutations)
+	out.Mutations = out.Mutations[:0]
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for ctx.Err() == nil && s.next.entry == len(s.queue) && !s.closing {
-		s.changed.Wait()
+		s.work.Wait()
 	}
 	if ctx.Err() != nil || s.next.entry == len(s.queue) {
-		return nil
+		return false
 	}
-	out := &walproxyv1.WriteStreamRequest{Ack: s.c.ack, Ordered: true}
 	most, bytes := messageMost, 0
 	if s.alone {
 		most = 1
@@ -312,7 +324,7 @@ func (s *Stream) take(ctx context.Context) *walproxyv1.WriteStreamRequest {
 		s.since = time.Now()
 	}
 	s.messages = append(s.messages, len(out.Mutations))
-	return out
+	return true
 }
 
 var errStalled = errors.New("client: no answer in time")
@@ -325,7 +337,8 @@ func (s *Stream) serve() (progressed bool, err error) {
 	wire := s.c.writes.WriteStream(ctx)
 	var sender sync.WaitGroup
 	sender.Go(func() {
-		for m := s.take(ctx); m != nil; m = s.take(ctx) {
+		m := &walproxyv1.WriteStreamRequest{Ack: s.c.ack, Ordered: true}
+		for s.take(ctx, m) {
 			if wire.Send(m) != nil {
 				return // Receive says why
 			}
@@ -345,7 +358,7 @@ func (s *Stream) serve() (progressed bool, err error) {
 			return progressed, nil
 		}
 		if err != nil {
-			if errorOf(err, true).Code != codeUnreachable {
+			if code := errorOf(err, true).Code; code != codeUnreachable && code != codeUntrusted {
 				s.doubt()
 			}
 			if cause := context.Cause(ctx); cause != nil {
@@ -427,6 +440,7 @@ func (s *Stream) answered(outcomes []*walproxyv1.WriteStreamResponse_Outcome) (n
 	if len(s.messages) == 0 || len(outcomes) > s.messages[0] {
 		return 0, &Error{Code: codeOther, Message: "the answers do not fit what was sent"}
 	}
+	defer s.room.Broadcast() // once for the message
 	sent := s.messages[0]
 	s.messages, s.since, s.alone = s.messages[1:], time.Now(), false
 	for _, o := range outcomes {

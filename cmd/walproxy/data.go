@@ -51,7 +51,7 @@ func (f *dataFlags) with(cmd *cobra.Command, do func(context.Context, *client.Cl
 	if err != nil {
 		return err
 	}
-	c, err := client.New(server.api, client.Options{Token: server.token, RetryFor: f.timeout})
+	c, err := client.New(server.api, client.Options{Token: server.token, TLS: server.tls, RetryFor: f.timeout})
 	if err != nil {
 		return exitWith(exitUsage, err)
 	}
@@ -75,6 +75,9 @@ func dataError(address string, err error) error {
 	case errors.Is(err, client.ErrUnknownOutcome):
 		text = fmt.Sprintf("%s does not answer any more (%s): whether the write is done is not known; the same command with --request-id %s tells, and does not write twice",
 			address, failed.Message, failed.RequestID)
+		code = exitFailed
+	case errors.Is(err, client.ErrUntrusted):
+		text = fmt.Sprintf("%s: %s: nothing was done; see --ca, --server-name, --client-cert and --client-key", address, failed.Message)
 		code = exitFailed
 	case failed.Retryable:
 		text = fmt.Sprintf("%s: %s: try again", address, failed.Message)

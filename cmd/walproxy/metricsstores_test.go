@@ -28,7 +28,10 @@ import (
 func running(t *testing.T, text string) (i *instance, base, admin, dir string) {
 	t.Helper()
 	dir = filepath.Join(t.TempDir(), "data")
-	c, err := config.Parse("w.yaml", []byte("log: { min_free: -1 }\napi: { listen: \"127.0.0.1:0\" }\nadmin: { listen: \"127.0.0.1:0\" }\n"+
+	if !strings.HasPrefix(text, "api:") {
+		text = "api: { listen: \"127.0.0.1:0\" }\n" + text
+	}
+	c, err := config.Parse("w.yaml", []byte("log: { min_free: -1 }\nadmin: { listen: \"127.0.0.1:0\" }\n"+
 		"shutdown: { drain_timeout: 10s }\n"+text), []string{"WALPROXY_DATA_DIR=" + dir})
 	if err != nil {
 		t.Fatal(err)
@@ -492,7 +495,7 @@ func aerospikeMetrics(t *testing.T, j *judge) {
 	t.Cleanup(nodes.Close)
 	_, base, metrics, dir := running(t, `
 sinks:
-  main: { type: aerospike, hosts: ["`+nodes.Addrs()[0]+`"], namespace: test, lanes: 2, cluster: { settle: 300ms } }
+  main: { type: aerospike, hosts: ["`+nodes.Addrs()[0]+`"], namespace: test, lanes: 2, max_lag_bytes: 64MiB, cluster: { settle: 300ms } }
 `)
 	const rows = 20
 	for n := range rows {
@@ -507,6 +510,17 @@ sinks:
 	j.same(t, s, bytes, "walproxy_aerospike_applied_bytes_total")
 	j.same(t, s, 0, "walproxy_aerospike_read_before_write_total")
 	j.same(t, s, 0, "walproxy_aerospike_errors_total")
+	j.same(t, s, 64<<20, "walproxy_sink_max_lag_bytes")
+	for _, name := range []string{"walproxy_aerospike_unsettled_records", "walproxy_sink_unsettled_records"} {
+		written := 0
+		for s = (scrape{}); s.sum(name) == 0 && t.Context().Err() == nil; written++ { // what was applied is not settled for a while
+			put(t, base, "/v1/unsettled/1?ack=applied&timeout=1m", `{"total":1}`, 200)
+			if s, err = scrapeOf(metrics); err != nil {
+				t.Fatal(err)
+			}
+		}
+		j.within(t, s, 1, float64(rows+2*written), name)
+	}
 	for _, name := range []string{"walproxy_aerospike_unsettled_records", "walproxy_sink_unsettled_records", "walproxy_aerospike_unsettled_seconds"} {
 		s = awaitSum(t, metrics, 0, name) // each is read at a moment of its own
 		j.same(t, s, 0, name)

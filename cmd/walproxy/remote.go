@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -30,6 +31,7 @@ type remote struct {
 	api   string // URL without a slash at the end
 	admin string // URL likewise; empty: not known
 	token string
+	tls   *tls.Config // nil: as the system has it
 	http  http.Client
 }
 
@@ -44,6 +46,7 @@ func newRemote(api, admin string, c credentials) (*remote, error) {
 	if err != nil {
 		return nil, err
 	}
+	r.tls = secure
 	r.http.Transport = &http.Transport{
 		TLSClientConfig:     secure,
 		DialContext:         (&net.Dialer{Timeout: dialTimeout}).DialContext,
