@@ -2,6 +2,7 @@ package aerowire
 
 import (
 	"context"
+	"time"
 
 	"github.com/walproxy/walproxy/api"
 	"github.com/walproxy/walproxy/api/aerowire/codec"
@@ -13,6 +14,8 @@ type answer struct {
 	ops []codec.Op
 	// pending is what must be durable before the answer goes out; nil: nothing.
 	pending api.Pending
+	kind    kind
+	began   time.Time // when the message was there
 	// needs is how much room the operation wants that is not done for lack of it.
 	needs int64
 }
@@ -60,7 +63,8 @@ type stream struct {
 	ctx     context.Context
 	write   func([]byte) error
 	frame   []byte
-	waiting []*answer // in frame, whose writes are not known to be durable
+	waiting []*answer    // in frame, whose writes are not known to be durable
+	result  codec.Result // that it ended with
 }
 
 // streamBytes is how large a message of many records grows.
@@ -108,12 +112,14 @@ func (s *stream) flush() error {
 
 // refuse sends what is left and an error, which is the end of a scan.
 func (s *stream) refuse(r codec.Result) error {
+	s.result = r
 	s.frame = codec.AppendHeader(s.frame, &codec.Header{Result: r}, 0, 0)
 	return s.flush()
 }
 
 // last sends what is left and the end.
 func (s *stream) last(r codec.Result) error {
+	s.result = r
 	end := codec.Header{Info3: codec.Info3Last, Result: r}
 	s.frame = codec.AppendHeader(s.frame, &end, 0, 0)
 	return s.flush()

@@ -38,6 +38,7 @@ func (s *Server) batch(ctx context.Context, m *codec.Message, field []byte, out 
 	}
 	for i, a := range rows {
 		a.Timeout = b.Rows[i].Index
+		s.metrics.rows.add(kindOf(b.Rows[i].Message), a.Result)
 		if a.Result == codec.NamespaceNotFound { // which ends the batch
 			result = codec.Parameter
 			out.drop()

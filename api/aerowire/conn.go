@@ -41,6 +41,7 @@ const (
 const bufferBytes = 16 << 10
 
 func newConn(s *Server, c net.Conn) *conn {
+	c = counted{c, s.metrics}
 	return &conn{s: s, net: c, in: bufio.NewReaderSize(c, bufferBytes)}
 }
 
@@ -145,16 +146,35 @@ func (c *conn) more() bool {
 // settle waits for all answers and sends them. The outcome of a write that is not
 // known is not answered: the connection ends.
 func (c *conn) settle(ctx context.Context) error {
-	for _, a := range c.waiting {
+	for i, a := range c.waiting {
 		if err := a.wait(ctx); err != nil {
-			_ = c.send() // of what came before it
+			c.count(c.waiting[:i], c.send()) // of what came before it
+			c.count(c.waiting[i:], err)
 			return err
 		}
 		c.out = a.append(c.out)
 	}
+	err := c.send()
+	c.count(c.waiting, err)
 	clear(c.waiting)
 	c.waiting, c.held = c.waiting[:0], 0
-	return c.send()
+	return err
+}
+
+// count counts answers that were sent, unless there is an error.
+func (c *conn) count(answers []*answer, err error) {
+	for _, a := range answers {
+		_ = c.sent(a.kind, a.Result, a.began, err)
+	}
+}
+
+// sent counts a message, which has no answer if there is an error: that is returned.
+func (c *conn) sent(k kind, result codec.Result, began time.Time, err error) error {
+	if err != nil {
+		result = unanswered
+	}
+	c.s.metrics.done(k, result, began)
+	return err
 }
 
 func (c *conn) send() error {
@@ -192,18 +212,21 @@ func (c *conn) handle(ctx context.Context, kind byte, body []byte) error {
 		return c.info(ctx, body)
 	case codec.TypeSecurity:
 		// Answered as a server without security does: result in the second byte.
+		began := time.Now()
+		c.s.metrics.login.Inc()
 		if err := c.settle(ctx); err != nil {
-			return err
+			return c.sent(kindLogin, unanswered, began, err)
 		}
 		c.out = codec.AppendProto(c.out, codec.TypeSecurity, 16)
 		c.out = append(c.out, 0, byte(codec.SecurityNone))
 		c.out = append(c.out, make([]byte, 14)...)
-		return c.send()
+		return c.sent(kindLogin, codec.SecurityNone, began, c.send())
 	}
 	return codec.ErrMalformed
 }
 
 func (c *conn) message(ctx context.Context, body []byte) error {
+	began := time.Now()
 	m, err := codec.ParseMessage(body)
 	if err != nil {
 		return err
@@ -215,16 +238,23 @@ func (c *conn) message(ctx context.Context, body []byte) error {
 	_, digest := m.Field(codec.FieldDigest)
 	_, key := m.Field(codec.FieldKey)
 	if batch || !digest && !key {
+		k := kindQuery
+		if batch {
+			k = kindBatch
+		}
 		if err := c.settle(ctx); err != nil {
-			return err
+			return c.sent(k, unanswered, began, err)
 		}
 		out := newStream(ctx, c.write)
 		if batch {
-			return c.s.batch(ctx, m, field, out)
+			err = c.s.batch(ctx, m, field, out)
+		} else {
+			err = c.s.scan(ctx, m, c.net.RemoteAddr().String(), out)
 		}
-		return c.s.scan(ctx, m, c.net.RemoteAddr().String(), out)
+		return c.sent(k, out.result, began, err)
 	}
 	a := c.single(ctx, m)
+	a.kind, a.began = kindOf(m), began
 	c.waiting = append(c.waiting, a)
 	c.held += len(body) // which the names of its bins lie in
 	for i := range a.ops {

@@ -32,8 +32,9 @@ func nodeName(a net.Addr) string {
 
 // info answers an info request: a line per name, in the order asked for.
 func (c *conn) info(ctx context.Context, body []byte) error {
+	began := time.Now()
 	if err := c.settle(ctx); err != nil {
-		return err
+		return c.sent(kindInfo, unanswered, began, err)
 	}
 	names := codec.ParseInfo(body)
 	if len(names) == 0 {
@@ -43,12 +44,12 @@ func (c *conn) info(ctx context.Context, body []byte) error {
 	for _, name := range names {
 		answer, err := c.infoOf(ctx, name)
 		if err != nil {
-			return err
+			return c.sent(kindInfo, unanswered, began, err)
 		}
 		out = codec.AppendInfo(out, name, answer)
 	}
 	codec.SetProto(out, codec.TypeInfo)
-	return c.write(out)
+	return c.sent(kindInfo, codec.OK, began, c.write(out))
 }
 
 // infoFail is an error as info tells it.
@@ -135,13 +136,10 @@ func (s *Server) replicas(name string) string {
 // statistics are about this endpoint; the log's are metrics. As of a cluster, the key
 // is a new one after every start: who writes here can tell a restart by it.
 func (s *Server) statistics() string {
-	s.mu.Lock()
-	open := len(s.conns)
-	s.mu.Unlock()
 	return strings.Join([]string{
 		"cluster_size=1", "cluster_key=" + strings.ToUpper(strconv.FormatUint(s.run, 16)), "cluster_integrity=true", "cluster_is_member=true",
 		"uptime=" + strconv.FormatInt(int64(time.Since(s.started).Seconds()), 10),
-		"client_connections=" + strconv.Itoa(open),
+		"client_connections=" + strconv.Itoa(s.open()),
 		"client_connections_opened=" + strconv.FormatInt(s.stats.opened.Load(), 10),
 		"requests_panicked=" + strconv.FormatInt(s.stats.panicked.Load(), 10),
 	}, ";")

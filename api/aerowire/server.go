@@ -20,6 +20,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 	"golang.org/x/sync/semaphore"
 
@@ -72,8 +73,9 @@ type Options struct {
 	// answer. 30 s.
 	RequestTimeout time.Duration
 
-	Now    func() time.Time
-	Logger *zap.Logger // nil: nothing is logged
+	Now        func() time.Time
+	Logger     *zap.Logger           // nil: nothing is logged
+	Registerer prometheus.Registerer // of metrics; nil: none
 }
 
 func (o Options) withDefaults() (Options, error) {
@@ -154,14 +156,15 @@ type Server struct {
 	failed   chan error // capacity 1
 	joined   sync.WaitGroup
 
-	mu    sync.Mutex
-	conns map[*conn]struct{}
-	once  sync.Once
-	done  chan struct{} // Close has finished
-	err   error         // of Close; read after done
-	stats counters
-	away  away
-	jobs  jobs // in front of a cluster
+	mu      sync.Mutex
+	conns   map[*conn]struct{}
+	once    sync.Once
+	done    chan struct{} // Close has finished
+	err     error         // of Close; read after done
+	stats   counters
+	metrics *metrics
+	away    away
+	jobs    jobs // in front of a cluster
 }
 
 // counters for info's statistics.
@@ -185,6 +188,9 @@ func Start(o Options) (*Server, error) {
 	}
 	s.decodedMax = max(o.MaxInFlightBytes, roomPerByte*int64(o.MaxRecordBytes))
 	s.decoded, s.filters = semaphore.NewWeighted(s.decodedMax), semaphore.NewWeighted(s.decodedMax)
+	if s.metrics, err = newMetrics(o.Registerer, s); err != nil {
+		return nil, err
+	}
 	s.base, s.cancel = context.WithCancelCause(context.Background())
 	s.running, s.halt = context.WithCancel(s.base)
 	s.joined.Go(s.accept)
@@ -226,6 +232,7 @@ func (s *Server) accept() {
 
 func (s *Server) serve(raw net.Conn) {
 	s.stats.opened.Add(1)
+	s.metrics.connections.Inc()
 	if s.o.TLS != nil {
 		raw = tls.Server(raw, s.o.TLS)
 	}
@@ -245,6 +252,7 @@ func (s *Server) serve(raw net.Conn) {
 		err := t.HandshakeContext(ctx)
 		cancel()
 		if err != nil {
+			s.metrics.refused.Inc()
 			s.log.Debug("no TLS", zap.Stringer("client", raw.RemoteAddr()), zap.Error(err))
 			return
 		}
@@ -271,9 +279,17 @@ func (s *Server) Close(ctx context.Context) error {
 		s.joined.Wait()
 		stop()
 		s.cancel(errClosing)
+		s.metrics.close()
 	})
 	<-s.done
 	return s.err
+}
+
+// open is how many connections there are.
+func (s *Server) open() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.conns)
 }
 
 // wakeIdle ends the waits for a next request.

@@ -37,6 +37,7 @@ func (i *instance) startAerowire() error {
 		MaxBatchRows:     c.MaxBatchRows,
 		IdleTimeout:      time.Duration(c.IdleTimeout),
 		Logger:           i.logger.Named("aerowire"),
+		Registerer:       i.registry,
 	})
 	return err
 }

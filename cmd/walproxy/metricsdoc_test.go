@@ -152,7 +152,7 @@ process (` + "`process_`" + `). What is worth an alert is in [operations.md](ope
 
 // metricGroups are the sections, the first prefix that fits decides.
 var metricGroups = []struct{ title, prefix string }{
-	{"Log", "walproxy_log_"}, {"Sinks", "walproxy_sink_"}, {"API", "walproxy_http_"}, {"PostgreSQL endpoint", "walproxy_pgwire_"},
+	{"Log", "walproxy_log_"}, {"Sinks", "walproxy_sink_"}, {"API", "walproxy_http_"}, {"PostgreSQL endpoint", "walproxy_pgwire_"}, {"Aerospike endpoint", "walproxy_aerowire_"},
 	{"PostgreSQL sinks", "walproxy_postgres_"}, {"Aerospike sinks", "walproxy_aerospike_"}, {"The proxy", "walproxy_"},
 }
 

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -173,7 +174,7 @@ func (c *tallies) batch(client *http.Client, base, lines string, records int) er
 func TestMetricsTruth(t *testing.T) {
 	t.Parallel()
 	parts := map[string]func(*testing.T, *judge){"log and API": logMetrics, "sessions": sessionMetrics, "pool": poolMetrics,
-		"postgres": postgresMetrics, "aerospike": aerospikeMetrics, "tracing": tracingMetrics}
+		"postgres": postgresMetrics, "aerospike": aerospikeMetrics, "aerowire": aerowireMetrics, "tracing": tracingMetrics}
 	j := &judge{compared: map[string]bool{}}
 	var ran atomic.Int64
 	t.Run("part", func(t *testing.T) {
@@ -230,7 +231,7 @@ func (j *judge) same(t *testing.T, s scrape, want int, name string, labels ...st
 // awaitSum scrapes until a sum is what it should be, and returns the scrape, whatever became of it.
 func awaitSum(t *testing.T, admin string, want int, name string, labels ...string) (s scrape) {
 	t.Helper()
-	for deadline := time.Now().Add(150 * time.Second); ; time.Sleep(10 * time.Millisecond) { // what fails is tried again after a minute
+	for deadline := time.Now().Add(150 * time.Second); ; time.Sleep(10 * time.Millisecond) {
 		var err error
 		if s, err = scrapeOf(admin); err != nil {
 			t.Fatal(err)
@@ -241,9 +242,16 @@ func awaitSum(t *testing.T, admin string, want int, name string, labels ...strin
 	}
 }
 
+// setAside is what an earlier start has set aside, in bytes.
+const setAside = 1234
+
 // logMetrics scrapes while clients write and read, and when they have ended.
 func logMetrics(t *testing.T, j *judge) {
 	dir := filepath.Join(t.TempDir(), "data")
+	if err := errors.Join(os.MkdirAll(filepath.Join(dir, "log", "quarantine"), 0o700),
+		os.WriteFile(filepath.Join(dir, "log", "quarantine", "tail"), make([]byte, setAside), 0o600)); err != nil {
+		t.Fatal(err)
+	}
 	c, err := config.Parse("", nil, []string{"WALPROXY_DATA_DIR=" + dir, "WALPROXY_LOG__MIN_FREE=-1",
 		"WALPROXY_API__LISTEN=127.0.0.1:0", "WALPROXY_ADMIN__LISTEN=127.0.0.1:0"})
 	if err != nil {
@@ -407,7 +415,7 @@ func standing(t *testing.T, s scrape, j *judge, dir string, c *tallies) {
 	j.same(t, s, 64<<30, "walproxy_log_max_bytes")
 	j.same(t, s, -1, "walproxy_log_min_free_bytes")
 	j.same(t, s, 0, "walproxy_log_poisoned")
-	j.same(t, s, 0, "walproxy_log_quarantine_bytes")
+	j.same(t, s, setAside, "walproxy_log_quarantine_bytes")
 	space, err := vfs.OS().Space(dir)
 	if err != nil {
 		t.Fatal(err)
@@ -446,6 +454,7 @@ func held(t *testing.T, admin, base string, j *judge, c *tallies) scrape {
 		}
 	}
 	post("/v1/sinks/main:pause")
+	written := time.Now()
 	for n := range 3 {
 		if err := c.expect(200, http.DefaultClient, "PUT", fmt.Sprintf("%s/v1/held/%d", base, n), `{"a":1}`, 1); err != nil {
 			t.Fatal(err)
@@ -455,11 +464,31 @@ func held(t *testing.T, admin, base string, j *judge, c *tallies) scrape {
 	j.same(t, s, 1, "walproxy_sink_state", `state="paused"`)
 	j.same(t, s, 1, "walproxy_sink_paused")
 	j.same(t, s, 3, "walproxy_sink_lag_records")
+	for began := time.Now(); s.sum("walproxy_sink_oldest_seconds") == 0 && time.Since(began) < time.Minute; { // it is looked for every 5 s
+		time.Sleep(100 * time.Millisecond)
+		var err error
+		if s, err = scrapeOf(admin); err != nil {
+			t.Fatal(err)
+		}
+	}
+	j.within(t, s, 1e-9, time.Since(written).Seconds(), "walproxy_sink_oldest_seconds")
 	j.within(t, s, 3*10, 3*1000, "walproxy_sink_lag_bytes")
 	j.same(t, s, c.acked-3, "walproxy_sink_applied_lsn")
 	post("/v1/sinks/main:resume")
 	s = awaitSum(t, admin, 0, "walproxy_sink_lag_records")
 	j.same(t, s, c.acked, "walproxy_sink_applied_lsn")
+	begun, err := net.Dial("tcp", strings.TrimPrefix(base, "http://"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.WriteString(begun, "PUT /v1/held/1 HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n{"); err != nil {
+		t.Fatal(err)
+	}
+	s = awaitSum(t, admin, 1, "walproxy_http_requests_in_flight")
+	j.same(t, s, 1, "walproxy_http_requests_in_flight")
+	_ = begun.Close()
+	s = awaitSum(t, admin, 0, "walproxy_http_requests_in_flight")
+	j.same(t, s, 0, "walproxy_http_requests_in_flight")
 	post("/v1/drain")
 	s = awaitSum(t, admin, 1, "walproxy_draining")
 	j.same(t, s, 1, "walproxy_draining")

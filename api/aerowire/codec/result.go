@@ -53,6 +53,12 @@ var resultNames = map[Result]string{
 	IndexFound: "index exists", IndexNotFound: "no such index",
 }
 
+// Name of r; ok: it is one that this endpoint knows.
+func (r Result) Name() (name string, ok bool) {
+	name, ok = resultNames[r]
+	return name, ok
+}
+
 // Error implements error.
 func (r Result) Error() string {
 	if name, ok := resultNames[r]; ok {
