@@ -65,7 +65,7 @@ func TestExpiredAreDeletedIdle(t *testing.T) {
 			rows := func(want string) bool { return a.query("SELECT count(*) FROM "+collection) == want }
 			a.asked(log)
 			log.set(a.last, a.clock.Add(time.Minute), nil)
-			a.sink.sweep.changed() // it waits for a minute after a failure
+			a.sink.sweep.changed() // it waits for relook after a failure
 			a.asked(log)
 			a.asked(log)
 			if !rows("12") {

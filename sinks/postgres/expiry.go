@@ -60,9 +60,10 @@ type expiring struct {
 type cursor struct{ end, key []byte }
 
 const (
-	// relook is how long rows that others held locked are passed over, keepFor
-	// how long those are that cannot be deleted.
-	relook  = time.Minute
+	// relook is how long rows that others held locked are passed over, and how long
+	// nothing is looked for behind a failure, or while another process owns the stream;
+	// keepFor is how long those rows are passed over that cannot be deleted.
+	relook  = 10 * time.Second
 	keepFor = time.Hour
 	// sweepLock bounds the waits of a removal for locks, below the server's
 	// deadlock_timeout: a batch never has to give way to it.
