@@ -199,8 +199,12 @@ func beginJSON(_ *testing.B, s *served) (func(int, int) error, func()) {
 	}, transport.CloseIdleConnections
 }
 
+// beginStream has a connection of its own for each client, as clients that are processes
+// have.
 func beginStream(_ *testing.B, s *served) (func(int, int) error, func()) {
-	c := walproxyv1connect.NewWriteServiceClient(s.h2, "http://"+s.addr, connect.WithGRPC())
+	transport := &http.Transport{Protocols: &http.Protocols{}}
+	transport.Protocols.SetUnencryptedHTTP2(true)
+	c := walproxyv1connect.NewWriteServiceClient(&http.Client{Transport: transport}, "http://"+s.addr, connect.WithGRPC())
 	ctx, cancel := context.WithCancel(context.Background())
 	stream := c.WriteStream(ctx)
 	return func(first, n int) error {
@@ -221,6 +225,7 @@ func beginStream(_ *testing.B, s *served) (func(int, int) error, func()) {
 			_ = stream.CloseRequest()
 			cancel()
 			_ = stream.CloseResponse()
+			transport.CloseIdleConnections()
 		}
 }
 
