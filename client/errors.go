@@ -34,7 +34,8 @@ var (
 	// ErrDenied: the token is missing, unknown, or does not allow it.
 	ErrDenied = errors.New("client: denied")
 	// ErrUntrusted: one side does not accept the other's certificate; nothing was done, and
-	// no retry helps.
+	// no retry helps. With TLS 1.3 the refusal of the client's may be lost with its
+	// connection: of a write that was sent on it the outcome is then unknown.
 	ErrUntrusted = errors.New("client: certificate not accepted")
 	// ErrUnknownOutcome: the write may be done or not. Send it again under the same
 	// request id, Error.RequestID, to know.

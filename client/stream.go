@@ -358,7 +358,7 @@ func (s *Stream) serve() (progressed bool, err error) {
 			return progressed, nil
 		}
 		if err != nil {
-			if code := errorOf(err, true).Code; code != codeUnreachable && code != codeUntrusted {
+			if code := errorOf(err, true).Code; code != codeUnreachable && code != codeUntrusted && code != codeDenied {
 				s.doubt()
 			}
 			if cause := context.Cause(ctx); cause != nil {

@@ -109,8 +109,8 @@ func TestCrowdWires(t *testing.T) {
 		begin func(int) (func(), error)
 		most  int64 // bytes in use for each
 	}{
-		{"Aerospike", w.restAero, 24 << 10},
-		{"PostgreSQL", w.restSession, 24 << 10},
+		{"Aerospike", w.restAero, 32 << 10},
+		{"PostgreSQL", w.restSession, 64 << 10},
 	} {
 		end, err := kind.begin(0) // what the first one needs
 		if err != nil {

@@ -103,7 +103,7 @@ func TestReloadConnections(t *testing.T) {
 	t.Run("pgwire", func(t *testing.T) {
 		t.Parallel()
 		c, _ := hosted(t)
-		l := newLimited(t, `pgwire: { listen: "127.0.0.1:0", upstream: "postgres://`+c.Addr()+`", max_connections: %d, max_user_connections: %d, max_database_connections: %d }`, 1, 0, 0)
+		l := newLimited(t, `pgwire: { listen: "127.0.0.1:0", upstream: "postgres://`+c.Addr()+`", max_connections: %d, max_user_connections: %d, max_database_connections: %d, query_wait: 200ms }`, 1, 9, 9)
 		g := &guests{t: t, dsn: pgtest.DSN(l.i.pgwireListener.Addr().String(), "app", "postgres")}
 		refused := func(what string) {
 			t.Helper()
@@ -114,14 +114,14 @@ func TestReloadConnections(t *testing.T) {
 		}
 		first := g.in()
 		refused("one too many")
-		l.set(2, 0, 0)
+		l.set(2, 9, 9)
 		second := g.in()
 		refused("two, and another")
-		l.set(1, 0, 0)
+		l.set(1, 9, 9)
 		g.must(first, "SELECT 1")
 		g.must(second, "SELECT 1")
 		refused("a smaller number")
-		l.set(9, 2, 0)
+		l.set(9, 2, 9)
 		refused("of one user")
 		l.set(9, 9, 2)
 		refused("of one database")

@@ -85,6 +85,10 @@ func TestFilterOverRestart(t *testing.T) {
 	if res, err := r.do(t.Context(), write(n+1)); err != nil || res.Repeat {
 		t.Errorf("a new id: %+v, %v", res, err)
 	}
+	eventually(t, "it leaves memory", func() bool { return r.open() == 0 })
+	if res, err := r.do(t.Context(), write(n+1)); err != nil || !res.Repeat {
+		t.Errorf("the id that was new: %+v, %v", res, err)
+	}
 	next, seen := "", 0
 	for more := true; more; {
 		var err error
