@@ -80,7 +80,7 @@ pgsuites: install-deps install-drivers
 ## crash: the long form of every crash, power-cut and fault test (root, /dev/fuse)
 crash: install-deps
 	WALPROXY_LONG=1 $(GO) test -timeout 2h -count 1 -v ./internal/crashtest/... ./internal/powerfs/...
-	WALPROXY_LONG=1 $(GO) test -timeout 2h -count 1 -v -run 'AtEveryCall|PowerCut' ./wal
+	WALPROXY_LONG=1 $(GO) test -timeout 2h -count 1 -v -run 'AtEveryCall|PowerCut|FailureIn' ./wal
 
 ## backlog: 10 GiB of backlog, memory below 300 MiB (takes minutes and the disk)
 backlog:

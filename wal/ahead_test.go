@@ -248,32 +248,37 @@ type slowFS struct {
 	after bool
 	syncs atomic.Int64
 	ahead atomic.Int64 // writes during one
+
+	syncing atomic.Value // the path of the one that is under way; "": none is
 }
 
 type slowFile struct {
 	vfs.File
-	fs      *slowFS
-	syncing atomic.Bool
+	fs   *slowFS
+	path string
 }
+
+// during reports whether a write to path is made during an fsync of it.
+func (s *slowFS) during(path string) bool { return s.syncing.Load() == any(path) }
 
 func (s *slowFS) OpenFile(name string, flag int, perm fs.FileMode) (vfs.File, error) {
 	f, err := s.FS.OpenFile(name, flag, perm)
 	if err != nil || filepath.Base(name) != (nativeLayout{}).file() {
 		return f, err
 	}
-	return &slowFile{File: f, fs: s}, nil
+	return &slowFile{f, s, name}, nil
 }
 
 func (f *slowFile) WriteAt(b []byte, at int64) (int, error) {
-	if f.syncing.Load() {
+	if f.fs.during(f.path) {
 		f.fs.ahead.Add(1)
 	}
 	return f.File.WriteAt(b, at)
 }
 
 func (f *slowFile) Datasync() error {
-	f.syncing.Store(true)
-	defer f.syncing.Store(false)
+	f.fs.syncing.Store(f.path)
+	defer f.fs.syncing.Store("")
 	if f.fs.after && f.fs.syncs.Add(1)%2 == 0 {
 		defer time.Sleep(time.Millisecond)
 		return f.File.Datasync()
@@ -305,21 +310,39 @@ func TestPowerCutInWritesAhead(t *testing.T) {
 	})
 }
 
-// TestFailureInWritesAhead is TestFailureAtEveryCall in such work.
+// TestFailureInWritesAhead is TestFailureAtEveryCall in such work; in its short form of
+// writes during an fsync, and of fsyncs.
 func TestFailureInWritesAhead(t *testing.T) {
 	t.Parallel()
-	seeds, steps, apart, cutsApart := 1, 6, 7, 12
+	seeds, steps, atLeast, apart, cutsApart := 1, 4, 6, 1, 24
 	if longTest() {
-		seeds, steps, apart, cutsApart = 20, 30, 1, 3
+		seeds, steps, atLeast, apart, cutsApart = 20, 30, 60, 1, 3
 	}
 	everySeed(t, seeds, func(seed uint64) {
-		failEachCall(t, seed, apart, cutsApart, func(l *life) error {
+		ahead := 0
+		failEachCall(t, seed, atLeast, apart, cutsApart, func(l *life) error {
 			l.segmentBytes = 4 << 10
-			disk := l.disk
-			l.with = func(o *Options) { o.FS = &slowFS{FS: disk} }
+			slow := &slowFS{FS: l.disk}
+			l.with = func(o *Options) { o.FS = slow }
 			defer func() { l.with = nil }()
+			fail := l.fail
+			l.fail = func(c crashfs.Call) error {
+				write := c.Kind == crashfs.Write && slow.during(c.Path)
+				sync := c.Kind == crashfs.Sync && slow.during(c.Path)
+				if !longTest() && !write && !sync {
+					return nil
+				}
+				err := fail(c)
+				if err != nil && write {
+					ahead++
+				}
+				return err
+			}
 			return l.workAhead(steps)
 		})
+		if ahead == 0 {
+			t.Errorf("seed %d: no write during an fsync failed", seed)
+		}
 	})
 }
 

@@ -123,11 +123,13 @@ func TestFailureAtEveryCall(t *testing.T) {
 		seeds, steps, apart, cutsApart = 20, 30, 1, 3
 	}
 	everySeed(t, seeds, func(seed uint64) {
-		failEachCall(t, seed, apart, cutsApart, func(l *life) error { return l.work(steps) })
+		failEachCall(t, seed, 60, apart, cutsApart, func(l *life) error { return l.work(steps) })
 	})
 }
 
-func failEachCall(t *testing.T, seed uint64, apart, cutsApart int, work func(*life) error) {
+// failEachCall lets each of the calls of work fail in turn, of which there are so many at
+// least; those far into it only if they are so far apart.
+func failEachCall(t *testing.T, seed uint64, atLeast, apart, cutsApart int, work func(*life) error) {
 	errnos := []syscall.Errno{syscall.EIO, syscall.ENOSPC, syscall.EINTR}
 	synctest.Test(t, func(t *testing.T) {
 		c := &powerCutter{tb: t, seed: seed, apart: cutsApart, ways: 2}
@@ -141,7 +143,7 @@ func failEachCall(t *testing.T, seed uint64, apart, cutsApart int, work func(*li
 			errno := errnos[tried%len(errnos)]
 			l, failed, err := failAt(n, errno, seed, work)
 			if failed.Kind == "" {
-				if err != nil || n < 60 {
+				if err != nil || n <= atLeast {
 					t.Fatalf("call %d: nothing failed: %v", n, err)
 				}
 				t.Logf("%d calls failed in turn, %d starts", tried-1, c.lives)
