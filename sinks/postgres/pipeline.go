@@ -5,7 +5,8 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"slices"
+	"sync"
+	"unsafe"
 
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgproto3"
@@ -112,6 +113,7 @@ type stream struct {
 	fresh    map[string]string // names of statements that it prepares, by identity
 	steps    []step
 	commands int
+	memory   *[]byte // the frontend's buffer, if it is ours
 }
 
 func openStream(ctx context.Context, conn *pgconn.PgConn) *stream {
@@ -147,7 +149,7 @@ func (s *stream) queue(commands []command) {
 			s.steps = append(s.steps, step{command: s.commands, prepare: true, id: id, name: name})
 		}
 		if size := c.size(); size > 1024 {
-			s.frontend.Send(room(size))
+			s.frontend.Send(room{s, size})
 		}
 		s.pipeline.SendQueryPrepared(name, c.params, c.formats, c.results)
 		s.steps = append(s.steps, step{command: s.commands})
@@ -156,13 +158,61 @@ func (s *stream) queue(commands []command) {
 }
 
 // room is no message: it makes room for one in the frontend's buffer, which would
-// grow in steps, copying what it has.
-type room int
+// grow in steps, copying what it has, and be new memory for every batch.
+type room struct {
+	stream *stream
+	size   int
+}
 
 func (room) Frontend()           {}
 func (room) Decode([]byte) error { return errors.ErrUnsupported }
 
-func (r room) Encode(dst []byte) ([]byte, error) { return slices.Grow(dst, int(r)), nil }
+func (r room) Encode(dst []byte) ([]byte, error) {
+	need := len(dst) + r.size
+	if cap(dst) >= need {
+		return dst, nil
+	}
+	s := r.stream
+	if s.memory == nil {
+		s.memory, _ = outgoing.Get().(*[]byte)
+	}
+	if s.memory == nil || cap(*s.memory) < need {
+		grown := make([]byte, 0, max(need, 2*cap(dst)))
+		s.memory = &grown
+	}
+	return append((*s.memory)[:0], dst...), nil
+}
+
+// outgoing has memory of streams whose messages are sent.
+var outgoing sync.Pool
+
+// sync sends what is queued, with a Sync behind it.
+func (s *stream) sync() error {
+	err := s.pipeline.Sync()
+	if err == nil && s.memory != nil && cap(*s.memory) <= scratchBytes {
+		after := use{of: *s.memory}
+		if s.frontend.Send(&after); !after.on {
+			outgoing.Put(s.memory)
+		}
+	}
+	s.memory = nil
+	return err
+}
+
+// use is no message: it sees whether the frontend still has a buffer. It gives large
+// ones up once they are written.
+type use struct {
+	of []byte
+	on bool
+}
+
+func (*use) Frontend()           {}
+func (*use) Decode([]byte) error { return errors.ErrUnsupported }
+
+func (u *use) Encode(dst []byte) ([]byte, error) {
+	u.on = unsafe.SliceData(dst) == unsafe.SliceData(u.of)
+	return dst, nil
+}
 
 // size of the command's messages, and a little more.
 func (c *command) size() int {
@@ -181,13 +231,13 @@ func (c *command) size() int {
 // all its locks, for ever.
 func (s *stream) flush() error {
 	s.steps = append(s.steps, step{command: s.commands, sync: true})
-	return s.pipeline.Sync()
+	return s.sync()
 }
 
 // end sends the rest and returns an answer per command.
 func (s *stream) end() ([]answer, error) {
 	answers := make([]answer, s.commands)
-	err := s.pipeline.Sync()
+	err := s.sync()
 	if err == nil {
 		err = s.receive(answers)
 	}

@@ -1,7 +1,9 @@
 package postgres
 
 import (
+	"bytes"
 	"context"
+	"crypto/md5"
 	"errors"
 	"fmt"
 	"strings"
@@ -63,6 +65,50 @@ func TestPipeline(t *testing.T) {
 	}
 	if _, err := runPipeline(ctx, conn, []command{echo}); err != nil {
 		t.Fatalf("after all that: %v", err)
+	}
+}
+
+// TestMemoryOfMessages: the memory that messages are put together in belongs to one
+// stream until they are written, and is used again then.
+func TestMemoryOfMessages(t *testing.T) {
+	ctx := bounded(t)
+	conns := []*pgconn.PgConn{plainLink(t), plainLink(t), plainLink(t)}
+	echo := func(c byte, size int) command {
+		return command{sql: "SELECT md5($1::text)", types: []uint32{25}, params: [][]byte{bytes.Repeat([]byte{c}, size)}}
+	}
+	for round := range 4 {
+		streams := make([]*stream, len(conns))
+		for part := range 3 {
+			for i, conn := range conns {
+				if streams[i] == nil {
+					streams[i] = openStream(ctx, conn)
+				}
+				streams[i].queue([]command{echo(byte('a'+i), 5000<<round<<part)})
+			}
+		}
+		for i, s := range streams {
+			if i == 1 {
+				if err := s.flush(); err != nil {
+					t.Fatal(err)
+				}
+				s.queue([]command{echo('x', 100_000)})
+			}
+		}
+		for i, s := range streams {
+			answers, err := s.end()
+			if err != nil {
+				t.Fatal(err)
+			}
+			for part := range 3 {
+				want := fmt.Sprintf("%x", md5.Sum(bytes.Repeat([]byte{byte('a' + i)}, 5000<<round<<part)))
+				if got := string(answers[part].rows[0][0]); got != want {
+					t.Fatalf("stream %d, command %d: other bytes than were queued", i, part)
+				}
+			}
+			if s.memory != nil {
+				t.Fatal("a stream that has ended has memory")
+			}
+		}
 	}
 }
 

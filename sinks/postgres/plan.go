@@ -25,6 +25,8 @@ type tablePlanner struct {
 
 	upserts bool // tests: never MERGE
 
+	staging atomic.Int32 // batches that are being staged
+
 	// lanes is the catalogue as Resume found it, which lane groups follow.
 	lanes atomic.Pointer[relations]
 

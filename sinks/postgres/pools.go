@@ -152,11 +152,21 @@ func (s *Sink) direct(ctx context.Context, conn *pgx.Conn) error {
 	return sinks.WithOutcome(sinks.Halt, errors.Join(errors.New("sink postgres: the dsn leads to a pooler that pools transactions (pgbouncer's pool_mode=transaction, say): the stream's lock, time-outs and prepared statements need a session; connect to the server itself, or to a pool with pool_mode=session"), err))
 }
 
+// errBusy is why there is no connection. Its text is made when it is asked for: the
+// pool copies its configuration.
+type errBusy struct {
+	pool   *pgxpool.Pool
+	waited time.Duration
+}
+
+func (e errBusy) Error() string {
+	return fmt.Sprintf("no connection of the pool's %d within %v", e.pool.Config().MaxConns, e.waited)
+}
+
 // acquire takes a connection from a pool. Errors are not classified yet and mean
 // that nothing was sent.
 func (s *Sink) acquire(ctx context.Context, pool *pgxpool.Pool) (*pgxpool.Conn, error) {
-	ctx, cancel := context.WithTimeoutCause(ctx, s.o.Timeouts.Acquire,
-		fmt.Errorf("no connection of the pool's %d within %v", pool.Config().MaxConns, s.o.Timeouts.Acquire))
+	ctx, cancel := context.WithTimeoutCause(ctx, s.o.Timeouts.Acquire, errBusy{pool, s.o.Timeouts.Acquire})
 	defer cancel()
 	conn, err := pool.Acquire(ctx)
 	if err != nil && ctx.Err() != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"unsafe"
 
 	"github.com/jackc/pgx/v5/pgconn"
 
@@ -59,6 +60,10 @@ func (e *rejection) Unwrap() error { return e.err }
 func (p *tablePlanner) stage(ctx context.Context, l link, b *sinks.Batch) ([]sinks.Result, error) {
 	w := newWork(p, l, b)
 	defer w.free()
+	if p.staging.Add(1) > 1 {
+		w.grown = chunkGrowth // the server has other lanes to work at
+	}
+	defer p.staging.Add(-1)
 	err := w.collect(ctx)
 	if err == nil {
 		err = w.apply(ctx)
@@ -71,7 +76,7 @@ func (p *tablePlanner) stage(ctx context.Context, l link, b *sinks.Batch) ([]sin
 
 // collect finds the row of every mutation, and what has to be read.
 func (w *work) collect(ctx context.Context) error {
-	if len(w.batch.Records) >= chunkRows {
+	if len(w.batch.Records) >= chunkRows && w.grown == 0 {
 		if err := w.link.send(ctx, nil); err != nil { // the server moves the checkpoint meanwhile
 			return err
 		}
@@ -165,10 +170,11 @@ func (w *work) row(collection string, in *walproxyv1.Key) (*row, error) {
 		w.slab = make([]row, 0, max(2*cap(w.slab), 64))
 	}
 	start := len(w.arena)
-	w.arena = append(w.arena, id[mp.prefix:]...)
-	w.slab = append(w.slab, row{m: mp, key: key, stream: stream, id: w.arena[start:len(w.arena):len(w.arena)], last: -1})
+	w.arena = append(w.arena, id...)
+	id = w.arena[start:len(w.arena):len(w.arena)]
+	w.slab = append(w.slab, row{m: mp, key: key, stream: stream, id: id[mp.prefix:], last: -1})
 	r := &w.slab[len(w.slab)-1]
-	w.rows[string(id)] = r
+	w.rows[unsafe.String(unsafe.SliceData(id), len(id))] = r // what the arena has stays as it is until the rows are cleared
 	w.order = append(w.order, r)
 	return r, nil
 }
