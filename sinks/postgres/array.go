@@ -114,6 +114,9 @@ func (a *arrayBuilder) latest() []byte {
 	return a.buf[a.last:len(a.buf):len(a.buf)]
 }
 
+// elementSize is that of the first element, in an array of values of one size.
+func (a *arrayBuilder) elementSize() int { return int(binary.BigEndian.Uint32(a.buf[arrayHead:])) }
+
 // bytes is the array; nothing may be added any more.
 func (a *arrayBuilder) bytes() []byte {
 	if a.text {

@@ -57,6 +57,11 @@ type column struct {
 	enums     uint32 // the type of its arrays, of an enum; else 0
 }
 
+// isInteger: its values are those of an integer type itself.
+func (c *column) isInteger() bool {
+	return c.cast == "" && (c.base == oidInt2 || c.base == oidInt4 || c.base == oidInt8)
+}
+
 func (t *table) String() string { return t.schema + "." + t.name }
 
 // quoted is the table's name in a statement.

@@ -482,7 +482,7 @@ func TestIdleSessions(t *testing.T) {
 	if version := admin.PgConn().ParameterStatus("server_version"); strings.HasPrefix(version, "12.") || strings.HasPrefix(version, "13.") {
 		t.Skipf("PostgreSQL %s ends no idle sessions", version)
 	}
-	for _, sql := range []string{InitSQL("", role), "ALTER ROLE " + role + " SET idle_session_timeout = '200ms'"} {
+	for _, sql := range []string{InitSQL("", role), "ALTER ROLE " + role + " SET idle_session_timeout = '500ms'"} {
 		if _, err := admin.PgConn().Exec(bounded(t), sql).ReadAll(); err != nil {
 			t.Fatal(err)
 		}

@@ -177,6 +177,10 @@ func (w *work) commands() (commands []command, owners []origin) {
 		if w.hopes(g) {
 			sqls = []string{g.shape.insert}
 		} else if w.merging(g) {
+			if low, high, dense := g.dense(); dense {
+				commands, owners = w.mergeRange(g, append(params, low, high), commands, owners)
+				continue
+			}
 			sqls = []string{g.shape.merge}
 			commands, owners = w.findByKey(commands, owners)
 		}
@@ -205,6 +209,46 @@ func (w *work) findByKey(commands []command, owners []origin) ([]command, []orig
 	}
 	w.byKey = true
 	return append(commands, command{sql: byKey, path: w.path()}), append(owners, ours)
+}
+
+// mergeRange is the MERGE of a group with dense keys. Whatever comes behind it is
+// planned byKey again: a plan byRange that is kept would read all of a table.
+func (w *work) mergeRange(g *group, params [][]byte, commands []command, owners []origin) ([]command, []origin) {
+	key := g.shape.inputs[0].element
+	commands = append(commands, command{sql: byRange, path: w.path()},
+		command{sql: g.shape.dense, types: append(slices.Clone(g.shape.types), key, key), params: params, formats: binaryParams})
+	owners = append(owners, ours, origin{record: g.owner})
+	w.byKey = false
+	return w.findByKey(commands, owners)
+}
+
+// A group's keys are dense if they are at least one in denseKeys of their range: reading
+// that costs less than looking each of them up (BenchmarkForms). The join keeps all
+// rows of the group, which denseBytes bounds.
+const (
+	denseKeys  = 2
+	denseBytes = 1 << 20
+)
+
+// dense returns the lowest and the highest key of a group whose keys are dense.
+func (g *group) dense() (low, high []byte, ok bool) {
+	if g.shape.dense == "" || g.bytes() > denseBytes {
+		return nil, nil, false
+	}
+	keys := &g.arrays[0]
+	size := keys.elementSize()
+	var least, most int64
+	for at := arrayHead + 4; at < len(keys.buf); at += 4 + size {
+		raw := keys.buf[at : at+size]
+		n := readInteger(raw)
+		if low == nil || n < least {
+			least, low = n, raw
+		}
+		if high == nil || n > most {
+			most, high = n, raw
+		}
+	}
+	return low, high, uint64(most)-uint64(least) < denseKeys*uint64(g.count)
 }
 
 // sendFull sends the statements collected if one of them is large.

@@ -2,6 +2,7 @@ package postgres
 
 import (
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 	"testing"
@@ -10,7 +11,9 @@ import (
 	"pgregory.net/rapid"
 
 	walproxyv1 "github.com/walproxy/walproxy/api/proto/walproxy/v1"
+	"github.com/walproxy/walproxy/internal/pgtest"
 	"github.com/walproxy/walproxy/mutation"
+	"github.com/walproxy/walproxy/sinks"
 )
 
 // merging returns a collection's statements that are MERGEs.
@@ -44,7 +47,14 @@ func TestMergeIsUpsert(t *testing.T) {
 		w.values["five"], w.values["serial"] = w.values["n"], rapid.Just[any](int64(100))
 		w.values["word"] = rapid.Map(rapid.StringMatching("[ab ]{0,5}"), func(s string) any { return s })
 		w.numbers = append(w.numbers, "five")
-		ddl := `CREATE TABLE plain (id text PRIMARY KEY, n int, d real, dec numeric, t text, j jsonb, five int DEFAULT 5,
+		key := "text"
+		if rapid.Bool().Draw(rt, "numbers") { // dense ones
+			key, w.keys = rapid.SampledFrom([]string{"smallint", "int", "bigint"}).Draw(rt, "integer"), nil
+			for n := range int64(6) {
+				w.keys = append(w.keys, mutation.Int64(n-2))
+			}
+		}
+		ddl := `CREATE TABLE plain (id ` + key + ` PRIMARY KEY, n int, d real, dec numeric, t text, j jsonb, five int DEFAULT 5,
 			word varchar(4) NOT NULL DEFAULT 'x', gen int GENERATED ALWAYS AS (five * 2) STORED, rest jsonb, version bigint`
 		serial := rapid.IntRange(0, 3).Draw(rt, "serial") == 0
 		if serial {
@@ -95,13 +105,20 @@ func TestMergeMeetsOthers(t *testing.T) {
 		what, sql string
 		missed    int32
 	}{
-		{"insert", "INSERT INTO plain VALUES ('new', -1)", 1},
+		{"insert", "INSERT INTO plain VALUES (99, -1)", 1},
 		{"delete", "DELETE FROM plain WHERE id = '7'", 0},
 		{"update", "UPDATE plain SET n = -1 WHERE id = '7'", 0},
+		{"dense insert", "INSERT INTO plain VALUES (20, -1)", 1},
+		{"dense delete", "DELETE FROM plain WHERE id = '7'", 0},
+		{"dense update", "UPDATE plain SET n = -1 WHERE id = '7'", 0},
 	} {
 		t.Run(c.what, func(t *testing.T) {
+			kind, added := "text", "99"
+			if strings.HasPrefix(c.what, "dense") {
+				kind, added = "bigint", "20"
+			}
 			a := newApplier(t, Options{Collections: []Collection{{Pattern: "plain", VersionColumn: "version"}}},
-				"CREATE TABLE plain (id text PRIMARY KEY, n bigint, version bigint)")
+				"CREATE TABLE plain (id "+kind+" PRIMARY KEY, n bigint, version bigint)")
 			a.needsMerge()
 			put := func(n int64) (ms []*walproxyv1.Mutation) {
 				for i := range 20 {
@@ -124,7 +141,7 @@ func TestMergeMeetsOthers(t *testing.T) {
 			done := make(chan struct{})
 			go func() {
 				defer close(done)
-				a.put(append(put(3), set("plain", mutation.String("new"), fields{"n": int64(3)}))...)
+				a.put(append(put(3), set("plain", mutation.String(added), fields{"n": int64(3)}))...)
 			}()
 			a.blocked()
 			if err := tx.Commit(bounded(t)); err != nil {
@@ -148,7 +165,7 @@ func TestMergeFollowsTheKey(t *testing.T) {
 		"CREATE TABLE plain (id bigint PRIMARY KEY, n bigint, version bigint, planned text DEFAULT current_setting('enable_seqscan'))")
 	a.needsMerge()
 	for n := range int64(2) {
-		a.put(set("plain", mutation.Int64(1), fields{"n": n}), set("plain", mutation.Int64(2), fields{"n": n}))
+		a.put(set("plain", mutation.Int64(1), fields{"n": n}), set("plain", mutation.Int64(2000), fields{"n": n}))
 	}
 	if got := a.query("SELECT planned FROM plain WHERE id = 1"); got != "off" {
 		t.Errorf("merged with enable_seqscan = %s", got)
@@ -157,10 +174,11 @@ func TestMergeFollowsTheKey(t *testing.T) {
 	if len(merges) != 1 {
 		t.Fatalf("%d MERGEs, want 1", len(merges))
 	}
-	a.exec("SET plan_cache_mode = force_generic_plan; PREPARE merging (bigint[], bigint[], bigint[]) AS " + merges[0].merge)
-	plan := func() string {
+	prepare := "PREPARE merging (bigint[], bigint[], bigint[]) AS " + merges[0].merge + "; PREPARE dense (bigint[], bigint[], bigint[], bigint, bigint) AS " + merges[0].dense
+	a.exec("SET plan_cache_mode = force_generic_plan; " + prepare)
+	plan := func(execute string) string {
 		var lines []string
-		rows, err := a.conn.Query(bounded(t), "EXPLAIN (COSTS off) EXECUTE merging (NULL, NULL, NULL)")
+		rows, err := a.conn.Query(bounded(t), "EXPLAIN (COSTS off) EXECUTE "+execute)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -177,7 +195,8 @@ func TestMergeFollowsTheKey(t *testing.T) {
 		return strings.Join(lines, "\n")
 	}
 	a.exec("ANALYZE plain")
-	if p := plan(); !strings.Contains(p, "Seq Scan") {
+	const merging, dense = "merging (NULL, NULL, NULL)", "dense (NULL, NULL, NULL, NULL, NULL)"
+	if p := plan(merging); !strings.Contains(p, "Seq Scan") {
 		t.Errorf("the planner's own choice for a table of two rows is not to read it: this test shows nothing\n%s", p)
 	}
 	for _, state := range []string{
@@ -185,15 +204,56 @@ func TestMergeFollowsTheKey(t *testing.T) {
 		"INSERT INTO plain SELECT n, n, n FROM generate_series(1, 3000) n", "VACUUM (ANALYZE) plain",
 	} {
 		a.exec(state)
-		a.exec("DEALLOCATE merging; PREPARE merging (bigint[], bigint[], bigint[]) AS " + merges[0].merge)
+		a.exec("DEALLOCATE merging; DEALLOCATE dense; " + prepare)
 		a.exec("BEGIN")
+		a.exec(byRange)
+		if p := plan(dense); !strings.Contains(p, "Hash Cond: (") || !strings.Contains(p, "Index Cond: ((id >= $4) AND (id <= $5))") ||
+			strings.Contains(p, "Seq Scan") || strings.Contains(p, "Loop") {
+			t.Errorf("%s: want one scan of the keys' range\n%s", state, p)
+		}
 		a.exec(byKey)
-		if p := plan(); !strings.Contains(p, "Nested Loop Left Join\n") || !strings.HasSuffix(p, "Index Cond: (id = s.k0)") ||
+		if p := plan(merging); !strings.Contains(p, "Nested Loop Left Join\n") || !strings.HasSuffix(p, "Index Cond: (id = s.k0)") ||
 			strings.Contains(p, "Seq Scan") || strings.Contains(p, "Materialize") {
 			t.Errorf("%s: want each key looked up in the index\n%s", state, p)
 		}
 		a.exec("ROLLBACK")
 	}
+}
+
+// TestMergeOfDenseKeys: keys that leave out few of their range are read as a range, and
+// what is planned behind that is not.
+func TestMergeOfDenseKeys(t *testing.T) {
+	a := newApplier(t, Options{}, "CREATE TABLE plain (id int PRIMARY KEY, n bigint, planned text DEFAULT current_setting('enable_nestloop'))",
+		"CREATE TABLE other (id bigint PRIMARY KEY, n bigint CHECK (n > 0), planned text DEFAULT current_setting('enable_nestloop'))")
+	a.needsMerge()
+	put := func(n int64, keys ...int64) {
+		t.Helper()
+		var ms []*walproxyv1.Mutation
+		for _, key := range keys {
+			ms = append(ms, set("plain", mutation.Int64(key), fields{"n": n}))
+		}
+		a.put(append(ms, merge("other", mutation.Int64(n), fields{"n": n}))...) // an UPDATE and an INSERT
+		for _, key := range keys {
+			if got := a.query(fmt.Sprintf("SELECT n FROM plain WHERE id = %d", key)); got != fmt.Sprint(n) {
+				t.Errorf("key %d has %s, want %d", key, got, n)
+			}
+		}
+	}
+	planned := func(table, want string) {
+		t.Helper()
+		if got := a.query("SELECT string_agg(DISTINCT planned, ',') FROM " + table); got != want {
+			t.Errorf("%s was written with enable_nestloop = %s, want %s", table, got, want)
+		}
+	}
+	put(1, -3, -1, 1) // as new rows
+	put(2, 1, -3, -1) // not as new rows any more
+	planned("plain", "off")
+	planned("other", "on")
+	put(3, -3, 1, 5)
+	planned("plain", "off,on")
+	put(4, math.MinInt32, math.MaxInt32, 0)
+	put(5, math.MaxInt32-1, math.MaxInt32, math.MinInt32)
+	planned("other", "on")
 }
 
 // TestMergeKeepsPlansOfTriggers: a transaction in which triggers run is not told
@@ -224,4 +284,57 @@ func (a *applier) blocked() {
 		time.Sleep(5 * time.Millisecond)
 	}
 	a.t.Error("nothing waits for the other session's lock")
+}
+
+// TestParts: a batch is sent in parts while nothing else keeps the server busy, and as a
+// whole beside other lanes.
+func TestParts(t *testing.T) {
+	dsn := pgtest.Shared(t).Database(t)
+	conn := pgtest.Connect(t, dsn)
+	a := &applier{driver: &driver{t: t}, conn: conn, clock: time.Unix(1_600_000_000, 0).UTC()}
+	a.exec("CREATE TABLE plain (id int PRIMARY KEY, n bigint)")
+	a.driver = resumed(t, openSink(t, Options{DSN: dsn}), claimOf(2))
+	rows := func(lane, from int) *sinks.Batch {
+		var records []sinks.Record
+		for i := range 3 * chunkRows {
+			records = append(records, a.record(set("plain", mutation.Int64(int64(from+i)), fields{"n": int64(from)})))
+		}
+		b := a.move(lane, a.last)
+		b.Records = records
+		return b
+	}
+	statements := func(from int) string {
+		t.Helper()
+		return a.query(fmt.Sprintf("SELECT count(DISTINCT cmin::text) FROM plain WHERE n = %d", from))
+	}
+	a.driver.apply(rows(1, 100))
+	if got := statements(100); got != "2" {
+		t.Errorf("alone: %s statements, want the first %d rows and the others", got, chunkRows)
+	}
+	tx, err := conn.Begin(bounded(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := tx.Exec(bounded(t), "UPDATE plain SET n = -1 WHERE id = 100"); err != nil {
+		t.Fatal(err)
+	}
+	blocked, done := rows(0, 100), make(chan error, 1)
+	go func() {
+		_, err := a.sink.Apply(bounded(t), blocked)
+		done <- err
+	}()
+	a.blocked()
+	a.driver.apply(rows(1, 200))
+	if got := statements(200); got != "1" {
+		t.Errorf("beside another lane: %s statements, want 1", got)
+	}
+	if err := tx.Rollback(bounded(t)); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	if n := a.sink.planner.(*tablePlanner).staging.Load(); n != 0 {
+		t.Errorf("%d batches are under way, want none", n)
+	}
 }

@@ -19,6 +19,7 @@ type shape struct {
 	sqls     []string // run one after the other with the same parameters
 	insert   string   // the same for rows that do not exist yet; "": none
 	merge    string   // the same, cheaper, while nobody else inserts these rows; "": none
+	dense    string   // merge for dense keys: two more parameters are the lowest and the highest; "": none
 	types    []uint32
 	sortBy   int     // the input of the first column of the key; -1: rows are not sorted
 	logged   *logged // of records that are statements; nil: of mutations
@@ -225,8 +226,15 @@ func (s *shape) merging(sets, names, values string) string {
 	if !t.merges || slices.ContainsFunc(t.columns, func(c *column) bool { return c.kept && !s.gives(c) }) {
 		return ""
 	}
-	return fmt.Sprintf("MERGE INTO ONLY %s AS t USING %s ON %s WHEN MATCHED THEN UPDATE SET %s WHEN NOT MATCHED THEN INSERT (%s) VALUES (%s)",
-		t.quoted(), source(s.inputs), s.mapping.sameKey(), sets, names, values)
+	where := func(condition string) string {
+		return fmt.Sprintf("MERGE INTO ONLY %s AS t USING %s ON %s WHEN MATCHED THEN UPDATE SET %s WHEN NOT MATCHED THEN INSERT (%s) VALUES (%s)",
+			t.quoted(), source(s.inputs), condition, sets, names, values)
+	}
+	byKey := s.mapping.sameKey()
+	if key := s.mapping.key; len(key) == 1 && key[0].isInteger() {
+		s.dense = where(fmt.Sprintf("%s AND t.%s BETWEEN $%d AND $%d", byKey, quote(key[0].name), len(s.inputs)+1, len(s.inputs)+2))
+	}
+	return where(byKey)
 }
 
 // byKey makes the server look up each key in the key's index for a MERGE, which is
@@ -234,7 +242,14 @@ func (s *shape) merging(sets, names, values string) string {
 // its index, when it has grown.
 const byKey = "SELECT pg_catalog.set_config('enable_seqscan', 'off', true), " +
 	"pg_catalog.set_config('enable_hashjoin', 'off', true), pg_catalog.set_config('enable_mergejoin', 'off', true), " +
-	"pg_catalog.set_config('enable_material', 'off', true), pg_catalog.set_config('enable_memoize', 'off', true)"
+	"pg_catalog.set_config('enable_material', 'off', true), pg_catalog.set_config('enable_memoize', 'off', true), " +
+	"pg_catalog.set_config('enable_nestloop', 'on', true), pg_catalog.set_config('enable_bitmapscan', 'on', true)"
+
+// byRange makes it read the index once, from the lowest to the highest key of a dense
+// MERGE, and join that by hash.
+const byRange = "SELECT pg_catalog.set_config('enable_seqscan', 'off', true), " +
+	"pg_catalog.set_config('enable_hashjoin', 'on', true), pg_catalog.set_config('enable_mergejoin', 'off', true), " +
+	"pg_catalog.set_config('enable_nestloop', 'off', true), pg_catalog.set_config('enable_bitmapscan', 'off', true)"
 
 // wholeRow reports whether the row that would be inserted is judged as the one
 // that an update would leave.
