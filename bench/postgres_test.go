@@ -73,7 +73,10 @@ const (
 //   - room (upsert): the same with a fillfactor of 50: there is room for another
 //     version on each page
 //   - random (upsert): the first in no order of the keys
-//   - worn (upsert): the same on a table that lives under updates, of three times as
+//   - random90, random80 (upsert): the same with a fillfactor of 90 and of 80
+//   - sparse (upsert): the first with every fourth key in a transaction, as each of four
+//     lanes has of keys that are written in their order
+//   - worn (upsert): random on a table that lives under updates, of three times as
 //     many rows as it has, in no order, with a vacuum after every fifth of them: some
 //     pages have room, some have not (vacuum's own time is not counted)
 //   - copy: plain COPY on as many connections, which can only insert: into an
@@ -121,6 +124,9 @@ func contenders(upsert bool, lanes int) []contender {
 		list = append(list,
 			contender{method: "room", share: 1, existing: true, fill: 50, open: openSink},
 			contender{method: "random", share: 1, existing: true, open: openRandom},
+			contender{method: "random90", share: 1, existing: true, fill: 90, open: openRandom},
+			contender{method: "random80", share: 1, existing: true, fill: 80, open: openRandom},
+			contender{method: "sparse", share: 1, existing: true, open: openSparse},
 			contender{method: "worn", share: 1, existing: true, worn: true, open: openRandom},
 			contender{method: "copy-random", share: 1, open: openCopyRandom},
 			contender{method: "merge", share: 1, open: openMerge, existing: true})
@@ -453,6 +459,21 @@ func openSink(b *testing.B, dsn string, lanes, per int) func(from, to int) {
 func openRandom(b *testing.B, dsn string, lanes, per int) func(from, to int) {
 	w := newWriter(b, dsn, lanes)
 	records := w.records(rand.New(rand.NewPCG(1, 2)).Perm(b.N))
+	return func(from, to int) { w.write(records[from:to], per) }
+}
+
+// openSparse writes every fourth row in a transaction.
+func openSparse(b *testing.B, dsn string, lanes, per int) func(from, to int) {
+	w := newWriter(b, dsn, lanes)
+	order := make([]int, 0, b.N)
+	for at := 0; at < b.N; at += 4 * per {
+		for first := range 4 {
+			for i := at + first; i < min(at+4*per, b.N); i += 4 {
+				order = append(order, i)
+			}
+		}
+	}
+	records := w.records(order)
 	return func(from, to int) { w.write(records[from:to], per) }
 }
 
