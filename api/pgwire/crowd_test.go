@@ -42,6 +42,13 @@ func testCrowd(t *testing.T, way func(*Options)) {
 		t.Errorf("%d of %d sessions failed", n, sessions)
 	}
 	eventually(t, "no session is left", func() bool { return s.sessionCount() == 0 })
+	for _, l := range s.loops {
+		left := make(chan [2]int, 1)
+		l.post(func() { left <- [2]int{l.live, l.owed} })
+		if n := <-left; n != [2]int{} {
+			t.Errorf("a loop has %d sessions, of which %d wait for PostgreSQL", n[0], n[1])
+		}
+	}
 }
 
 func crowdMember(ctx context.Context, dsn string, i, rounds int) error {

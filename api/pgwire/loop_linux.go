@@ -28,6 +28,9 @@ type loop struct {
 	slots []*looped // by index; nil: free
 	free  []int32
 	live  int
+	owed  int    // sessions whose client waits for PostgreSQL
+	vain  int    // how often in a row yielding brought nothing
+	waits int    // without yielding, because of that
 	buf   []byte // what is being moved
 
 	up, down, requests int // not yet in the metrics
@@ -42,6 +45,16 @@ type loop struct {
 
 // wakeSlot stands for the eventfd among the slots.
 const wakeSlot = -1
+
+// Where at least yieldFrom sessions wait for PostgreSQL more is about to come. A loop that
+// sleeps until the first of it does is woken for each message by itself, which costs more
+// than to carry it. So it lets others run before, so often at most, and looks again: what
+// came meanwhile is carried in one go.
+const (
+	yieldFrom = 3
+	yieldsMax = 4
+	vainMax   = 4 // one wait in 16
+)
 
 // loopBytes are moved at once, at most.
 const loopBytes = 64 << 10
@@ -169,10 +182,20 @@ func (l *loop) run() {
 // telling Go's scheduler is the cheaper try.
 func (l *loop) wait(events []unix.EpollEvent, interval time.Duration, busy bool) (int, error) {
 	if busy {
-		n, _, errno := syscall.RawSyscall6(unix.SYS_EPOLL_PWAIT, uintptr(l.epoll), uintptr(unsafe.Pointer(&events[0])), uintptr(len(events)), 0, 0, 0)
-		if errno == 0 && n > 0 {
-			return int(n), nil
+		if n := l.poll(events); n > 0 {
+			return n, nil
 		}
+	}
+	if l.yields() {
+		for range yieldsMax {
+			_, _, _ = syscall.RawSyscall(unix.SYS_SCHED_YIELD, 0, 0, 0) // cannot fail
+			if n := l.poll(events); n > 0 {
+				l.vain = 0
+				return n, nil
+			}
+		}
+		l.vain = min(l.vain+1, vainMax)
+		l.waits = 1<<l.vain - 1
 	}
 	timeout := -1
 	if l.live > 0 {
@@ -184,6 +207,28 @@ func (l *loop) wait(events []unix.EpollEvent, interval time.Duration, busy bool)
 			return n, err
 		}
 	}
+}
+
+// yields reports whether yielding may bring something: where it did not, as while all
+// queries take long, it is tried less often.
+func (l *loop) yields() bool {
+	if l.owed < yieldFrom {
+		return false
+	}
+	if l.waits > 0 {
+		l.waits--
+		return false
+	}
+	return true
+}
+
+// poll returns how many events are there.
+func (l *loop) poll(events []unix.EpollEvent) int {
+	n, _, errno := syscall.RawSyscall6(unix.SYS_EPOLL_PWAIT, uintptr(l.epoll), uintptr(unsafe.Pointer(&events[0])), uintptr(len(events)), 0, 0, 0)
+	if errno != 0 { // who waits for them says so
+		return 0
+	}
+	return int(n)
 }
 
 // control sets for what the loop waits.

@@ -33,6 +33,7 @@ type looped struct {
 	over      bool
 	done      chan error // why it ended; capacity 1
 
+	owed        bool // PostgreSQL owes the client an answer; counted in loop.owed
 	moves, seen uint64
 	since       time.Time
 }
@@ -181,6 +182,7 @@ func (c *looped) pass(i int, b []byte) {
 	} else {
 		c.l.down += n
 	}
+	c.count(c.turn.pending())
 	if err == nil {
 		e.holds = copy(e.held[:], b[n:])
 	}
@@ -193,6 +195,18 @@ func (c *looped) pass(i int, b []byte) {
 		c.tell(endLost(err))
 	case i == atUpstream && c.l.s.stopping.Load() && c.idles():
 		c.tell(endStopping())
+	}
+}
+
+// count keeps loop.owed.
+func (c *looped) count(owed bool) {
+	if owed == c.owed {
+		return
+	}
+	if c.owed = owed; owed {
+		c.l.owed++
+	} else {
+		c.l.owed--
 	}
 }
 
@@ -369,6 +383,7 @@ func (c *looped) linger(r *refusal) {
 	}
 	c.say(r)
 	c.lingering, c.since = true, time.Now()
+	c.count(false)
 	c.done <- r
 	_ = unix.Shutdown(c.ends[atClient].fd, unix.SHUT_WR) // it may be gone
 	_ = unix.Shutdown(c.ends[atUpstream].fd, unix.SHUT_RDWR)
@@ -383,6 +398,7 @@ func (c *looped) finish(r *refusal) {
 		return
 	}
 	c.over = true
+	c.count(false)
 	c.l.leave(c)
 	c.close(r)
 }
