@@ -37,6 +37,7 @@ type backend struct {
 	reported    *reports // by PostgreSQL
 	sequences   bool     // the owner may have drawn from sequences
 	born, rests time.Time
+	peek        *peek // nil: nobody has looked yet
 }
 
 // parameter is a ParameterStatus.

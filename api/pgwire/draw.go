@@ -50,6 +50,40 @@ func (l *link) lacks(b *backend) bool {
 // it is not nil, has only to be set. The session's end and the client's cancel request
 // end that.
 func (l *link) prepare(b *backend, outfit string) (_ *backend, err error) {
+	if b == nil {
+		if b, err = l.await(outfit); err != nil {
+			return nil, err
+		}
+		if b != nil && b.worn == outfit && !l.lacks(b) {
+			return b, nil
+		}
+	}
+	return l.suit(b, outfit)
+}
+
+// await waits for a connection; nil: there is room for one.
+func (l *link) await(outfit string) (b *backend, err error) {
+	p := l.x.s.pools
+	ctx, round := l.task.begin(p.o.WaitTimeout, errPoolWait)
+	defer l.task.finish()
+	cancel := context.CancelCauseFunc(func(cause error) { l.task.end(round, cause) })
+	before := l.x.waiting.Swap(&cancel)
+	defer l.x.waiting.Store(before)
+	b, err = p.take(ctx, waiter{login: l.login, makes: l.makes(), got: l.got}, l.number, outfit)
+	if cause := context.Cause(ctx); err == nil && cause != nil && !errors.Is(cause, errPoolWait) {
+		if b != nil {
+			p.put(b)
+		} else {
+			p.lose(l.login.pool(), nil)
+		}
+		return nil, cause
+	}
+	return b, err
+}
+
+// suit sets on b what the session has set; nil: it makes a connection, for which there
+// is room.
+func (l *link) suit(b *backend, outfit string) (_ *backend, err error) {
 	s := l.x.s
 	ctx, cancel := context.WithCancelCause(s.logins)
 	defer cancel(nil)
@@ -66,14 +100,6 @@ func (l *link) prepare(b *backend, outfit string) (_ *backend, err error) {
 		defer l.mu.Unlock()
 		l.mu.cancel = nil
 	}()
-	if b == nil {
-		wait, done := context.WithTimeoutCause(ctx, s.pools.o.WaitTimeout, errPoolWait)
-		b, err = s.pools.take(wait, l.login, l.number, outfit, l.makes())
-		done()
-	}
-	if err != nil {
-		return nil, err
-	}
 	ctx, done := context.WithTimeout(ctx, s.o.away.AttachTimeout)
 	defer done()
 	if b == nil {

@@ -32,7 +32,9 @@ type link struct {
 	number  uint64 // of sessions in pools
 	proved  bool   // with has something to show; guarded by mu
 
-	up upward // the writer's
+	up   upward     // the writer's
+	task task       // ... while it waits for a connection of a pool
+	got  chan given // ... likewise
 
 	// The reader's:
 	in       []byte // was read and not passed on
@@ -70,6 +72,7 @@ func newLink(x *session, st *startup, parameters []parameter, with func() (crede
 	l.mu.changed = make(chan struct{})
 	if x.pooled {
 		l.number = x.s.pools.number.Add(1)
+		l.task.parent, l.got = x.s.logins, make(chan given, 1)
 		l.mu.held.pending = map[string]int{}
 		l.mu.held.application, l.mu.held.changed = st.value(applicationName), true
 	}
@@ -442,6 +445,7 @@ func (l *link) Close() error {
 		return nil
 	}
 	l.mu.closed = true
+	l.task.stop(net.ErrClosed)
 	if l.mu.cancel != nil {
 		l.mu.cancel()
 	}

@@ -80,9 +80,9 @@ type pool struct {
 type waiter struct {
 	login grantKey
 	room  bool
-	makes bool // it could make one
-	late  bool // the reserve is there for it, too
-	got   chan given
+	makes bool       // it could make one
+	late  bool       // the reserve is there for it, too
+	got   chan given // empty again when it waits no more
 }
 
 // given is a connection, or why there will be none; neither: leave to make one.
@@ -117,14 +117,14 @@ func (p *pools) of(key poolKey) *pool {
 // take returns a connection of a login, one that suits the session if there is a
 // choice; nil: there is room for one, which the caller makes, or says lose. Who could make
 // none waits for one of those there are, and gets errCannotProve when there is none left.
-func (p *pools) take(ctx context.Context, login grantKey, owner uint64, outfit string, makes bool) (*backend, error) {
+func (p *pools) take(ctx context.Context, who waiter, owner uint64, outfit string) (*backend, error) {
 	for {
-		b, w, err := p.pick(waiter{login: login, makes: makes}, owner, outfit)
+		b, w, err := p.pick(who, owner, outfit)
 		if err != nil {
 			return nil, err
 		}
 		if w != nil {
-			b, err = p.wait(ctx, login.pool(), w)
+			b, err = p.wait(ctx, who.login.pool(), w)
 		}
 		if err != nil || b == nil || b.silent() {
 			return b, err
@@ -180,7 +180,9 @@ func (p *pools) pick(who waiter, owner uint64, outfit string) (*backend, *waiter
 	if g, ok := p.giveLocked(q, &who); ok {
 		return g.b, nil, g.err
 	}
-	who.got = make(chan given, 1)
+	if who.got == nil {
+		who.got = make(chan given, 1)
+	}
 	q.waiting = append(q.waiting, &who)
 	return nil, &who, nil
 }

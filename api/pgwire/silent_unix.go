@@ -5,6 +5,7 @@ package pgwire
 import (
 	"crypto/tls"
 	"errors"
+	"net"
 	"syscall"
 )
 
@@ -12,23 +13,43 @@ import (
 // PostgreSQL says unasked (that it stops, that its configuration has changed) is
 // reason enough to do without it.
 func (b *backend) silent() bool {
-	c := b.conn
+	if b.peek == nil {
+		b.peek = newPeek(b.conn)
+	}
+	return b.peek.silent()
+}
+
+// peek looks whether something is to be read on a socket. Not for concurrent use.
+type peek struct {
+	raw  syscall.RawConn // nil: of another sort
+	err  error           // why there is none
+	look func(fd uintptr) bool
+	said error
+	one  [1]byte
+}
+
+func newPeek(c net.Conn) *peek {
+	p := &peek{}
 	if t, ok := c.(*tls.Conn); ok {
 		c = t.NetConn()
 	}
-	s, ok := c.(syscall.Conn)
-	if !ok {
+	if s, ok := c.(syscall.Conn); ok {
+		p.raw, p.err = s.SyscallConn()
+	}
+	p.look = func(fd uintptr) bool {
+		_, _, p.said = syscall.Recvfrom(int(fd), p.one[:], syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
 		return true
 	}
-	raw, err := s.SyscallConn()
-	if err != nil {
+	return p
+}
+
+func (p *peek) silent() bool {
+	switch {
+	case p.err != nil:
 		return false
-	}
-	var said error
-	err = raw.Read(func(fd uintptr) bool {
-		var one [1]byte
-		_, _, said = syscall.Recvfrom(int(fd), one[:], syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
+	case p.raw == nil:
 		return true
-	})
-	return err == nil && (errors.Is(said, syscall.EAGAIN) || errors.Is(said, syscall.EWOULDBLOCK) || errors.Is(said, syscall.EINTR))
+	}
+	err := p.raw.Read(p.look)
+	return err == nil && (errors.Is(p.said, syscall.EAGAIN) || errors.Is(p.said, syscall.EWOULDBLOCK) || errors.Is(p.said, syscall.EINTR))
 }

@@ -10,7 +10,9 @@ import (
 // that is made again only when it was ended, for making one costs as much as
 // everything else about an acknowledgement.
 type task struct {
+	parent  context.Context // whose end ends it, too; nil: none
 	mu      sync.Mutex
+	stopped error  // no round goes on any more; nil: they do
 	round   uint64 // of uses; what is about an earlier one does nothing
 	busy    bool
 	ctx     context.Context
@@ -27,7 +29,13 @@ func (k *task) begin(limit time.Duration, late error) (ctx context.Context, roun
 	defer k.mu.Unlock()
 	k.busy = true
 	if k.ctx == nil || k.ctx.Err() != nil {
-		k.ctx, k.cancel = context.WithCancelCause(context.Background())
+		parent := k.parent
+		if parent == nil {
+			parent = context.Background()
+		}
+		if k.ctx, k.cancel = context.WithCancelCause(parent); k.stopped != nil {
+			k.cancel(k.stopped)
+		}
 	}
 	k.round++
 	k.expires, k.late, k.until = k.round, late, time.Now().Add(limit)
@@ -52,6 +60,15 @@ func (k *task) end(round uint64, cause error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if k.busy && k.round == round {
+		k.cancel(cause)
+	}
+}
+
+// stop ends the round, and all that come. With a parent it must be called.
+func (k *task) stop(cause error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.stopped = cause; k.cancel != nil {
 		k.cancel(cause)
 	}
 }

@@ -47,3 +47,25 @@ func TestTask(t *testing.T) {
 		k.finish()
 	})
 }
+
+// TestTaskStopped: nothing goes on, nor begins, once its parent has ended or it is stopped.
+func TestTaskStopped(t *testing.T) {
+	errEnd := errors.New("end")
+	parent, cancel := context.WithCancelCause(context.Background())
+	ended, stopped := task{parent: parent}, task{}
+	for name, k := range map[string]struct {
+		*task
+		end func(error)
+	}{"parent": {&ended, cancel}, "stop": {&stopped, stopped.stop}} {
+		first, _ := k.begin(time.Hour, nil)
+		k.end(errEnd)
+		if context.Cause(first) != errEnd {
+			t.Errorf("%s: the round goes on: %v", name, context.Cause(first))
+		}
+		k.finish()
+		if second, _ := k.begin(time.Hour, nil); context.Cause(second) != errEnd {
+			t.Errorf("%s: another one begins: %v", name, context.Cause(second))
+		}
+		k.finish()
+	}
+}
