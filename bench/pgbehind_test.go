@@ -17,7 +17,8 @@ import (
 // transaction, directly and into tables that are written behind, in turns, on a
 // durable server; -benchtime rounds of three to seven seconds each (-benchtime=7x).
 // WALPROXY_BENCH_LINGER is the sink's batch.linger, WALPROXY_BENCH_DELAY how much longer
-// a round trip to PostgreSQL takes, of both ways.
+// a round trip to PostgreSQL takes, of both ways, WALPROXY_BENCH_WAYS the only ways to be
+// measured ("direct,native"), direct among them.
 //
 // Reported are the medians over the rounds: tps, acknowledged rows per second; ratio,
 // to the direct way in the same round; rows/txn, rows to a transaction of PostgreSQL's
@@ -69,6 +70,7 @@ func BenchmarkPGBehind(b *testing.B) {
 			fmt.Sprintf("log: {min_free: -1, engine: %s}\nsinks:\n  main:\n    type: postgres\n    dsn: %q\n    schema: walproxy_%s\n    batch: {linger: %s}\n    collections:\n      %s: {table: public.%s, key: [id], key_type: int64}\n",
 				engine, dsn, engine, linger, table, table)))
 	}
+	ways = chosenWays(ways)
 	for _, clients := range []int{1, 8, 16, 32, 64, 256} {
 		b.Run(fmt.Sprintf("clients=%d", clients), func(b *testing.B) {
 			tps, ratio, drain, perTransaction := map[string][]float64{}, map[string][]float64{}, map[string][]float64{}, map[string][]float64{}

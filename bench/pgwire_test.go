@@ -33,7 +33,8 @@ type way struct {
 // Reported are the medians over the rounds: ratio, a way's transactions per second
 // to those through pgbouncer in session mode in the same round, over the same
 // transport to PostgreSQL (-socket: a Unix socket); tps; and cpu-us, the processor
-// time of what stands between per transaction.
+// time of what stands between per transaction. WALPROXY_BENCH_WAYS names the only ways to be
+// measured ("pgbouncer,walproxy"); pgbouncer has to be one of them.
 func BenchmarkPGWire(b *testing.B) {
 	for _, program := range []string{"pgbench", "pgbouncer"} {
 		if _, err := exec.LookPath(program); err != nil {
@@ -42,7 +43,7 @@ func BenchmarkPGWire(b *testing.B) {
 	}
 	c := pgtest.New(b, pgtest.Options{Settings: map[string]string{"max_connections": "1000", "shared_buffers": "'128MB'"}})
 	initPGBench(b, c)
-	ways := pgwireWays(b, c)
+	ways := chosenWays(pgwireWays(b, c))
 	for _, protocol := range []string{"simple", "extended", "prepared"} {
 		for _, clients := range []int{1, 8, 32, 128} {
 			b.Run(fmt.Sprintf("protocol=%s/clients=%d", protocol, clients), func(b *testing.B) {
@@ -81,6 +82,16 @@ func pgwireWays(b *testing.B, c *pgtest.Cluster) []way {
 		startWalproxy(b, binary, "walproxy", "postgres://"+c.Addr()+"/?sslmode=disable", "", "log: {min_free: -1}\n"),
 		startWalproxy(b, binary, "walproxy-socket", socket, "", "log: {min_free: -1}\n"),
 		startWalproxy(b, binary, "walproxy-transaction", "postgres://"+c.Addr()+"/?sslmode=disable", ", pool: {mode: transaction, size: 200}", "log: {min_free: -1}\n"))
+}
+
+// chosenWays are those of WALPROXY_BENCH_WAYS; none: all.
+func chosenWays(ways []way) []way {
+	names := os.Getenv("WALPROXY_BENCH_WAYS")
+	if names == "" {
+		return ways
+	}
+	chosen := strings.Split(names, ",")
+	return slices.DeleteFunc(ways, func(w way) bool { return !slices.Contains(chosen, w.name) })
 }
 
 func buildWalproxy(b *testing.B) (binary string) {
