@@ -203,7 +203,7 @@ func (p *pools) giveLocked(q *pool, w *waiter) (g given, ok bool) {
 	}
 	switch {
 	case !w.makes:
-		return given{err: errCannotProve}, p.count(w.login) == 0
+		return given{err: errCannotProve}, p.count(w.login) == 0 && !p.making(q, w.login.pool())
 	case q.open < p.o.Size, w.late && q.open < p.o.Size+p.o.Reserve:
 		q.open++
 		return given{}, true
@@ -235,6 +235,18 @@ func (p *pools) serveLocked(q *pool) {
 func (p *pools) spares(q *pool, b *backend, left int) bool {
 	n := q.bound[b.login]
 	return n == 0 || p.count(b.login) > min(n, left)
+}
+
+// making reports that a connection of the pool is being made: it may be one of a login that
+// has none, and whose client knows already that it is let in.
+func (p *pools) making(q *pool, key poolKey) bool {
+	n := 0
+	for b := range p.all {
+		if b.login.pool() == key {
+			n++
+		}
+	}
+	return q.open > n
 }
 
 // count of the connections of a login.
