@@ -19,7 +19,7 @@ type RequestID struct {
 	LSN           position.LSN
 	PayloadHash   [16]byte
 	Accepted      time.Time
-	// New: no lookup has found the id, and nobody has put it since. It is not stored.
+	// New: what is stored under the id, if anything, is out of the window. Nothing is read.
 	New bool
 }
 
@@ -217,14 +217,16 @@ func (s *Store) expireSome(before time.Time, keep uint64) (more bool, err error)
 		if err != nil {
 			return false, err
 		}
-		if !found || lsn != r.LSN {
+		if !found || lsn > r.LSN {
 			return false, fmt.Errorf("%w: the index names a request id of LSN %d that is not there", ErrCorrupt, lsn)
 		}
 		if s.mu.count-dropped <= keep && !r.Accepted.Before(before) {
 			break
 		}
-		if err := b.Delete(key, nil); err != nil {
-			return false, err
+		if lsn == r.LSN { // else it was put as New over one that was out of the window, and stays
+			if err := b.Delete(key, nil); err != nil {
+				return false, err
+			}
 		}
 		dropped++
 	}

@@ -107,6 +107,34 @@ func TestExpire(t *testing.T) {
 	}
 }
 
+// An id that is put as New over one that is out of the window, but not dropped yet, outlives it.
+func TestExpireBelowNew(t *testing.T) {
+	s := mustOpen(t, "state", vfs.NewMem())
+	again := requests(1, 1)[0]
+	again.LSN, again.New, again.Accepted = 11, true, time0.Add(time.Hour)
+	if err := errors.Join(s.PutRequests(requests(1, 10), 10), s.PutRequests([]RequestID{again}, 11)); err != nil {
+		t.Fatal(err)
+	}
+	for _, keep := range []int{5, 1, 1} {
+		if err := s.ExpireRequests(time0, keep); err != nil {
+			t.Fatal(err)
+		}
+		got, ok, err := s.LookupRequest(t.Context(), again.Principal, again.ID)
+		if !ok || err != nil || got.LSN != 11 {
+			t.Fatalf("with %d kept: LookupRequest = %+v, %t, %v", keep, got, ok, err)
+		}
+	}
+	if err := s.ExpireRequests(time0, 0); err != nil {
+		t.Fatal(err)
+	}
+	if _, ok, err := s.LookupRequest(t.Context(), again.Principal, again.ID); ok || err != nil {
+		t.Errorf("after it was dropped: %t, %v", ok, err)
+	}
+	if s.mu.count != 0 {
+		t.Errorf("%d are counted", s.mu.count)
+	}
+}
+
 // TestRequestsModel compares puts, repeats, reuse of ids, expiry and restarts
 // with a map.
 func TestRequestsModel(t *testing.T) {
