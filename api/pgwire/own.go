@@ -41,7 +41,8 @@ func (x *attended) own(text statement.Text, st *statement.Statement) *answered {
 	return nil
 }
 
-// ownSelect knows two queries, word by word.
+// ownSelect knows two queries, word by word. Of others that read the dead letters it says so:
+// PostgreSQL has no such table.
 func (x *attended) ownSelect(text statement.Text, st *statement.Statement) *answered {
 	switch {
 	case slices.Equal(st.Names, []string{"current_setting", "select"}) && len(text.Literals) == 1:
@@ -50,6 +51,11 @@ func (x *attended) ownSelect(text statement.Text, st *statement.Statement) *answ
 		}
 	case slices.Equal(st.Names, []string{"*", "dead_letter", "from", "select", "walproxy"}) && len(text.Literals) == 0:
 		return &answered{columns: deadLetterColumns, run: x.deadLetters}
+	case slices.Contains(st.Names, "dead_letter") && slices.Contains(st.Names, "walproxy"):
+		return &answered{run: func(context.Context) ([][]string, string, *failure) {
+			return nil, "", &failure{code: "0A000", reason: "dead_letter", message: "walproxy has one query for its dead letters: SELECT * FROM walproxy.dead_letter",
+				hint: "Without columns, WHERE, ORDER BY or LIMIT. walproxy dlq ls has filters."}
+		}}
 	}
 	return nil
 }

@@ -142,6 +142,13 @@ func TestDeadLetterQuery(t *testing.T) {
 		}
 		return len(all) == 1 && all[0]["table"] == "public.items" && all[0]["key"] == "2" && all[0]["sqlstate"] == "23505" && all[0]["state"] == "dead"
 	})
+	for _, sql := range []string{"SELECT * FROM walproxy.dead_letter LIMIT 1", "SELECT count(*) FROM walproxy.dead_letter", "TABLE walproxy.dead_letter"} {
+		for _, mode := range []pgx.QueryExecMode{pgx.QueryExecModeSimpleProtocol, pgx.QueryExecModeExec} {
+			if _, err := conn.Exec(bounded(t), sql, mode); code(err) != "0A000" || !strings.Contains(err.Error(), "one query") {
+				t.Errorf("%s: %v", sql, err)
+			}
+		}
+	}
 	do(t, r.admin, "CREATE ROLE unprivileged LOGIN", "GRANT INSERT ON items TO unprivileged")
 	defer do(t, r.admin, "DROP OWNED BY unprivileged", "DROP ROLE unprivileged")
 	other, err := pgx.Connect(bounded(t), strings.Replace(r.through, "postgres@", "unprivileged@", 1))

@@ -229,7 +229,7 @@ func (x *attended) barrier(t *touch) *failure {
 func (x *attended) unadmitted(collection string, err error, limit time.Duration) *failure {
 	if unseen, ok := errors.AsType[*unseenError](err); ok {
 		return &failure{code: "40003", reason: "dead_letter", message: fmt.Sprintf("walproxy: a read would not see a write of this session that PostgreSQL refused: %v", unseen),
-			hint: "walproxy dlq show says why. Retry or discard the dead letter, or SET walproxy.read = 'any' to read on without it."}
+			hint: "SELECT * FROM walproxy.dead_letter, or walproxy dlq show, says why. Retry or discard the dead letter, or SET walproxy.read = 'any' to read on without it."}
 	}
 	switch {
 	case errors.Is(err, errCancelled):

@@ -82,7 +82,7 @@ func (w *twins) begin(ctx context.Context, env ...string) {
 	w.Helper()
 	how := []string{"WALPROXY_PGWIRE__TRANSACTIONS=" + []string{"log", "log", "pass"}[w.chance.IntN(3)]}
 	if w.chance.IntN(3) == 0 {
-		how = append(how, "WALPROXY_PGWIRE__POOL={mode: transaction, size: 2}")
+		how = append(how, "WALPROXY_PGWIRE__POOL={mode: transaction, size: 2, reserve: 1, reserve_timeout: 10ms}")
 	}
 	if len(env) == 0 || w.tryStart(ctx, append(env, how...)...) != nil { // it may kill itself before it is ready
 		w.start(ctx, how...)
