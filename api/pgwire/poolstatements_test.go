@@ -67,6 +67,10 @@ func TestPoolLogins(t *testing.T) {
 	do(t, strangers[0], "COMMIT")
 	do(t, strangers[2], "SELECT 1")
 	eventually(t, "the connections are given back", func() bool { n := s.pools.counts()[poolKey{"reader", "postgres"}]; return n.open == 2 && n.idle == 2 })
+	s.pools.sweep(time.Now().Add(24*time.Hour), nil)
+	if n := s.pools.total(); n != (poolCounts{open: 2, idle: 2}) { // those that could be made again are closed
+		t.Errorf("a day later the pools have %+v", n)
+	}
 	do(t, c.Connect(t, "postgres"), "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE usename = 'reader'")
 	if _, err := strangers[0].Exec(bounded(t), "SELECT 1"); code(err) != "08006" {
 		t.Errorf("no connection is left: %v", err)
