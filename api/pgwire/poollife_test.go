@@ -168,7 +168,7 @@ func TestPoolAges(t *testing.T) {
 func TestPoolSizes(t *testing.T) {
 	t.Parallel()
 	s, dsn, _ := pooled(t, 2, func(o *Options) {
-		o.Pool.MinSize, o.Pool.Reserve, o.Pool.ReserveTimeout, o.Pool.IdleTimeout = 2, 1, 50*time.Millisecond, 80*time.Millisecond
+		o.Pool.MinSize, o.Pool.Reserve, o.Pool.ReserveTimeout = 2, 1, 50*time.Millisecond
 	})
 	var conns []*pgx.Conn
 	for range 4 {
@@ -197,15 +197,18 @@ func TestPoolSizes(t *testing.T) {
 		do(t, conns[i], "COMMIT")
 	}
 	kept := map[int]bool{pid(t, conns[0]): true, pid(t, conns[1]): true}
-	time.Sleep(200 * time.Millisecond) // longer than they may be idle
 	has("the pool is full", poolCounts{open: 2, idle: 2})
+	later := time.Now().Add(30 * time.Minute) // longer than they may be idle
+	s.pools.sweep(later, s.pools.makers())
 	if !kept[pid(t, conns[0])] {
 		t.Error("a connection was closed that min_size keeps")
 	}
 	for _, conn := range conns {
 		_ = conn.Close(bounded(t))
 	}
-	has("nobody is there", poolCounts{})
+	eventually(t, "nobody is there", func() bool { return s.sessionCount() == 0 })
+	s.pools.sweep(later, s.pools.makers())
+	has("nothing is kept for nobody", poolCounts{})
 }
 
 // TestPoolShown: the console and the metrics have what the pool has.
