@@ -35,18 +35,25 @@ func newConfigCheck() *cobra.Command {
 }
 
 func newConfigShow() *cobra.Command {
-	var flags configFlags
+	var (
+		flags     configFlags
+		effective bool
+	)
 	cmd := &cobra.Command{
 		Use:     "show",
-		Short:   "Print the configuration in effect, defaults included, secrets left out",
-		Example: "  walproxy config show --config walproxy.yaml",
+		Short:   "Print the configuration in effect, secrets left out",
+		Example: "  walproxy config show --config walproxy.yaml\n  walproxy config show --effective=false",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			c, err := flags.load(cmd)
 			if err != nil {
 				return err
 			}
-			out, err := c.Show()
+			show := c.Show
+			if !effective {
+				show = c.ShowChanges
+			}
+			out, err := show()
 			if err != nil {
 				return err
 			}
@@ -55,6 +62,7 @@ func newConfigShow() *cobra.Command {
 		},
 	}
 	flags.register(cmd)
+	cmd.Flags().BoolVar(&effective, "effective", true, "with every default; false: only what differs from them")
 	return cmd
 }
 

@@ -101,6 +101,19 @@ func TestShowLoads(t *testing.T) {
 		if err != nil || string(first) != string(second) {
 			t.Errorf("%s: shown and loaded it is another (%v):\n%s\n%s", file, err, first, second)
 		}
+		changed, err := c.ShowChanges()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if again, err = Parse("changes", changed, nil); err != nil {
+			t.Fatalf("%s: %v\n%s", file, err, changed)
+		}
+		if second, err = again.Show(); err != nil || string(first) != string(second) {
+			t.Errorf("%s: its changes loaded it is another (%v):\n%s\nof\n%s\nwant\n%s", file, err, second, changed, first)
+		}
+		if len(changed) >= len(first) || file == "walproxy.yaml" && len(changed) > 0 {
+			t.Errorf("%s: shown as what differs from the defaults:\n%s", file, changed)
+		}
 	}
 }
 
