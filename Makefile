@@ -33,25 +33,27 @@ test: install-deps lint check-generate race fuzz aerospike-short
 ## in case threads that nobody joined still have a race: here they are joined. Twice
 ## as many packages as processors run at once: many tests wait, for processes and disks.
 ## Without what only debuggers read (-w) a fifth less is spent on linking. The packages
-## that take longest come first: they wait while others are compiled.
-race: LONGEST = $(if $(filter ./...,$(PKGS)),./internal/crashtest ./sinks/postgres ./replay/looptest)
+## that take longest come first: they wait while others are compiled. What has to be
+## compiled without the race detector is so as it is in packages: without C.
+race: LONGEST = $(if $(filter ./...,$(PKGS)),./internal/crashtest ./cmd/walproxy ./sinks/postgres ./api/pgwire)
 race:
 	GORACE="atexit_sleep_ms=50 $${GORACE-}" $(GO) test -vet=off -race -ldflags=-w -p $(AT_ONCE) -timeout 15m $(LONGEST) $(PKGS)
-	WALPROXY_TEST_ENGINE=tidwall $(GO) test -vet=off -timeout 10m ./wal
-	$(GO) test -timeout 5m -run TestBacklogNeedsNoMemory ./wal
-	$(GO) test -timeout 5m -tags failpoint -run Failpoints ./wal ./replay
+	CGO_ENABLED=0 WALPROXY_TEST_ENGINE=tidwall $(GO) test -vet=off -timeout 10m ./wal
+	CGO_ENABLED=0 $(GO) test -vet=off -timeout 5m -run TestBacklogNeedsNoMemory ./wal
+	CGO_ENABLED=0 $(GO) test -vet=off -timeout 5m -tags failpoint -run Failpoints ./wal ./replay
 
 ## short: all tests without the race detector, for a quick look
 short:
 	$(GO) test -timeout 10m $(PKGS)
 
-## lint: formatting, vet and staticcheck
+## lint: formatting, vet and staticcheck; of what race compiles, which both need
 lint:
 	@unformatted=$$(gofmt -l $$(git ls-files '*.go')); \
 	  if [ -n "$$unformatted" ]; then echo "gofmt would change:"; echo "$$unformatted"; exit 1; fi
-	$(GO) vet $(PKGS)
-	$(GO) vet -tags failpoint ./internal/failpoint ./wal ./replay
-	$(TOOL) staticcheck $(PKGS)
+	$(GO) vet -race $(PKGS)
+	CGO_ENABLED=0 $(GO) vet -tags failpoint ./internal/failpoint ./wal ./replay
+	CGO_ENABLED=0 $(GO) build -modfile=tools/go.mod -o bin/staticcheck honnef.co/go/tools/cmd/staticcheck
+	GOFLAGS=-race ./bin/staticcheck $(PKGS)
 	./scripts/check-deploy
 
 ## vuln: known vulnerabilities in what we use (needs the vulnerability database)
@@ -60,7 +62,7 @@ vuln:
 
 ## fuzz: every fuzz target, FUZZTIME inputs or so long (make fuzz FUZZTIME=10m)
 fuzz:
-	./scripts/fuzz $(FUZZTIME)
+	CGO_ENABLED=0 ./scripts/fuzz $(FUZZTIME)
 
 ## aerospike: the official Go client's own test suite against the Aerospike endpoint
 aerospike:
@@ -68,7 +70,7 @@ aerospike:
 
 ## aerospike-short: those of its specs that take a few seconds
 aerospike-short:
-	$(GO) run ./internal/aerosuite -short
+	CGO_ENABLED=0 $(GO) run ./internal/aerosuite -short
 
 ## pgsuites: PostgreSQL's regression tests, the suites of its drivers, and every driver
 ## tried as somebody new would, through the PostgreSQL endpoint and directly (minutes).

@@ -46,7 +46,7 @@ var (
 func build(pkg string) (string, error) {
 	binary := filepath.Join(binaries, filepath.Base(pkg))
 	cmd := exec.Command("go", "build", "-tags", "failpoint", "-o", binary, pkg)
-	cmd.Dir = "../.."
+	cmd.Dir, cmd.Env = "../..", append(os.Environ(), "CGO_ENABLED=0") // as in packages
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("build %s: %w\n%s", pkg, err, out)
 	}

@@ -36,7 +36,7 @@ func TestMain(m *testing.M) {
 var build = sync.OnceValues(func() (string, error) {
 	binary := filepath.Join(binaries, "walproxy")
 	cmd := exec.Command("go", "build", "-o", binary, "./cmd/walproxy")
-	cmd.Dir = "../.."
+	cmd.Dir, cmd.Env = "../..", append(os.Environ(), "CGO_ENABLED=0") // as in packages
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return "", errors.New(string(out))
 	}
