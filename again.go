@@ -51,6 +51,9 @@ func (p *Proxy) awaitRetry(ctx context.Context, s *sink, after time.Duration, by
 		defer timer.Stop()
 		due = timer.C
 	}
+	if s.retuned() { // while the loop halted, when there was nobody to be asked yet
+		return !p.closing.Load()
+	}
 	select {
 	case <-due:
 	case <-s.again:

@@ -112,6 +112,13 @@ func (s *sink) retune(o replay.Options) {
 	}
 }
 
+// retuned reports that the options have changed since the loop was made.
+func (s *sink) retuned() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.mu.tuned
+}
+
 // nextOptions are those of a loop that is made now.
 func (s *sink) nextOptions() replay.Options {
 	s.mu.Lock()
