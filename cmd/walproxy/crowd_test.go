@@ -322,7 +322,7 @@ func (c *crowd) memory() (live, resident int64) {
 // TestCrowd: connections that rest and clients that take no answers cost a bounded memory
 // each, and the others no ack. With WALPROXY_LONG 10,000 and 1,000 of them.
 func TestCrowd(t *testing.T) {
-	idle, slow, writes, ring, inFlight := 200, 16, 50, 4<<20, int64(32<<20)
+	idle, slow, writes, ring, inFlight := 100, 8, 50, 4<<20, int64(32<<20)
 	env := []string{"WALPROXY_API__HTTP__BODY_TIMEOUT=1h"}
 	long := os.Getenv("WALPROXY_LONG") != ""
 	if long {
