@@ -16,6 +16,7 @@ import (
 	"context"
 	"crypto/rand"
 	"crypto/sha256"
+	"crypto/x509"
 	"encoding/base64"
 	"encoding/hex"
 	"errors"
@@ -180,10 +181,10 @@ type verdict struct {
 	of  *Token // nil: may do everything
 }
 
-// shown is what somebody shows.
+// shown is what somebody shows; with the request it goes, whose headers have the token, too.
 type shown struct {
-	token       Hash
-	certificate string // its name, quoted; empty: none
+	token       string
+	certificate *x509.Certificate // nil: none
 	host        string
 }
 
@@ -193,9 +194,9 @@ type grantKey struct{}
 //
 // Errors: ErrHost, ErrUnauthenticated.
 func (g *Guard) Authenticate(r *http.Request) (*http.Request, error) {
-	is := shown{token: HashOf(bearer(r)), host: r.Host}
+	is := shown{token: bearer(r), host: r.Host}
 	if r.TLS != nil && len(r.TLS.PeerCertificates) > 0 {
-		is.certificate = strconv.Quote(r.TLS.PeerCertificates[0].Subject.CommonName) // no token has such a name
+		is.certificate = r.TLS.PeerCertificates[0]
 	}
 	v, err := g.now.Load().judge(is)
 	if err != nil {
@@ -213,16 +214,16 @@ func (r *rules) judge(is shown) (*verdict, error) {
 	case len(r.Tokens) > 0:
 		// A map's lookup takes as long as it likes: it tells about hashes, of which no
 		// token can be made.
-		token, ok := r.tokens[is.token]
+		token, ok := r.tokens[HashOf(is.token)]
 		if !ok {
 			return nil, ErrUnauthenticated
 		}
 		v.who, v.of = token.Name, token
 	case r.Certificates:
-		if is.certificate == "" {
+		if is.certificate == nil {
 			return nil, ErrUnauthenticated
 		}
-		v.who = is.certificate
+		v.who = strconv.Quote(is.certificate.Subject.CommonName) // no token has such a name
 	case !r.AnyHost && !r.named(is.host):
 		return nil, ErrHost
 	}
