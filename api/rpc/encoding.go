@@ -23,6 +23,9 @@ const (
 	windowMost = 8 << 20
 	// encodeFrom is the size from which an answer is compressed.
 	encodeFrom = 1 << 10
+	// encodeOutcomesFrom is the same for what procedures that write answer: LSNs, ten bytes
+	// each, for which compressing takes longer than all the rest of a call.
+	encodeOutcomesFrom = 64 << 10
 )
 
 // encodingError: a body is not what its Content-Encoding says.

@@ -84,6 +84,17 @@ func TestEncodings(t *testing.T) {
 			}
 			r.want(r.do("GET", "/v1/orders/none", "", head...), 404, "code", `"not_found"`) // not worth it
 
+			call := append(head, "Content-Type", "application/json")
+			body := encoded(t, name, `{"mutation":{"collection":"orders","key":{"string":"3"},"ops":[{"set":{"fields":{"n":{"int64":"1"}}}}]}}`)
+			a = r.want(r.do("POST", "/walproxy.v1.WriteService/Write", body, call...), 200)
+			if a.header.Get("Content-Encoding") != "" || !strings.Contains(a.raw, "lsn") {
+				t.Errorf("a write's answer: %q: %.100q", a.header, a.raw)
+			}
+			a = r.want(r.do("POST", "/walproxy.v1.ReadService/Get", encoded(t, name, `{"collection":"orders","key":{"string":"1"}}`), call...), 200)
+			if text := plainOf(t, a); a.header.Get("Content-Encoding") != name || len(a.raw) > 1000 || !strings.Contains(text, pad) {
+				t.Errorf("a record: %d bytes, %q: %.100q", len(a.raw), a.header, text)
+			}
+
 			bomb := encoded(t, name, `{"pad":"`+strings.Repeat("x", 10<<20)+`"}`)
 			r.want(r.do("PUT", "/v1/orders/2", bomb, head...), 413, "code", `"too_large"`)
 			r.want(r.do("PUT", "/v1/orders/2", encoded(t, name, `{"a":1}`)[:8], head...), 400, "code", `"incomplete_body"`)

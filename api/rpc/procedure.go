@@ -30,8 +30,8 @@ func isProcedure(path string) bool {
 func (s *Server) newProcedures(itemBytes int64) http.Handler {
 	most := connect.WithHandlerOptions(connect.WithReadMaxBytes(int(itemBytes)), withZstd(), connect.WithCodec(streamcodec.Codec{}))
 	mux := http.NewServeMux()
-	mux.Handle(walproxyv1connect.NewWriteServiceHandler(procedures{s}, most))
-	mux.Handle(walproxyv1connect.NewReadServiceHandler(procedures{s}, most))
+	mux.Handle(walproxyv1connect.NewWriteServiceHandler(procedures{s}, most, connect.WithCompressMinBytes(encodeOutcomesFrom)))
+	mux.Handle(walproxyv1connect.NewReadServiceHandler(procedures{s}, most, connect.WithCompressMinBytes(encodeFrom)))
 	services := []string{walproxyv1connect.WriteServiceName, walproxyv1connect.ReadServiceName}
 	mux.Handle(grpchealth.NewHandler(health{s, services}, most))
 	reflector := grpcreflect.NewStaticReflector(append(services, grpchealth.HealthV1ServiceName)...)

@@ -291,6 +291,9 @@ func TestRequestWindow(t *testing.T) {
 		if _, err := r.Submit(t.Context(), record(set("k", mutation.WithRequestID(fmt.Sprint(i))))); err != nil {
 			t.Fatal(err)
 		}
+		if i%50 == 49 { // what is stored at once is dropped at once
+			eventually(t, "stored ids leave memory", func() bool { return r.open() == 0 })
+		}
 	}
 	eventually(t, "old ids are dropped", func() bool {
 		_, ok, err := r.state.LookupRequest(t.Context(), "", "0")

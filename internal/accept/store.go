@@ -196,7 +196,7 @@ func (r *requests) expireIfDue() error {
 	if time.Since(r.last.expired) < expireInterval && r.last.stored < min(expireCount, r.keep/8+1) {
 		return nil
 	}
-	err := r.store.ExpireRequests(r.now().Add(-r.age), r.keep)
+	err := r.store.ExpireRequests(r.now(), r.age, r.keep)
 	if err == nil {
 		r.last.expired, r.last.stored = time.Now(), 0
 	}

@@ -54,8 +54,11 @@ func (s *Store) dump(begin func(uuid.UUID, uint64) error, f func(key, value []by
 	if err != nil {
 		return err
 	}
-	if !found || version != format {
-		return fmt.Errorf("%w: version %d, this program knows %d", ErrFormat, version, format)
+	if !found {
+		return fmt.Errorf("%w: no format mark", ErrFormat)
+	}
+	if err := checkFormat(version); err != nil {
+		return err
 	}
 	stream, _, err := s.loadStream()
 	if err != nil {
@@ -121,8 +124,11 @@ func Load(dir string, logger *zap.Logger) (l *Loader, err error) {
 func (l *Loader) Put(key, value []byte) (err error) {
 	defer pebblekit.Catch(&err)
 	if bytes.Equal(key, keyFormat) {
-		if len(value) != 8 || binary.BigEndian.Uint64(value) != format {
-			return fmt.Errorf("%w: version %x, this program knows %d", ErrFormat, value, format)
+		if len(value) != 8 {
+			return fmt.Errorf("%w: a format mark of %d bytes, want 8", ErrFormat, len(value))
+		}
+		if err := checkFormat(binary.BigEndian.Uint64(value)); err != nil {
+			return err
 		}
 		l.format = true
 	}

@@ -109,7 +109,7 @@ func TestDumpRefuses(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	for name, value := range map[string][]byte{"newer": {0, 0, 0, 0, 0, 0, 0, 2}, "no number": {1}} {
+	for name, value := range map[string][]byte{"newer": {0, 0, 0, 0, 0, 0, 0, format + 1}, "no number": {1}} {
 		l, err := Load(filepath.Join(t.TempDir(), "state"), nil)
 		if err != nil {
 			t.Fatal(err)

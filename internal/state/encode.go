@@ -8,34 +8,36 @@ import (
 	"github.com/walproxy/walproxy/internal/position"
 )
 
-func requestKey(principal, id string) []byte {
-	key := append(make([]byte, 0, 2+len(principal)+len(id)+binary.MaxVarintLen32), 'i')
+// Kinds of request ids, and of what format 1 had instead.
+const (
+	kindOldRequest = 'i'
+	kindRequest    = 'j'
+	kindOldIndex   = 'l'
+	kindGeneration = 'y'
+)
+
+func appendRequest(key []byte, principal, id string) []byte {
 	key = binary.AppendUvarint(key, uint64(len(principal)))
 	return append(append(key, principal...), id...)
 }
 
-// splitRequestKey is the inverse of requestKey, less the kind.
+// splitRequestKey is the inverse of generation.key, of both kinds.
 func splitRequestKey(key []byte) (principal, id string, err error) {
-	n, size := binary.Uvarint(key)
-	if size <= 0 || n > uint64(len(key)-size) {
+	rest := key
+	switch {
+	case len(key) > 0 && key[0] == kindOldRequest:
+		rest = key[1:]
+	case len(key) > 9 && key[0] == kindRequest:
+		rest = key[9:]
+	default:
 		return "", "", fmt.Errorf("%w: request id key of %d bytes", ErrCorrupt, len(key))
 	}
-	rest := key[size:]
-	return string(rest[:n]), string(rest[n:]), nil
-}
-
-// indexKey orders the request ids by LSN; request is a requestKey less its kind.
-func indexKey(lsn position.LSN, request []byte) []byte {
-	key := append(make([]byte, 0, 9+len(request)), 'l')
-	return append(binary.BigEndian.AppendUint64(key, uint64(lsn)), request...)
-}
-
-// splitIndexKey is the inverse of indexKey; request is a whole requestKey.
-func splitIndexKey(key []byte) (lsn position.LSN, request []byte, err error) {
-	if len(key) < 9 {
-		return 0, nil, fmt.Errorf("%w: index key of %d bytes", ErrCorrupt, len(key))
+	n, size := binary.Uvarint(rest)
+	if size <= 0 || n > uint64(len(rest)-size) {
+		return "", "", fmt.Errorf("%w: request id key of %d bytes", ErrCorrupt, len(key))
 	}
-	return position.LSN(binary.BigEndian.Uint64(key[1:])), append([]byte{'i'}, key[9:]...), nil
+	rest = rest[size:]
+	return string(rest[:n]), string(rest[n:]), nil
 }
 
 // A request id's value: LSN, accepted (Unix nanoseconds), payload hash.

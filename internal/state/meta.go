@@ -11,16 +11,18 @@ import (
 	"github.com/walproxy/walproxy/internal/position"
 )
 
-// format is the version of the key space. A higher one is refused.
-const format = 1
+// format is the version of the key space. A higher one is refused, a lower one is raised
+// when it is opened to be written. 2: request ids in generations.
+const format = 2
 
 var (
 	keyFormat = []byte("mformat")
 	keyBoot   = []byte("mboot")
 	keyStream = []byte("mstream")
 	keyMark   = []byte("mmark")
-	keyCount  = []byte("mcount")
 	keyClaims = []byte("mclaims")
+	// keyOldCount is format 1's number of request ids.
+	keyOldCount = []byte("mcount")
 )
 
 // load reads the meta values and checks the format.
@@ -36,8 +38,10 @@ func (s *Store) load() error {
 		if err := s.checkEmpty(); err != nil {
 			return err
 		}
-	case version != format:
-		return fmt.Errorf("%w: version %d, this program knows %d", ErrFormat, version, format)
+	default:
+		if err := checkFormat(version); err != nil {
+			return err
+		}
 	}
 	if s.mu.boot, _, err = s.number(keyBoot); err != nil {
 		return err
@@ -46,22 +50,34 @@ func (s *Store) load() error {
 	if err != nil {
 		return err
 	}
-	if s.mu.count, _, err = s.number(keyCount); err != nil {
+	gs, err := s.loadGenerations(version)
+	if err != nil {
 		return err
 	}
+	s.requests.Store(&gs)
 	if s.mu.stream, s.mu.bound, err = s.loadStream(); err != nil {
 		return err
 	}
 	if !s.readOnly {
 		b := s.db.NewBatch()
 		defer b.Close()
-		if err := errors.Join(setNumber(b, keyFormat, format), s.commit(b)); err != nil {
+		if found && version < format {
+			err = raiseFormat(b, gs)
+		}
+		if err := errors.Join(err, setNumber(b, keyFormat, format), s.commit(b)); err != nil {
 			return err
 		}
 	}
 	// What was read may have come from the page cache of a process that died;
 	// Pebble rewrote it durably when it opened, and the commit above came after.
 	s.mu.mark, s.mu.durable = position.LSN(mark), position.LSN(mark)
+	return nil
+}
+
+func checkFormat(version uint64) error {
+	if version < 1 || version > format {
+		return fmt.Errorf("%w: version %d, this program knows 1 to %d", ErrFormat, version, format)
+	}
 	return nil
 }
 
@@ -154,8 +170,10 @@ func (s *Store) Boot() uint64 {
 }
 
 // get returns a copy of key's value.
-func (s *Store) get(key []byte) (value []byte, found bool, err error) {
-	stored, closer, err := s.db.Get(key)
+func (s *Store) get(key []byte) (value []byte, found bool, err error) { return read(s.db, key) }
+
+func read(from pebble.Reader, key []byte) (value []byte, found bool, err error) {
+	stored, closer, err := from.Get(key)
 	if errors.Is(err, pebble.ErrNotFound) {
 		return nil, false, nil
 	}

@@ -3,7 +3,6 @@ package state
 import (
 	"context"
 	"errors"
-	"fmt"
 	"slices"
 	"time"
 
@@ -23,32 +22,32 @@ type RequestID struct {
 	New bool
 }
 
-// expireBatch bounds the work done under the lock and in one Pebble batch.
-const expireBatch = 2048
-
 // LookupRequest returns the entry of (principal, id).
 func (s *Store) LookupRequest(ctx context.Context, principal, id string) (r RequestID, ok bool, err error) {
 	if ctx.Err() != nil {
 		return RequestID{}, false, context.Cause(ctx)
 	}
 	err = s.use(func() error {
-		r, ok, err = s.lookup(requestKey(principal, id))
+		r, ok, err = lookupRequest(s.db, *s.requests.Load(), principal, id)
 		return err
 	})
 	return r, ok, err
 }
 
-func (s *Store) lookup(key []byte) (RequestID, bool, error) {
-	value, found, err := s.get(key)
-	if err != nil || !found {
-		return RequestID{}, false, err
+// lookupRequest returns what is in the newest generation that has the id.
+func lookupRequest(from pebble.Reader, gs []generation, principal, id string) (RequestID, bool, error) {
+	for _, g := range slices.Backward(gs) {
+		value, found, err := read(from, g.key(principal, id))
+		if err != nil {
+			return RequestID{}, false, err
+		}
+		if found {
+			r, err := decodeRequest(value)
+			r.Principal, r.ID = principal, id
+			return r, err == nil, err
+		}
 	}
-	r, err := decodeRequest(value)
-	if err != nil {
-		return RequestID{}, false, err
-	}
-	r.Principal, r.ID, err = splitRequestKey(key[1:])
-	return r, err == nil, err
+	return RequestID{}, false, nil
 }
 
 // Requests calls f for up to most stored ids behind after, as it was returned before; empty:
@@ -56,8 +55,8 @@ func (s *Store) lookup(key []byte) (RequestID, bool, error) {
 func (s *Store) Requests(after string, most int, f func(principal, id string)) (next string, more bool, err error) {
 	next = after
 	err = s.use(func() (err error) {
-		first := []byte{'i'}
-		it, err := s.db.NewIter(&pebble.IterOptions{LowerBound: first, UpperBound: []byte{'i' + 1}})
+		first := []byte{kindOldRequest}
+		it, err := s.db.NewIter(&pebble.IterOptions{LowerBound: first, UpperBound: []byte{kindRequest + 1}})
 		if err != nil {
 			return err
 		}
@@ -71,7 +70,7 @@ func (s *Store) Requests(after string, most int, f func(principal, id string)) (
 			}
 			most--
 			next = string(it.Key())
-			principal, id, err := splitRequestKey(it.Key()[1:])
+			principal, id, err := splitRequestKey(it.Key())
 			if err != nil {
 				return err
 			}
@@ -84,65 +83,50 @@ func (s *Store) Requests(after string, most int, f func(principal, id string)) (
 
 // PutRequests stores entries and the mark (every id of LSN <= mark is stored),
 // without waiting for the disk. SyncRequests makes it durable. The mark never
-// goes back; putting an entry again changes nothing; an id that is put with
-// another LSN (its window was over) belongs to the new one.
+// goes back; putting an entry again changes nothing; an id that is put with a higher
+// LSN (its window was over) belongs to that one.
 func (s *Store) PutRequests(entries []RequestID, mark position.LSN) error {
 	return s.use(func() error {
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		mark, count := max(mark, s.mu.mark), s.mu.count
+		mark, gs := max(mark, s.mu.mark), slices.Clone(*s.requests.Load())
 		b := s.db.NewBatch()
 		if slices.ContainsFunc(entries, func(r RequestID) bool { return !r.New }) { // the batch is read, too
 			_ = b.Close() // nothing was in it
 			b = s.db.NewIndexedBatch()
 		}
 		defer b.Close()
+		if len(gs) == 0 {
+			gs = []generation{{number: 1}}
+		}
+		current := &gs[len(gs)-1]
 		for _, r := range entries {
-			added, err := putRequest(b, r)
-			if err != nil {
+			if !r.New {
+				if known, found, err := lookupRequest(b, gs, r.Principal, r.ID); err != nil {
+					return err
+				} else if found && known.LSN >= r.LSN {
+					continue
+				}
+			}
+			if err := b.Set(current.key(r.Principal, r.ID), encodeRequest(r), nil); err != nil {
 				return err
 			}
-			if added {
-				count++
-			}
+			current.add(r.Accepted)
 		}
-		err := errors.Join(setNumber(b, keyMark, uint64(mark)), setNumber(b, keyCount, count))
+		err := setNumber(b, keyMark, uint64(mark))
+		if current.count > 0 {
+			err = errors.Join(err, current.put(b))
+		}
 		if err != nil {
 			return err
 		}
 		if err := b.Commit(pebble.NoSync); err != nil {
 			return err
 		}
-		s.mu.mark, s.mu.count = mark, count
+		s.mu.mark = mark
+		s.requests.Store(&gs)
 		return nil
 	})
-}
-
-// putRequest reports whether the number of entries rose.
-func putRequest(b *pebble.Batch, r RequestID) (added bool, err error) {
-	key := requestKey(r.Principal, r.ID)
-	if r.New {
-		return true, errors.Join(b.Set(key, encodeRequest(r), nil), b.Set(indexKey(r.LSN, key[1:]), nil, nil))
-	}
-	added = true
-	old, closer, err := b.Get(key)
-	switch {
-	case errors.Is(err, pebble.ErrNotFound):
-	case err != nil:
-		return false, fmt.Errorf("state: read: %w", err)
-	default:
-		known, err := decodeRequest(old)
-		if err := errors.Join(err, closer.Close()); err != nil {
-			return false, err
-		}
-		added = false
-		if known.LSN != r.LSN {
-			if err := b.Delete(indexKey(known.LSN, key[1:]), nil); err != nil {
-				return false, err
-			}
-		}
-	}
-	return added, errors.Join(b.Set(key, encodeRequest(r), nil), b.Set(indexKey(r.LSN, key[1:]), nil, nil))
 }
 
 // SyncRequests makes everything put so far durable and returns the durable mark.
@@ -179,76 +163,49 @@ func (s *Store) RequestMark() (mark position.LSN, err error) {
 	return mark, err
 }
 
-// ExpireRequests drops the oldest entries until none is older than before and at
-// most keep remain. It works in batches and lets puts in between them; a crash
-// in the middle keeps a whole number of them.
-func (s *Store) ExpireRequests(before time.Time, keep int) error {
-	for {
-		more := false
-		err := s.use(func() (err error) {
-			more, err = s.expireSome(before, uint64(max(keep, 0)))
-			return err
-		})
-		if err != nil || !more {
-			return err
+// ExpireRequests drops whole generations, the oldest first: those of which nothing was
+// accepted within age of now, and those without which the last keep entries are there
+// still. So up to an eighth more stays than keep, or for an eighth longer than age, and
+// what was put since it was called before.
+func (s *Store) ExpireRequests(now time.Time, age time.Duration, keep int) error {
+	return s.use(func() error {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		gs := *s.requests.Load()
+		total := uint64(0)
+		for _, g := range gs {
+			total += g.count
 		}
-	}
-}
-
-// expireSome drops up to expireBatch entries and reports whether it stopped for
-// that reason.
-func (s *Store) expireSome(before time.Time, keep uint64) (more bool, err error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	it, err := s.db.NewIter(&pebble.IterOptions{LowerBound: []byte{'l'}, UpperBound: []byte{'l' + 1}})
-	if err != nil {
-		return false, err
-	}
-	defer func() { err = errors.Join(err, it.Close()) }()
-	b := s.db.NewBatch()
-	defer b.Close()
-	dropped := uint64(0)
-	for it.First(); it.Valid() && dropped < expireBatch; it.Next() {
-		lsn, key, err := splitIndexKey(it.Key())
-		if err != nil {
-			return false, err
+		b := s.db.NewBatch()
+		defer b.Close()
+		for len(gs) > 0 {
+			g := gs[0]
+			if total-g.count < uint64(max(keep, 0)) && !g.last.Before(now.Add(-age)) {
+				break
+			}
+			if err := g.drop(b); err != nil {
+				return err
+			}
+			total -= g.count
+			gs = gs[1:]
 		}
-		r, found, err := s.lookup(key)
-		if err != nil {
-			return false, err
-		}
-		if !found || lsn > r.LSN {
-			return false, fmt.Errorf("%w: the index names a request id of LSN %d that is not there", ErrCorrupt, lsn)
-		}
-		if s.mu.count-dropped <= keep && !r.Accepted.Before(before) {
-			break
-		}
-		if lsn == r.LSN { // else it was put as New over one that was out of the window, and stays
-			if err := b.Delete(key, nil); err != nil {
-				return false, err
+		if len(gs) > 0 {
+			newest := gs[len(gs)-1]
+			many, old := newest.count > uint64(max(keep, 0))/generations, newest.first.Before(now.Add(-age/generations))
+			if newest.count > 0 && (many || old) {
+				next := generation{number: newest.number + 1, first: now, last: now}
+				if err := next.put(b); err != nil {
+					return err
+				}
+				gs = append(slices.Clone(gs), next)
 			}
 		}
-		dropped++
-	}
-	if err := it.Error(); err != nil || dropped == 0 {
-		return false, err
-	}
-	return dropped == expireBatch, s.drop(b, it, dropped)
-}
-
-// drop commits the deletions in b and those of the index below it's position.
-func (s *Store) drop(b *pebble.Batch, it *pebble.Iterator, dropped uint64) error {
-	end := []byte{'l' + 1}
-	if it.Valid() {
-		end = it.Key()
-	}
-	count := s.mu.count - dropped
-	if err := errors.Join(b.DeleteRange([]byte{'l'}, end, nil), setNumber(b, keyCount, count)); err != nil {
-		return err
-	}
-	if err := b.Commit(pebble.NoSync); err != nil {
-		return err
-	}
-	s.mu.count = count
-	return nil
+		if !b.Empty() {
+			if err := b.Commit(pebble.NoSync); err != nil {
+				return err
+			}
+		}
+		s.requests.Store(&gs)
+		return nil
+	})
 }

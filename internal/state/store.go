@@ -4,11 +4,11 @@
 //
 // It is a Pebble database with one key space; the first byte is the kind:
 //
-//	'm' name                      -> meta value: format, boot, stream, mark, count, claims
+//	'm' name                      -> meta value: format, boot, stream, mark, claims
 //	'c' sink name                 -> claim
 //	'a' sink name                 -> acceptance, until it is carried out
-//	'i' principal length, principal, id -> request id: LSN, accepted, payload hash
-//	'l' LSN (8 bytes), principal length, principal, id -> nothing; the ids by age
+//	'j' generation (8 bytes), principal length, principal, id -> request id: LSN, accepted, payload hash
+//	'y' generation (8 bytes)      -> its number of ids, when the first and the last were accepted
 //	'g' sink name                 -> collections that share a lane
 //	'd' sink length, sink, LSN -> dead letter
 //	'q' sink length, sink, record key, position, LSN -> whether it parks the key
@@ -20,6 +20,7 @@
 //	'h' sink length, sink, LSN -> held record
 //	'H' sink name                 -> what is held for the sink
 //	'k' sink length, sink, LSN    -> first of the lost records up to LSN
+//	'i', 'l'                      -> generation 0, request ids of format 1, and their index
 //
 // Numbers are big endian. What a method calls durable is fsync'd when the
 // method returns; the request ids alone wait for SyncRequests. Batches reach
@@ -92,8 +93,7 @@ type Store struct {
 	bytes   atomic.Int64 // last answer of Bytes
 	bytesAt atomic.Int64 // when it was made, Unix nanoseconds
 
-	// mu serialises changes of the meta values and of the request ids, whose
-	// index and count are read before they are written.
+	// mu serialises changes of the meta values and of the request ids.
 	mu struct {
 		sync.Mutex
 		stream  uuid.UUID
@@ -101,8 +101,8 @@ type Store struct {
 		boot    uint64
 		mark    position.LSN // of the last PutRequests
 		durable position.LSN // mark known to be on disk
-		count   uint64       // request ids stored
 	}
+	requests atomic.Pointer[[]generation] // oldest first; changed under mu
 
 	claims sync.Mutex // serialises changes of claims
 

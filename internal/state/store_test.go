@@ -220,7 +220,7 @@ func TestClosed(t *testing.T) {
 	for name, err := range map[string]error{
 		"Bind": bindErr, "Claim": claimErr, "PutClaim": s.PutClaim(Claim{Sink: "a"}),
 		"LookupRequest": lookupErr, "PutRequests": s.PutRequests(nil, 1), "SyncRequests": syncErr,
-		"RequestMark": markErr, "ExpireRequests": s.ExpireRequests(time0, 0),
+		"RequestMark": markErr, "ExpireRequests": s.ExpireRequests(time0, 0, 0),
 	} {
 		if !errors.Is(err, ErrClosed) {
 			t.Errorf("%s after Close: %v, want ErrClosed", name, err)
