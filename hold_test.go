@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/walproxy/walproxy"
 	walproxyv1 "github.com/walproxy/walproxy/api/proto/walproxy/v1"
 	"github.com/walproxy/walproxy/mutation"
@@ -28,6 +30,8 @@ func TestDownSinkHoldsItsShare(t *testing.T) {
 	busy, inner := sinktest.NewMemory(), sinktest.NewMemory()
 	down := sinktest.NewFaulty(inner)
 	o := options(t.TempDir(), busy)
+	registry := prometheus.NewPedanticRegistry()
+	o.Registerer = registry
 	o.Log.MaxBytes, o.Log.SegmentBytes = maxBytes, 1<<20
 	addSink(&o, "down", down, "things main", "rare down")
 	p := open(t, o)
@@ -57,6 +61,7 @@ func TestDownSinkHoldsItsShare(t *testing.T) {
 			})
 		}
 		if half == 0 {
+			until(t, "records wait for the lane", func() bool { return metric(t, registry, "walproxy_sink_queue_bytes", "down") > 0 })
 			ctx, cancel := context.WithCancel(t.Context())
 			cancel()
 			down.FailResume(sinktest.Always, sinktest.ErrAway)
@@ -70,6 +75,11 @@ func TestDownSinkHoldsItsShare(t *testing.T) {
 	if st.HeldRecords == 0 || st.HeldRecords > uint64(rare) || st.Lag < uint64(rare-1) || st.Lag > uint64(rare) {
 		t.Errorf("%+v, want up to %d records held, and all but the first of its own behind", st, rare)
 	}
+	until(t, "the metrics say so", func() bool { // the rest may be being held now
+		st := sinkStatus(t, p, "down")
+		return st.HeldBytes > 0 && metric(t, registry, "walproxy_sink_held_records", "down") == float64(st.HeldRecords) &&
+			metric(t, registry, "walproxy_sink_held_bytes", "down") == float64(st.HeldBytes)
+	})
 	if first := p.Status().Log.First; first < walproxy.LSN(written/len(payload)/2) {
 		t.Errorf("the log begins at %d of about %d", first, written/len(payload))
 	}

@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/walproxy/walproxy"
 	"github.com/walproxy/walproxy/internal/accept"
 	"github.com/walproxy/walproxy/internal/state"
@@ -205,6 +207,8 @@ func TestRepairedLogIsApplied(t *testing.T) {
 	for _, before := range []int{0, 3, 5, 9} { // applied when the damage happens
 		dir, store := t.TempDir(), sinktest.NewMemory()
 		o := options(dir, store)
+		registry := prometheus.NewPedanticRegistry()
+		o.Registerer = registry
 		o.Sinks[0].Loop.Lanes = 1 // of several the lowest says what may be lost
 		p := open(t, o)
 		var lsns []walproxy.LSN
@@ -244,6 +248,9 @@ func TestRepairedLogIsApplied(t *testing.T) {
 		}
 		if s := p.Status().Sinks[0]; s.LostRecords != lost || s.Lag != 0 {
 			t.Fatalf("applied %d before: %d lost and %d behind, want %d and 0", before, s.LostRecords, s.Lag, lost)
+		}
+		if got := metric(t, registry, "walproxy_sink_lost_records"); got != float64(lost) {
+			t.Fatalf("applied %d before: the metric says %v lost, want %d", before, got, lost)
 		}
 		for i, lsn := range lsns {
 			want := walproxy.StateApplied
