@@ -95,7 +95,7 @@ func (s *server) drainRate(ctx context.Context) float64 {
 		select {
 		case <-ctx.Done():
 			s.Fatalf("not drained: %+v", status)
-		case <-time.After(2 * time.Millisecond):
+		case <-time.After(time.Duration(times(2, 20)) * time.Millisecond):
 		}
 	}
 }
