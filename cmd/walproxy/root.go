@@ -17,11 +17,11 @@ func newRoot() *cobra.Command {
 			"store behind it. A store that is slow, restarting or away costs no client a write.",
 		SilenceErrors: true,
 		SilenceUsage:  true,
-		Args:          cobra.NoArgs,
-		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
+	root.SetFlagErrorFunc(flagError)
 	root.AddCommand(newServe(), newStatus(), newVersion(), newConfig(), newSink(), newBackup(), newRestore(), newReplay(), newDrain(), newLog(), newDLQ(), newToken(), newReload(), newLogLevel(), newMan(), demo.Command())
 	root.AddCommand(newHealth(), newPut(), newGet(), newDelete(), newScan())
+	nameCommands(root)
 	tellExits(root)
 	return root
 }
