@@ -36,7 +36,11 @@ func (v *statusView) lines(width int) []string {
 		}
 	}
 	add("")
-	if len(v.Attention) == 0 {
+	switch {
+	case len(v.Attention) > 0:
+	case len(v.Notes) > 0:
+		add("healthy: nothing is urgent; see the notes")
+	default:
 		add("healthy: nothing needs you")
 	}
 	for _, text := range v.Attention {

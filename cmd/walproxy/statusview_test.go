@@ -101,7 +101,7 @@ func TestStatusHealthy(t *testing.T) {
 		"sinks": [{"name": "main", "state": "running", "lag": 10, "records_passed_per_second": 5, "level_in_seconds": 2, "rates_known": true, "dead_letters": 1},
 		          {"name": "off", "state": "running", "paused": true, "lag": 10}]}`)
 	lines := v.lines(80)
-	if !v.Healthy || v.verdict() != nil || len(v.Notes) != 2 || !slices.Contains(lines, "healthy: nothing needs you") ||
+	if !v.Healthy || v.verdict() != nil || len(v.Notes) != 2 || !slices.Contains(lines, "healthy: nothing is urgent; see the notes") ||
 		!slices.Contains(lines, "disk    0 B free, no floor; not filling, -5 B/s") {
 		t.Errorf("%+v\n%s", v, strings.Join(lines, "\n"))
 	}
