@@ -31,10 +31,11 @@ type way struct {
 // seconds each (-benchtime=7x). walproxy and pgbouncer are processes of their own.
 //
 // Reported are the medians over the rounds: ratio, a way's transactions per second
-// to those through pgbouncer in session mode in the same round, over the same
-// transport to PostgreSQL (-socket: a Unix socket); tps; and cpu-us, the processor
+// to those through pgbouncer in the same round, in the same mode (session, where this
+// pgbouncer was not measured in transaction mode) and over the same transport to
+// PostgreSQL (-socket: a Unix socket); tps; and cpu-us, the processor
 // time of what stands between per transaction. WALPROXY_BENCH_WAYS names the only ways to be
-// measured ("pgbouncer,walproxy"); pgbouncer has to be one of them.
+// measured ("pgbouncer,walproxy"); those have to be among them that others are compared with.
 func BenchmarkPGWire(b *testing.B) {
 	for _, program := range []string{"pgbench", "pgbouncer"} {
 		if _, err := exec.LookPath(program); err != nil {
@@ -166,8 +167,8 @@ func pgwireRounds(b *testing.B, ways []way, protocol string, clients int) {
 	b.ReportMetric(0, "ns/op")
 	for _, w := range ways {
 		base := "pgbouncer"
-		if strings.HasSuffix(w.name, "-socket") {
-			base = "pgbouncer-socket"
+		if _, mode, _ := strings.Cut(w.name, "-"); mode != "" && tps["pgbouncer-"+mode] != nil {
+			base += "-" + mode
 		}
 		ratios := make([]float64, b.N)
 		for i := range ratios {

@@ -98,8 +98,7 @@ func (l *link) adopt(b *backend) {
 	}
 	l.mu.claimed = true
 	// The reader sees what there is to say before it reads from the backend.
-	close(l.mu.changed)
-	l.mu.changed = make(chan struct{})
+	l.wake()
 }
 
 // reported tells the client of a setting that is not as it was. mu is locked.

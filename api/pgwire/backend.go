@@ -38,6 +38,8 @@ type backend struct {
 	sequences   bool     // the owner may have drawn from sequences
 	born, rests time.Time
 	peek        *peek // nil: nobody has looked yet
+	at          *loop // that waits for what PostgreSQL says here; nil: none
+	berth       int32 // there
 }
 
 // parameter is a ParameterStatus.

@@ -2,6 +2,7 @@ package pgwire
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"net"
 	"time"
@@ -23,10 +24,27 @@ func (l *link) draw() error {
 	if closed {
 		return net.ErrClosed
 	}
-	b := l.x.s.pools.ready(l.login, l.number, outfit)
+	b := l.x.s.pools.ready(l.login, l.number, outfit, l.at())
 	if b == nil || b.worn != outfit || l.lacks(b) {
+		if l.carrier != nil && !l.errand {
+			if b != nil {
+				l.x.s.pools.put(b)
+			}
+			return errUndrawn
+		}
 		var err error
 		if b, err = l.prepare(b, outfit); err != nil {
+			return l.undrawn(err)
+		}
+	}
+	return l.drawn(b)
+}
+
+// drawn takes b.
+func (l *link) drawn(b *backend) error {
+	if l.carrier == nil {
+		if err := b.tame(); err != nil {
+			l.x.s.pools.lose(l.login.pool(), b)
 			return l.undrawn(err)
 		}
 	}
@@ -38,6 +56,39 @@ func (l *link) draw() error {
 	}
 	l.adopt(b)
 	return nil
+}
+
+// drawFrom ends in a goroutine what queue began in a loop.
+func (l *link) drawFrom(g given, outfit string) (err error) {
+	b := g.b
+	switch {
+	case g.err != nil:
+		err = g.err
+	case b != nil && !b.silent(): // PostgreSQL has ended it
+		l.x.s.pools.lose(l.login.pool(), b)
+		return l.draw()
+	case b == nil || b.worn != outfit || l.lacks(b):
+		b, err = l.suit(b, outfit)
+	}
+	if err != nil {
+		return l.undrawn(err)
+	}
+	return l.drawn(b)
+}
+
+// at is the loop that carries the session; nil: none does.
+func (l *link) at() *loop {
+	if l.carrier == nil {
+		return nil
+	}
+	return l.carrier.at()
+}
+
+// outfit is what the session has set.
+func (l *link) outfit() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.mu.held.outfit()
 }
 
 func (l *link) lacks(b *backend) bool {
@@ -110,6 +161,9 @@ func (l *link) suit(b *backend, outfit string) (_ *backend, err error) {
 		}
 	}
 	if err == nil {
+		err = b.tame()
+	}
+	if err == nil {
 		l.mu.Lock()
 		lacking := l.mu.held.lacking(b.stock)
 		l.mu.Unlock()
@@ -163,6 +217,23 @@ func (p *pools) own(b *backend, login grantKey, parameters []parameter) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.all[b] = struct{}{}
+	p.sort(b)
+}
+
+// sort takes note of how connections are made: with TLS, or not. mu is locked.
+func (p *pools) sort(b *backend) {
+	if _, encrypted := b.conn.(*tls.Conn); encrypted {
+		p.encrypted = true
+	} else {
+		p.plain = true
+	}
+}
+
+// loops reports that connections are sockets that a loop can read and write.
+func (p *pools) loops() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return !p.encrypted && (p.plain || p.s.o.Upstream.TLS == nil)
 }
 
 // dress sets what a session has set, on a connection that another one had.
@@ -204,12 +275,12 @@ func (l *link) wear(b *backend) {
 	b.owner = l.number
 }
 
-// release gives the connection back if the session holds nothing there and everything
+// release, which only the reader calls, gives the connection back if the session holds nothing there and everything
 // that came from it can be passed on. mu is locked, or nobody else knows the link.
 func (l *link) release() {
 	b, h := l.mu.behind, &l.mu.held
 	if b == nil || b.stock == nil || l.mu.claimed || l.mu.cancels > 0 || l.mu.ended || l.mu.closed || l.mu.farewell || l.broken != nil ||
-		h.stays() != "" || h.unfit != "" || len(l.in) != l.passable || !l.down.between() {
+		h.stays() != "" || h.unfit != "" || len(l.in) != l.passable || !l.down.between() || l.mu.half || l.carrier != nil && l.carrier.ties() {
 		return
 	}
 	l.bind(!l.proves())

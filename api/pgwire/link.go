@@ -36,6 +36,11 @@ type link struct {
 	task task       // ... while it waits for a connection of a pool
 	got  chan given // ... likewise
 
+	// Where a loop carries the session, which never waits: it reads and writes itself. Set
+	// before anybody else knows the link.
+	carrier linkCarrier
+	errand  bool // a goroutine waits in its place; the writer's
+
 	// The reader's:
 	in       []byte // was read and not passed on
 	passable int    // so much of it may be
@@ -54,9 +59,10 @@ type link struct {
 		say      []byte // the link's own answers
 		nudged   bool   // the reader is to look at say
 		bound    bool   // the pool keeps connections for it, as it could make none
+		half     bool   // PostgreSQL may have a part only of a frame that it will drop
 		closed   bool
-		ended    bool // the client sends no more
-		changed  chan struct{}
+		ended    bool               // the client sends no more
+		changed  chan struct{}      // closed at the next change; nil: nobody waits
 		cancel   context.CancelFunc // of an attempt under way
 		moved    time.Time          // when something was passed on last
 	}
@@ -69,7 +75,6 @@ const linkBytes = 16 << 10
 func newLink(x *session, st *startup, parameters []parameter, with func() (credentials, error)) *link {
 	l := &link{x: x, startup: st.packet, login: keyOf(st), with: with}
 	l.mu.held = newHeld(x.s.statements, parameters)
-	l.mu.changed = make(chan struct{})
 	if x.pooled {
 		l.number = x.s.pools.number.Add(1)
 		l.task.parent, l.got = x.s.logins, make(chan given, 1)
@@ -94,10 +99,48 @@ func (l *link) attached(b *backend, rest []byte) *link {
 	return l
 }
 
+// linkCarrier is a loop's session, as its link sees it.
+type linkCarrier interface {
+	// put writes to the connection that the link has. Only who writes calls it.
+	put(b []byte) error
+	// stir has the loop look what the link has to say, soon. Anybody may call it.
+	stir()
+	// ties reports that the connection cannot be given back yet. Only who reads calls it.
+	ties() bool
+	// at is the loop.
+	at() *loop
+}
+
+// In a loop nobody waits: what a request has to wait for is said instead. The writer goes
+// on from there when it is called again.
+var (
+	errUnsettled = errors.New("requests before it are not answered yet")
+	errUndrawn   = errors.New("no connection is there at once")
+)
+
+// wait returns what is closed at the next change. mu is locked.
+func (l *link) wait() <-chan struct{} {
+	if l.mu.changed == nil {
+		l.mu.changed = make(chan struct{})
+	}
+	return l.mu.changed
+}
+
+// wake tells who waits that something has changed. mu is locked.
+func (l *link) wake() {
+	if l.mu.changed != nil {
+		close(l.mu.changed)
+		l.mu.changed = nil
+	}
+}
+
 // change tells the reader that something has changed. mu is locked.
 func (l *link) change() {
-	close(l.mu.changed)
-	l.mu.changed = make(chan struct{})
+	l.wake()
+	if l.carrier != nil {
+		l.carrier.stir()
+		return
+	}
 	if l.mu.behind != nil && len(l.mu.say) > 0 { // it may wait for a backend that does not answer
 		l.mu.nudged = true
 		_ = l.mu.behind.conn.SetReadDeadline(past)
@@ -123,7 +166,7 @@ func (l *link) Read(b []byte) (int, error) {
 			l.mu.Unlock()
 			return n, nil
 		}
-		behind, closed, ended, changed := l.mu.behind, l.mu.closed, l.mu.ended, l.mu.changed
+		behind, closed, ended, changed := l.mu.behind, l.mu.closed, l.mu.ended, l.wait()
 		l.mu.Unlock()
 		switch {
 		case closed:
@@ -153,6 +196,11 @@ func (l *link) receive(b *backend) {
 	}
 	n, failed := b.conn.Read(l.in[len(l.in):cap(l.in)])
 	l.in = l.in[:len(l.in)+n]
+	l.received(b, n, failed)
+}
+
+// received takes note of n more bytes, which are the last of in, and of why no more come.
+func (l *link) received(b *backend, n int, failed error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if n > 0 {
@@ -170,6 +218,11 @@ func (l *link) receive(b *backend) {
 		l.release()
 		return
 	}
+	l.lost(failed)
+}
+
+// lost: the backend is gone. mu is locked.
+func (l *link) lost(failed error) {
 	l.discard()
 	why := l.mu.held.stays()
 	if l.mu.closed || l.mu.ended || why != "" || !l.down.between() {
@@ -246,7 +299,10 @@ func (l *link) Write(b []byte) (int, error) {
 					return 0, err
 				}
 				sent = at
-				l.settle()
+				if err := l.settle(); err != nil {
+					l.keep(b[at:])
+					return 0, err
+				}
 			}
 			if l.starts() {
 				if err := l.flush(b[sent:at]); err != nil {
@@ -254,6 +310,7 @@ func (l *link) Write(b []byte) (int, error) {
 				}
 				sent = at
 				if err := l.ready(kind); err != nil {
+					l.keep(b[at:])
 					return 0, err
 				}
 			}
@@ -276,8 +333,36 @@ func (l *link) Write(b []byte) (int, error) {
 		}
 	}
 	err := l.flush(b[sent:at])
-	l.up.kept = append(l.up.kept[:0], b[at:]...)
+	l.keep(b[at:])
+	l.whole()
 	return taken, err
+}
+
+// keep keeps what the client sent and is not passed on yet.
+func (l *link) keep(b []byte) { l.up.kept = append(l.up.kept[:0], b...) }
+
+// whole: what was passed on ends with a frame, unless more of one is to come.
+func (l *link) whole() {
+	if !l.up.stray || l.up.left > 0 {
+		return
+	}
+	l.up.stray = false
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.mu.half = false
+	if b := l.mu.behind; b != nil && b.stock != nil && l.mu.held.quiet() { // the rest was on its way still
+		l.yield(b)
+	}
+}
+
+// yield has the reader give the connection back. mu is locked.
+func (l *link) yield(b *backend) {
+	if l.carrier != nil {
+		l.carrier.stir()
+		return
+	}
+	l.mu.nudged = true
+	_ = b.conn.SetReadDeadline(past)
 }
 
 // begin begins a frame of whose body rest was read. before is to be passed on; where the
@@ -289,7 +374,7 @@ func (l *link) begin(kind byte, body int64, before, rest []byte) (instead int, e
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.mu.claimed = false
+	l.mu.claimed, l.mu.half = false, l.up.stray
 	first := l.mu.held.quiet()
 	l.mu.held.begin(kind)
 	if !l.x.pooled {
@@ -361,6 +446,9 @@ func (l *link) send(b []byte) error {
 	if behind == nil {
 		return io.ErrClosedPipe // it was lost in the middle of a request
 	}
+	if l.carrier != nil {
+		return l.carrier.put(b)
+	}
 	_, err := behind.conn.Write(b)
 	return err
 }
@@ -369,7 +457,17 @@ func (l *link) send(b []byte) error {
 func (l *link) ready(kind byte) error {
 	for {
 		l.mu.Lock()
-		behind, leaving, closed, changed := l.mu.behind, l.mu.farewell, l.mu.closed, l.mu.changed
+		behind, leaving, closed := l.mu.behind, l.mu.farewell, l.mu.closed
+		var changed <-chan struct{}
+		if leaving && l.carrier == nil {
+			changed = l.wait()
+		} else if leaving && !closed { // it is who reads, too
+			l.lost(io.EOF)
+			if behind, leaving = nil, false; l.broken != nil {
+				l.mu.Unlock()
+				return io.ErrClosedPipe
+			}
+		}
 		l.mu.Unlock()
 		switch {
 		case closed:
@@ -487,8 +585,7 @@ func (l *link) target() (_ Address, key []byte, arrived func()) {
 		l.mu.Lock()
 		defer l.mu.Unlock()
 		if l.mu.cancels--; l.mu.cancels == 0 && b.stock != nil && l.mu.behind == b && l.mu.held.quiet() {
-			l.mu.nudged = true // the reader gives it back
-			_ = b.conn.SetReadDeadline(past)
+			l.yield(b)
 		}
 	}
 }

@@ -17,6 +17,7 @@ type upward struct {
 	body  []byte // what is wanted of it
 	room  int64  // how much more of it is
 	whole bool   // body is all of it
+	stray bool   // it is no part of what is answered: the answer may come before its end
 
 	dropped  bool // the frame is not passed on
 	refusing bool // nothing is, up to the request's end
@@ -33,13 +34,17 @@ const (
 func (u *upward) begin(kind byte, body int64) {
 	u.kind, u.left, u.dropped = kind, body, u.refusing
 	u.room = 0
+	u.stray = false
 	switch kind {
+	case cFunctionCall, cDescribe, cSync:
 	case cQuery:
 		u.room = statement.MaxTextBytes
 	case cParse:
 		u.room = preparedBodyMax
 	case cBind, cExecute, cClose:
 		u.room = namesBytesMax
+	default:
+		u.stray = !u.dropped
 	}
 	if u.dropped {
 		u.room = 0

@@ -6,6 +6,7 @@ import (
 	"os"
 	"runtime"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 	"unsafe"
@@ -33,8 +34,14 @@ type loop struct {
 	waits int    // without yielding, because of that
 	buf   []byte // what is being moved
 
+	berths     []berth // connections of pools, by index
+	freeBerths []int32
+
 	up, down, requests int // not yet in the metrics
 	swept              time.Time
+
+	asleep atomic.Bool // it may wait, and has to be woken for what is posted
+	posts  atomic.Int32
 
 	mu struct {
 		sync.Mutex
@@ -115,9 +122,10 @@ func (l *loop) post(f func()) bool {
 	over := l.mu.over
 	if !over {
 		l.mu.posted = append(l.mu.posted, f)
+		l.posts.Store(int32(len(l.mu.posted)))
 	}
 	l.mu.Unlock()
-	if !over {
+	if !over && l.asleep.Swap(false) {
 		l.nudge()
 	}
 	return !over
@@ -133,6 +141,7 @@ func (l *loop) take() (posted []func(), over bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	posted, l.mu.posted = l.mu.posted, nil
+	l.posts.Store(0)
 	return posted, l.mu.over
 }
 
@@ -149,10 +158,13 @@ func (l *loop) run() {
 			panic(fmt.Sprintf("pgwire: epoll_wait: %v", err))
 		}
 		woken := false
+		l.hear(events[:n])
 		for i := range events[:n] {
 			e := &events[i]
 			if e.Fd == wakeSlot {
 				woken = true
+			} else if e.Pad == atBerth {
+				l.hail(e.Fd, e.Events)
 			} else if x := l.slots[e.Fd]; x != nil { // else it ended just now
 				x.ready(int(e.Pad), e.Events)
 			}
@@ -160,6 +172,8 @@ func (l *loop) run() {
 		if woken {
 			var number [8]byte
 			_, _ = unix.Read(l.wake, number[:]) // it is a wake-up whatever it says
+		}
+		if woken || l.posts.Load() > 0 {
 			posted, over := l.take()
 			for _, f := range posted {
 				f()
@@ -186,6 +200,9 @@ func (l *loop) wait(events []unix.EpollEvent, interval time.Duration, busy bool)
 			return n, nil
 		}
 	}
+	if l.posts.Load() > 0 {
+		return l.poll(events), nil
+	}
 	if l.yields() {
 		for range yieldsMax {
 			_, _, _ = syscall.RawSyscall(unix.SYS_SCHED_YIELD, 0, 0, 0) // cannot fail
@@ -200,6 +217,11 @@ func (l *loop) wait(events []unix.EpollEvent, interval time.Duration, busy bool)
 	timeout := -1
 	if l.live > 0 {
 		timeout = int(interval.Milliseconds()) + 1
+	}
+	l.asleep.Store(true)
+	defer l.asleep.Store(false)
+	if l.posts.Load() > 0 { // it came before that was said
+		timeout = 0
 	}
 	for {
 		n, err := unix.EpollWait(l.epoll, events, timeout)

@@ -10,3 +10,7 @@ func (*loop) close() {}
 func startLoops(*Server) ([]*loop, error) { return nil, nil }
 
 func (*session) carry() carrier { return nil }
+
+func (*backend) tame() error { return nil }
+
+func (*backend) unmoor() {}

@@ -12,16 +12,19 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The two ends of a session.
+// The two ends of a session, and a connection of a pool, which is the other end of whoever
+// has it.
 const (
 	atClient   = 0
 	atUpstream = 1
+	atBerth    = 2
 )
 
 // looped is a session that a loop carries. Its fields are the loop's.
 type looped struct {
 	l         *loop
 	x         *session
+	pooled    *pooledEnd // nil: its connection is its own
 	slot      int32
 	ends      [2]end
 	turn      turn
@@ -54,35 +57,48 @@ type end struct {
 // carry finds a loop for the session, if both of its connections are plain sockets
 // and descriptors are to be had.
 func (x *session) carry() carrier {
-	if len(x.s.loops) == 0 {
+	if len(x.s.loops) == 0 || !plain(x.client) {
 		return nil
 	}
-	for _, c := range []net.Conn{x.client, x.upstream} {
-		switch c.(type) {
-		case *net.TCPConn, *net.UnixConn:
-		default:
-			return nil
-		}
+	l, pooled := x.upstream.(*link)
+	if pooled = pooled && x.pooled; pooled && !x.s.pools.loops() || !pooled && !plain(x.upstream) {
+		return nil
 	}
 	client, err := duplicate(x.client)
 	if err != nil {
 		return nil
 	}
-	upstream, err := duplicate(x.upstream)
-	if err != nil {
-		_ = unix.Close(client) // the connection stays
-		return nil
+	upstream := -1
+	if !pooled {
+		if upstream, err = duplicate(x.upstream); err != nil {
+			_ = unix.Close(client) // the connection stays
+			return nil
+		}
 	}
 	c := &looped{l: x.s.nextLoop(), x: x, turn: newTurn(), done: make(chan error, 1)}
 	c.ends[atClient] = end{fd: client, flow: flow{limit: x.s.o.MaxMessageBytes}}
 	c.ends[atUpstream] = end{fd: upstream, flow: flow{limit: 1<<31 - 1}}
+	if pooled {
+		c.pool(l)
+	}
 	return c
+}
+
+// plain reports that a connection is a socket and nothing else.
+func plain(c net.Conn) bool {
+	switch c.(type) {
+	case *net.TCPConn, *net.UnixConn:
+		return true
+	}
+	return false
 }
 
 // run hands the sockets over and waits for the session's end.
 func (c *looped) run(fromClient, fromServer []byte) error {
 	_ = c.x.client.Close() // takes them away from Go's poller; the duplicates stay
-	_ = c.x.upstream.Close()
+	if c.pooled == nil {
+		_ = c.x.upstream.Close()
+	}
 	if !c.l.post(func() { c.begin(fromClient, fromServer) }) {
 		c.close(endStopping())
 	}
@@ -112,6 +128,9 @@ func (c *looped) begin(fromClient, fromServer []byte) {
 	c.l.enter(c)
 	for i := range c.ends {
 		e := &c.ends[i]
+		if e.fd < 0 {
+			continue
+		}
 		e.waits = unix.EPOLLIN
 		if err := c.l.control(unix.EPOLL_CTL_ADD, e.fd, e.waits, c.slot, int32(i)); err != nil {
 			c.finish(endLost(err))
@@ -119,6 +138,9 @@ func (c *looped) begin(fromClient, fromServer []byte) {
 		}
 	}
 	c.pass(atUpstream, fromServer)
+	if c.pooled != nil {
+		c.drain()
+	}
 	if !c.over {
 		c.pass(atClient, fromClient)
 	}
@@ -131,7 +153,7 @@ func (c *looped) begin(fromClient, fromServer []byte) {
 func (c *looped) ready(i int, events uint32) {
 	e := &c.ends[i]
 	if len(e.unsent) > 0 && events&(unix.EPOLLOUT|unix.EPOLLERR|unix.EPOLLHUP) != 0 {
-		if c.flush(i); c.over {
+		if c.flush(i); c.over || e.fd < 0 {
 			return
 		}
 	}
@@ -145,7 +167,7 @@ func (c *looped) ready(i int, events uint32) {
 	case i == atClient:
 		c.finish(nil) // nobody is there to take what it is owed
 	default: // what it said last is read once the client has taken the rest
-		if c.l.control(unix.EPOLL_CTL_DEL, e.fd, 0, c.slot, 0) == nil {
+		if c.control(i, unix.EPOLL_CTL_DEL, 0) == nil {
 			e.muted = true
 		}
 	}
@@ -153,6 +175,17 @@ func (c *looped) ready(i int, events uint32) {
 
 // move reads at one end and passes it on to the other.
 func (c *looped) move(i int) {
+	if c.pooled != nil && !c.lingering {
+		if i == atUpstream {
+			c.receive()
+			return
+		}
+		if c.pooled.waits {
+			c.pooled.paused = true
+			c.rearm()
+			return
+		}
+	}
 	e := &c.ends[i]
 	n := copy(c.l.buf, e.held[:e.holds])
 	got, errno := read(e.fd, c.l.buf[n:])
@@ -186,7 +219,11 @@ func (c *looped) pass(i int, b []byte) {
 	if err == nil {
 		e.holds = copy(e.held[:], b[n:])
 	}
-	c.send(1-i, b[:n])
+	if i == atClient && c.pooled != nil {
+		c.upward(b[:n])
+	} else {
+		c.send(1-i, b[:n])
+	}
 	switch {
 	case c.over:
 	case err != nil && i == atClient:
@@ -268,6 +305,9 @@ func (c *looped) flush(i int) {
 	if i == atClient && c.ends[atUpstream].deaf {
 		c.finish(nil)
 	}
+	if !c.over && c.pooled != nil {
+		c.giveBack()
+	}
 }
 
 // unwritable: PostgreSQL may have said why, so that is still read. A client that
@@ -302,6 +342,11 @@ func (c *looped) ended(i int) {
 		c.tell(endLost(io.ErrUnexpectedEOF))
 		return
 	}
+	c.sent()
+}
+
+// sent ends the session once the client has taken what it is owed.
+func (c *looped) sent() {
 	if len(c.ends[atClient].unsent) == 0 {
 		c.finish(nil)
 		return
@@ -312,6 +357,10 @@ func (c *looped) ended(i int) {
 // endWrites tells PostgreSQL what the client told us; what is under way is
 // answered, if the client still listens.
 func (c *looped) endWrites() {
+	if c.pooled != nil {
+		c.endPooled()
+		return
+	}
 	if unix.Shutdown(c.ends[atUpstream].fd, unix.SHUT_WR) != nil {
 		c.finish(nil)
 	}
@@ -331,8 +380,11 @@ func (c *looped) broken(i int, errno syscall.Errno) {
 func (c *looped) rearm() {
 	for i := range c.ends {
 		e := &c.ends[i]
+		if e.fd < 0 {
+			continue
+		}
 		var waits uint32
-		if !e.deaf && len(c.ends[1-i].unsent) == 0 {
+		if !e.deaf && len(c.ends[1-i].unsent) == 0 && (i == atUpstream || c.pooled == nil || !c.pooled.paused) {
 			waits |= unix.EPOLLIN
 		}
 		if len(e.unsent) > 0 {
@@ -347,11 +399,19 @@ func (c *looped) rearm() {
 			op, e.muted = unix.EPOLL_CTL_ADD, false
 		}
 		e.waits = waits
-		if err := c.l.control(op, e.fd, waits, c.slot, int32(i)); err != nil {
+		if err := c.control(i, op, waits); err != nil {
 			c.finish(endLost(err))
 			return
 		}
 	}
+}
+
+// control sets for what the loop waits at an end.
+func (c *looped) control(i, op int, waits uint32) error {
+	if i == atUpstream && c.pooled != nil {
+		return c.l.control(op, c.ends[i].fd, waits, c.pooled.berth, atBerth)
+	}
+	return c.l.control(op, c.ends[i].fd, waits, c.slot, int32(i))
 }
 
 // idles reports that ending the session interrupts nothing.
@@ -386,7 +446,11 @@ func (c *looped) linger(r *refusal) {
 	c.count(false)
 	c.done <- r
 	_ = unix.Shutdown(c.ends[atClient].fd, unix.SHUT_WR) // it may be gone
-	_ = unix.Shutdown(c.ends[atUpstream].fd, unix.SHUT_RDWR)
+	if c.pooled != nil {
+		c.unpool()
+	} else {
+		_ = unix.Shutdown(c.ends[atUpstream].fd, unix.SHUT_RDWR)
+	}
 	c.ends[atUpstream].deaf, c.ends[atUpstream].unsent, c.ends[atUpstream].blocked = true, nil, true
 	c.ends[atClient].unsent = nil
 	c.rearm()
@@ -405,8 +469,13 @@ func (c *looped) finish(r *refusal) {
 
 // close closes the sockets and lets the session's goroutine go on.
 func (c *looped) close(r *refusal) {
+	if c.pooled != nil {
+		c.unpool()
+	}
 	for i := range c.ends {
-		_ = unix.Close(c.ends[i].fd) // also takes it out of the epoll
+		if fd := c.ends[i].fd; fd >= 0 {
+			_ = unix.Close(fd) // also takes it out of the epoll
+		}
 	}
 	if c.lingering {
 		return // its end is known

@@ -56,7 +56,10 @@ type pools struct {
 	generation atomic.Uint64
 	number     atomic.Uint64 // of sessions
 
-	mu     sync.Mutex
+	mu sync.Mutex
+	// Connections were made without TLS, and with it.
+	plain, encrypted bool
+
 	by     map[poolKey]*pool
 	all    map[*backend]struct{} // that are connected
 	closed bool
@@ -80,9 +83,21 @@ type pool struct {
 type waiter struct {
 	login grantKey
 	room  bool
-	makes bool       // it could make one
-	late  bool       // the reserve is there for it, too
-	got   chan given // empty again when it waits no more
+	makes bool // it could make one
+	late  bool // the reserve is there for it, too
+	// give is called when there is something, once at most and with mu locked; nil: it is
+	// put into got, which is empty again when it waits no more.
+	give func(given)
+	got  chan given
+}
+
+// hand gives w what it waits for.
+func (w *waiter) hand(g given) {
+	if w.give != nil {
+		w.give(g)
+		return
+	}
+	w.got <- g
 }
 
 // given is a connection, or why there will be none; neither: leave to make one.
@@ -134,10 +149,11 @@ func (p *pools) take(ctx context.Context, who waiter, owner uint64, outfit strin
 }
 
 // ready returns an idle connection of a login that suits the session; nil: there is none.
-func (p *pools) ready(login grantKey, owner uint64, outfit string) *backend {
+// What PostgreSQL says on one that a loop watches is an event there.
+func (p *pools) ready(login grantKey, owner uint64, outfit string, at *loop) *backend {
 	for {
 		b := p.fetch(login, owner, outfit)
-		if b == nil || b.silent() {
+		if b == nil || at != nil && b.at == at || b.silent() {
 			return b
 		}
 		p.lose(b.login.pool(), b) // PostgreSQL has ended it
@@ -180,7 +196,7 @@ func (p *pools) pick(who waiter, owner uint64, outfit string) (*backend, *waiter
 	if g, ok := p.giveLocked(q, &who); ok {
 		return g.b, nil, g.err
 	}
-	if who.got == nil {
+	if who.got == nil && who.give == nil {
 		who.got = make(chan given, 1)
 	}
 	q.waiting = append(q.waiting, &who)
@@ -223,7 +239,7 @@ func (p *pools) serveLocked(q *pool) {
 		w := q.waiting[i]
 		if g, ok := p.giveLocked(q, w); ok {
 			q.waiting = slices.Delete(q.waiting, i, i+1)
-			w.got <- g
+			w.hand(g)
 		} else {
 			i++
 		}
@@ -272,6 +288,11 @@ func (p *pools) bind(login grantKey, n int) {
 
 // suits finds the connection that has to be changed least; negative: none.
 func (q *pool) suits(login grantKey, owner uint64, outfit string) int {
+	for i, b := range q.idle { // that it had last, mostly
+		if b.owner == owner && b.worn == outfit && b.login == login {
+			return i
+		}
+	}
 	best, worth := -1, 0
 	for i := len(q.idle) - 1; i >= 0; i-- {
 		b := q.idle[i]
@@ -295,31 +316,47 @@ func (q *pool) suits(login grantKey, owner uint64, outfit string) int {
 func (p *pools) wait(ctx context.Context, key poolKey, w *waiter) (*backend, error) {
 	began := time.Now()
 	defer func() { p.s.metrics.poolWait.Observe(time.Since(began).Seconds()) }()
-	if p.o.Reserve > 0 {
-		stop := time.AfterFunc(p.o.ReserveTimeout, func() { p.late(key, w) })
-		defer stop.Stop()
-	}
+	defer p.reserve(key, w)()
 	select {
 	case g := <-w.got:
 		return g.b, g.err
 	case <-ctx.Done():
 	}
+	if !p.leave(key, w) { // it was given something just now
+		p.back(key, <-w.got)
+	}
+	return nil, context.Cause(ctx)
+}
+
+// leave ends a wait; false: it has been given something.
+func (p *pools) leave(key poolKey, w *waiter) bool {
 	p.mu.Lock()
+	defer p.mu.Unlock()
 	q := p.of(key)
 	at := slices.Index(q.waiting, w)
 	if at >= 0 {
 		q.waiting = slices.Delete(q.waiting, at, at+1)
 	}
-	p.mu.Unlock()
-	if at < 0 { // it was given something just now
-		switch g := <-w.got; {
-		case g.b != nil:
-			p.put(g.b)
-		case g.err == nil:
-			p.lose(key, nil)
-		}
+	return at >= 0
+}
+
+// back gives back what one was given who does not want it any more.
+func (p *pools) back(key poolKey, g given) {
+	switch {
+	case g.b != nil:
+		p.put(g.b)
+	case g.err == nil:
+		p.lose(key, nil)
 	}
-	return nil, context.Cause(ctx)
+}
+
+// reserve lets one who waits have of the reserve, in time, unless stop is called.
+func (p *pools) reserve(key poolKey, w *waiter) (stop func()) {
+	if p.o.Reserve == 0 {
+		return func() {}
+	}
+	late := time.AfterFunc(p.o.ReserveTimeout, func() { p.late(key, w) })
+	return func() { late.Stop() }
 }
 
 // late lets one have of the reserve who has waited for so long.
@@ -346,9 +383,21 @@ func (p *pools) put(b *backend) {
 	p.serveLocked(q)
 }
 
+// spoke ends a connection on which PostgreSQL said something unasked, unless somebody has it.
+func (p *pools) spoke(b *backend) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	q := p.of(b.login.pool())
+	if at := slices.Index(q.idle, b); at >= 0 && !b.silent() {
+		p.endLocked(q.pop(at))
+		p.leftLocked(q)
+	}
+}
+
 // lose closes a connection that is not idle; nil: none came of the leave to make one.
 func (p *pools) lose(key poolKey, b *backend) {
 	if b != nil {
+		b.unmoor()
 		_ = b.conn.Close() // nobody uses it
 	}
 	p.mu.Lock()
@@ -366,6 +415,7 @@ func (p *pools) leftLocked(q *pool) {
 // endLocked takes leave of PostgreSQL on a connection that is idle.
 func (p *pools) endLocked(b *backend) {
 	delete(p.all, b)
+	b.unmoor()
 	_ = b.conn.SetWriteDeadline(time.Now().Add(lastWord))
 	_, _ = b.conn.Write(appendFrame(nil, cTerminate, nil)) // it sees the end anyway
 	_ = b.conn.Close()

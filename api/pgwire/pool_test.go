@@ -33,11 +33,13 @@ func pid(t testing.TB, conn *pgx.Conn) int {
 }
 
 // TestPoolCrowd: many clients on few connections, with tags: every answer is its
-// client's, and PostgreSQL never has more processes than the pool's size.
+// client's, and PostgreSQL never has more processes than the pool's size. A third of
+// them has TLS, and so goroutines, the others are in two loops.
 func TestPoolCrowd(t *testing.T) {
 	t.Parallel()
 	sessions, rounds, size := 100, 4, 4
-	s, dsn, direct := pooled(t, size)
+	cert := newCertificate(t)
+	s, dsn, direct := pooled(t, size, looping, func(o *Options) { o.TLS = cert.server() })
 	do(t, direct, "CREATE TABLE crowd (client int, n int)")
 	most := 0
 	stop, watched := make(chan struct{}), make(chan struct{})
@@ -58,6 +60,10 @@ func TestPoolCrowd(t *testing.T) {
 	}()
 	var wg sync.WaitGroup
 	for i := range sessions {
+		dsn := dsn
+		if i%3 == 0 {
+			dsn = strings.Replace(dsn, "sslmode=disable", "sslmode=require", 1)
+		}
 		wg.Go(func() {
 			if err := crowdMember(bounded(t), dsn, i, rounds); err != nil {
 				t.Errorf("session %d: %v", i, err)

@@ -1,11 +1,15 @@
 package pgwire
 
 import (
+	"bytes"
 	"io"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgproto3"
 
 	"github.com/walproxy/walproxy/internal/pgtest"
 )
@@ -77,4 +81,70 @@ func TestPoolPasses(t *testing.T) {
 	}
 	do(t, a, "UNLISTEN *", "DISCARD ALL", "NOTIFY c, 'y'")
 	free("NOTIFY")
+}
+
+// TestPoolHalfFrame: of a COPY that has failed a frame is still on its way, which PostgreSQL drops
+// once it is whole: until then the connection is nobody else's.
+func TestPoolHalfFrame(t *testing.T) {
+	bothWays(t, func(t *testing.T, way func(*Options)) {
+		t.Parallel()
+		s, dsn, direct := pooled(t, 1, way)
+		do(t, direct, "CREATE TABLE t (v int)")
+		w, b := newWire(t, dsn), pgtest.Connect(t, dsn)
+		for range 3 {
+			data := appendFrame(nil, cCopyData, bytes.Repeat([]byte("y\n"), 500))
+			w.raw(slices.Concat(appendFrame(nil, cQuery, appendText(nil, "COPY t FROM STDIN")), appendFrame(nil, cCopyData, []byte("x\n")), data[:300]))
+			if got := w.answer(); !strings.Contains(strings.Join(got, "\n"), "22P02") {
+				t.Fatalf("a COPY of an x: %q", got)
+			}
+			other := started(func() error { return b.QueryRow(bounded(t), "SELECT $1", "other").Scan(new(string)) })
+			eventually(t, "another session waits", func() bool { return s.pools.total().waiting == 1 })
+			w.raw(data[300:])
+			if err := ended(t, "the other session's", other); err != nil {
+				t.Fatal(err)
+			}
+			w.raw(slices.Concat(data, appendFrame(nil, cCopyDone, nil))) // dropped
+		}
+		if got := w.ask(&pgproto3.Query{String: "SELECT 1"}); len(got) != 4 {
+			t.Errorf("behind all of that: %q", got)
+		}
+	})
+}
+
+// TestPoolEndsWaiting: a session that ends while it waits for a connection takes none with it,
+// also where it is given one just then.
+func TestPoolEndsWaiting(t *testing.T) {
+	bothWays(t, func(t *testing.T, way func(*Options)) {
+		t.Parallel()
+		s, dsn, _ := pooled(t, 1, way)
+		a := pgtest.Connect(t, dsn)
+		carrierOf := func(conn *pgx.Conn) carrier {
+			for _, x := range s.list() {
+				if x.from.String() == conn.PgConn().Conn().LocalAddr().String() {
+					return x.carrier
+				}
+			}
+			return nil
+		}
+		for range 4 {
+			b := pgtest.Connect(t, dsn)
+			do(t, a, "BEGIN", "SELECT 1")
+			waits := started(func() error { _, err := b.Exec(bounded(t), "SELECT 1"); return err })
+			eventually(t, "another session waits", func() bool { return s.pools.total().waiting == 1 })
+			going := make(chan struct{})
+			ending := carrierOf(b)
+			if l, ok := ending.(*looped); ok && l.l != carrierOf(a).(*looped).l {
+				l.l.post(func() { <-going }) // so that both come before it looks
+				ending.end(endIdle(time.Second))
+			} else {
+				go ending.end(endIdle(time.Second))
+			}
+			do(t, a, "COMMIT")
+			close(going)
+			if err := ended(t, "the session's", waits); err != nil && code(err) != "57P05" {
+				t.Errorf("it ends with %v", err)
+			}
+			eventually(t, "no connection is in use", func() bool { n := s.pools.total(); return n.open == n.idle && n.waiting == 0 })
+		}
+	})
 }

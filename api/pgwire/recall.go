@@ -18,7 +18,7 @@ func (l *link) detached() bool {
 	}
 	for {
 		l.mu.Lock()
-		behind, changed := l.mu.behind, l.mu.changed
+		behind, changed := l.mu.behind, l.wait()
 		stays := l.mu.closed || l.mu.ended || l.mu.claimed || l.mu.held.stays() != ""
 		l.mu.Unlock()
 		switch {

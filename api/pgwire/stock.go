@@ -150,15 +150,19 @@ func (l *link) unsettled(kind byte, body int64, b []byte) bool {
 }
 
 // settle waits until PostgreSQL has answered all requests.
-func (l *link) settle() {
+func (l *link) settle() error {
 	for {
 		l.mu.Lock()
 		over := l.mu.closed || l.mu.behind == nil || len(l.mu.held.queue) == 0
+		if !over && l.carrier != nil {
+			l.mu.Unlock()
+			return errUnsettled
+		}
 		l.mu.awaited = !over
-		changed := l.mu.changed
+		changed := l.wait()
 		l.mu.Unlock()
 		if over {
-			return
+			return nil
 		}
 		<-changed
 	}

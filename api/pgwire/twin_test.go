@@ -37,6 +37,12 @@ func (w *wire) send(messages ...pgproto3.FrontendMessage) {
 	for _, m := range messages {
 		b, _ = m.Encode(b) // they fit
 	}
+	w.raw(b)
+}
+
+// raw writes bytes.
+func (w *wire) raw(b []byte) {
+	w.t.Helper()
 	if err := w.c.SetDeadline(time.Now().Add(patience)); err != nil {
 		w.t.Fatal(err)
 	}

@@ -28,11 +28,14 @@ func (s *Server) dial(ctx context.Context) (net.Conn, Address, error) {
 	return nil, Address{}, errors.Join(failed...)
 }
 
+// keepAlive is how a machine is found to be gone that owes nothing.
+var keepAlive = net.KeepAliveConfig{Enable: true, Idle: 15 * time.Second, Interval: 5 * time.Second, Count: 3}
+
 func (s *Server) dialOne(ctx context.Context, a Address) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, s.o.ConnectTimeout)
 	defer cancel()
 	began := time.Now()
-	d := net.Dialer{KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: 15 * time.Second, Interval: 5 * time.Second, Count: 3}}
+	d := net.Dialer{KeepAliveConfig: keepAlive}
 	c, err := d.DialContext(ctx, a.Network, a.Address)
 	if err != nil {
 		return nil, err
