@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"go.opentelemetry.io/otel/trace"
 
 	"github.com/walproxy/walproxy"
 	"github.com/walproxy/walproxy/api"
@@ -29,7 +30,8 @@ type batch struct {
 	x       *attended
 	now     time.Time
 	members []*walproxyv1.Statement
-	tables  []string // collections
+	tables  []string          // collections
+	trace   trace.SpanContext // of the first statement whose comment names one
 }
 
 // portal is a bound statement of a query that is answered here.
@@ -61,6 +63,9 @@ func (b *batch) bind(plan *behind.Plan, e *behind.Execution) *portal {
 	case refusal != nil:
 		p.failed, p.stage = refusedValue(refusal), refusal.Stage
 		return p
+	}
+	if !b.trace.IsValid() {
+		b.trace = commented(e.SQL)
 	}
 	p.members = make([]*walproxyv1.Statement, 0, len(rows))
 	for _, row := range rows {
@@ -179,6 +184,9 @@ func (b *batch) submit() (api.Pending, *failure, error) {
 	}
 	ctx, done := x.work(limit, late, true)
 	defer done()
+	if b.trace.IsValid() {
+		ctx = trace.ContextWithRemoteSpanContext(ctx, b.trace)
+	}
 	pending, err := x.t.gates.append(ctx, b)
 	if err == nil {
 		return pending, nil, nil
