@@ -64,6 +64,7 @@ func (x *session) granted(ctx context.Context, st *startup, fromServer []byte) e
 			return endUnattached(err)
 		}
 		x.s.metrics.poolOpened.Inc()
+		b.reported = x.s.pools.alike(b.reported)
 		link.mu.held.reported, fromServer = b.reported, nil
 	}
 	x.outlive(link.attached(b, fromServer))

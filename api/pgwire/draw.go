@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"maps"
 	"net"
 	"time"
 )
@@ -172,6 +173,9 @@ func (l *link) suit(b *backend, outfit string) (_ *backend, err error) {
 	if err == nil && b.worn != outfit {
 		err = b.dress(ctx, outfit)
 	}
+	if err == nil {
+		b.reported = s.pools.alike(b.reported)
+	}
 	if err == nil && ctx.Err() != nil {
 		err = context.Cause(ctx)
 	}
@@ -213,11 +217,31 @@ func (p *pools) own(b *backend, login grantKey, parameters []parameter) {
 	for _, p := range parameters {
 		b.reported.of[p.Name] = p.Value
 	}
-	b.parameters = nil
+	b.parameters, b.reported = nil, p.alike(b.reported)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.all[b] = struct{}{}
 	p.sort(b)
+}
+
+// alikeMax bounds how many different reports are remembered.
+const alikeMax = 16
+
+// alike is r, or one that says the same: where nothing differs nothing has to be compared
+// when a connection changes hands.
+func (p *pools) alike(r *reports) *reports {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, other := range p.reports {
+		if maps.Equal(other.of, r.of) {
+			return other
+		}
+	}
+	if len(p.reports) == alikeMax {
+		p.reports = p.reports[1:]
+	}
+	p.reports = append(p.reports, r)
+	return r
 }
 
 // sort takes note of how connections are made: with TLS, or not. mu is locked.

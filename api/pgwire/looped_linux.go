@@ -524,7 +524,7 @@ func (c *looped) cut(r *refusal) {
 
 func (c *looped) stop() {
 	c.l.post(func() {
-		if c.began && !c.over && c.idles() {
+		if waits := c.pooled != nil && c.pooled.queued != nil; c.began && !c.over && (waits || c.idles()) {
 			c.tell(endStopping())
 		}
 	})

@@ -60,6 +60,8 @@ type pools struct {
 	// Connections were made without TLS, and with it.
 	plain, encrypted bool
 
+	reports []*reports // that connections had last
+
 	by     map[poolKey]*pool
 	all    map[*backend]struct{} // that are connected
 	closed bool

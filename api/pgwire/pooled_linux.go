@@ -29,7 +29,9 @@ type pooledEnd struct {
 	waits  bool     // the request does
 	paused bool     // the client has sent more meanwhile, or is gone
 	queued *waiter  // for a connection; nil: it waits for something else, or not
-	rested func()   // what is to be done when that wait is over
+	since  time.Time
+	timer  *time.Timer // ends the wait
+	late   func()      // stops what lets it have of the reserve
 }
 
 // pool has the session use l in the loop.
@@ -149,20 +151,35 @@ func (c *looped) queue() {
 		c.errand(given{b, err})
 		return
 	}
-	began := time.Now()
-	ctx, round := l.task.begin(pools.o.WaitTimeout, errPoolWait)
-	cancel := context.CancelCauseFunc(func(cause error) { l.task.end(round, cause) })
-	before := l.x.waiting.Swap(&cancel)
-	stop := context.AfterFunc(ctx, func() { c.l.post(func() { c.unqueue(w, context.Cause(ctx)) }) })
-	late := pools.reserve(l.login.pool(), w)
-	p.queued, p.rested = w, func() {
-		p.queued = nil
-		late()
-		stop()
-		l.x.waiting.Store(before)
-		l.task.finish()
-		c.l.s.metrics.poolWait.Observe(time.Since(began).Seconds())
+	p.queued, p.since, p.late = w, time.Now(), pools.reserve(l.login.pool(), w)
+	cancel := context.CancelCauseFunc(func(cause error) {
+		c.l.post(func() { c.unqueue(w, cause) })
+	})
+	l.x.waiting.Store(&cancel)
+	if p.timer == nil {
+		p.timer = time.AfterFunc(pools.o.WaitTimeout, func() { c.l.post(c.overslept) })
+	} else {
+		p.timer.Reset(pools.o.WaitTimeout)
 	}
+	if c.l.s.stopping.Load() {
+		c.tell(endStopping())
+	}
+}
+
+// overslept ends a wait that has lasted for too long, unless it is a later one.
+func (c *looped) overslept() {
+	if p := c.pooled; p.queued != nil && time.Since(p.since) >= c.l.s.pools.o.WaitTimeout {
+		c.unqueue(p.queued, errPoolWait)
+	}
+}
+
+// rested: the wait is over.
+func (p *pooledEnd) rested() {
+	p.late()
+	p.timer.Stop()
+	p.link.x.waiting.Store(nil)
+	p.queued, p.late = nil, nil
+	p.c.l.s.metrics.poolWait.Observe(time.Since(p.since).Seconds())
 }
 
 // given is called by who gives what was waited for.

@@ -112,7 +112,7 @@ func TestPoolHalfFrame(t *testing.T) {
 }
 
 // TestPoolEndsWaiting: a session that ends while it waits for a connection takes none with it,
-// also where it is given one just then.
+// also where it is given one just then. It does not wait while the endpoint stops.
 func TestPoolEndsWaiting(t *testing.T) {
 	bothWays(t, func(t *testing.T, way func(*Options)) {
 		t.Parallel()
@@ -145,6 +145,18 @@ func TestPoolEndsWaiting(t *testing.T) {
 				t.Errorf("it ends with %v", err)
 			}
 			eventually(t, "no connection is in use", func() bool { n := s.pools.total(); return n.open == n.idle && n.waiting == 0 })
+		}
+		b := pgtest.Connect(t, dsn)
+		do(t, a, "BEGIN", "SELECT 1")
+		waits := started(func() error { _, err := b.Exec(bounded(t), "SELECT 1"); return err })
+		eventually(t, "another session waits", func() bool { return s.pools.total().waiting == 1 })
+		stopped := started(func() error { return s.Close(bounded(t)) })
+		if err := ended(t, "its wait, as the endpoint stops,", waits); code(err) != "57P01" && code(err) != "57P03" {
+			t.Errorf("its wait ends with %v", err)
+		}
+		do(t, a, "COMMIT")
+		if err := ended(t, "stopping", stopped); err != nil {
+			t.Error(err)
 		}
 	})
 }

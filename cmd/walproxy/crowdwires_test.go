@@ -110,7 +110,7 @@ func TestCrowdWires(t *testing.T) {
 		most  int64 // bytes in use for each
 	}{
 		{"Aerospike", w.restAero, 32 << 10},
-		{"PostgreSQL", w.restSession, 64 << 10},
+		{"PostgreSQL", w.restSession, 24 << 10},
 	} {
 		end, err := kind.begin(0) // what the first one needs
 		if err != nil {
