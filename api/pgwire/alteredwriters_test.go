@@ -2,6 +2,7 @@ package pgwire
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"iter"
 	"math/rand/v2"
@@ -99,7 +100,7 @@ func (w *alteredWriters) write(t *testing.T, conn *pgx.Conn, r *rand.Rand, first
 		var err error
 		if r.IntN(8) == 0 {
 			ids = append(ids, id+1)
-			err = pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
+			err = together(ctx, conn, func(tx pgx.Tx) error {
 				for _, id := range ids {
 					if _, err := tx.Exec(ctx, insert, id, fmt.Sprint("name ", id%1000), id%7); err != nil {
 						return err
@@ -127,6 +128,18 @@ func (w *alteredWriters) write(t *testing.T, conn *pgx.Conn, r *rand.Rand, first
 		w.mu.Unlock()
 		w.done.Add(1)
 	}
+}
+
+// together is pgx.BeginFunc that does not hide why a ROLLBACK failed.
+func together(ctx context.Context, conn *pgx.Conn, f func(pgx.Tx) error) error {
+	tx, err := conn.Begin(ctx)
+	if err != nil {
+		return err
+	}
+	if err := f(tx); err != nil {
+		return errors.Join(err, tx.Rollback(ctx))
+	}
+	return tx.Commit(ctx)
 }
 
 // compare the rows and the dead letters with what was told.
