@@ -6,10 +6,13 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/walproxy/walproxy"
+	"github.com/walproxy/walproxy/mutation"
 	"github.com/walproxy/walproxy/replay"
 	"github.com/walproxy/walproxy/sinks/pebble"
 	"github.com/walproxy/walproxy/sinks/sinktest"
@@ -127,5 +130,41 @@ func TestRetainGivesWay(t *testing.T) {
 	if _, err := p.Append(t.Context(), increment("k")); errors.Is(err, wal.ErrFull) {
 		t.Errorf("Append = %v", err)
 	}
+	closeProxy(t, p)
+}
+
+// What a sink has not applied gives way to nothing, however little room is left: writes
+// are refused.
+func TestDueNeverGivesWay(t *testing.T) {
+	o := options(t.TempDir(), sinktest.NewMemory())
+	o.Log.SegmentBytes, o.Log.MaxBytes = 64<<10, 1<<20
+	o.Sinks[0].Retain = 1 // so that the room is looked at every second
+	slow := sinktest.NewFaulty(sinktest.NewMemory())
+	addSink(&o, "slow", slow)
+	p := open(t, o)
+	has := fill(t, p, "things", 50) // segments that may go
+	applied(t, p, "slow", has)
+	release := make(chan struct{})
+	goOn := sync.OnceFunc(func() { close(release) })
+	t.Cleanup(goOn) // before the proxy is closed
+	slow.Add(sinktest.Rule{When: sinktest.NotEmpty, Do: sinktest.HoldBefore(release)})
+	last, refused := has, 0
+	payload := strings.Repeat("x", 4<<10)
+	for began := time.Now(); refused == 0 || time.Since(began) < 2100*time.Millisecond; time.Sleep(time.Millisecond) {
+		a, err := p.Append(t.Context(), must(mutation.Set("things", mutation.String("k"), map[string]any{"p": payload})))
+		switch {
+		case errors.Is(err, wal.ErrFull):
+			refused++
+		case err != nil:
+			t.Fatal(err)
+		default:
+			last = a.LSN
+		}
+		if first := p.Status().Log.First; first > has+1 {
+			t.Fatalf("the log begins at LSN %d, sink slow has what is below %d", first, has+1)
+		}
+	}
+	goOn()
+	applied(t, p, "slow", last)
 	closeProxy(t, p)
 }

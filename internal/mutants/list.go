@@ -96,7 +96,9 @@ var mutants = []mutant{
 	{"the watermark knows what is freed before it is", "wal/release.go", "		w.first = next\n", "		_ = next\n", []killer{inWal("TestReleaseThenDamagedSlot")}},
 	{"freed: both slots of the watermark say so", "wal/release.go", "l.mark.write(2, func", "l.mark.write(1, func", []killer{inWal("TestReleaseThenDamagedSlot")}},
 	{"freed: only below the sinks' checkpoints", "space.go", "p.log.Release(low + 1)", "p.log.Release(p.log.Durable() + 1)",
-		[]killer{{pkg: "./internal/crashtest", test: "TestKillServer"}}},
+		[]killer{{pkg: ".", test: "TestDueNeverGivesWay"}}},
+	{"freed: nothing that a sink lacks, however little room is left", "space.go", "passed = min(passed, has)", "_ = has",
+		[]killer{{pkg: ".", test: "TestDueNeverGivesWay"}}},
 	// Files that are used again.
 	{"used: zeros are durable before the name", "wal/native.go", "return f.file.Sync()", "return nil", []killer{inWal("TestUsedFileIsBlankBeforeItsName")}},
 	{"used: a file begins with zeros", "wal/native.go", "f.file.WriteAt(zeros[:min(nativeBlank, f.size)], 0)", "f.file.WriteAt(nil, 0)",
