@@ -110,6 +110,7 @@ func testAltered(t *testing.T, transactions bool, change ...func(*Options)) {
 				t.Fatalf("WALPROXY_SEED=%d, session %d: %s\ngot  %q\nwant %q\n%s\n%+v", seed, session, strings.Join(told, "\n"), got, want, r.why(), r.proxy.Status().Sinks)
 			}
 			idle = strings.Contains(got[len(got)-1], `"I"`)
+			a.inside = !idle
 		}
 		rollback := &pgproto3.Query{String: "ROLLBACK"}
 		through.ask(rollback)

@@ -103,6 +103,9 @@ type twinAuthor struct {
 	names []string
 	// transactions: more of them, in all ways.
 	transactions bool
+	// inside: a transaction is open. None is asked for with an isolation there: PostgreSQL
+	// refuses it behind a Parse, which is prepared before a transaction that is held begins.
+	inside bool
 }
 
 func (a *twinAuthor) pick(list ...string) string { return list[a.r.IntN(len(list))] }
@@ -151,7 +154,11 @@ func (a *twinAuthor) next() (messages []pgproto3.FrontendMessage) {
 	case 4:
 		return q("SELECT id, name, n FROM items ORDER BY id")
 	case 5:
-		return q(a.pick("BEGIN", "BEGIN", "START TRANSACTION ISOLATION LEVEL REPEATABLE READ"))
+		sql := a.pick("BEGIN", "BEGIN", "START TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+		if a.inside {
+			sql = "BEGIN"
+		}
+		return q(sql)
 	case 6, 7:
 		return q(a.pick("COMMIT", "ROLLBACK", "COMMIT", "ROLLBACK", "END"))
 	case 8:
@@ -317,6 +324,7 @@ func testTwins(t *testing.T, transactions bool, change ...func(*Options)) {
 			if !slices.Equal(got, want) {
 				t.Fatalf("WALPROXY_SEED=%d, session %d: %s\ngot  %q\nwant %q\n%s", seed, session, strings.Join(past, "\n"), got, want, r.why())
 			}
+			a.inside = !strings.Contains(got[len(got)-1], `"I"`)
 		}
 		rollback := &pgproto3.Query{String: "ROLLBACK"}
 		through.ask(rollback)
