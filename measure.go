@@ -207,7 +207,7 @@ func (p *Proxy) rates(st *Status) {
 	defer p.measures.mu.Unlock()
 	st.QuarantineBytes = p.measures.mu.quarantine
 	for i, o := range p.measures.mu.oldest {
-		if st.Sinks[i].Lag > 0 && !o.accepted.IsZero() {
+		if st.Sinks[i].Lag > 0 && o.lsn > st.Sinks[i].Applied { // else it was applied since
 			st.Sinks[i].OldestLSN, st.Sinks[i].Oldest = o.lsn, o.accepted
 		}
 	}

@@ -82,7 +82,9 @@ func (r *rig) flood(patience time.Duration) error {
 		r.t.Fatal(err)
 	}
 	r.t.Cleanup(func() { _ = conn.Close() })
-	_ = conn.(*net.TCPConn).SetReadBuffer(4 << 10)
+	// With less the kernel drops what it has no room for, the acknowledgements of what was
+	// sent with it, and the client is one that pauses.
+	_ = conn.(*net.TCPConn).SetReadBuffer(64 << 10)
 	_ = conn.(*net.TCPConn).SetWriteBuffer(32 << 10)
 	_, err = io.WriteString(conn, "POST /v1/mutations HTTP/1.1\r\nHost: x\r\nContent-Type: "+ndjson+"\r\nContent-Length: 200000000\r\n\r\n")
 	text := strings.Repeat(`{"collection":"c","nonsense":"this is refused, so that it is quick"}`+"\n", 50)

@@ -103,6 +103,7 @@ func fillUp(ctx context.Context, t *testing.T, root, engine string, free int64) 
 		}
 	}
 	must(t, os.Remove(ballast))
+	freed(t, root)
 	l, err = wal.Open(dir, o)
 	if err != nil {
 		t.Fatalf("%d bytes free, acked %d: with space again: %v", free, acked, err)
@@ -126,14 +127,7 @@ func fillUp(ctx context.Context, t *testing.T, root, engine string, free int64) 
 // leave fills the disk up, but for so many bytes.
 func leave(t *testing.T, root, ballast string, free int64) {
 	t.Helper()
-	top, err := os.Open(root)
-	must(t, err)
-	// What was removed is free then. That a page of the ballast before found no room is
-	// told here, once, by file systems that find it out late (btrfs).
-	if err := unix.Syncfs(int(top.Fd())); !errors.Is(err, unix.ENOSPC) {
-		must(t, err)
-	}
-	must(t, top.Close())
+	freed(t, root)
 	var st unix.Statfs_t
 	must(t, unix.Statfs(root, &st))
 	size := int64(st.Bavail)*st.Bsize - free
@@ -152,4 +146,17 @@ func leave(t *testing.T, root, ballast string, free int64) {
 	}
 	_ = f.Sync() // ENOSPC is what is asked for
 	must(t, f.Close())
+}
+
+// freed: what was removed is free when it returns.
+func freed(t *testing.T, root string) {
+	t.Helper()
+	top, err := os.Open(root)
+	must(t, err)
+	// That a page of the ballast found no room is told here, once, by file systems that
+	// find it out late (btrfs).
+	if err := unix.Syncfs(int(top.Fd())); !errors.Is(err, unix.ENOSPC) {
+		must(t, err)
+	}
+	must(t, top.Close())
 }
