@@ -22,7 +22,7 @@ func TestKilledUnderPgbench(t *testing.T) {
 	t.Parallel()
 	program, err := exec.LookPath("pgbench")
 	if err != nil {
-		t.Skip(err)
+		t.Skipf("NOT TESTED: needs pgbench: %v", err)
 	}
 	c := pgtest.New(t, pgtest.Options{})
 	r := newBehindRig(t, "CREATE TABLE items (id bigint PRIMARY KEY, name text NOT NULL)", items(), func(o *behindOptions) {
