@@ -127,6 +127,27 @@ func TestTransactions(t *testing.T) {
 			t.Errorf("END of a failed transaction: %v %v", tag, err)
 		}
 	})
+	step("statements that are closed", 1, []int32{1, 2}, func() { // as pgx does before a COMMIT, too
+		for _, name := range []string{"within", "failed"} {
+			if _, err := r.conn.PgConn().Prepare(bounded(t), name, "INSERT INTO items VALUES ($1, 'a')", nil); err != nil {
+				t.Fatal(err)
+			}
+		}
+		do(t, r.conn, "BEGIN", "INSERT INTO items VALUES (1, 'a')")
+		if err := r.conn.PgConn().Deallocate(bounded(t), "within"); err != nil {
+			t.Error(err)
+		}
+		do(t, r.conn, "INSERT INTO items VALUES (2, 'a')", "COMMIT", "BEGIN")
+		r.refused("23502: INSERT INTO items VALUES (3, NULL)")
+		if err := r.conn.PgConn().Deallocate(bounded(t), "failed"); err != nil || r.conn.PgConn().TxStatus() != txFailed {
+			t.Errorf("%v; the transaction stands at %c", err, r.conn.PgConn().TxStatus())
+		}
+		r.refused("25P02: INSERT INTO items VALUES (4, 'a')")
+		do(t, r.conn, "ROLLBACK")
+		if n := one[int](t, r.conn, "SELECT count(*)::int FROM pg_prepared_statements WHERE name IN ('within', 'failed')"); n != 0 {
+			t.Errorf("PostgreSQL has %d of two statements that were closed", n)
+		}
+	})
 	step("a row that is there", 1, []int32{1}, func() {
 		do(t, r.conn, "INSERT INTO items VALUES (1, 'a')", "BEGIN", "INSERT INTO items VALUES (1, 'b')")
 		r.refused("23505: SELECT 1", "25P02: SELECT 1")

@@ -2,6 +2,7 @@ package pgwire
 
 import (
 	"encoding/binary"
+	"slices"
 
 	"github.com/walproxy/walproxy/api/pgwire/statement"
 )
@@ -251,19 +252,24 @@ func (x *attended) unit() error {
 			return err
 		}
 	}
-	if ok && x.tx != nil && !x.tx.failed && x.prepares(list) && x.missing() == nil {
+	if ok && x.tx != nil && x.prepares(list) && x.missing() == nil {
 		return x.prepareBeside()
 	}
 	x.look(x.in.unit(), &touched)
 	return x.passUnit(&touched)
 }
 
-// prepares reports whether an extended query only makes and describes statements, all
-// of them writes: which tables they are about does not depend on the transaction.
+// prepares reports whether an extended query only closes named statements, which no
+// transaction keeps PostgreSQL from doing, and makes and describes others, all of them
+// writes: which tables they are about does not depend on the transaction.
 func (x *attended) prepares(list []message) bool {
 	for i := range list {
 		switch m := &list[i]; {
-		case m.kind == cParse:
+		case m.kind == cClose && m.object == 'S' && m.name != "":
+			if slices.ContainsFunc(list[:i], func(before message) bool { return before.kind == cParse }) {
+				return false // it may be the one that is made
+			}
+		case m.kind == cParse && !x.tx.failed:
 			// Others make PostgreSQL do the transaction anyway, once they are executed.
 			text := x.parse(m.sql)
 			if len(text.Statements) != 1 || text.Statements[0].Write == nil || text.Statements[0].Write.Parameters > describedMax {
@@ -277,7 +283,7 @@ func (x *attended) prepares(list []message) bool {
 	return len(list) > 0
 }
 
-// prepareBeside has PostgreSQL make statements while a transaction is held that it
+// prepareBeside has PostgreSQL close and make statements while a transaction is held that it
 // does not know of.
 func (x *attended) prepareBeside() error {
 	var t touch
