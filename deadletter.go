@@ -107,7 +107,8 @@ func (p *Proxy) DeadLettersOf(sink string, key []byte, limit int) ([]DeadLetter,
 }
 
 // DiscardDeadLetter gives the dead letter of lsn up, durably: its write will
-// never be applied. Keys that nothing else parks are free at once.
+// never be applied. A key that nothing is parked behind is free at once; what is
+// parked stays so until it is retried.
 func (p *Proxy) DiscardDeadLetter(sink string, lsn LSN) error {
 	gone, err := p.DiscardDeadLetters(sink, []LSN{lsn})
 	if err != nil || len(gone) > 0 {

@@ -226,8 +226,9 @@ func newDLQDiscard() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "discard [LSN...]",
 		Short: "Give dead letters up: their writes will never be applied",
-		Long: "discard gives dead letters up, for good and durably; what is parked behind them stays, and is free if\n" +
-			"nothing else parks its key. It says what would be lost and asks; without a terminal it takes --yes.\n" +
+		Long: "discard gives dead letters up, for good and durably. A key that nothing is parked behind takes writes\n" +
+			"again at once; what is parked stays so until it is retried: `walproxy dlq retry --state parked`.\n" +
+			"It says what would be lost and asks; without a terminal it takes --yes.\n" +
 			"Export them first (`walproxy dlq export`) if anybody may want them. Who did it is kept in audit.log.",
 		Example: "  walproxy dlq discard 1234\n" +
 			"  walproxy dlq discard --sink main --collection sessions --yes\n" +
@@ -300,6 +301,9 @@ func discardLetters(cmd *cobra.Command, box letterBox, found []chosen, yes, asJS
 		}
 		answer = append(answer, done)
 		fmt.Fprintf(out, "sink %s: %d dead letters are given up\n", c.sink, done.Discarded)
+		if c.parked < len(c.lsns) {
+			fmt.Fprintf(out, "  what is parked behind them, if anything is, waits for a retry: walproxy dlq ls --sink %s --state parked\n", c.sink)
+		}
 	}
 	if asJSON {
 		return printJSON(cmd, answer)
