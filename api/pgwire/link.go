@@ -67,6 +67,10 @@ type link struct {
 // is looked at, up to wantedBytesMax.
 const linkBytes = 16 << 10
 
+// sayBytesMax of the link's own answers: behind so many it takes no more of a client that
+// does not read them. In a loop that is any.
+const sayBytesMax = 64 << 10
+
 func newLink(x *session, st *startup, parameters []parameter, with func() (credentials, error)) *link {
 	l := &link{x: x, startup: st.packet, login: keyOf(st), with: with}
 	l.mu.held = newHeld(x.s.statements, parameters)

@@ -29,7 +29,9 @@ func (l *link) Read(b []byte) (int, error) {
 		l.mu.Lock()
 		if len(l.mu.say) > 0 && l.down.between() {
 			n := copy(b, l.mu.say)
-			l.mu.say = l.mu.say[n:]
+			if l.mu.say = l.mu.say[n:]; len(l.mu.say) <= sayBytesMax {
+				l.wake() // who has more to say
+			}
 			l.mu.Unlock()
 			return n, nil
 		}

@@ -180,13 +180,17 @@ func (l *link) send(b []byte) error {
 	behind := l.mu.behind
 	l.mu.moved = time.Now()
 	l.mu.Unlock()
-	if behind == nil {
-		return io.ErrClosedPipe // it was lost in the middle of a request
+	err := io.ErrClosedPipe // it was lost in the middle of a request
+	switch {
+	case behind == nil:
+	case l.carrier != nil:
+		err = l.carrier.put(b)
+	default:
+		_, err = behind.conn.Write(b)
 	}
-	if l.carrier != nil {
-		return l.carrier.put(b)
+	if l.up.stray { // it drops that, or the reader ends the session
+		return nil
 	}
-	_, err := behind.conn.Write(b)
 	return err
 }
 
@@ -244,6 +248,12 @@ func (l *link) claim() bool {
 func (l *link) refuse(kind byte) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	for l.carrier == nil && len(l.mu.say) > sayBytesMax && !l.mu.closed { // the client does not read
+		changed := l.wait()
+		l.mu.Unlock()
+		<-changed
+		l.mu.Lock()
+	}
 	why := l.up.why
 	switch kind {
 	case cQuery, cFunctionCall, cSync:

@@ -376,7 +376,7 @@ func (c *looped) broken(i int, errno syscall.Errno) {
 }
 
 // rearm has the loop wait for what can be done: nothing is read that could not be
-// passed on.
+// passed on, or answered by the link.
 func (c *looped) rearm() {
 	for i := range c.ends {
 		e := &c.ends[i]
@@ -384,7 +384,7 @@ func (c *looped) rearm() {
 			continue
 		}
 		var waits uint32
-		if !e.deaf && len(c.ends[1-i].unsent) == 0 && (i == atUpstream || c.pooled == nil || !c.pooled.paused) {
+		if !e.deaf && len(c.ends[1-i].unsent) == 0 && (i == atUpstream || c.pooled == nil || !c.pooled.paused && len(e.unsent) == 0) {
 			waits |= unix.EPOLLIN
 		}
 		if len(e.unsent) > 0 {

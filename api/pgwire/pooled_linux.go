@@ -87,8 +87,12 @@ func (c *looped) sync() {
 	if b == p.b {
 		return
 	}
+	if e.blocked { // of the next one that is not known
+		c.ends[atClient].deaf = c.gone
+	}
 	c.cast()
 	if b == nil {
+		c.rearm()
 		return
 	}
 	if err := c.l.moor(b, c); err != nil {

@@ -2,9 +2,12 @@ package pgwire
 
 import (
 	"bytes"
+	"errors"
 	"io"
+	"net"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -108,7 +111,136 @@ func TestPoolHalfFrame(t *testing.T) {
 		if got := w.ask(&pgproto3.Query{String: "SELECT 1"}); len(got) != 4 {
 			t.Errorf("behind all of that: %q", got)
 		}
+		// PostgreSQL ends in the middle of one, of which it has all that came, or takes no more: the
+		// session, of which it had nothing, goes on.
+		for _, takes := range []bool{true, false} {
+			backend := pid(t, b)
+			eventually(t, "the connection is free", func() bool { return s.pools.total().idle == 1 })
+			data := appendFrame(nil, cCopyData, bytes.Repeat([]byte("y\n"), 500))
+			if !takes { // more than the kernel keeps
+				data = appendFrame(nil, cCopyData, bytes.Repeat([]byte("y\n"), 4<<20))
+			}
+			w.raw(slices.Concat(appendFrame(nil, cQuery, appendText(nil, "COPY t FROM STDIN")), appendFrame(nil, cCopyData, []byte("x\n")), data[:300]))
+			if got := w.answer(); !strings.Contains(strings.Join(got, "\n"), "22P02") {
+				t.Fatalf("a COPY of an x: %q", got)
+			}
+			rest := started(func() error { return nil })
+			if !takes {
+				signal(t, backend, syscall.SIGSTOP)
+				defer func() { _ = syscall.Kill(backend, syscall.SIGCONT) }() // if it is there still
+				rest = started(func() error { _, err := w.c.Write(data[300:]); return err })
+				eventually(t, "it takes no more", func() bool { return s.stuck(t, w.c.LocalAddr()) })
+			}
+			signal(t, backend, syscall.SIGTERM)
+			if !takes {
+				signal(t, backend, syscall.SIGCONT)
+			}
+			eventually(t, "the connection is gone", func() bool { return s.pools.total().open == 0 })
+			if takes {
+				w.raw(data[300:])
+			}
+			if err := ended(t, "the client's frame", rest); err != nil {
+				t.Fatal(err)
+			}
+			w.raw(appendFrame(nil, cCopyDone, nil))
+			if got := w.ask(&pgproto3.Query{String: "SELECT 1"}); len(got) != 4 {
+				t.Errorf("behind the end of its connection: %q", got)
+			}
+		}
 	})
+}
+
+func signal(t *testing.T, pid int, what syscall.Signal) {
+	t.Helper()
+	if err := syscall.Kill(pid, what); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// stuck reports that the loop has something for PostgreSQL of a session that it does not take.
+// In goroutines that cannot be seen.
+func (s *Server) stuck(t *testing.T, client net.Addr) bool {
+	for _, x := range s.list() {
+		if c, ok := x.carrier.(*looped); ok && x.from.String() == client.String() {
+			told := make(chan bool, 1)
+			if !c.l.post(func() { told <- len(c.ends[atUpstream].unsent) > 0 }) {
+				t.Fatal("the loop has ended")
+			}
+			return <-told
+		}
+	}
+	return true
+}
+
+// narrow has connections for which the kernel keeps little.
+type narrow struct{ net.Listener }
+
+func (l narrow) Accept() (net.Conn, error) {
+	c, err := l.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	t := c.(*net.TCPConn)
+	return c, errors.Join(t.SetReadBuffer(16<<10), t.SetWriteBuffer(16<<10))
+}
+
+// TestPoolUnread: of a client that reads nothing no more is taken than what can be answered in
+// little memory, also where the endpoint answers itself. What it has asked for it gets.
+func TestPoolUnread(t *testing.T) {
+	bothWays(t, func(t *testing.T, way func(*Options)) {
+		t.Parallel()
+		s, dsn, _ := pooled(t, 1, way, func(o *Options) { o.Listener = narrow{o.Listener} })
+		w := newWire(t, dsn)
+		if err := errors.Join(w.c.(*net.TCPConn).SetReadBuffer(16<<10), w.c.(*net.TCPConn).SetWriteBuffer(16<<10)); err != nil {
+			t.Fatal(err)
+		}
+		syncs, sent := bytes.Repeat(appendFrame(nil, cSync, nil), 1<<14), 0
+		for range 32 { // 2.5 MiB
+			_ = w.c.SetWriteDeadline(time.Now().Add(200 * time.Millisecond))
+			n, err := w.c.Write(syncs[sent%headBytes:])
+			if sent += n; err != nil {
+				break
+			}
+		}
+		if kept := s.unread(t); kept > 512<<10 {
+			t.Errorf("%d bytes are kept for a client that has sent %d and reads nothing", kept, sent)
+		}
+		rest := started(func() error {
+			_ = w.c.SetWriteDeadline(time.Now().Add(patience))
+			_, err := w.c.Write(slices.Concat(syncs[sent%headBytes:headBytes], appendFrame(nil, cQuery, appendText(nil, "SELECT 1"))))
+			return err
+		})
+		_ = w.c.SetReadDeadline(time.Now().Add(patience))
+		answers := bytes.Repeat(appendFrame(nil, sReady, []byte{txIdle}), sent/headBytes+1)
+		got := make([]byte, len(answers))
+		if _, err := io.ReadFull(w.c, got); err != nil || !bytes.Equal(got, answers) {
+			t.Fatalf("%d bytes sent are not answered as they should: %v", sent, err)
+		}
+		if got := w.answer(); len(got) != 4 {
+			t.Errorf("behind all of that: %q", got)
+		}
+		if err := ended(t, "the rest", rest); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// unread is how much of its own answers the endpoint keeps for the sessions.
+func (s *Server) unread(t *testing.T) (n int) {
+	for _, x := range s.list() {
+		l := x.link.Load()
+		l.mu.Lock()
+		n += cap(l.mu.say)
+		l.mu.Unlock()
+		if c, ok := x.carrier.(*looped); ok {
+			told := make(chan int, 1)
+			if !c.l.post(func() { told <- cap(c.ends[atClient].unsent) }) {
+				t.Fatal("the loop has ended")
+			}
+			n += <-told
+		}
+	}
+	return n
 }
 
 // TestPoolEndsWaiting: a session that ends while it waits for a connection takes none with it,

@@ -85,6 +85,33 @@ func TestPoolLogins(t *testing.T) {
 		defer s.pools.mu.Unlock()
 		return len(s.pools.by[poolKey{"reader", "postgres"}].bound) == 0
 	})
+	poolBeginsTLS(t, c, cert, secret)
+}
+
+// poolBeginsTLS: when PostgreSQL begins to ask for TLS, a session in a loop ends that would need
+// a connection with it. One that has a connection goes on, and new sessions do.
+func poolBeginsTLS(t *testing.T, c *pgtest.Cluster, cert *certificate, secret Secret) {
+	asks := func(want string) {
+		t.Helper()
+		do(t, c.Connect(t, "postgres"), "ALTER SYSTEM SET ssl = "+want, "SELECT pg_reload_conf()")
+		eventually(t, "ssl is "+want, func() bool { return one[string](t, c.Connect(t, "postgres"), "SHOW ssl") == want })
+	}
+	asks("off")
+	s := start(t, c.Addr(), looping, pooling(2), quick(map[string]Secret{"app": secret}), func(o *Options) {
+		o.Upstream.TLS, o.Upstream.TLSOptional = &tls.Config{RootCAs: cert.pool()}, true
+	})
+	dsn := s.dsn("app", "s3cret", "sslmode=disable")
+	a, b := pgtest.Connect(t, dsn), pgtest.Connect(t, dsn)
+	do(t, a, "BEGIN", "SELECT 1")
+	asks("on")
+	if _, err := b.Exec(bounded(t), "SELECT 1"); code(err) != "08006" {
+		t.Errorf("a session in a loop is given a connection with TLS: %v", err)
+	}
+	do(t, a, "INSERT INTO t VALUES (2)", "COMMIT")
+	later := pgtest.Connect(t, dsn)
+	do(t, a, "BEGIN")
+	do(t, later, "BEGIN", "INSERT INTO t VALUES (2)", "COMMIT")
+	do(t, a, "COMMIT")
 }
 
 // TestPoolStatements: prepared statements are their session's, by whatever names, on
