@@ -78,7 +78,9 @@ func (p *Proxy) AppendRecord(ctx context.Context, rec *walproxyv1.Record) (*Pend
 }
 
 // AppendNow is AppendRecord, but does not wait while a collection is written past the
-// log: that is ErrDirect at once.
+// log: that is ErrDirect at once. The caller calls Wait behind it at once: that may be what
+// makes the write durable, and then lasts as long as the disk does, whatever becomes of its
+// ctx.
 func (p *Proxy) AppendNow(ctx context.Context, rec *walproxyv1.Record) (*Pending, error) {
 	return p.submitBy(ctx, &walproxyv1.Record{Body: rec.GetBody(), Principal: rec.GetPrincipal()}, p.acceptor.SubmitNow)
 }

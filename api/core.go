@@ -23,7 +23,8 @@ type Core interface {
 	// Append gives a write of any kind its LSN.
 	Append(ctx context.Context, rec *walproxyv1.Record) (Pending, error)
 	// AppendNow is Append, but walproxy.ErrDirect at once where that would wait for who
-	// writes past the log.
+	// writes past the log. Wait is to be called behind it at once, and may outlast its
+	// context.
 	AppendNow(ctx context.Context, rec *walproxyv1.Record) (Pending, error)
 	// Hold calls f under a key's lock, with all writes to the key applied; See
 	// without the lock, and maybe more than once. SeeAll waits for all keys' writes.

@@ -56,6 +56,7 @@ func (l *Log) takeGroup() *group {
 	for {
 		wait := l.kick
 		switch {
+		case l.mu.leading: // it is told behind that if there is more to do
 		case l.mu.err == nil && len(q.written) > 0 && l.leaveRest():
 			l.mu.syncing, l.mu.noRoom = true, false
 			if l.mayWriteAhead() {
@@ -111,6 +112,8 @@ func (l *Log) fly(rest *batch) *group {
 		q.records -= len(b.queued)
 	}
 	l.mu.inflight, l.mu.inflightBytes = g, g.size()
+	l.mu.committing, l.mu.promised = true, false
+	l.mu.alone = min(l.mu.alone+1, aloneMin)
 	q.grant(l.o.GroupBytes)
 	return g
 }
@@ -238,10 +241,10 @@ func (l *Log) settle(g *group, err error) {
 	if err == nil {
 		l.idle.Reset(watermarkDelay)
 	}
-	l.recycle(g)
 	if askAgain {
 		l.askSpace()
 	}
+	l.recycle(g)
 }
 
 // publish counts a durable group. Under mu.
@@ -265,10 +268,14 @@ func (l *Log) publish(g *group) {
 	s.Groups++
 }
 
-// recycle keeps g's memory for later ones.
+// recycle keeps g's memory for later ones. It is the last that is done for a group.
 func (l *Log) recycle(g *group) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.mu.committing = false
+	if l.mu.leading {
+		l.endLead()
+	}
 	for _, b := range g.batches {
 		l.mu.queue.recycle(b, l.o.GroupBytes)
 	}

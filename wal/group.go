@@ -92,6 +92,7 @@ func (g *group) size() (n int) {
 type Ticket struct {
 	LSN        LSN
 	settlement *settlement
+	leads      *Log // see Lead; nil: there is nothing for it to do
 }
 
 // Wait returns nil once the record is durable; ErrPoisoned: unknown; ctx's
@@ -244,6 +245,11 @@ func (l *Log) Append(ctx context.Context, payload []byte) (LSN, error) {
 // while the queue is full. payload is copied. An error means that nothing was
 // queued. Once it returns, ctx's end does not pull the record back.
 func (l *Log) Enqueue(ctx context.Context, payload []byte) (Ticket, error) {
+	return l.enqueue(ctx, payload, false)
+}
+
+// enqueue is Enqueue; toLead: EnqueueToLead.
+func (l *Log) enqueue(ctx context.Context, payload []byte, toLead bool) (Ticket, error) {
 	if len(payload) > l.o.MaxRecordBytes {
 		return Ticket{}, fmt.Errorf("%w: %d bytes; the limit is %d", ErrTooLarge, len(payload), l.o.MaxRecordBytes)
 	}
@@ -270,13 +276,21 @@ func (l *Log) Enqueue(ctx context.Context, payload []byte) (Ticket, error) {
 	b.add(l.mu.appended, payload, crc, queued)
 	q.bytes += size
 	q.records++
-	if q.records == 1 {
+	t := Ticket{LSN: l.mu.appended, settlement: b.settlement}
+	if l.mu.committing || q.records > 1 {
+		l.mu.alone = 0
+	}
+	switch {
+	case toLead && q.records == 1 && l.mu.alone >= aloneMin:
+		l.mu.promised, t.leads = true, l
+	case q.records == 1 || l.mu.promised:
+		l.mu.promised = false
 		wake(l.kick)
 	}
 	if l.mayWriteAhead() {
 		wake(l.ahead)
 	}
-	return Ticket{l.mu.appended, b.settlement}, nil
+	return t, nil
 }
 
 // admit returns why a record of size cannot be queued at all, under mu.

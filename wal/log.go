@@ -58,6 +58,10 @@ type Log struct {
 		inflightBytes int
 		writing       bool       // somebody writes to the active segment
 		syncing       bool       // inflight is written: what remains is its fsync
+		committing    bool       // a group is in flight or being settled
+		leading       bool       // ... by who appended it, not by the committer
+		promised      bool       // who appended what is queued will lead it
+		alone         int        // groups in a row, up to aloneMin, during which nothing came
 		ahead         *batch     // between queue.written and queue.filling, being written
 		noRoom        bool       // what is queued will begin a segment
 		segments      []*segment // kept, in order; the last one is active

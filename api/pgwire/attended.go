@@ -4,6 +4,7 @@ import (
 	"context"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -28,7 +29,8 @@ type attended struct {
 	plans    plans
 	tx       *transaction // that PostgreSQL does not know of; nil: none
 	task     task
-	list     []message // of messages
+	atDisk   atomic.Uint64 // the round of task in which it waits for an fsync, maybe its own
+	list     []message     // of messages
 
 	// own writes that were acknowledged from the log, until a read has found them
 	// applied.
@@ -55,6 +57,7 @@ func newAttended(s *session, t *tables) *attended {
 	x.guarded.changed = true // nothing is known yet
 	x.guarded.ends.x = x
 	x.guarded.backslashes = s.reported(conforming) != "on"
+	x.task.expired = x.ackLate
 	return x
 }
 

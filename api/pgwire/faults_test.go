@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"path/filepath"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -68,10 +69,11 @@ func TestNoRoom(t *testing.T) {
 	}
 }
 
-// failingFS fails every sync once it is told to.
+// failingFS fails every sync once it is told to, or has it hang.
 type failingFS struct {
 	vfs.FS
 	fails *atomic.Bool
+	hangs *atomic.Pointer[chan struct{}] // until it is closed; nil: it does not
 }
 
 func (f failingFS) OpenFile(name string, flag int, perm fs.FileMode) (vfs.File, error) {
@@ -79,12 +81,12 @@ func (f failingFS) OpenFile(name string, flag int, perm fs.FileMode) (vfs.File, 
 	if err != nil || filepath.Base(name) == "watermark" { // which is not a write's
 		return file, err
 	}
-	return failingFile{file, f.fails}, nil
+	return failingFile{file, f}, nil
 }
 
 type failingFile struct {
 	vfs.File
-	fails *atomic.Bool
+	failingFS
 }
 
 var errDisk = errors.New("the disk fails")
@@ -100,6 +102,11 @@ func (f failingFile) Datasync() error {
 	if f.fails.Load() {
 		return errDisk
 	}
+	if f.hangs != nil {
+		if until := f.hangs.Load(); until != nil {
+			<-*until
+		}
+	}
 	return f.File.Datasync()
 }
 
@@ -109,7 +116,9 @@ func TestInDoubt(t *testing.T) {
 	t.Parallel()
 	var fails atomic.Bool
 	r := newBehindRig(t, itemsDDL, items(), func(o *behindOptions) {
-		o.proxy = func(o *walproxy.Options) { o.Log.Engine, o.Log.FS = wal.EngineNative, failingFS{vfs.OS(), &fails} }
+		o.proxy = func(o *walproxy.Options) {
+			o.Log.Engine, o.Log.FS = wal.EngineNative, failingFS{FS: vfs.OS(), fails: &fails}
+		}
 	})
 	conn, other := r.connect(pgx.QueryExecModeExec), r.connect(pgx.QueryExecModeExec)
 	for _, c := range []*pgx.Conn{conn, other} {
@@ -125,6 +134,54 @@ func TestInDoubt(t *testing.T) {
 		t.Errorf("behind it: %v", err)
 	}
 	do(t, other, "SELECT count(*) FROM other")
+}
+
+// TestDiskHangs: whose write the disk is at for longer than ack_timeout is told that nobody
+// knows, and his session ends, whoever waits for the disk: he himself, as who writes
+// alone does, or the log. When the disk is back so is everybody else.
+func TestDiskHangs(t *testing.T) {
+	t.Parallel()
+	var fails atomic.Bool
+	var hangs atomic.Pointer[chan struct{}]
+	r := newBehindRig(t, itemsDDL, items(), func(o *behindOptions) {
+		o.proxy = func(o *walproxy.Options) {
+			o.Log.Engine, o.Log.FS = wal.EngineNative, failingFS{vfs.OS(), &fails, &hangs}
+		}
+		o.change = append(o.change, func(o *Options) { o.WriteBehind.AckTimeout = 2 * time.Second })
+	})
+	alone, second, third := r.connect(pgx.QueryExecModeExec), r.connect(pgx.QueryExecModeExec), r.connect(pgx.QueryExecModeExec)
+	const write = "INSERT INTO items (id, name) VALUES ($1, 'x') ON CONFLICT (id) DO UPDATE SET name = 'y'"
+	for _, c := range []*pgx.Conn{third, second, alone} {
+		for range 20 {
+			if _, err := c.Exec(bounded(t), write, 1); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	until := make(chan struct{})
+	hangs.Store(&until)
+	var both sync.WaitGroup
+	for i, c := range []*pgx.Conn{alone, second} {
+		appended := r.proxy.Newest("items")
+		both.Go(func() {
+			_, err := c.Exec(bounded(t), write, 2+i)
+			if e, ok := errors.AsType[*pgconn.PgError](err); !ok || e.Code != "08007" || e.SeverityUnlocalized != "FATAL" {
+				t.Errorf("number %d of those who wait for the disk: %v", i, err)
+			}
+		})
+		eventually(t, "it is written", func() bool { return r.proxy.Newest("items") > appended })
+	}
+	both.Wait()
+	hangs.Store(nil)
+	close(until)
+	if _, err := third.Exec(bounded(t), write, 4); err != nil {
+		t.Errorf("behind it: %v", err)
+	}
+	r.applied()
+	if n := one[int](t, r.admin, "SELECT count(*)::int FROM items"); n != 4 {
+		t.Errorf("%d rows", n)
+	}
+	eventually(t, "their sessions have ended", func() bool { return r.sessionCount() == 1 })
 }
 
 // TestAckApplied: with walproxy.ack = 'applied' a write that PostgreSQL refuses is

@@ -13,14 +13,15 @@ type task struct {
 	parent  context.Context // whose end ends it, too; nil: none
 	mu      sync.Mutex
 	stopped error  // no round goes on any more; nil: they do
-	round   uint64 // of uses; what is about an earlier one does nothing
+	round   uint64 // of uses, from 1; what is about an earlier one does nothing
 	busy    bool
 	ctx     context.Context
 	cancel  context.CancelCauseFunc
 	timer   *time.Timer // ends the round with late, at until
 	until   time.Time
 	late    error
-	expires uint64 // the round that the timer is for
+	expires uint64             // the round that the timer is for
+	expired func(round uint64) // is called when one was ended because it was late; nil: nothing is
 }
 
 // begin begins a round.
@@ -48,11 +49,20 @@ func (k *task) begin(limit time.Duration, late error) (ctx context.Context, roun
 }
 
 func (k *task) expire() {
+	if round, ok := k.endLate(); ok && k.expired != nil {
+		k.expired(round)
+	}
+}
+
+// endLate ends the round if its time is up: else the timer was stopped too late.
+func (k *task) endLate() (round uint64, late bool) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if k.busy && k.expires == k.round && !time.Now().Before(k.until) { // else it was stopped too late
+	late = k.busy && k.expires == k.round && !time.Now().Before(k.until)
+	if late {
 		k.cancel(k.late)
 	}
+	return k.round, late
 }
 
 // end ends a round's context, unless the round is over.

@@ -222,10 +222,20 @@ func (b *batch) record() *walproxyv1.Record {
 func (b *batch) durable(pending api.Pending) error {
 	ctx, done := b.x.work(b.x.t.o.AckTimeout, errAckLate, false)
 	defer done()
+	b.x.atDisk.Store(b.x.task.round)
+	defer b.x.atDisk.Store(0)
 	if _, err := pending.Wait(ctx); err != nil {
 		return endUnknown(err)
 	}
 	return nil
+}
+
+// ackLate ends the session if it waits for an fsync in that round: if it is at one itself
+// nothing else would before the disk answers.
+func (x *attended) ackLate(round uint64) {
+	if x.atDisk.Load() == round {
+		x.unheard(endUnknown(errAckLate))
+	}
 }
 
 // applied waits until the write is in PostgreSQL. late says that the client is told

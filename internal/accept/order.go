@@ -45,7 +45,11 @@ func (a *Acceptor) enqueue(ctx context.Context, w *write) (ok bool, err error) {
 	}
 	payload := mutation.AppendAccepted(w.payload, accepted)
 	*w.buffer = payload[:0] // it may have grown
-	ticket, err := a.log.Enqueue(ctx, payload)
+	enqueue := a.log.Enqueue
+	if w.toLead {
+		enqueue = a.log.EnqueueToLead
+	}
+	ticket, err := enqueue(ctx, payload)
 	if w.request != nil {
 		a.requests.enqueued(w.request, ticket, accepted, err)
 	}
@@ -108,6 +112,7 @@ func (p *Pending) Wait(ctx context.Context) (Result, error) {
 	if p.stored {
 		return p.result, nil
 	}
+	p.ticket.Lead()
 	return p.result, p.ticket.Wait(ctx)
 }
 

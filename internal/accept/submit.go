@@ -18,7 +18,9 @@ func (a *Acceptor) Submit(ctx context.Context, w *walproxyv1.Record) (*Pending, 
 }
 
 // SubmitNow is Submit, but does not wait while a collection of w's is written past
-// the log: that is ErrDirect at once.
+// the log: that is ErrDirect at once. And it is for who calls Wait behind it at once,
+// which may then be what makes the write durable, and lasts as long as the disk does,
+// whatever becomes of its context.
 func (a *Acceptor) SubmitNow(ctx context.Context, w *walproxyv1.Record) (*Pending, error) {
 	return a.submitRouted(ctx, w, nil, false)
 }
@@ -44,6 +46,7 @@ func (a *Acceptor) submitEntered(ctx context.Context, w *walproxyv1.Record, to *
 	if err != nil {
 		return nil, err
 	}
+	p.toLead = !wait
 	a.trace(ctx, p)
 	if a.newest.tracks() {
 		leave, err := a.pass(ctx, p.collections(), wait)

@@ -32,6 +32,7 @@ type write struct {
 	notBefore, until int64
 	lookUntil        time.Time // when lookups must have ended; zero: there was none
 
+	toLead   bool // of SubmitNow
 	ticket   wal.Ticket
 	accepted int64
 
