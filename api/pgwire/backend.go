@@ -32,6 +32,7 @@ type backend struct {
 	// Of one that sessions share; stock is nil for others.
 	stock       *stock
 	login       grantKey
+	pool        *pool    // guarded by pools.mu
 	owner       uint64   // link.number of the session that had it last
 	worn        string   // what is set there, as held.outfit; "": nothing
 	reported    *reports // by PostgreSQL

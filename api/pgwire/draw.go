@@ -25,7 +25,7 @@ func (l *link) draw() error {
 	if closed {
 		return net.ErrClosed
 	}
-	b := l.x.s.pools.ready(l.login, l.number, outfit, l.at())
+	b := l.x.s.pools.ready(l, outfit)
 	if b == nil || b.worn != outfit || l.lacks(b) {
 		if l.carrier != nil && !l.errand {
 			if b != nil {

@@ -131,18 +131,36 @@ func (h *held) apply(e effect) {
 
 // read says what a text does to the session.
 func (h *held) read(sql string) (effects []effect, t traits) {
-	text := h.statements.Parse(sql, h.reported.of[conforming] != "on")
+	text := h.statements.ParseAfter(&h.recent, sql, h.backslashes())
 	if !text.Readable {
 		h.lose("a statement that cannot be read")
 		return nil, unreadable
 	}
+	if len(text.Statements) == 1 && text.Statements[0] == h.ordinary {
+		return nil, h.bore
+	}
 	t = traitsOf(text)
+	if s := text.Statements[0]; !t.more && isOrdinary(s) {
+		h.ordinary, h.bore = s, t
+	}
 	for _, s := range text.Statements {
 		if e, ok := h.effect(s, text, sql, len(text.Statements) == 1); ok {
 			effects = append(effects, e)
 		}
 	}
 	return effects, t
+}
+
+// backslashes: a backslash escapes in plain strings, too.
+func (h *held) backslashes() bool { return h.reported.of[conforming] != "on" }
+
+// isOrdinary reports that a statement has no effect, whatever its literals are.
+func isOrdinary(s *statement.Statement) bool {
+	switch s.Kind {
+	case statement.Select, statement.Insert, statement.Update, statement.Delete:
+		return lingering(s) == ""
+	}
+	return false
 }
 
 var unreadable = traits{more: true, sequences: true, sets: true, strips: true, closes: true, returns: true}

@@ -94,7 +94,7 @@ func (l *link) translateQuery(body int64, b []byte) (out []byte, instead int) {
 	var text statement.Text
 	t := unreadable
 	if sql, _, ok := cutString(b); ok && int64(len(b)) == body {
-		text = h.statements.Parse(sql, h.reported.of[conforming] != "on")
+		text = h.statements.Parse(sql, h.backslashes())
 		t = traitsOf(text)
 	}
 	free, sql := "", ""
@@ -138,5 +138,5 @@ func (h *held) textOf(p *remade) (text statement.Text) {
 		return text
 	}
 	_, sql, _, _ := cutTwo(p.frame[headBytes:])
-	return h.statements.Parse(sql, h.reported.of[conforming] != "on")
+	return h.statements.Parse(sql, h.backslashes())
 }

@@ -43,15 +43,18 @@ type held struct {
 	worn        string            // outfit, unless it is to be put together again
 	readUnder   string            // likewise reading
 	changed     bool
-	older       bool   // a statement was prepared under other settings than there are now
-	tied        bool   // one cannot be made again
-	unreviewed  bool   // both are to be found out
-	gathered    bool   // what it has prepared is on its connection
-	sequences   bool   // it may have drawn from sequences on this connection
-	outdated    bool   // statements have to be prepared again
-	altered     bool   // the transaction that is open may have changed the schema
-	stripped    bool   // its connection may have other settings than its outfit
-	taint       uint64 // of a transaction that may have settings of its own; 0: none
+	recent      statement.Recent
+	ordinary    *statement.Statement // that was read last and leaves nothing behind; nil: none
+	bore        traits               // its traits
+	older       bool                 // a statement was prepared under other settings than there are now
+	tied        bool                 // one cannot be made again
+	unreviewed  bool                 // both are to be found out
+	gathered    bool                 // what it has prepared is on its connection
+	sequences   bool                 // it may have drawn from sequences on this connection
+	outdated    bool                 // statements have to be prepared again
+	altered     bool                 // the transaction that is open may have changed the schema
+	stripped    bool                 // its connection may have other settings than its outfit
+	taint       uint64               // of a transaction that may have settings of its own; 0: none
 	taints      uint64
 	tainting    *request // that made it what it is; nil: that is over
 }
@@ -83,6 +86,15 @@ type request struct {
 	own     bool // of the link, which nobody is told of
 	unnamed *remade
 	frees   []string // names of statements that it closes in SQL
+	first   [1]op    // room for ops
+}
+
+// add takes note of a message that has an answer of its own.
+func (r *request) add(o op) {
+	if r.ops == nil {
+		r.ops = r.first[:0]
+	}
+	r.ops = append(r.ops, o)
 }
 
 // op is a message that has an answer of its own.
@@ -194,7 +206,8 @@ func (h *held) client(kind byte, body []byte, whole bool) {
 	case cParse:
 		h.parse(body, whole)
 	case cBind:
-		portal, of, _, ok := cutTwo(body)
+		portal, rest, _ := bytes.Cut(body, []byte{0})
+		of, _, ok := bytes.Cut(rest, []byte{0})
 		if !ok {
 			h.lose("a Bind that cannot be read")
 			return
@@ -202,10 +215,11 @@ func (h *held) client(kind byte, body []byte, whole bool) {
 		if len(h.portals) > portalsMax {
 			clear(h.portals) // an Execute of one that is forgotten is of something unknown
 		}
-		h.portals[portal] = h.sent[of]
-		if h.stock != nil && h.sent[of] == nil {
-			h.portals[portal] = &remade{} // which PostgreSQL does not know either
+		p := h.sent[string(of)]
+		if h.stock != nil && p == nil {
+			p = &remade{} // which PostgreSQL does not know either
 		}
+		h.portals[string(portal)] = p
 	case cExecute:
 		h.execute(body)
 	case cClose:
@@ -216,10 +230,10 @@ func (h *held) client(kind byte, body []byte, whole bool) {
 			name := string(bytes.TrimRight(body[1:], "\x00"))
 			delete(h.sent, name)
 			h.await(name)
-			h.current.ops = append(h.current.ops, op{kind: cClose, name: name})
+			h.current.add(op{kind: cClose, name: name})
 		} else {
 			h.await("\x00")
-			h.current.ops = append(h.current.ops, op{kind: cClose, name: "\x00"}) // a portal
+			h.current.add(op{kind: cClose, name: "\x00"}) // a portal
 		}
 	}
 }
@@ -251,8 +265,11 @@ func (h *held) query(body []byte, whole bool) {
 		h.lose("a statement too long to be read")
 		return
 	}
-	var t traits
-	h.current.effects, t = h.read(string(bytes.TrimRight(body, "\x00")))
+	body = bytes.TrimRight(body, "\x00")
+	t := h.bore
+	if list := h.recent.Like(body, h.backslashes()); len(list) != 1 || list[0] != h.ordinary {
+		h.current.effects, t = h.read(string(body))
+	}
 	h.current.more = t.more
 	if h.stock != nil {
 		h.stock.unnamed = nil
@@ -272,7 +289,7 @@ func (h *held) parse(body []byte, whole bool) {
 	if !o.repeated {
 		h.sent[o.name] = o.made
 	}
-	h.current.ops = append(h.current.ops, o)
+	h.current.add(o)
 	h.await(o.name)
 }
 
@@ -321,7 +338,7 @@ func (h *held) execute(body []byte) {
 		h.lose("an Execute of something unknown")
 		p = &remade{}
 	}
-	h.current.ops = append(h.current.ops, op{kind: cExecute, of: p.effects})
+	h.current.add(op{kind: cExecute, of: p.effects})
 	h.bears(p.traits)
 }
 
@@ -387,8 +404,13 @@ func (h *held) server(kind byte, body []byte) verdict {
 }
 
 func (h *held) pop() {
-	if h.queue = h.queue[1:]; len(h.queue) == 0 {
+	switch h.queue[0] = nil; {
+	case len(h.queue) > 1:
+		h.queue = h.queue[1:]
+	case cap(h.queue) > 64:
 		h.queue = nil
+	default:
+		h.queue = h.queue[:0]
 	}
 }
 

@@ -25,6 +25,7 @@ type link struct {
 	login   grantKey
 	with    func() (credentials, error)
 	number  uint64 // of sessions in pools
+	pool    *pool  // that it had last; guarded by pools.mu
 	proved  bool   // with has something to show; guarded by mu
 
 	up   upward     // the writer's
@@ -101,13 +102,15 @@ func (l *link) attached(b *backend, rest []byte) *link {
 // linkCarrier is a loop's session, as its link sees it.
 type linkCarrier interface {
 	// put writes to the connection that the link has. Only who writes calls it.
-	put(b []byte) error
+	put(behind *backend, b []byte) error
 	// stir has the loop look what the link has to say, soon. Anybody may call it.
 	stir()
 	// ties reports that the connection cannot be given back yet. Only who reads calls it.
 	ties() bool
 	// at is the loop.
 	at() *loop
+	// now is some time since the loop woke. Only the loop calls it.
+	now() time.Time
 }
 
 // In a loop nobody waits: what a request has to wait for is said instead. The writer goes
@@ -116,6 +119,14 @@ var (
 	errUnsettled = errors.New("requests before it are not answered yet")
 	errUndrawn   = errors.New("no connection is there at once")
 )
+
+// now is when something was passed on.
+func (l *link) now() time.Time {
+	if l.carrier != nil {
+		return l.carrier.now()
+	}
+	return time.Now()
+}
 
 // wait returns what is closed at the next change. mu is locked.
 func (l *link) wait() <-chan struct{} {

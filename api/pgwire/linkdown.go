@@ -73,7 +73,7 @@ func (l *link) received(b *backend, n int, failed error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if n > 0 {
-		l.mu.moved = time.Now()
+		l.mu.moved = l.now()
 		l.scanDown()
 	}
 	defer l.settled()

@@ -3,7 +3,6 @@ package pgwire
 import (
 	"io"
 	"net"
-	"time"
 
 	"github.com/walproxy/walproxy/api/pgwire/statement"
 )
@@ -130,7 +129,9 @@ func (l *link) begin(kind byte, body int64, before, rest []byte) (instead int, e
 		ahead = l.before(l.gather)
 	}
 	out, instead := l.translate(kind, body, rest)
-	out = append(ahead, out...)
+	if len(ahead) > 0 {
+		out = append(ahead, out...)
+	}
 	if len(out) == 0 && instead == 0 {
 		return -1, nil
 	}
@@ -152,9 +153,12 @@ func (l *link) flush(b []byte) error {
 
 // starts reports that the next frame begins a request, with nothing under way.
 func (l *link) starts() bool {
+	if l.up.refusing || l.up.within {
+		return false
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return !l.up.refusing && l.mu.held.quiet()
+	return l.mu.held.quiet()
 }
 
 // endFrame takes note of a frame that is whole, before its end is passed on.
@@ -167,6 +171,7 @@ func (l *link) endFrame() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.mu.held.client(kind, l.up.body, l.up.whole)
+	l.up.within = l.mu.held.current != nil
 	l.mu.ended = l.mu.ended || kind == cTerminate // PostgreSQL's end is what was asked for
 	l.up.release()
 }
@@ -178,13 +183,13 @@ func (l *link) send(b []byte) error {
 	}
 	l.mu.Lock()
 	behind := l.mu.behind
-	l.mu.moved = time.Now()
+	l.mu.moved = l.now()
 	l.mu.Unlock()
 	err := io.ErrClosedPipe // it was lost in the middle of a request
 	switch {
 	case behind == nil:
 	case l.carrier != nil:
-		err = l.carrier.put(b)
+		err = l.carrier.put(behind, b)
 	default:
 		_, err = behind.conn.Write(b)
 	}
@@ -287,13 +292,15 @@ func (l *link) say(why *refusal) {
 type upward struct {
 	kept []byte // of a frame that is not begun: too little of it has come
 	out  []byte // is to be passed on before what follows
+	bind []byte // room for a Bind that is translated
 
-	kind  byte
-	left  int64  // of the frame's body
-	body  []byte // what is wanted of it
-	room  int64  // how much more of it is
-	whole bool   // body is all of it
-	stray bool   // it is no part of what is answered: the answer may come before its end
+	kind   byte
+	left   int64  // of the frame's body
+	body   []byte // what is wanted of it
+	room   int64  // how much more of it is
+	whole  bool   // body is all of it
+	within bool   // the request that it belongs to goes on behind it
+	stray  bool   // it is no part of what is answered: the answer may come before its end
 
 	dropped  bool // the frame is not passed on
 	refusing bool // nothing is, up to the request's end

@@ -39,6 +39,7 @@ type loop struct {
 
 	up, down, requests int // not yet in the metrics
 	swept              time.Time
+	round              time.Time // when it was looked at the clock in this round; zero: it was not
 
 	asleep atomic.Bool // it may wait, and has to be woken for what is posted
 	posts  atomic.Int32
@@ -157,6 +158,7 @@ func (l *loop) run() {
 		if err != nil { // of a valid descriptor: cannot be
 			panic(fmt.Sprintf("pgwire: epoll_wait: %v", err))
 		}
+		l.round = time.Time{}
 		woken := false
 		l.hear(events[:n])
 		for i := range events[:n] {
@@ -183,13 +185,20 @@ func (l *loop) run() {
 				return
 			}
 		}
-		// Looking at the clock costs as much as a look at a message.
 		if n == 0 || rounds%64 == 0 {
-			if now := time.Now(); now.Sub(l.swept) >= interval {
+			if now := l.now(); now.Sub(l.swept) >= interval {
 				l.sweep(now)
 			}
 		}
 	}
+}
+
+// now is some time of this round: looking at the clock costs as much as a look at a message.
+func (l *loop) now() time.Time {
+	if l.round.IsZero() {
+		l.round = time.Now()
+	}
+	return l.round
 }
 
 // wait waits for events. busy: some are likely there, and looking for them without

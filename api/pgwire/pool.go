@@ -76,6 +76,7 @@ type pool struct {
 	idle    []*backend // the one that was used last at the end
 	open    int        // connections, and those that are being made
 	waiting []*waiter  // the first at the beginning
+	gone    bool       // it was empty: there may be another one now
 	// bound are the sessions that share connections and could make none: nobody knows
 	// their passwords. Those that they can have are not closed below their number.
 	bound map[grantKey]int
@@ -122,6 +123,14 @@ func newPools(s *Server, o Pool) *pools {
 	return &pools{s: s, o: o, by: map[poolKey]*pool{}, all: map[*backend]struct{}{}}
 }
 
+// home is of, for who remembers the pool: looking for it each time costs as much as all else.
+func (p *pools) home(q **pool, login grantKey) *pool {
+	if *q == nil || (*q).gone {
+		*q = p.of(login.pool())
+	}
+	return *q
+}
+
 var errPoolWait = errors.New("all connections of the pool are in use")
 
 func (p *pools) of(key poolKey) *pool {
@@ -150,11 +159,12 @@ func (p *pools) take(ctx context.Context, who waiter, owner uint64, outfit strin
 	}
 }
 
-// ready returns an idle connection of a login that suits the session; nil: there is none.
-// What PostgreSQL says on one that a loop watches is an event there.
-func (p *pools) ready(login grantKey, owner uint64, outfit string, at *loop) *backend {
+// ready returns an idle connection that suits the session; nil: there is none. What
+// PostgreSQL says on one that a loop watches is an event there.
+func (p *pools) ready(l *link, outfit string) *backend {
+	at := l.at()
 	for {
-		b := p.fetch(login, owner, outfit)
+		b := p.fetch(l, outfit)
 		if b == nil || at != nil && b.at == at || b.silent() {
 			return b
 		}
@@ -162,15 +172,14 @@ func (p *pools) ready(login grantKey, owner uint64, outfit string, at *loop) *ba
 	}
 }
 
-func (p *pools) fetch(login grantKey, owner uint64, outfit string) (b *backend) {
+func (p *pools) fetch(l *link, outfit string) *backend {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	q := p.of(login.pool())
-	if at := q.suits(login, owner, outfit); at >= 0 {
-		b = q.idle[at]
-		q.idle = slices.Delete(q.idle, at, at+1)
+	q := p.home(&l.pool, l.login)
+	if at := q.suits(l.login, l.number, outfit); at >= 0 {
+		return q.pop(at)
 	}
-	return b
+	return nil
 }
 
 // room waits for leave to make a connection.
@@ -373,7 +382,7 @@ func (p *pools) late(key poolKey, w *waiter) {
 func (p *pools) put(b *backend) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	q := p.of(b.login.pool())
+	q := p.home(&b.pool, b.login)
 	b.rests = time.Now()
 	extra := q.open > p.o.Size && len(q.waiting) == 0 || b.rests.Sub(b.born) > p.o.MaxLifetime
 	if p.closed || extra && p.spares(q, b, q.open) {
@@ -469,6 +478,7 @@ func (p *pools) sweep(now time.Time, makers map[poolKey]*link) {
 		})
 		p.serveLocked(q)
 		if q.open == 0 && len(q.waiting) == 0 && len(q.bound) == 0 {
+			q.gone = true
 			delete(p.by, key)
 		}
 	}

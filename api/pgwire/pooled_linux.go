@@ -67,10 +67,12 @@ func (p *pooledEnd) ties() bool {
 	return p.b != nil && (len(e.unsent) > 0 || e.waits != unix.EPOLLIN || e.muted || e.blocked)
 }
 
+func (p *pooledEnd) now() time.Time { return p.c.l.now() }
+
 // put writes to the connection that the link has.
-func (p *pooledEnd) put(b []byte) error {
+func (p *pooledEnd) put(behind *backend, b []byte) error {
 	c := p.c
-	c.sync()
+	c.follow(behind)
 	if c.over {
 		return io.ErrClosedPipe
 	}
@@ -78,12 +80,9 @@ func (p *pooledEnd) put(b []byte) error {
 	return nil
 }
 
-// sync has the loop wait at the connection that the link has now.
-func (c *looped) sync() {
+// follow has the loop wait at the connection that the link has now.
+func (c *looped) follow(b *backend) {
 	p, e := c.pooled, &c.ends[atUpstream]
-	p.link.mu.Lock()
-	b := p.link.mu.behind
-	p.link.mu.Unlock()
 	if b == p.b {
 		return
 	}
@@ -276,20 +275,26 @@ func (c *looped) receive() {
 func (c *looped) drain() {
 	p := c.pooled
 	l := p.link
-	for c.sync(); !c.over && !c.lingering; {
+	for {
 		l.mu.Lock()
+		b := l.mu.behind
 		var say []byte
-		if l.passable == 0 && l.broken == nil && l.down.between() {
+		if b == p.b && !c.over && !c.lingering && l.passable == 0 && l.broken == nil && l.down.between() {
 			say, l.mu.say = l.mu.say, nil
 		}
 		settled := len(l.mu.held.queue) == 0 || l.mu.behind == nil
 		over := l.mu.ended && l.mu.behind == nil || l.mu.closed
 		l.mu.Unlock()
 		switch {
+		case c.over, c.lingering:
+			return
+		case b != p.b:
+			c.follow(b)
+			continue
 		case l.passable > 0:
-			b := l.in[:l.passable]
+			some := l.in[:l.passable]
 			l.in, l.passable = l.in[l.passable:], 0
-			c.pass(atUpstream, b)
+			c.pass(atUpstream, some)
 			continue
 		case l.broken != nil:
 			c.lost(l.broken)

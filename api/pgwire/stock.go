@@ -95,14 +95,18 @@ func (l *link) translate(kind byte, body int64, b []byte) (out []byte, instead i
 		if !ok {
 			return nil, 0
 		}
+		out = l.up.bind[:0]
 		if p := l.mu.held.sent[name]; p != nil && p.traits.sets {
 			out = l.gather(out)
 		}
 		out, ours := l.lend(out, name)
-		if ours == name {
-			return out, 0
+		if ours != name {
+			out, instead = appendText(appendHead(out, kind, body+int64(len(ours)-len(name))), portal, ours), headBytes+len(b)-len(rest)
 		}
-		return appendText(appendHead(out, kind, body+int64(len(ours)-len(name))), portal, ours), headBytes + len(b) - len(rest)
+		if l.up.bind = out; cap(out) > linkBytes {
+			l.up.bind = nil
+		}
+		return out, instead
 	default:
 		name, _, ok := cutString(b[min(1, len(b)):])
 		if !ok || b[0] != 'S' {
@@ -137,11 +141,14 @@ func (l *link) unsettled(kind byte, body int64, b []byte) bool {
 		}
 		b = b[1:]
 	}
-	name, _, ok := cutString(b)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	h := &l.mu.held
-	if !ok || len(h.queue) == 0 || h.pending[name] == 0 && h.sent[name] == h.made[name] || kind == cParse && name == "" {
+	if len(h.queue) == 0 {
+		return false
+	}
+	name, _, ok := cutString(b)
+	if !ok || h.pending[name] == 0 && h.sent[name] == h.made[name] || kind == cParse && name == "" {
 		return false
 	}
 	return h.current == nil || !slices.ContainsFunc(h.current.ops, func(o op) bool {
@@ -237,7 +244,7 @@ func (l *link) lend(out []byte, name string) ([]byte, string) {
 		if k.unnamed != p && h.current.unnamed != p && p.frame != nil {
 			out = append(out, p.frame...)
 			h.current.unnamed, k.unnamed = p, nil
-			h.current.ops = append(h.current.ops, op{kind: cParse, own: true, made: p})
+			h.current.add(op{kind: cParse, own: true, made: p})
 		}
 		return out, name
 	}
@@ -254,7 +261,7 @@ func (l *link) lend(out []byte, name string) ([]byte, string) {
 		out = l.drop(out, ours, a)
 	}
 	l.mark(a)
-	h.current.ops = append(h.current.ops, op{kind: cParse, own: true, article: a})
+	h.current.add(op{kind: cParse, own: true, article: a})
 	l.x.s.metrics.poolPrepared.Inc()
 	return p.appendAs(out, ours), ours
 }
@@ -297,7 +304,7 @@ func (l *link) mark(a *article) {
 // drop has a statement closed that the connection may have.
 func (l *link) drop(out []byte, ours string, a *article) []byte {
 	r := l.mu.held.current
-	r.ops = append(r.ops, op{kind: cClose, own: true, name: ours, article: a})
+	r.add(op{kind: cClose, own: true, name: ours, article: a})
 	return appendFrame(out, cClose, appendText([]byte{'S'}, ours))
 }
 

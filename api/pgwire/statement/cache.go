@@ -17,7 +17,7 @@ const keptTextBytes = 64 << 10
 // backslashes: the session has standard_conforming_strings off, so that a
 // backslash escapes in any string; texts with one are then not looked into.
 func Parse(text string, backslashes bool) Text {
-	t, _ := parse(nil, text, backslashes)
+	t, _ := parse(nil, nil, text, backslashes)
 	return t
 }
 
@@ -55,7 +55,13 @@ func NewCache(bytesMax int) *Cache {
 
 // Parse is the function Parse, for texts of known shapes without parsing.
 func (c *Cache) Parse(text string, backslashes bool) Text {
-	t, _ := parse(c, text, backslashes)
+	t, _ := parse(c, nil, text, backslashes)
+	return t
+}
+
+// ParseAfter is Parse, and has recent remember the text.
+func (c *Cache) ParseAfter(recent *Recent, text string, backslashes bool) Text {
+	t, _ := parse(c, recent, text, backslashes)
 	return t
 }
 
@@ -68,7 +74,7 @@ func (c *Cache) Len() int { c.mu.Lock(); defer c.mu.Unlock(); return c.mu.recent
 var nothing = Text{Statements: []*Statement{unknown()}}
 
 // parse reads text; hit: the cache knew its shape.
-func parse(cache *Cache, text string, backslashes bool) (_ Text, hit bool) {
+func parse(cache *Cache, recent *Recent, text string, backslashes bool) (_ Text, hit bool) {
 	if len(text) > MaxTextBytes {
 		return nothing, false
 	}
@@ -96,6 +102,7 @@ func parse(cache *Cache, text string, backslashes bool) (_ Text, hit bool) {
 	}
 	s.shape = appendShape(s.shape[:0], text, s.tokens)
 	if t.Statements = cache.get(s.shape); t.Statements != nil {
+		recent.keep(text, s.tokens, backslashes, t.Statements)
 		return t, true
 	}
 	t.Statements = statements(text, s.tokens)

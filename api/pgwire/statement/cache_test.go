@@ -1,6 +1,7 @@
 package statement
 
 import (
+	"bytes"
 	"fmt"
 	"reflect"
 	"strings"
@@ -80,6 +81,17 @@ func FuzzParse(f *testing.F) {
 	cache := NewCache(1 << 20)
 	f.Fuzz(func(t *testing.T, text string, backslashes bool) {
 		plain := Parse(text, backslashes)
+		var recent Recent
+		for range 2 {
+			cache.ParseAfter(&recent, text, backslashes)
+		}
+		for _, like := range []string{text, otherDigits(text, 1), otherDigits(text, 3)} {
+			if list := recent.Like([]byte(like), backslashes); list == nil {
+				continue
+			} else if other := Parse(like, backslashes); !other.Readable || !reflect.DeepEqual(list, other.Statements) {
+				t.Fatalf("%q is like %q, but it is %+v instead of %+v", like, text, other.Statements, list)
+			}
+		}
 		for range 2 { // new to the cache, and known to it
 			if cached := cache.Parse(text, backslashes); !reflect.DeepEqual(cached, plain) {
 				t.Fatalf("%q:\n%+v from the cache\n%+v without", text, cached, plain)
@@ -101,6 +113,51 @@ func FuzzParse(f *testing.F) {
 			}
 		}
 	})
+}
+
+// otherDigits has each digit of a text n times, as another one.
+func otherDigits(text string, n int) string {
+	var b []byte
+	for i := range len(text) {
+		if d := text[i]; isDigit(d) {
+			b = append(b, bytes.Repeat([]byte{'0' + (d-'0'+3)%10}, n)...)
+		} else {
+			b = append(b, d)
+		}
+	}
+	return string(b)
+}
+
+// TestRecent: a text is like the one before where its integers alone are others.
+func TestRecent(t *testing.T) {
+	t.Parallel()
+	c := NewCache(1 << 20)
+	var r Recent
+	const text = "SELECT a, 'b' FROM t1 WHERE a = 1 AND c IN (22, 333);"
+	for range 2 {
+		c.ParseAfter(&r, text, false)
+	}
+	for like, want := range map[string]bool{
+		text: true,
+		"SELECT a, 'b' FROM t1 WHERE a = 1234567 AND c IN (0, 3);":                            true,
+		"SELECT a, 'b' FROM t2 WHERE a = 1 AND c IN (22, 333);":                               false,
+		"SELECT a, 'c' FROM t1 WHERE a = 1 AND c IN (22, 333);":                               false,
+		"SELECT a, 'b' FROM t1 WHERE a = 1.5 AND c IN (22, 333);":                             false,
+		"SELECT a, 'b' FROM t1 WHERE a = 1e5 AND c IN (22, 333);":                             false,
+		"SELECT a, 'b' FROM t1 WHERE a = x AND c IN (22, 333);":                               false,
+		"SELECT a, 'b' FROM t1 WHERE a = 1 AND c IN (22, 333); ":                              false,
+		"SELECT a, 'b' FROM t1 WHERE a =  AND c IN (22, 333);":                                false,
+		"SELECT a, 'b' FROM t1 WHERE a = 1 AND c IN (22":                                      false,
+		"SELECT a, 'b' FROM t1 WHERE a = " + strings.Repeat("9", 20) + " AND c IN (22, 333);": false,
+		"": false,
+	} {
+		if list := r.Like([]byte(like), false); (list != nil) != want {
+			t.Errorf("%q: %v", like, list)
+		}
+	}
+	if r.Like([]byte(text), true) != nil {
+		t.Error("with backslashes that escape it may be another one")
+	}
 }
 
 func BenchmarkParse(b *testing.B) {
