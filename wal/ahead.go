@@ -4,6 +4,12 @@ package wal
 // written with the rest of its group.
 const aheadMin = 32 << 10
 
+// aheadLoops is how many goroutines wait for something to write ahead; one at a time
+// writes. One that the committer wakes is next in line behind it, on a processor that
+// Go leaves to the fsync then, for as long as that takes if there is work elsewhere:
+// the next writer wakes the other one.
+const aheadLoops = 2
+
 // aheadLoop writes the next group while the one before is synced, so that little of it
 // is left to write when that is done: the disk does not wait for copies. What it wrote is
 // acknowledged after an fsync that began later.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io/fs"
 	"path/filepath"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -173,6 +174,40 @@ func TestNoWriteAheadAfterFailure(t *testing.T) {
 	l.mu.Unlock()
 	if l.writeAhead() || hook.appends.Load() != appends {
 		t.Fatal("written after a failure")
+	}
+}
+
+// TestOneWritesAhead: while one writes, nobody else does, whatever else is queued.
+func TestOneWritesAhead(t *testing.T) {
+	l, hook, first, goOn := heldSyncs(t, testOptions())
+	appends, hold := hook.appends.Load(), make(chan struct{})
+	write := sync.OnceFunc(func() { close(hold) })
+	t.Cleanup(write)
+	hook.arm(func(h *hookEngine) { h.holdAppend = hold })
+	var tickets []Ticket
+	enqueue := func() {
+		for range 12 {
+			ticket, err := l.Enqueue(testContext(t), payloadOf(l.Appended()+1, 100))
+			if err != nil {
+				t.Fatal(err)
+			}
+			tickets = append(tickets, ticket)
+		}
+	}
+	enqueue()
+	eventually(t, "a write during the fsync", func() bool { return hook.appends.Load() > appends })
+	hook.arm(func(h *hookEngine) { h.holdAppend = nil })
+	enqueue()
+	if l.writeAhead() || hook.appends.Load() != appends+1 {
+		t.Error("two write at once")
+	}
+	write()
+	hook.arm(func(h *hookEngine) { h.hold = nil })
+	goOn <- struct{}{}
+	for _, ticket := range append(tickets, first) {
+		if err := ticket.Wait(testContext(t)); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
 

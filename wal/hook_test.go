@@ -23,6 +23,7 @@ type hookEngine struct {
 	failed     bool
 	hold       chan struct{} // if set, a sync waits until it is closed
 	held       chan struct{} // told when one does
+	holdAppend chan struct{} // if set, an append waits until it is closed
 }
 
 // hooked returns options whose log goes through the hook that comes with them.
@@ -72,7 +73,14 @@ type hookFile struct {
 }
 
 func (f *hookFile) append(b []byte, ends []int) error {
-	if n := f.hook.appends.Add(1); f.hook.fail(n, &f.hook.failAppend) {
+	f.hook.mu.Lock()
+	hold := f.hook.holdAppend
+	f.hook.mu.Unlock()
+	n := f.hook.appends.Add(1)
+	if hold != nil {
+		<-hold
+	}
+	if f.hook.fail(n, &f.hook.failAppend) {
 		return errors.Join(errDisk, f.segmentFile.append(b[:ends[0]/2], []int{ends[0] / 2}))
 	}
 	return f.segmentFile.append(b, ends)

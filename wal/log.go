@@ -210,7 +210,9 @@ func (l *Log) runBackground() {
 	}
 	run("wal-commit", l.commitLoop)
 	if l.engine.writesAhead() {
-		run("wal-ahead", l.aheadLoop)
+		for range aheadLoops {
+			run("wal-ahead", l.aheadLoop)
+		}
 	}
 	run("wal-prepare", l.prepareLoop)
 	run("wal-watermark", l.watermarkLoop)
