@@ -64,6 +64,7 @@ func serve(ctx context.Context, c *config.Config, load func() (*config.Config, e
 	ctx, stop := withSignals(ctx, logger)
 	defer stop()
 	defer limitMemory(c)()
+	spareProcessor()
 	defer around.logs.say(logger)
 	i, err := startIn(ctx, c, around, logger)
 	if err != nil {
