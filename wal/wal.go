@@ -46,6 +46,11 @@
 // power cut leaves any mixture of what was not fsync'd, but does not touch what
 // was, with one exception that is allowed for: blocks being overwritten (the
 // watermark's slot). rename is atomic.
+//
+// # What it needs of Go
+//
+// While the log is written to, one goroutine is in an fsync nearly all the time, and
+// keeps a processor from the others: GOMAXPROCS is better one more than there are.
 package wal
 
 import (
