@@ -64,6 +64,7 @@ type Held struct {
 
 	// changes serialises Put, Trim and drop. It is held during a sync, mu never is.
 	changes sync.Mutex
+	ranges  int // that were deleted since the memtable was flushed because of them; under changes
 	mu      struct {
 		sync.RWMutex
 		loaded bool
@@ -113,7 +114,7 @@ func (h *Held) Put(records []HeldRecord, low, through position.LSN, history []po
 	return h.commit(pebble.Sync, func(b *pebble.Batch) (heldMark, error) {
 		if low != mark.Through || mark.IsZero() {
 			mark = heldMark{HeldRange: HeldRange{Low: low}}
-			if err := b.DeleteRange(h.prefix(), prefixEnd(h.prefix()), nil); err != nil {
+			if err := h.remove(b, h.prefix(), prefixEnd(h.prefix())); err != nil {
 				return mark, err
 			}
 		}
@@ -194,11 +195,12 @@ func (h *Held) Trim(lsn position.LSN) error {
 		if err != nil {
 			return mark, err
 		}
+		from := h.key(mark.Low + 1)
 		mark.Low = lsn
 		for len(mark.History) > 1 && mark.History[1].LSN <= lsn {
 			mark.History = mark.History[1:]
 		}
-		return mark.counted(), b.DeleteRange(h.prefix(), h.key(lsn+1), nil)
+		return mark.counted(), h.remove(b, from, h.key(lsn+1))
 	})
 }
 
@@ -210,8 +212,19 @@ func (h *Held) drop() error {
 
 func (h *Held) dropWith(sync *pebble.WriteOptions) error {
 	return h.commit(sync, func(b *pebble.Batch) (heldMark, error) {
-		return heldMark{}, b.DeleteRange(h.prefix(), prefixEnd(h.prefix()), nil)
+		return heldMark{}, h.remove(b, h.prefix(), prefixEnd(h.prefix()))
 	})
+}
+
+// rangesMax bounds the deletions of ranges that are left in a memtable: behind each the
+// next read of the store puts all of them into order again, and those with one
+// beginning in common cost the square of their number.
+const rangesMax = 256
+
+// remove drops what is held from from on, before to. Under changes.
+func (h *Held) remove(b *pebble.Batch, from, to []byte) error {
+	h.ranges++
+	return b.DeleteRange(from, to, nil)
 }
 
 // commit makes the change that f prepares, with the mark that f returns. Under
@@ -241,9 +254,14 @@ func (h *Held) commit(sync *pebble.WriteOptions, f func(*pebble.Batch) (heldMark
 			return err
 		}
 		h.mu.Lock()
-		defer h.mu.Unlock()
 		h.mu.mark, h.mu.loaded = mark, true
-		return nil
+		h.mu.Unlock()
+		if h.ranges < rangesMax {
+			return nil
+		}
+		h.ranges = 0
+		_, err = h.store.db.AsyncFlush()
+		return err
 	})
 }
 

@@ -182,6 +182,42 @@ func (m *heldModel) check(t *rapid.T, h *Held, limit int) {
 
 // TestHeldModel: puts, trims and crashes in any order lose nothing that the
 // sink's checkpoint does not cover.
+// TestManyTrims: trims do not gather in a memtable, where each makes the next read dearer:
+// a long drain has one in each second.
+func TestManyTrims(t *testing.T) {
+	s := must(Open(filepath.Join(t.TempDir(), "state"), Options{}))
+	defer func() {
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+	}()
+	h := s.Held("main")
+	const n = 1500
+	var lsns []position.LSN
+	for lsn := range position.LSN(n) {
+		lsns = append(lsns, lsn+1)
+	}
+	if err := h.Put(heldRecords(lsns...), 0, n, []position.Point{{Incarnation: uuid.New(), LSN: 1}}); err != nil {
+		t.Fatal(err)
+	}
+	for lsn := range position.LSN(n - 10) {
+		if err := h.Trim(lsn + 1); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := s.db.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	if flushes := s.db.Metrics().Flush.Count; flushes < 5 {
+		t.Errorf("%d flushes behind %d trims: so many deletions of ranges are in a memtable", flushes, n)
+	}
+	left := 0 // also where no read looks any more
+	err := h.scan(h.prefix(), prefixEnd(h.prefix()), func(position.LSN, heldPlace, []byte) bool { left++; return true })
+	if err != nil || left != 10 {
+		t.Errorf("%d records are left, want 10: %v", left, err)
+	}
+}
+
 func TestHeldModel(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		fs := vfs.NewCrashableMem()
