@@ -191,11 +191,23 @@ func (s *Sink) removeExpired(b *pebble.Batch, entry []byte) error {
 	return errors.Join(b.Delete(key, nil), dropEvents(b, key, d))
 }
 
+// pointDeletes is how many events are deleted one by one: behind a deletion of a
+// range in a memtable the next read puts all of those in it into order again.
+const pointDeletes = 32
+
 // dropEvents removes the stream of the record at key, whose document is d.
 func dropEvents(b *pebble.Batch, key []byte, d *mutation.Document) error {
 	if d == nil || d.EventCount == 0 {
 		return nil
 	}
 	prefix := eventPrefix(key)
-	return b.DeleteRange(prefix, successor(prefix), nil)
+	if d.EventCount > pointDeletes {
+		return b.DeleteRange(prefix, successor(prefix), nil)
+	}
+	for number := uint64(1); number <= d.EventCount; number++ {
+		if err := b.Delete(eventKey(prefix, number), nil); err != nil {
+			return err
+		}
+	}
+	return nil
 }

@@ -3,6 +3,7 @@ package pebble
 import (
 	"context"
 	"errors"
+	"fmt"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -237,5 +238,42 @@ func TestReadsJudgeByTheClock(t *testing.T) {
 		if c.found != (len(entries) == 1) {
 			t.Errorf("Scan at %v: %d records", c.at, len(entries))
 		}
+	}
+}
+
+// TestDroppedStreams: of a stream that is dropped nothing is left, however long it was.
+func TestDroppedStreams(t *testing.T) {
+	s := open(t, t.TempDir(), Options{})
+	c := must[sinks.Checkpoint](t)(s.Resume(t.Context(), sinks.Claim{Stream: uuid.New(), Lanes: 1, Fresh: true}))
+	at, lsn := c.Lanes[0], sinks.LSN(0)
+	for _, events := range []int{1, pointDeletes, pointDeletes + 1, 3 * pointDeletes} {
+		key := mutation.String(fmt.Sprint("k", events))
+		many := make([]map[string]any, events)
+		for i := range many {
+			many[i] = map[string]any{"n": int64(i)}
+		}
+		b := &sinks.Batch{Epoch: c.Epoch}
+		for _, m := range []*walproxyv1.Mutation{must[*walproxyv1.Mutation](t)(mutation.AppendEvents("c", key, many)),
+			mutation.Delete("c", key), must[*walproxyv1.Mutation](t)(mutation.AppendEvents("c", key, many[:1]))} {
+			lsn++
+			b.Records = append(b.Records, record(lsn, start, m))
+			b.Moves = []sinks.Move{{From: at, To: point(lsn)}}
+			if events%2 == 0 { // each in a batch of its own
+				must[[]sinks.Result](t)(s.Apply(t.Context(), b))
+				at, b = point(lsn), &sinks.Batch{Epoch: c.Epoch}
+			}
+		}
+		if len(b.Records) > 0 {
+			must[[]sinks.Result](t)(s.Apply(t.Context(), b))
+			at = point(lsn)
+		}
+	}
+	it := must[*pebble.Iterator](t)(s.db.NewIter(&pebble.IterOptions{LowerBound: []byte{prefixEvent}, UpperBound: []byte{prefixEvent + 1}}))
+	left := 0
+	for it.First(); it.Valid(); it.Next() {
+		left++
+	}
+	if err := it.Close(); err != nil || left != 4 {
+		t.Errorf("%d events are left of 4 streams that were begun again with one, %v", left, err)
 	}
 }
