@@ -167,14 +167,16 @@ func TestScanAndTruncate(t *testing.T) {
 	}
 	check("page by page", pages, n)
 
+	patient := as.NewInfoPolicy() // by default the client waits for 2 s
+	patient.Timeout = 30 * time.Second
 	before := time.Now()
 	want(t, "put", c.Put(nil, key(t, "s", "later"), as.BinMap{"n": 1}), types.OK)
-	want(t, "truncate the older", c.Truncate(nil, namespace, "s", &before), types.OK)
+	want(t, "truncate the older", c.Truncate(patient, namespace, "s", &before), types.OK)
 	p = as.NewScanPolicy()
 	check("what is later", scan("later", p, nil, "s"), 1)
-	want(t, "truncate a set", c.Truncate(nil, namespace, "s", nil), types.OK)
+	want(t, "truncate a set", c.Truncate(patient, namespace, "s", nil), types.OK)
 	check("the others", scan("others", p, nil, ""), 30)
-	want(t, "truncate all", c.Truncate(nil, namespace, "", nil), types.OK)
+	want(t, "truncate all", c.Truncate(patient, namespace, "", nil), types.OK)
 	check("nothing", scan("nothing", p, nil, ""), 0)
 }
 
