@@ -122,6 +122,8 @@ func scripts(t *testing.T, dir string) testscript.Params {
 			}
 			env.Setenv(exitsFile, exits)
 			env.Setenv("GORACE", race)
+			env.Setenv("GOMAXPROCS", os.Getenv("GOMAXPROCS"))
+			env.Setenv("SERVE_PROCESSORS", strconv.Itoa(serveProcessors))
 			return nil
 		},
 	}
