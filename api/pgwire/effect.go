@@ -129,6 +129,14 @@ func (h *held) apply(e effect) {
 	}
 }
 
+// readText is read, for what is often much as the text before.
+func (h *held) readText(sql []byte) (effects []effect, t traits) {
+	if list := h.recent.Like(sql, h.backslashes()); len(list) == 1 && list[0] == h.ordinary {
+		return nil, h.bore
+	}
+	return h.read(string(sql))
+}
+
 // read says what a text does to the session.
 func (h *held) read(sql string) (effects []effect, t traits) {
 	text := h.statements.ParseAfter(&h.recent, sql, h.backslashes())

@@ -265,11 +265,8 @@ func (h *held) query(body []byte, whole bool) {
 		h.lose("a statement too long to be read")
 		return
 	}
-	body = bytes.TrimRight(body, "\x00")
-	t := h.bore
-	if list := h.recent.Like(body, h.backslashes()); len(list) != 1 || list[0] != h.ordinary {
-		h.current.effects, t = h.read(string(body))
-	}
+	var t traits
+	h.current.effects, t = h.readText(bytes.TrimRight(body, "\x00"))
 	h.current.more = t.more
 	if h.stock != nil {
 		h.stock.unnamed = nil
@@ -322,9 +319,10 @@ func (h *held) settle(name string) {
 // prepare takes the body of a Parse.
 func (h *held) prepare(body []byte, whole bool) *remade {
 	p := &remade{}
-	if _, sql, _, ok := cutTwo(body); ok && whole {
+	_, rest, _ := bytes.Cut(body, []byte{0})
+	if sql, _, ok := bytes.Cut(rest, []byte{0}); ok && whole {
 		p.frame = appendFrame(nil, cParse, body)
-		p.effects, p.traits = h.read(sql)
+		p.effects, p.traits = h.readText(sql)
 	} else {
 		h.lose("a prepared statement too long to be made again")
 	}
