@@ -36,7 +36,7 @@ test: install-deps vet check-generate race fuzz aerospike-short
 ## that take longest come first: they wait while others are compiled. What has to be
 ## compiled without the race detector is so as it is in packages: without C. With it Pebble
 ## has its zstd in Go as well (pebblegozstd): that in C takes a processor a minute to compile.
-race: LONGEST = $(if $(filter ./...,$(PKGS)),./internal/crashtest ./cmd/walproxy ./sinks/postgres ./api/pgwire)
+race: LONGEST = $(if $(filter ./...,$(PKGS)),./internal/crashtest ./cmd/walproxy ./sinks/postgres ./api/pgwire ./wal ./replay ./sinks/pebble)
 race:
 	GORACE="atexit_sleep_ms=50 $${GORACE-}" $(GO) test -vet=off -race -tags pebblegozstd -ldflags=-w -p $(AT_ONCE) -timeout 15m $(LONGEST) $(PKGS)
 	CGO_ENABLED=0 WALPROXY_TEST_ENGINE=tidwall $(GO) test -vet=off -timeout 10m ./wal
