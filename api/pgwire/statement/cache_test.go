@@ -76,6 +76,7 @@ func FuzzParse(f *testing.F) {
 	for _, text := range seeds {
 		f.Add(text, false)
 	}
+	f.Add(manyIntegers, false)
 	f.Add("SET x = -1, 'a'; SHOW walproxy.why", true)
 	f.Add("SELECT 'a\\', $$b$$, $1, U&\"x\", E'\\u00e4', 1.e5..2", true)
 	cache := NewCache(1 << 20)
@@ -128,6 +129,9 @@ func otherDigits(text string, n int) string {
 	return string(b)
 }
 
+// manyIntegers is a text that is short, with more of them than are remembered.
+var manyIntegers = "SELECT a FROM t WHERE a IN (" + strings.Repeat("1, ", recentNumbers) + "1)"
+
 // TestRecent: a text is like the one before where its integers alone are others.
 func TestRecent(t *testing.T) {
 	t.Parallel()
@@ -157,6 +161,24 @@ func TestRecent(t *testing.T) {
 	}
 	if r.Like([]byte(text), true) != nil {
 		t.Error("with backslashes that escape it may be another one")
+	}
+	for _, other := range []string{ // that are not remembered
+		manyIntegers,
+		"SELECT a FROM t WHERE a = 1 AND b = 0x1F",
+		"SELECT a FROM t WHERE a = 1 AND b = '" + strings.Repeat("x", recentBytes) + "'",
+	} {
+		for range 2 {
+			c.ParseAfter(&r, other, false)
+		}
+		for _, like := range []string{other, "SELECT 1", ""} {
+			if list := r.Like([]byte(like), false); list != nil {
+				t.Errorf("behind %q, %q: %v", other, like, list)
+			}
+		}
+		if list := r.Like([]byte(text), false); list != nil && !reflect.DeepEqual(list, Parse(text, false).Statements) {
+			t.Errorf("behind %q: %v", other, list)
+		}
+		c.ParseAfter(&r, text, false)
 	}
 }
 

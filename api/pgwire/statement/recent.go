@@ -50,7 +50,8 @@ func (r *Recent) keep(text string, tokens []token, backslashes bool, statements 
 	if r == nil {
 		return
 	}
-	*r = Recent{numbers: r.numbers[:0]}
+	numbers := r.numbers[:0]
+	*r = Recent{numbers: numbers}
 	if len(text) > recentBytes {
 		return
 	}
@@ -58,12 +59,12 @@ func (r *Recent) keep(text string, tokens []token, backslashes bool, statements 
 		if t.kind != tokenInteger {
 			continue
 		}
-		if len(r.numbers) == recentNumbers || !digits(text[t.start:t.end]) {
+		if len(numbers) == recentNumbers || !digits(text[t.start:t.end]) {
 			return
 		}
-		r.numbers = append(r.numbers, t)
+		numbers = append(numbers, t)
 	}
-	r.text, r.backslashes, r.statements = text, backslashes, statements
+	*r = Recent{text, numbers, backslashes, statements}
 }
 
 // digits reports that an integer is written as that and nothing else, with few of them.
