@@ -169,7 +169,6 @@ func (l *ledger) send(ctx context.Context, b *sinks.Batch) error {
 func (l *ledger) during(t testing.TB, f func()) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
-	defer cancel()
 	var wg sync.WaitGroup
 	errs := make(chan error, len(l.cp.Lanes))
 	for lane := range l.cp.Lanes {
@@ -179,13 +178,15 @@ func (l *ledger) during(t testing.TB, f func()) {
 			}
 		})
 	}
+	defer func() { // also when f ends the test: the error may be why
+		cancel()
+		wg.Wait()
+		close(errs)
+		for err := range errs {
+			t.Error(err)
+		}
+	}()
 	f()
-	cancel()
-	wg.Wait()
-	close(errs)
-	for err := range errs {
-		t.Error(err)
-	}
 }
 
 // total is the number of records reported applied.

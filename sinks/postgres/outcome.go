@@ -45,8 +45,6 @@ var codes = map[string]rule{
 	"55006": {sinks.Retry, ""}, // object in use
 	"57014": {sinks.Retry, ""}, // query cancelled: our statement time-out, or an administrator
 	"57P04": {sinks.Halt, "the database was dropped"},
-	"58000": {sinks.Retry, ""}, // system error
-	"58030": {sinks.Retry, ""}, // I/O error
 	"XX001": {sinks.Halt, "PostgreSQL reports corrupted data: see its log"},
 	"XX002": {sinks.Halt, "PostgreSQL reports a corrupted index: see its log"},
 	"HV00N": {sinks.Retry, ""}, // foreign table: its server is away
@@ -80,9 +78,9 @@ var classes = map[string]rule{
 	"53": {sinks.Retry, ""},    // insufficient resources: disk, memory, connections
 	"54": {sinks.Rejected, ""}, // program limit exceeded: an index row too large, say
 	"55": {sinks.Halt, "an object is not in the state that is needed"},
-	"57": {sinks.Retry, ""}, // operator intervention: shutdown, recovery, starting
-	"58": {sinks.Halt, "the server's system failed: see its log"},
-	"72": {sinks.Retry, ""}, // snapshot too old
+	"57": {sinks.Retry, ""},                                        // operator intervention: shutdown, recovery, starting
+	"58": {sinks.Retry, "the server's system failed: see its log"}, // I/O; also a full disk: 58P01 where PostgreSQL reports a stale errno after a short write
+	"72": {sinks.Retry, ""},                                        // snapshot too old
 	"F0": {sinks.Halt, "the server's configuration is damaged"},
 	"HV": {sinks.Halt, "a foreign table cannot be used"},
 	"P0": {sinks.Rejected, ""}, // PL/pgSQL: RAISE in a trigger

@@ -55,6 +55,8 @@ func TestJudge(t *testing.T) {
 		{server("ERROR", "UE042"), true, sinks.Rejected}, // raised by hand
 		{server("ERROR", "0B000"), true, sinks.Halt},
 		{server("ERROR", ""), true, sinks.Halt},
+		{server("ERROR", "58030"), true, sinks.Retry},
+		{server("ERROR", "58P01"), true, sinks.Retry}, // a disk that is full (TestDiskFull)
 		{server("ERROR", "XX000"), true, sinks.Retry},
 		{server("ERROR", "XX001"), true, sinks.Halt},
 		{io.ErrUnexpectedEOF, false, sinks.Retry},
