@@ -187,3 +187,30 @@ func (r *behindRig) why() string {
 	why, _ := r.tables.m.why.Load().(string)
 	return why
 }
+
+// TestPathSetAmid: a write goes where the session's search_path says, also where that was
+// set by another statement than SET and SELECT.
+func TestPathSetAmid(t *testing.T) {
+	t.Parallel()
+	r := newBehindRig(t, itemsDDL+"; CREATE SCHEMA other; CREATE TABLE other.items (LIKE items INCLUDING ALL); CREATE TABLE note (v text); INSERT INTO note VALUES ('')", items())
+	for i, change := range []string{
+		"INSERT INTO note SELECT set_config('search_path', 'other', false)",
+		"UPDATE note SET v = set_config('search_path', 'other', false)",
+		"COPY (SELECT set_config('search_path', 'other', false)) TO STDOUT",
+		"UPDATE pg_settings SET setting = 'other' WHERE name = 'search_path'",
+		"CREATE TABLE made (); SET search_path = other",
+	} {
+		conn := r.connect(pgx.QueryExecModeSimpleProtocol)
+		if _, err := conn.Exec(bounded(t), "INSERT INTO items (id, name) VALUES ($1, 'x')", -i-1); err != nil {
+			t.Fatal(err)
+		}
+		do(t, conn, change)
+		if _, err := conn.Exec(bounded(t), "INSERT INTO items (id, name) VALUES ($1, 'x')", i); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r.applied()
+	if n := one[int](t, r.admin, "SELECT count(*) FROM other.items"); n != 5 {
+		t.Errorf("%d of 5 rows are where they belong", n)
+	}
+}

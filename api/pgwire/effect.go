@@ -14,6 +14,8 @@ type traits struct {
 	sets      bool // it may change settings by which texts are read, or keep its connection
 	strips    bool // ... to what they were at the login
 	closes    bool // it may close prepared statements
+	ends      bool // it ends a transaction
+	amid      bool // ... and does something behind that
 	returns   bool // settings may become again what they were in the transaction
 }
 
@@ -102,7 +104,9 @@ func (h *held) apply(e effect) {
 	h.changed, h.unreviewed = true, true
 	switch e.kind {
 	case effectSet, effectReset:
-		h.settings = slices.DeleteFunc(h.settings, func(old effect) bool { return old.name == e.name })
+		h.settings = slices.DeleteFunc(h.settings, func(old effect) bool {
+			return old.name == e.name || old.name == "role" && e.name == "session_authorization" // which takes the role back
+		})
 		if e.kind == effectSet {
 			h.settings = append(h.settings, e)
 		}
@@ -179,6 +183,7 @@ func traitsOf(text statement.Text) (t traits) {
 	}
 	t.more = len(text.Statements) > 1
 	for _, s := range text.Statements {
+		t.amid = t.amid || t.ends
 		t.add(s)
 	}
 	return t
@@ -186,10 +191,13 @@ func traitsOf(text statement.Text) (t traits) {
 
 func (t *traits) add(s *statement.Statement) {
 	switch s.Kind {
-	case statement.Begin, statement.Commit, statement.Rollback, statement.Savepoint, statement.Release, statement.Show, statement.Notify, statement.Lock:
+	case statement.Commit, statement.Rollback:
+		t.ends = true
+	case statement.Begin, statement.Savepoint, statement.Release, statement.Show, statement.Notify, statement.Lock:
 	case statement.Select, statement.Declare, statement.Close:
 		_, draws := slices.BinarySearch(s.Names, "nextval")
-		t.sequences = t.sequences || draws || s.Writes != statement.Nothing
+		_, sets := slices.BinarySearch(s.Names, "setval") // which currval tells
+		t.sequences = t.sequences || draws || sets || s.Writes != statement.Nothing
 		t.sets = t.sets || lingering(s) != ""
 	case statement.Set, statement.Reset:
 		t.sets = t.sets || s.Setting == nil || !isPlain(settingName(s.Setting.Name))
@@ -323,6 +331,10 @@ func lingering(s *statement.Statement) string {
 			return "a temporary table"
 		case name == "hold":
 			return "a cursor with hold"
+		case name == "pg_settings" && s.Writes != statement.Nothing && s.Kind != statement.Schema: // it sets them
+			return name
+		case name == "atomic" && s.Kind == statement.Schema: // what follows the body is not told from it
+			return "a function with a body in SQL"
 		case strings.HasPrefix(name, "pg_advisory_lock"), strings.HasPrefix(name, "pg_try_advisory_lock"):
 			return "an advisory lock"
 		case name == "set_config", name == "setseed", name == "currval", name == "lastval",

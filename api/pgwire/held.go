@@ -80,6 +80,8 @@ type request struct {
 	effects []effect
 	failed  bool
 	rolled  bool // the last command tag was ROLLBACK
+	ended   bool // a transaction has ended in it
+	amid    bool // ... and something was done behind that
 	closes  bool // a simple query, which drops the unnamed statement
 	more    bool // it has more than one statement
 	copied  bool // the data of a COPY has ended in it
@@ -103,6 +105,7 @@ type op struct {
 	name string
 	made *remade  // of cParse
 	of   []effect // of cExecute
+	ends bool     // ... which ends a transaction
 
 	own      bool     // of the link, which nobody is told of
 	repeated bool     // a Parse of a name that is taken, which fails
@@ -267,7 +270,7 @@ func (h *held) query(body []byte, whole bool) {
 	}
 	var t traits
 	h.current.effects, t = h.readText(bytes.TrimRight(body, "\x00"))
-	h.current.more = t.more
+	h.current.more, h.current.amid = t.more, t.amid
 	if h.stock != nil {
 		h.stock.unnamed = nil
 	}
@@ -336,7 +339,7 @@ func (h *held) execute(body []byte) {
 		h.lose("an Execute of something unknown")
 		p = &remade{}
 	}
-	h.current.add(op{kind: cExecute, of: p.effects})
+	h.current.add(op{kind: cExecute, of: p.effects, ends: p.traits.ends})
 	h.bears(p.traits)
 }
 
@@ -466,6 +469,7 @@ func (h *held) answered(r *request) verdict {
 			}
 		}
 		r.more = r.more || r.done > 1
+		r.amid, r.ended = r.amid || r.ended, r.ended || o.ends
 	}
 	if o.faked {
 		return asParsed
@@ -543,12 +547,15 @@ func (h *held) finish(r *request, status []byte) {
 			return e.kind == effectDeallocate
 		})
 	}
+	all := len(r.effects)
+	r.effects = slices.DeleteFunc(r.effects, func(e effect) bool { return e.kind == effectRollbackTo })
 	settings := len(r.effects) > 0
+	h.murky = h.murky || len(r.effects) < all && (settings || len(h.inside) > 0)
+	if (r.amid || r.ended && r.failed) && (settings || len(h.inside) > 0) {
+		h.lose("settings of a transaction that ended amid other statements")
+	}
 	switch {
 	case h.tx != txIdle:
-		if slices.ContainsFunc(r.effects, func(e effect) bool { return e.kind == effectRollbackTo }) {
-			h.murky = true
-		}
 		h.inside = append(h.inside, r.effects...)
 		h.murky = h.murky || r.failed && settings
 		if len(h.inside) > settingsMax {
@@ -562,7 +569,7 @@ func (h *held) finish(r *request, status []byte) {
 			h.lose("settings that were rolled back in parts")
 		}
 	default:
-		if h.murky && len(h.inside) > 0 {
+		if h.murky {
 			h.lose("settings that were rolled back in parts")
 		}
 		for _, e := range append(h.inside, r.effects...) {

@@ -185,6 +185,80 @@ func TestPoolLetGo(t *testing.T) {
 	}
 }
 
+// TestPoolTransactionEnds: what becomes of settings where transactions end, or are rolled back
+// to a savepoint, amid other statements, and of those that are made in another way than with
+// SET alone. A session of which that cannot be said keeps its connection, others do not.
+func TestPoolTransactionEnds(t *testing.T) {
+	t.Parallel()
+	m := newMoved(t)
+	m.mate.ask(asks("CREATE SEQUENCE drawn")...)
+	m.mate.ask(asks("CREATE ROLE ends NOLOGIN")...)
+	t.Cleanup(func() { m.mate.ask(asks("DROP ROLE ends")...) })
+	pipelined := func(texts ...string) (list []pgproto3.FrontendMessage) {
+		for _, text := range texts {
+			list = append(list, asksExtended(text)[:3]...)
+		}
+		return append(list, &pgproto3.Sync{})
+	}
+	const set = "SET work_mem = '5MB'"
+	for _, c := range []struct {
+		kept bool
+		list [][]pgproto3.FrontendMessage
+	}{
+		{false, [][]pgproto3.FrontendMessage{asks("BEGIN"), asks(set), asks("COMMIT")}},
+		{false, [][]pgproto3.FrontendMessage{asks("BEGIN; " + set + "; COMMIT")}},
+		{false, [][]pgproto3.FrontendMessage{asks("BEGIN"), asks(set), asks("ROLLBACK")}},
+		{false, [][]pgproto3.FrontendMessage{asks("BEGIN"), asks("COMMIT; BEGIN"), asks("ROLLBACK")}},
+		{false, [][]pgproto3.FrontendMessage{asks("BEGIN"), asks("SAVEPOINT a"), asks("SELECT 1/0"), asks("ROLLBACK TO a"), asks("COMMIT")}},
+		{false, [][]pgproto3.FrontendMessage{pipelined("BEGIN", set, "COMMIT")}},
+		{false, [][]pgproto3.FrontendMessage{asks("SET ROLE ends"), asks("SET SESSION AUTHORIZATION DEFAULT")}},
+		{false, [][]pgproto3.FrontendMessage{asks("SET ROLE ends"), asks("RESET SESSION AUTHORIZATION")}},
+		{false, [][]pgproto3.FrontendMessage{asks("CREATE TABLE x (); " + set + "; DROP TABLE x")}},
+		{false, [][]pgproto3.FrontendMessage{asks("SELECT setval('drawn', 7)")}},
+		{true, [][]pgproto3.FrontendMessage{asks("BEGIN"), asks(set), asks("COMMIT; BEGIN"), asks("ROLLBACK")}},
+		{true, [][]pgproto3.FrontendMessage{asks("BEGIN; " + set + "; COMMIT; BEGIN"), asks("ROLLBACK")}},
+		{true, [][]pgproto3.FrontendMessage{asks("BEGIN"), asks(set), asks("COMMIT; BEGIN; ROLLBACK")}},
+		{true, [][]pgproto3.FrontendMessage{asks("BEGIN"), asks(set), asks("ROLLBACK; SELECT 1")}},
+		{true, [][]pgproto3.FrontendMessage{asks("BEGIN"), asks(set), pipelined("COMMIT", "BEGIN"), asks("ROLLBACK")}},
+		{true, [][]pgproto3.FrontendMessage{asks("BEGIN"), asks(set), pipelined("COMMIT", "SELECT 1/0")}},
+		{true, [][]pgproto3.FrontendMessage{asks("BEGIN; SAVEPOINT a; " + set + "; ROLLBACK TO a; COMMIT")}},
+		{true, [][]pgproto3.FrontendMessage{asks("BEGIN; SAVEPOINT a"), asks(set), asks("ROLLBACK TO a; COMMIT")}},
+		{true, [][]pgproto3.FrontendMessage{asks("BEGIN; SAVEPOINT a"), asks(set), asks("ROLLBACK TO a"), asks("COMMIT")}},
+		{true, [][]pgproto3.FrontendMessage{asks("UPDATE pg_settings SET setting = '5120' WHERE name = 'work_mem'")}},
+		{true, [][]pgproto3.FrontendMessage{asks("CREATE TABLE x (); LISTEN c; DROP TABLE x")}},
+		{true, [][]pgproto3.FrontendMessage{asks("CREATE FUNCTION f() RETURNS int LANGUAGE sql BEGIN ATOMIC SELECT 1; END; " + set + "; DROP FUNCTION f")}},
+	} {
+		const look = "SELECT current_user, current_setting('work_mem')"
+		var what []string
+		for _, messages := range c.list {
+			what = append(what, said(messages))
+			m.both(messages...)
+		}
+		if held := m.held(); (held != "") != c.kept {
+			t.Errorf("%q: it is kept for %q", what, held)
+		}
+		m.both(asks(look)...)
+		if m.held() == "" {
+			m.first.ask(asks("BEGIN")...)
+			m.last.ask(asks("BEGIN")...)
+			for _, w := range []*wire{m.first, m.last} {
+				if got := strings.Join(w.ask(asks(look)...), ""); !strings.Contains(got, "postgres") || !strings.Contains(got, "4MB") {
+					t.Errorf("%q: another session has %s", what, got)
+				}
+				if got := strings.Join(w.ask(asks("SELECT currval('drawn')")...), ""); !strings.Contains(got, "55000") {
+					t.Errorf("%q: another session has drawn: %s", what, got)
+				}
+				w.ask(asks("ROLLBACK")...)
+				w.ask(asks("DISCARD ALL")...)
+			}
+			m.away()
+			m.both(asks(look)...)
+			m.back()
+		}
+		m.both(asks("DISCARD ALL")...)
+	}
+}
+
 // TestPoolFirstQuery: where a statement is there that a session prepares in a transaction,
 // the transaction has begun nonetheless.
 func TestPoolFirstQuery(t *testing.T) {

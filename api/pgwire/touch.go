@@ -64,7 +64,7 @@ func (x *attended) touchesOne(t *touch, st *statement.Statement) {
 		}
 	case statement.Select, statement.Explain:
 		// SELECT INTO, or locks of rows, which look alike here.
-		t.session = t.session || st.Writes != statement.Nothing || slices.Contains(st.Names, "set_config")
+		t.session = t.session || st.Writes != statement.Nothing
 		t.schema = t.schema || st.Writes != statement.Nothing && slices.Contains(st.Names, "into")
 	case statement.Schema, statement.Call, statement.Other, statement.Execute:
 		t.serial, t.session = true, true
@@ -79,6 +79,7 @@ func (x *attended) touchesOne(t *touch, st *statement.Statement) {
 		return
 	}
 	t.sequences = t.sequences || slices.Contains(st.Names, "setval")
+	t.session = t.session || slices.Contains(st.Names, "set_config") || st.Writes != statement.Nothing && slices.Contains(st.Names, "pg_settings")
 	t.schema = t.schema || st.Kind == statement.Truncate && slices.Contains(st.Names, "restart")
 	known := x.t.watch.Current()
 	if known == nil {

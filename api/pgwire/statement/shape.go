@@ -38,9 +38,10 @@ func literals(dst []Literal, text string, tokens []token) ([]Literal, bool) {
 }
 
 // split cuts tokens into statements, without their semicolons. The last one ends
-// before tokenEnd. A CREATE may hold statements in its body, so it has the rest.
+// before tokenEnd. A CREATE with BEGIN ATOMIC holds statements in its body, so it has the
+// rest; one of a rule has them in brackets.
 func split(text string, tokens []token) (parts [][]token) {
-	depth, start := 0, 0
+	depth, start, atomic := 0, 0, false
 	body := len(tokens) - 1
 	for i := range body {
 		t := tokens[i]
@@ -49,10 +50,9 @@ func split(text string, tokens []token) (parts [][]token) {
 			depth++
 		case t.is(text, ")"):
 			depth--
-		case t.is(text, ";") && depth <= 0:
-			if tokens[start].keyword(text, "create") {
-				continue
-			}
+		case t.keyword(text, "atomic"):
+			atomic = tokens[start].keyword(text, "create")
+		case t.is(text, ";") && depth <= 0 && !atomic:
 			parts = append(parts, tokens[start:i])
 			start, depth = i+1, 0
 		}
