@@ -125,7 +125,7 @@ func newBacklog(b *testing.B, size, bad, collections int) *logOf {
 	l := &logOf{dir: b.TempDir(), size: size}
 	var err error
 	l.log, err = wal.Open(filepath.Join(l.dir, "log"), wal.Options{
-		MinFree: -1, RingBytes: 1 << 20,
+		MinFree: -1,
 		Attach: func(stream uuid.UUID, empty bool, newest uint64) (uint64, error) {
 			if l.state, err = state.Open(filepath.Join(l.dir, "state"), state.Options{}); err != nil {
 				return 0, err

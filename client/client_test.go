@@ -48,7 +48,7 @@ func newRig(t *testing.T, change ...func(*rigOptions)) *rig {
 		t.Fatal(err)
 	}
 	po := walproxy.Options{Dir: dir, Sinks: []walproxy.SinkOptions{{Name: "main", Sink: store}}, DrainTimeout: 5 * time.Second}
-	po.Log.MinFree, po.Log.SegmentBytes, po.Log.RingBytes = -1, 1<<20, 1<<20
+	po.Log.MinFree, po.Log.SegmentBytes = -1, 1<<20
 	r := &rig{t: t}
 	if r.proxy, err = walproxy.Open(t.Context(), po); err != nil {
 		t.Fatal(err)

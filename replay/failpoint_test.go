@@ -38,7 +38,7 @@ func TestFailpoints(t *testing.T) {
 // the sink, lets the log be freed, and only then applies them.
 func TestHeldFailpoints(t *testing.T) {
 	if dir := os.Getenv("WALPROXY_TEST_DIR"); dir != "" {
-		r := &rig{t: t, dir: dir, model: map[string]*modelRow{}, seg: 4096, ring: 1}
+		r := &rig{t: t, dir: dir, model: map[string]*modelRow{}, seg: 4096}
 		r.open()
 		for l := r.loop(sinktest.NewMemory(), fast()); ; {
 			sealed := slices.DeleteFunc(r.sealed(), func(last wal.LSN) bool { return last < l.Needs() })

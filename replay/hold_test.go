@@ -58,7 +58,7 @@ func (r *rig) holdAll(l *Loop) wal.LSN {
 // newHoldRig has small segments and nothing in memory: what is freed is gone.
 func newHoldRig(t *testing.T) *rig {
 	t.Helper()
-	r := &rig{t: t, dir: t.TempDir(), model: map[string]*modelRow{}, seg: 4096, ring: 1}
+	r := &rig{t: t, dir: t.TempDir(), model: map[string]*modelRow{}, seg: 4096}
 	r.open()
 	t.Cleanup(r.close)
 	return r
@@ -310,7 +310,7 @@ type holdRig struct {
 
 func newHolderRig(t *testing.T, limit int64, o Options) *holdRig {
 	t.Helper()
-	r := &holdRig{rig: &rig{t: t, dir: t.TempDir(), model: map[string]*modelRow{}, seg: 4096, ring: 1, limit: limit}, clock: time.Unix(1, 0)}
+	r := &holdRig{rig: &rig{t: t, dir: t.TempDir(), model: map[string]*modelRow{}, seg: 4096, limit: limit}, clock: time.Unix(1, 0)}
 	r.open()
 	t.Cleanup(r.close)
 	r.main = r.loop(sinktest.NewMemory(), o)

@@ -187,8 +187,7 @@ func TestProperty(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer func() { _ = os.RemoveAll(dir) }()
-		r := &rig{t: t, dir: dir, model: map[string]*modelRow{}, seg: 4096,
-			ring: rapid.SampledFrom([]int{1, 0}).Draw(t, "ring")}
+		r := &rig{t: t, dir: dir, model: map[string]*modelRow{}, seg: 4096}
 		r.open()
 		defer r.close()
 		memory := sinktest.NewMemory()

@@ -58,7 +58,6 @@ type rig struct {
 	skip  bool                               // the policy is Skip
 	clock int64                              // accepted time of the next write
 	seg   int64                              // wal.Options.SegmentBytes
-	ring  int                                // wal.Options.RingBytes; 1 MiB
 	limit int64                              // wal.Options.MaxBytes
 }
 
@@ -79,7 +78,7 @@ func (r *rig) open() {
 	r.t.Helper()
 	var err error
 	r.log, err = wal.Open(filepath.Join(r.dir, "log"), wal.Options{
-		MinFree: -1, RingBytes: cmp.Or(r.ring, 1<<20), SegmentBytes: r.seg, MaxBytes: r.limit,
+		MinFree: -1, SegmentBytes: r.seg, MaxBytes: r.limit,
 		Attach: func(stream uuid.UUID, empty bool, newest uint64) (uint64, error) {
 			if r.state, err = state.Open(filepath.Join(r.dir, "state"), state.Options{}); err != nil {
 				return 0, err

@@ -1,6 +1,7 @@
 package wal
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"io/fs"
@@ -66,7 +67,7 @@ func enqueueAhead(t *testing.T, l *Log, hook *hookEngine, count int) (tickets []
 func TestWriteAhead(t *testing.T) {
 	l, hook, first, goOn := heldSyncs(t, testOptions())
 	tickets := enqueueAhead(t, l, hook, 20)
-	reader, err := l.NewReader(2)
+	reader, err := l.NewReader(1)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -80,6 +81,14 @@ func TestWriteAhead(t *testing.T) {
 			case <-ticket.Done():
 				t.Fatalf("LSN %d is acknowledged by an fsync that began before it was written", ticket.LSN)
 			default:
+			}
+		}
+		if durable == 1 { // what is behind it is in the file already
+			if rec, err := reader.Next(testContext(t)); err != nil || rec.LSN != 1 {
+				t.Fatalf("LSN %d, %v", rec.LSN, err)
+			}
+			if rec, ok, err := reader.AtHand(); ok || err != nil {
+				t.Fatalf("LSN %d is at hand, %v", rec.LSN, err)
 			}
 		}
 		short, cancel := context.WithTimeoutCause(context.Background(), 10*time.Millisecond, errDisk)
@@ -97,22 +106,52 @@ func TestWriteAhead(t *testing.T) {
 			}
 		}
 	}
-	for _, ticket := range tickets {
-		for done := false; !done; {
-			select {
-			case goOn <- struct{}{}:
-			case <-ticket.Done():
-				done = true
+	finish := func() {
+		for _, ticket := range tickets {
+			for done := false; !done; {
+				select {
+				case goOn <- struct{}{}:
+				case <-ticket.Done():
+					done = true
+				}
+			}
+			if err := ticket.Err(); err != nil {
+				t.Fatal(err)
 			}
 		}
-		if err := ticket.Err(); err != nil {
-			t.Fatal(err)
+	}
+	finish()
+	readTo := func(from, to LSN) {
+		for lsn := from; lsn <= to; lsn++ {
+			if rec, err := reader.Next(testContext(t)); err != nil || rec.LSN != lsn || !bytes.Equal(rec.Payload, payloadOf(lsn, 100)) {
+				t.Fatalf("LSN %d where %d is due, %v", rec.LSN, lsn, err)
+			}
 		}
 	}
-	if rec, err := reader.Next(testContext(t)); err != nil || rec.LSN != 2 {
-		t.Fatalf("LSN %d, %v", rec.LSN, err)
+	readTo(2, 21)
+
+	// A reader that is in the file already gets no more of it, either.
+	single, err := l.Enqueue(testContext(t), payloadOf(22, 100))
+	if err != nil {
+		t.Fatal(err)
 	}
-	if s := l.Stats(); s.Records != 21 || s.Groups != s.Syncs {
+	eventually(t, "the next fsync", func() bool {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		return l.mu.syncing
+	})
+	tickets = enqueueAhead(t, l, hook, 20)
+	goOn <- struct{}{}
+	if err := single.Wait(testContext(t)); err != nil {
+		t.Fatal(err)
+	}
+	readTo(22, 22)
+	if rec, ok, err := reader.AtHand(); ok || err != nil {
+		t.Fatalf("LSN %d is at hand, %v", rec.LSN, err)
+	}
+	finish()
+	readTo(23, 42)
+	if s := l.Stats(); s.Records != 42 || s.Groups != s.Syncs {
 		t.Fatalf("%+v", s)
 	}
 }

@@ -187,8 +187,7 @@ func (l *Log) sizeOnDisk(f *frames) int64 {
 	return size
 }
 
-// writeBatch writes b to the active segment, and gives it to the ring, from which
-// readers take what is durable.
+// writeBatch writes b to the active segment.
 func (l *Log) writeBatch(b *batch) error {
 	w := &l.writer
 	l.stamp(b)
@@ -198,7 +197,6 @@ func (l *Log) writeBatch(b *batch) error {
 	}
 	failpoint.Hit("wal-after-write")
 	b.seg, b.end = w.seg, w.end
-	l.ring.add(b.first, b.frames.buf, b.frames.ends)
 	return nil
 }
 
@@ -215,8 +213,7 @@ func (l *Log) stamp(b *batch) {
 	w.end.last = b.last()
 }
 
-// settle publishes the outcome of g. A reader that is woken finds the records in the
-// ring.
+// settle publishes the outcome of g.
 func (l *Log) settle(g *group, err error) {
 	if g.empty() {
 		l.settleProof(g, err)
@@ -257,7 +254,7 @@ func (l *Log) publish(g *group) {
 			grown = b.end.offset
 			l.mu.segments = append(l.mu.segments, b.seg)
 		}
-		b.seg.end = b.end
+		b.seg.reach(b.end)
 		l.mu.space.bytes += grown
 		l.mu.space.written += grown
 		s.Records += uint64(len(b.queued))

@@ -562,7 +562,6 @@ func TestBadOptions(t *testing.T) {
 		"segment": {SegmentBytes: -1},
 		"max":     {MaxBytes: -1},
 		"free":    {MinFree: -2},
-		"ring":    {RingBytes: -1},
 		"group":   {GroupBytes: -1},
 		"record":  {MaxRecordBytes: 2 << 30},
 	} {

@@ -71,7 +71,7 @@ func bubbled(*Log) error {
 }
 
 func (l *life) options() Options {
-	o := Options{Engine: EngineNative, FS: l.disk, SegmentBytes: l.segmentBytes, MinFree: -1, RingBytes: 4 << 10, GroupBytes: 1 << 10,
+	o := Options{Engine: EngineNative, FS: l.disk, SegmentBytes: l.segmentBytes, MinFree: -1, GroupBytes: 1 << 10,
 		MaxRecordBytes: 1 << 20, Attach: l.attach}
 	if l.with != nil {
 		l.with(&o)

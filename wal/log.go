@@ -28,7 +28,6 @@ type Log struct {
 	// aheadMin is how many bytes are written at once, at least, during an fsync.
 	aheadMin int
 	mark     *watermarkFile
-	ring     ring
 
 	kick       chan struct{} // committer: there is something to do
 	ahead      chan struct{} // who writes ahead: likewise
@@ -48,9 +47,9 @@ type Log struct {
 	writer writer // of who has mu.writing
 	flying group  // what mu.inflight points to
 
-	// mu is never held during a call to disk. Lock order: mu, then ring.mu.
 	timings timings
 
+	// mu is never held during a call to disk.
 	mu struct {
 		sync.Mutex
 		queue         queue
@@ -122,7 +121,6 @@ func newLog(s *start, lock io.Closer, eng engine) *Log {
 		lock:     lock,
 		engine:   eng,
 		aheadMin: max(min(aheadMin, s.o.GroupBytes/4), 1),
-		ring:     ring{limit: s.o.RingBytes},
 		kick:     make(chan struct{}, 1),
 		ahead:    make(chan struct{}, 1),
 		wrote:    make(chan struct{}, 1),

@@ -41,10 +41,10 @@ func flagSet(name string) (set bool) {
 	return set
 }
 
-// testOptions are small, so that a short test sees segments roll and the ring
-// wrap, and ask for no free space.
+// testOptions are small, so that a short test sees segments roll, and ask for no free
+// space.
 func testOptions() Options {
-	return Options{SegmentBytes: 16 << 10, MinFree: -1, RingBytes: 16 << 10, GroupBytes: 4 << 10, MaxRecordBytes: 1 << 20}
+	return Options{SegmentBytes: 16 << 10, MinFree: -1, GroupBytes: 4 << 10, MaxRecordBytes: 1 << 20}
 }
 
 func testContext(t testing.TB) context.Context {

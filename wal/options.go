@@ -24,8 +24,6 @@ type Options struct {
 	// ExtraBytes returns bytes beside the log that count towards MaxBytes. It
 	// is called after Attach, from several goroutines, with no lock held.
 	ExtraBytes func() int64
-	// RingBytes caps the memory that keeps hot records for readers. 64 MiB.
-	RingBytes int
 	// GroupBytes caps a group commit, and the queue of records waiting for the
 	// next one. A larger record makes a group of its own. 4 MiB.
 	GroupBytes int
@@ -63,7 +61,6 @@ func (o Options) withDefaults() (Options, error) {
 	setDefault(&o.SegmentBytes, 16<<20)
 	setDefault(&o.MaxBytes, 64<<30)
 	setDefault(&o.MinFree, 2<<30)
-	setDefault(&o.RingBytes, 64<<20)
 	setDefault(&o.GroupBytes, 4<<20)
 	setDefault(&o.MaxRecordBytes, 16<<20)
 	if o.FS == nil {
@@ -92,7 +89,6 @@ func (o Options) validate() error {
 	check(o.SegmentBytes > 0, "SegmentBytes", o.SegmentBytes, "want more than 0")
 	check(o.MaxBytes > 0, "MaxBytes", o.MaxBytes, "want more than 0")
 	check(o.MinFree >= -1, "MinFree", o.MinFree, "want bytes, or -1 for no floor")
-	check(o.RingBytes > 0, "RingBytes", int64(o.RingBytes), "want more than 0")
 	check(o.GroupBytes > 0 && o.GroupBytes <= maxRecordLimit, "GroupBytes", int64(o.GroupBytes), "want 1 to 1 GiB")
 	check(o.MaxRecordBytes > 0 && o.MaxRecordBytes <= maxRecordLimit, "MaxRecordBytes", int64(o.MaxRecordBytes), "want 1 to 1 GiB")
 	return errors.Join(errs...)

@@ -26,7 +26,6 @@ type model struct {
 func (m *model) open(rt *rapid.T) {
 	o := testOptions()
 	o.SegmentBytes = rapid.SampledFrom([]int64{300, 2000, 16 << 10}).Draw(rt, "segment_bytes")
-	o.RingBytes = rapid.SampledFrom([]int{200, 3000, 1 << 20}).Draw(rt, "ring_bytes")
 	o.GroupBytes = rapid.SampledFrom([]int{100, 2000, 1 << 20}).Draw(rt, "group_bytes")
 	l, err := Open(m.dir, o)
 	if err != nil {

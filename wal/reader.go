@@ -7,25 +7,20 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/walproxy/walproxy/internal/vfs"
 )
 
-// slabSize is about how much a reader copies out of the ring at once.
-const slabSize = 256 << 10
-
 // Reader reads records in LSN order. Not for concurrent use. It holds one
-// buffer and, while it is behind the ring, one file.
+// buffer and one file: what was written just now is in the page cache, and a copy of
+// it in memory would cost the writers more than reading it costs.
 type Reader struct {
 	log    *Log
 	next   LSN
 	closed bool
 
-	slab   []byte // entries of the ring not yet returned
-	cursor ringCursor
-	buf    []byte // what slab lies in
-
-	file *fileReader // nil: not reading from a file
+	file *fileReader // nil: nothing was read
 }
 
 // Record is one record of the log, or a gap: what a repair gave up. Payload is
@@ -75,20 +70,13 @@ func (r *Reader) Next(ctx context.Context) (Record, error) {
 	if ctx.Err() != nil {
 		return Record{}, context.Cause(ctx)
 	}
-	for {
-		if rec, ok, err := r.AtHand(); ok || err != nil {
-			return rec, err
-		}
-		durable, err := r.await(ctx)
-		if err != nil {
-			return Record{}, err
-		}
-		if r.log.ring.covers(r.next, r.file != nil && r.next+1 < durable) {
-			r.readRing(durable)
-			continue
-		}
-		return r.fromFile()
+	if rec, ok, err := r.AtHand(); ok || err != nil {
+		return rec, err
 	}
+	if err := r.await(ctx); err != nil {
+		return Record{}, err
+	}
+	return r.fromFile()
 }
 
 // AtHand is Next as far as it goes without waiting for anybody: ok is false if
@@ -97,8 +85,6 @@ func (r *Reader) AtHand() (rec Record, ok bool, err error) {
 	switch {
 	case r.closed:
 		return Record{}, false, ErrClosed
-	case len(r.slab) > 0:
-		return r.fromSlab(), true, nil
 	case !r.file.buffered(r.next):
 		return Record{}, false, nil
 	}
@@ -107,7 +93,7 @@ func (r *Reader) AtHand() (rec Record, ok bool, err error) {
 }
 
 // await waits until the next record is durable.
-func (r *Reader) await(ctx context.Context) (LSN, error) {
+func (r *Reader) await(ctx context.Context) error {
 	l := r.log
 	for {
 		l.mu.Lock()
@@ -117,50 +103,28 @@ func (r *Reader) await(ctx context.Context) (LSN, error) {
 		l.mu.Unlock()
 		switch {
 		case r.next <= durable && closed:
-			return 0, ErrClosed
+			return ErrClosed
 		case r.next <= durable:
-			return durable, nil
+			return nil
 		case ended:
-			return 0, io.EOF
+			return io.EOF
 		}
 		select {
 		case <-done:
 		case <-ctx.Done():
-			return 0, context.Cause(ctx)
+			return context.Cause(ctx)
 		}
 	}
-}
-
-// readRing fills the slab. If the ring has moved on meanwhile it stays empty.
-func (r *Reader) readRing(durable LSN) {
-	r.cursor.lsn = r.next
-	if cap(r.buf) > scanBufferKeep {
-		r.buf = nil
-	}
-	r.buf = r.log.ring.read(&r.cursor, durable, r.buf[:0], slabSize)
-	r.slab = r.buf
-	if len(r.slab) > 0 {
-		r.dropFile()
-	}
-}
-
-func (r *Reader) fromSlab() Record {
-	size := int(le.Uint32(r.slab))
-	rec := Record{LSN: r.next, Payload: r.slab[ringEntryExtra : ringEntryExtra+size : ringEntryExtra+size]}
-	r.slab = r.slab[ringEntryExtra+size:]
-	r.next++
-	return rec
 }
 
 // Close frees the reader's file and memory. It may be called twice.
 func (r *Reader) Close() error {
 	r.closed = true
-	r.slab, r.buf = nil, nil
 	return r.dropFile()
 }
 
-// dropFile lets go of the file, so that a released segment's space is freed.
-// Nothing was written to it: that Close fails means nothing to the reader.
+// dropFile lets go of the file. Nothing was written to it: that Close fails means
+// nothing to the reader.
 func (r *Reader) dropFile() error {
 	if r.file == nil {
 		return nil
@@ -225,7 +189,7 @@ func (r *Reader) readFrame() (Record, error) {
 			return Record{LSN: fr.lsn, Through: fr.last}, nil
 		}
 		r.next++
-		return Record{LSN: fr.lsn, Payload: fr.payload}, nil
+		return Record{LSN: fr.lsn, Payload: slices.Clip(fr.payload)}, nil
 	}
 }
 
@@ -276,6 +240,12 @@ func (r *Reader) openSegment(seg segment) error {
 	if before != nil {
 		f.scanner.buf = before.scanner.buf[:0]
 	}
+	from, marked := seg.markOf(r.next)
+	if marked {
+		if err := f.scanner.fillExactly(0, headerReadSize); err != nil {
+			return errors.Join(err, file.Close())
+		}
+	}
 	h, crc, err := f.scanner.header(r.log.stream, seg.seq)
 	f.end = segmentEnd{f.scanner.offset, h.base - 1, crc}
 	if err == nil && (h.base != seg.base || h.incarnation() != seg.incarnation) {
@@ -295,6 +265,9 @@ func (r *Reader) openSegment(seg segment) error {
 			return r.corrupt(seg, bad.offset, seg.end.last, bad.err)
 		}
 		return err
+	}
+	if marked { // what is before it is not read
+		f.scanner.offset, f.scanner.next = from.offset, from.lsn
 	}
 	closeErr := r.dropFile()
 	r.file = f

@@ -6,28 +6,39 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"math/rand/v2"
 	"os"
 	"runtime"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/walproxy/walproxy/internal/vfs"
 )
 
-// TestRingAndFilesAgree reads one log from memory and from its files.
-func TestRingAndFilesAgree(t *testing.T) {
+// TestReadFromAnywhere: a reader that begins within a segment that is being written gets
+// what one that begins with the log gets, and does not read all that is before it.
+func TestReadFromAnywhere(t *testing.T) {
 	o := testOptions()
-	o.RingBytes = 8 << 20
-	dir := t.TempDir()
+	o.SegmentBytes, o.GroupBytes = 2<<20, 128<<10
+	dir, counted := memoryDir(t), &readCounter{FS: vfs.OS()}
+	o.FS = counted
 	l := mustOpen(t, dir, o)
 	sizes := []int{0, 1, 7, 300, 5000, 100_000, 700_000}
-	const records = 120
+	const records = 60
 	want := make([][]byte, records)
+	var last Ticket
 	for i := range want {
 		want[i] = payloadOf(LSN(i+1), sizes[i%len(sizes)]*(i%3)/2)
-		if _, err := l.Append(testContext(t), want[i]); err != nil {
+		var err error
+		if last, err = l.Enqueue(testContext(t), want[i]); err != nil {
 			t.Fatal(err)
 		}
+	}
+	if err := last.Wait(testContext(t)); err != nil {
+		t.Fatal(err)
 	}
 	check := func(from LSN) {
 		t.Helper()
@@ -41,57 +52,69 @@ func TestRingAndFilesAgree(t *testing.T) {
 			}
 		}
 	}
-	for from := LSN(1); from <= records; from += 13 {
-		check(from) // those in the ring from there, the others by file, then ring
+	marks := 0
+	for _, seg := range l.mu.segments {
+		for i, m := range seg.marks {
+			if m.lsn > records {
+				continue
+			}
+			marks++
+			before := counted.bytes.Load()
+			r, err := l.NewReader(m.lsn)
+			if err != nil {
+				t.Fatal(err)
+			}
+			rec, err := r.Next(testContext(t))
+			if err != nil || rec.LSN != m.lsn || !bytes.Equal(rec.Payload, want[m.lsn-1]) {
+				t.Fatalf("LSN %d where %d is due: %v", rec.LSN, m.lsn, err)
+			}
+			if n := counted.bytes.Load() - before; n > int64(headerReadSize+scanBufferSize+frameHeaderSize+len(rec.Payload)) {
+				t.Fatalf("mark %d, at %d: %d bytes were read for a record of %d", i, m.offset, n, len(rec.Payload))
+			}
+			mustClose(t, r)
+		}
 	}
-	if !l.ring.covers(records, false) || l.ring.covers(1, false) {
-		t.Fatal("the ring should hold the last records and not the first")
+	if marks < 5 {
+		t.Fatalf("%d marks", marks)
 	}
-	if l.ring.size > o.RingBytes {
-		t.Fatalf("the ring has %d bytes, limit %d", l.ring.size, o.RingBytes)
-	}
-	l.ring.mu.Lock()
-	l.ring.chunks, l.ring.size = nil, 0
-	l.ring.mu.Unlock()
-	for from := LSN(1); from <= records; from += 13 {
-		check(from)
+	for range 2 {
+		for from := LSN(1); from <= records; from += 13 {
+			check(from)
+		}
+		mustClose(t, l)
+		l = mustOpen(t, dir, o) // without marks
 	}
 	mustClose(t, l)
 }
 
-// TestRingIsBounded: records that are larger than the ring pass it by.
-func TestRingIsBounded(t *testing.T) {
-	o := testOptions()
-	o.RingBytes = 10_000
-	l := mustOpen(t, t.TempDir(), o)
-	for i := range 300 {
-		size := 50 + i%7*600
-		if i%50 == 49 {
-			size = 20_000
-		}
-		if _, err := l.Append(testContext(t), payloadOf(LSN(i+1), size)); err != nil {
-			t.Fatal(err)
-		}
-		sum := 0
-		for _, c := range l.ring.chunks {
-			sum += cap(c.data)
-		}
-		if sum != l.ring.size || sum > o.RingBytes {
-			t.Fatalf("chunks have %d bytes, counted %d, limit %d", sum, l.ring.size, o.RingBytes)
-		}
-	}
-	if _, err := readAll(l, 1); err != nil {
-		t.Fatal(err)
-	}
-	mustClose(t, l)
+// readCounter counts the bytes that are read of files.
+type readCounter struct {
+	vfs.FS
+	bytes atomic.Int64
 }
 
-// TestBacklogNeedsNoMemory reads 64 MB behind a ring of 1 MB.
+type countedFile struct {
+	vfs.File
+	fs *readCounter
+}
+
+func (c *readCounter) OpenFile(name string, flag int, perm fs.FileMode) (vfs.File, error) {
+	f, err := c.FS.OpenFile(name, flag, perm)
+	return &countedFile{f, c}, err
+}
+
+func (f *countedFile) ReadAt(b []byte, at int64) (int, error) {
+	n, err := f.File.ReadAt(b, at)
+	f.fs.bytes.Add(int64(n))
+	return n, err
+}
+
+// TestBacklogNeedsNoMemory reads 64 MB, and keeps none of them.
 func TestBacklogNeedsNoMemory(t *testing.T) {
 	if raceEnabled && !longTest() {
 		t.Skip("the race detector's own memory counts: runs without it, and with WALPROXY_LONG")
 	}
-	o := Options{SegmentBytes: 2 << 20, MinFree: -1, RingBytes: 1 << 20}
+	o := Options{SegmentBytes: 2 << 20, MinFree: -1}
 	dir := t.TempDir()
 	l := mustOpen(t, dir, o)
 	const records, size = 16_000, 4096
@@ -120,7 +143,7 @@ func TestBacklogNeedsNoMemory(t *testing.T) {
 }
 
 // TestReadersFollow: readers that are fast, slow or late see every record while
-// writers go on and the ring turns over.
+// writers go on and segments roll.
 func TestReadersFollow(t *testing.T) {
 	const records = 3000
 	l := mustOpen(t, memoryDir(t), testOptions())

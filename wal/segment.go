@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"sort"
 	"strconv"
 	"time"
 
@@ -26,7 +27,38 @@ type segment struct {
 	layout      layout
 	headerEnd   int64
 
-	end segmentEnd // of what is durable
+	end   segmentEnd // of what is durable
+	marks []mark     // in order, of what this process wrote; only appended to
+}
+
+// mark is where a record begins, so that a reader need not begin with the segment.
+type mark struct {
+	lsn    LSN
+	offset int64
+}
+
+// markStep is how far apart marks are, at least.
+const markStep = scanBufferSize
+
+// reach counts records up to end as durable. The next one is marked, if it is due.
+func (s *segment) reach(end segmentEnd) {
+	s.end = end
+	last := s.headerEnd
+	if n := len(s.marks); n > 0 {
+		last = s.marks[n-1].offset
+	}
+	if end.offset-last >= markStep {
+		s.marks = append(s.marks, mark{end.last + 1, end.offset})
+	}
+}
+
+// markOf is the last mark that is not behind lsn; ok is false if there is none.
+func (s *segment) markOf(lsn LSN) (m mark, ok bool) {
+	n := sort.Search(len(s.marks), func(i int) bool { return s.marks[i].lsn > lsn })
+	if n == 0 {
+		return mark{}, false
+	}
+	return s.marks[n-1], true
 }
 
 func segmentName(seq uint64) string { return fmt.Sprintf("%016x", seq) }

@@ -78,7 +78,6 @@ func newRig(t *testing.T, change ...func(*rigOptions)) *rig {
 	}
 	o.proxy.Log.MinFree = -1
 	o.proxy.Log.SegmentBytes = 64 << 10
-	o.proxy.Log.RingBytes = 1 << 20
 	o.rest.KeyType = func(collection string) mutation.KeyType {
 		for _, k := range o.proxy.KeyTypes {
 			if k.Collection == collection {

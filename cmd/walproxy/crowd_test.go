@@ -322,16 +322,16 @@ func (c *crowd) memory() (live, resident int64) {
 // TestCrowd: connections that rest and clients that take no answers cost a bounded memory
 // each, and the others no ack. With WALPROXY_LONG 10,000 and 1,000 of them.
 func TestCrowd(t *testing.T) {
-	idle, slow, writes, ring, inFlight := 100, 8, 50, 4<<20, int64(32<<20)
+	idle, slow, writes, inFlight := 100, 8, 50, int64(32<<20)
 	env := []string{"WALPROXY_API__HTTP__BODY_TIMEOUT=1h"}
 	long := os.Getenv("WALPROXY_LONG") != ""
 	if long {
-		idle, slow, writes, ring, inFlight = 10_000, 1000, 1000, 64<<20, 256<<20 // the last two as they are by default
+		idle, slow, writes, inFlight = 10_000, 1000, 1000, 256<<20 // the last as it is by default
 	} else {
-		env = append(env, "WALPROXY_LOG__RING_BYTES=4MiB", "WALPROXY_API__MAX_INFLIGHT_BYTES=32MiB")
+		env = append(env, "WALPROXY_API__MAX_INFLIGHT_BYTES=32MiB")
 	}
 	c := newCrowd(t, env...)
-	c.prepare(ring)
+	c.prepare()
 	writes100 := func(n int) []*walproxyv1.Mutation {
 		out := make([]*walproxyv1.Mutation, 100)
 		for i := range out {
@@ -421,16 +421,15 @@ func TestCrowd(t *testing.T) {
 	}
 }
 
-// prepare fills a collection with 4 MiB, the ring of the log, which grows with use, and
-// the dead letters.
-func (c *crowd) prepare(ring int) {
+// prepare fills a collection with 4 MiB, and the dead letters.
+func (c *crowd) prepare() {
 	c.t.Helper()
 	client := &http.Client{Transport: &http.Transport{}}
 	defer client.CloseIdleConnections()
 	const records, size = 256, 16 << 10
 	pad := strings.Repeat("x", size)
-	for i := range max(ring/size+1, records) {
-		c.do(client, "PUT", fmt.Sprintf("http://%s/v1/large/%d", c.api, i%records), `{"pad":"`+pad+`"}`)
+	for i := range records {
+		c.do(client, "PUT", fmt.Sprintf("http://%s/v1/large/%d", c.api, i), `{"pad":"`+pad+`"}`)
 	}
 	c.do(client, "PUT", "http://"+c.api+"/v1/dead/1", `{"n":"text"}`)
 	for range 64 {

@@ -100,8 +100,8 @@ func TestCrowdWires(t *testing.T) {
 	store, _ := hosted(t)
 	c := newCrowd(t, "WALPROXY_AEROWIRE__LISTEN=127.0.0.1:0", "WALPROXY_AEROWIRE__MAX_CONNECTIONS=15000", "WALPROXY_AEROWIRE__IDLE_TIMEOUT=1h",
 		"WALPROXY_PGWIRE__LISTEN=127.0.0.1:0", "WALPROXY_PGWIRE__UPSTREAM=postgres://"+store.Addr()+"/?sslmode=disable", "WALPROXY_PGWIRE__MAX_CONNECTIONS=15000",
-		"WALPROXY_PGWIRE__POOL__MODE=transaction", "WALPROXY_PGWIRE__POOL__SIZE=4", "WALPROXY_LOG__RING_BYTES=4MiB")
-	c.prepare(4 << 20)
+		"WALPROXY_PGWIRE__POOL__MODE=transaction", "WALPROXY_PGWIRE__POOL__SIZE=4")
+	c.prepare()
 	w := &wires{c, c.server.Addr("aerowire"), c.server.Addr("pgwire")}
 	_, _ = c.latencies(acks)
 	for _, kind := range []struct {

@@ -229,7 +229,6 @@ func (i *instance) options() walproxy.Options {
 			SegmentBytes:   int64(c.Log.SegmentBytes),
 			MaxBytes:       int64(c.Log.MaxBytes),
 			MinFree:        int64(c.Log.MinFree),
-			RingBytes:      int(c.Log.RingBytes),
 			GroupBytes:     int(c.Log.GroupBytes),
 			MaxRecordBytes: int(c.Log.MaxRecordBytes),
 		},

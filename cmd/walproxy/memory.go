@@ -6,33 +6,34 @@ import (
 	"runtime/metrics"
 	"sync"
 	"time"
-
-	"github.com/walproxy/walproxy/internal/config"
 )
 
-// workingBytes is what the server needs beside the ring under load: segment and
-// group buffers, queues of the loops, requests, and the garbage of all that.
-// With 64 MiB of ring and a growing backlog it peaks at about 255 MiB of RSS,
-// against 290 without a limit, and acks no slower.
+// workingBytes is what the server needs under load: segment and group buffers, queues
+// of the loops, requests, and the garbage of all that.
 const workingBytes = 160 << 20
+
+// garbagePercent is how much garbage there may be for what is live. That is some tens of
+// MiB: with Go's 100 percent the collector would run several times as often.
+const garbagePercent = 400
 
 // memoryLook is how often the limit is looked at.
 const memoryLook = time.Second
 
-// limitMemory makes the garbage collector work harder before it lets the
-// process grow beyond what it needs: by default it would keep as much garbage
-// as there is live data, and the ring is live. It is a soft limit; GOMEMLIMIT in
-// the environment takes its place.
+// limitMemory lets the garbage collector rest until the process has grown to what it
+// needs, and makes it work harder before it grows beyond. It is a soft limit; GOMEMLIMIT
+// and GOGC in the environment take the places of both.
 //
 // What is live is bounded elsewhere, and may be more: each of thousands of connections
 // has its buffers. A limit below that would have the collector run without a pause, so
 // it rises with what is live. stop ends that.
-func limitMemory(c *config.Config) (stop func()) {
+func limitMemory() (stop func()) {
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(garbagePercent)
+	}
 	if os.Getenv("GOMEMLIMIT") != "" {
 		return func() {}
 	}
-	least := int64(c.Log.RingBytes) + workingBytes
-	debug.SetMemoryLimit(least)
+	debug.SetMemoryLimit(workingBytes)
 	ended := make(chan struct{})
 	var follow sync.WaitGroup
 	follow.Go(func() {
@@ -43,7 +44,7 @@ func limitMemory(c *config.Config) (stop func()) {
 			case <-ended:
 				return
 			case <-look.C:
-				debug.SetMemoryLimit(memoryLimit(least, liveMemory()))
+				debug.SetMemoryLimit(memoryLimit(workingBytes, liveMemory()))
 			}
 		}
 	})

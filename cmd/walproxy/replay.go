@@ -242,7 +242,7 @@ func runReplay(cmd *cobra.Command, c *config.Config, f *replayFlags, r walproxy.
 		ctx, cancel = context.WithTimeoutCause(ctx, f.timeout, fmt.Errorf("out of time: --timeout %v", f.timeout))
 		defer cancel()
 	}
-	defer limitMemory(c)()
+	defer limitMemory()()
 	if f.fromLSN > 0 {
 		if err := confirmFrom(cmd, c, f, r); err != nil {
 			return err

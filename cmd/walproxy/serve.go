@@ -63,7 +63,7 @@ func serve(ctx context.Context, c *config.Config, load func() (*config.Config, e
 	defer func() { _ = logger.Sync() }() // a terminal cannot be synced
 	ctx, stop := withSignals(ctx, logger)
 	defer stop()
-	defer limitMemory(c)()
+	defer limitMemory()()
 	spareProcessor()
 	defer around.logs.say(logger)
 	i, err := startIn(ctx, c, around, logger)

@@ -36,7 +36,6 @@ type Log struct {
 	Engine         string `yaml:"engine"`
 	MaxBytes       Size   `yaml:"max_bytes"`        // log and state store together
 	MinFree        Size   `yaml:"min_free"`         // stays free on the file system; -1: no floor
-	RingBytes      Size   `yaml:"ring_bytes"`       // memory for hot records
 	SegmentBytes   Size   `yaml:"segment_bytes"`    // where a segment is sealed
 	GroupBytes     Size   `yaml:"group_bytes"`      // cap of a group commit
 	MaxRecordBytes Size   `yaml:"max_record_bytes"` // largest record
@@ -194,7 +193,6 @@ func (c *Config) withDefaults() {
 	orString(&c.Log.Engine, "native")
 	or(&c.Log.MaxBytes, 64*gib)
 	or(&c.Log.MinFree, 2*gib)
-	or(&c.Log.RingBytes, 64*mib)
 	or(&c.Log.SegmentBytes, 16*mib)
 	or(&c.Log.GroupBytes, 4*mib)
 	or(&c.Log.MaxRecordBytes, 16*mib)

@@ -62,7 +62,6 @@ func (c *Config) faults() []Fault {
 func (c *checker) log(l Log) {
 	c.want(l.Engine == "tidwall" || l.Engine == "native", "log.engine", "no engine %q: want tidwall or native", l.Engine)
 	c.between("log.segment_bytes", l.SegmentBytes, 64*kib, 1*gib)
-	c.between("log.ring_bytes", l.RingBytes, 64*kib, 16*gib)
 	c.between("log.group_bytes", l.GroupBytes, 4*kib, 256*mib)
 	c.between("log.max_record_bytes", l.MaxRecordBytes, 1*kib, 256*mib)
 	c.want(l.MinFree > 0 || l.MinFree == -1, "log.min_free", "must be positive, or -1 for no floor")

@@ -82,7 +82,7 @@ func fillUp(ctx context.Context, t *testing.T, root, engine string, free int64) 
 	ballast := filepath.Join(root, "ballast")
 	leave(t, root, ballast, free)
 	dir := filepath.Join(root, "log")
-	o := wal.Options{Engine: engine, SegmentBytes: 24 << 10, MinFree: -1, RingBytes: 4 << 10, GroupBytes: 4 << 10}
+	o := wal.Options{Engine: engine, SegmentBytes: 24 << 10, MinFree: -1, GroupBytes: 4 << 10}
 	acked, tried := wal.LSN(0), wal.LSN(0)
 	record := func(lsn wal.LSN) []byte { return bytes.Repeat(fmt.Appendf(nil, "%07d|", lsn), 90) }
 	l, err := wal.Open(dir, o)

@@ -105,7 +105,7 @@ func (d *driver) open() {
 	d.t.Helper()
 	var err error
 	d.log, err = wal.Open(filepath.Join(d.dir, "log"), wal.Options{
-		MinFree: -1, RingBytes: 1 << 20, SegmentBytes: 4096,
+		MinFree: -1, SegmentBytes: 4096,
 		Attach: func(stream uuid.UUID, empty bool, newest uint64) (uint64, error) {
 			if d.state, err = state.Open(filepath.Join(d.dir, "state"), state.Options{}); err != nil {
 				return 0, err

@@ -27,7 +27,7 @@ type Embedded struct {
 // Open opens dir with small segments and batches, so that little writing passes
 // through every stage of a log's life.
 func Open(ctx context.Context, dir string) (*Embedded, error) {
-	return open(ctx, dir, wal.Options{SegmentBytes: 32 << 10, RingBytes: 64 << 10, MinFree: -1}, false)
+	return open(ctx, dir, wal.Options{SegmentBytes: 32 << 10, MinFree: -1}, false)
 }
 
 // OpenPaused opens dir with the log as it is by default, of which the store gets
