@@ -65,7 +65,7 @@ func (x *attended) noteLocked(kind byte, body []byte) {
 			x.guarded.backslashes = value != "on"
 		}
 	case sParseComplete:
-		x.guarded.ends.parsed++
+		x.guarded.ends.made()
 	}
 }
 

@@ -13,16 +13,39 @@ type ends struct {
 	schema    bool              // it may have changed the schema
 	sequences bool              // it may have set a sequence
 
-	// Of the named Parse messages on their way: nothing else was, when they were
-	// passed on.
-	naming []naming
-	parsed int      // ParseCompletes since
+	// Of the Parse messages on their way, if one has a name: nothing else was, when the first
+	// of them was passed on.
+	naming []naming // without an answer yet
+	blind  bool     // they were too many, up to the query's end
 	named  []naming // those that PostgreSQL has made
 }
+
+// namingMax bounds both: of more it is not known what they are, which is passed on.
+const namingMax = 10_000
 
 type naming struct {
 	name string
 	*prepared
+}
+
+// more takes note of more Parse messages of the query that is under way.
+func (e *ends) more(list []naming) {
+	if e.blind = e.blind || len(e.naming)+len(list) > namingMax; e.blind {
+		e.naming = nil
+		return
+	}
+	e.naming = append(e.naming, list...)
+}
+
+// made takes note of a ParseComplete.
+func (e *ends) made() {
+	if len(e.naming) == 0 {
+		return
+	}
+	first := e.naming[0]
+	if e.naming = e.naming[1:]; first.name != "" && len(e.named) < namingMax {
+		e.named = append(e.named, first)
+	}
 }
 
 // enter takes note of a gate that was entered.

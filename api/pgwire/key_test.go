@@ -8,6 +8,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgproto3"
 
 	"github.com/walproxy/walproxy/mutation"
 )
@@ -118,5 +119,74 @@ func TestOthersWaitAtTheGate(t *testing.T) {
 	r.applied()
 	if n := one[int](t, r.admin, "SELECT n::int FROM items"); n != 3 {
 		t.Errorf("n is %d, want the later write's 3", n)
+	}
+}
+
+// TestReadBehindARepeat: a session that repeats an old write under its key still sees what it
+// has written since.
+func TestReadBehindARepeat(t *testing.T) {
+	t.Parallel()
+	r := newBehindRig(t, itemsDDL, items())
+	conn := r.connect(pgx.QueryExecModeExec)
+	const insert = "INSERT INTO items (id, name, at) VALUES (1, 'x', '2026-01-01 00:00Z')"
+	do(t, conn, "SET walproxy.idempotency_key = 'k'", insert)
+	r.applied()
+	do(t, r.admin, "BEGIN", "LOCK TABLE items IN SHARE MODE") // which reads pass
+	do(t, conn, "INSERT INTO items (id, name) VALUES (2, 'x')", "SET walproxy.idempotency_key = 'k'", insert)
+	if n := r.logged(); n != 3 {
+		t.Errorf("%d of 3 writes were logged: %s", n, r.why())
+	}
+	read := make(chan int, 1)
+	done := started(func() error {
+		var n int
+		err := conn.QueryRow(bounded(t), "SELECT count(*)::int FROM items").Scan(&n)
+		read <- n
+		return err
+	})
+	r.waiting()
+	do(t, r.admin, "COMMIT")
+	if err := ended(t, "the read", done); err != nil {
+		t.Fatal(err)
+	}
+	if n := <-read; n != 2 {
+		t.Errorf("it sees %d of its 2 rows", n)
+	}
+}
+
+// TestNameTaken: a statement whose name another one has is not taken for it, whatever else
+// was prepared beside it.
+func TestNameTaken(t *testing.T) {
+	t.Parallel()
+	r := newBehindRig(t, itemsDDL, items(), func(o *behindOptions) {
+		o.change = append(o.change, func(o *Options) { o.WriteBehind.LogTransactions = true })
+	})
+	w := newWire(t, r.through)
+	text := func(name string) string { return "INSERT INTO items (id, name) VALUES ($1, '" + name + "')" }
+	w.ask(prepares("s", text("old"))...)
+	parse := func(name, sql string) pgproto3.FrontendMessage { return &pgproto3.Parse{Name: name, Query: sql} }
+	for i, messages := range [][]pgproto3.FrontendMessage{
+		{&pgproto3.Sync{}},
+		{parse("", "SELECT 1"), parse("s", text("new")), &pgproto3.Sync{}},
+		{parse("a", "SELECT 1"), parse("s", text("new")), &pgproto3.Sync{}},
+		{parse("b", "SELECT 1"), &pgproto3.Flush{}, parse("s", text("new")), &pgproto3.Flush{}, &pgproto3.Sync{}},
+		{parse("", "SELECT 1"), &pgproto3.Flush{}, parse("s", text("new")), &pgproto3.Sync{}},
+	} {
+		w.ask(messages...)
+		w.ask(executes("s", fmt.Sprint(i))...)
+		w.ask(asks("BEGIN")...)
+		w.ask(messages...)
+		w.ask(asks("ROLLBACK")...)
+		w.ask(executes("s", fmt.Sprint(10+i))...)
+	}
+	w.ask(asks("BEGIN")...)
+	w.ask(parse("", text("new")), parse("s", text("new")), &pgproto3.Sync{})
+	w.ask(asks("ROLLBACK")...)
+	w.ask(executes("s", "20")...)
+	r.applied()
+	if n := one[int](t, r.admin, "SELECT count(*)::int FROM items WHERE name = 'old'"); n != 11 || one[int](t, r.admin, "SELECT count(*)::int FROM items") != n {
+		t.Errorf("%d rows are of the statement that has the name", n)
+	}
+	if n := r.logged(); n < 10 {
+		t.Errorf("%d writes behind: %s", n, r.why())
 	}
 }

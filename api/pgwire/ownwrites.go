@@ -15,7 +15,7 @@ import (
 // they are in PostgreSQL.
 type ownWrites struct {
 	last map[string]wal.LSN // by collection: of those
-	// writes in their order. More than writesMax are not told apart: then lost is the
+	// writes in the order of their LSNs. More than writesMax are not told apart: then lost is the
 	// first, and any dead letter from there on may be one of them.
 	writes []ownWrite
 	lost   wal.LSN
@@ -30,13 +30,22 @@ type ownWrite struct {
 
 const writesMax = 4096
 
+// add takes note of a write. One that repeats another, under an idempotency key, has the LSN
+// of that.
 func (o *ownWrites) add(lsn wal.LSN, collections []string) {
 	if o.last == nil {
 		o.last = map[string]wal.LSN{}
 	}
+	at := len(o.writes)
+	for at > 0 && o.writes[at-1].lsn > lsn {
+		at--
+	}
 	for _, c := range collections {
-		o.last[c] = lsn
-		o.writes = append(o.writes, ownWrite{lsn, c})
+		o.last[c] = max(o.last[c], lsn)
+		o.writes = slices.Insert(o.writes, at, ownWrite{lsn, c})
+	}
+	if o.lost > 0 {
+		o.lost = min(o.lost, lsn)
 	}
 	if len(o.writes) > writesMax {
 		if o.lost == 0 {

@@ -184,6 +184,7 @@ func (x *attended) large(kind byte, body int64) error {
 			if name, _, ok := cutString(x.in.rest()[headBytes:]); ok { // it may be another one from now on
 				x.forget(name)
 			}
+			touched.naming = append(touched.naming, naming{}) // it has an answer of its own
 		}
 	case cBind:
 		if err := x.fill(headBytes + int(min(body, largePrefix))); err != nil {

@@ -31,6 +31,7 @@ type touch struct {
 	drop    bool // it uses one that PostgreSQL has and the client has not any more
 	keyed   bool // a write under an idempotency key
 	naming  []naming
+	names   bool // one of them has a name
 }
 
 // touches adds what a text does.
@@ -143,8 +144,11 @@ func (x *attended) admit(t *touch) (failed *failure, err error) {
 	x.guarded.changed = x.guarded.changed || t.session
 	x.guarded.altered = x.guarded.altered || t.session
 	x.serial = t.serial
-	if len(t.naming) > 0 {
-		e.naming, e.parsed = t.naming, 0
+	switch {
+	case x.mu.turn.open: // more of a query that is passed on in parts
+		e.more(t.naming)
+	case t.names || !x.mu.turn.pending():
+		e.naming = t.naming
 	}
 	if under := x.mu.turn.pending(); !under || t.finishes {
 		if !under {
@@ -157,7 +161,7 @@ func (x *attended) admit(t *touch) (failed *failure, err error) {
 
 // settledFrom waits for what is under way if t has to be alone.
 func (x *attended) settledFrom(t *touch) error {
-	if !t.anything && len(t.writes) == 0 && len(t.naming) == 0 && t.unnamed == nil && !t.drop && !x.serial && !t.serial {
+	if !t.anything && len(t.writes) == 0 && !t.names && t.unnamed == nil && !t.drop && !x.serial && !t.serial {
 		return nil
 	}
 	return x.settled()
@@ -316,11 +320,7 @@ func appendReady(b []byte, tx byte) []byte { return append(b, sReady, 0, 0, 0, 5
 // finishedLocked: PostgreSQL has finished what was asked.
 func (x *attended) finishedLocked() {
 	e := &x.guarded.ends
-	if n := e.parsed; len(e.naming) > 0 {
-		e.named = append(e.named, e.naming[:min(n, len(e.naming))]...)
-		e.naming = nil
-	}
-	e.parsed = 0
+	e.naming, e.blind = nil, false
 	if len(e.direct) > 0 {
 		x.t.gates.answered()
 	}

@@ -59,6 +59,9 @@ func (x *attended) lookup(name string) *prepared {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	for _, list := range [][]naming{x.guarded.ends.naming, x.guarded.ends.named} {
+		if name == "" {
+			break // whose place in them says only when it was made
+		}
 		for i := len(list) - 1; i >= 0; i-- {
 			if list[i].name == name {
 				return list[i].prepared
@@ -144,11 +147,12 @@ func (x *attended) lookOne(m *message, made map[string]*prepared, t *touch) {
 		if p != nil {
 			p.upstream = true
 		}
+		t.naming = append(t.naming, naming{m.name, p})
 		if m.name == "" {
 			x.keep("", p)
 			x.dropped = false
 		} else {
-			t.naming = append(t.naming, naming{m.name, p})
+			t.names = true
 		}
 	case cBind:
 		if p := use(); p != nil {
@@ -304,7 +308,7 @@ func (x *attended) prepareBeside() error {
 	for _, frame := range frames {
 		switch frame[0] {
 		case sParseComplete:
-			if made < len(t.naming) {
+			if made < len(t.naming) && t.naming[made].name != "" {
 				x.keep(t.naming[made].name, t.naming[made].prepared)
 			}
 			made++
