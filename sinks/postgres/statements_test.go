@@ -290,7 +290,8 @@ func TestStatementNeedsMembership(t *testing.T) {
 // configuration's.
 func TestStatementRefusals(t *testing.T) {
 	a := newApplier(t, Options{AutoCreate: true, Collections: []Collection{{Pattern: "versioned", Table: "versioned", VersionColumn: "v"}, {Pattern: "moved", Table: "other"}}},
-		statementTable, "CREATE TABLE versioned (id int PRIMARY KEY, v bigint); CREATE TABLE other (id int PRIMARY KEY)", "INSERT INTO t VALUES (9, 'nine')")
+		statementTable, "CREATE TABLE versioned (id int PRIMARY KEY, v bigint); CREATE TABLE other (id int PRIMARY KEY)", "INSERT INTO t VALUES (9, 'nine')",
+		"CREATE TABLE unable (id int PRIMARY KEY); CREATE FUNCTION no() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE feature_not_supported; END $$; CREATE TRIGGER no BEFORE INSERT ON unable FOR EACH ROW EXECUTE FUNCTION no()")
 	a.put(set("docs", mutation.Int64(1), fields{"a": 1}))
 	of := func(s *walproxyv1.Statement, collection string) *walproxyv1.Statement {
 		s.Collection = collection
@@ -306,6 +307,7 @@ func TestStatementRefusals(t *testing.T) {
 		{"check", insertSQL(1, "bad"), sinks.Rejected, "23514"},
 		{"unique", insertSQL(9, "x"), sinks.Rejected, "23505"},
 		{"value", change(insertSQL(1, "x"), func(s *walproxyv1.Statement) { s.ParameterOids[1] = oidInt8 }), sinks.Rejected, "22P02"},
+		{"a trigger's", of(sql(1, `INSERT INTO "public"."unable" ("id") VALUES ($1)`, 1), "unable"), sinks.Rejected, "0A000"},
 		{"other text", sql(1, "DELETE FROM t"), sinks.Rejected, "not one that is logged"},
 		{"two statements", sql(1, `DELETE FROM "public"."t" WHERE "id" = $1; DROP TABLE t`, 1), sinks.Rejected, "not one that is logged"},
 		{"column", sql(1, `UPDATE "public"."t" SET "gone" = $1 WHERE "id" = $2`, "x", 1), sinks.Rejected, `no column "gone"`},

@@ -339,6 +339,13 @@ func (w *work) checks() []command {
 // codeChanged is raised by walproxy's function unchanged.
 const codeChanged = "WP002"
 
+// isOutdated reports that a prepared statement yields something else by now: "cached plan must
+// not change result type". Whoever raises the code in a trigger means something else.
+func isOutdated(err error) bool {
+	pgErr, ok := errors.AsType[*pgconn.PgError](err)
+	return ok && pgErr.Code == "0A000" && pgErr.Routine == "RevalidateCachedQuery"
+}
+
 // explain finds out what an error of a run means: that the catalogue is stale,
 // or which record was refused. owners is as for exchange, of the whole round trip.
 //
@@ -350,8 +357,7 @@ func (w *work) explain(ctx context.Context, err error, owners []origin) error {
 	if !ok {
 		return err
 	}
-	switch codeOf(err) {
-	case codeChanged, "0A000": // cached plan must not change result type
+	if codeOf(err) == codeChanged || isOutdated(err) {
 		return fmt.Errorf("%w: %w", errStale, err)
 	}
 	if codeOf(err) == "23505" && (w.inserts.disappoint() || w.merges.disappoint()) {
