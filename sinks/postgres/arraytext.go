@@ -31,6 +31,9 @@ func arrayCodec(element *codec) *codec {
 func appendArray(b *strings.Builder, v *walproxyv1.Value, element *codec) error {
 	list, nested := v.GetKind().(*walproxyv1.Value_List_)
 	if nested && !(element.element == oidJSON || element.element == oidJSONB) || b.Len() == 0 {
+		if b.Len() > 0 && len(list.List.GetValues()) == 0 {
+			return errors.New("has an empty list in a list, which an array does not keep")
+		}
 		b.WriteByte('{')
 		for i, item := range list.List.GetValues() {
 			if i > 0 {

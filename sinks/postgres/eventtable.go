@@ -3,6 +3,7 @@ package postgres
 import (
 	"context"
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 
@@ -273,7 +274,7 @@ func (a *appends) insert(schema string) command {
 func (m *mapping) eventsOf(schema string, r *row, from uint64, limit int) command {
 	c := command{
 		types:   []uint32{oidInt8, oidInt8},
-		params:  [][]byte{appendInteger(nil, int64(from), 8), appendInteger(nil, int64(limit), 8)},
+		params:  [][]byte{appendInteger(nil, int64(min(from, math.MaxInt64)), 8), appendInteger(nil, int64(max(limit, 0)), 8)},
 		formats: binaryParams, results: binaryParams,
 	}
 	e := m.events

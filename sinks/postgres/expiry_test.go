@@ -26,6 +26,8 @@ const mappedExpiring = `CREATE TABLE plain (id text PRIMARY KEY, n bigint);
 	CREATE TABLE versioned (a text, b bigint, n bigint, v bigint NOT NULL, PRIMARY KEY (a, b));
 	CREATE TYPE colour AS ENUM ('red', 'green');
 	CREATE TABLE coloured (key colour PRIMARY KEY, doc jsonb NOT NULL DEFAULT '{}', version bigint NOT NULL,
+		updated_at timestamptz NOT NULL DEFAULT now(), expires_at timestamptz, event_count bigint NOT NULL DEFAULT 0);
+	CREATE TABLE timed (key timestamptz PRIMARY KEY, doc jsonb NOT NULL DEFAULT '{}', version bigint NOT NULL,
 		updated_at timestamptz NOT NULL DEFAULT now(), expires_at timestamptz, event_count bigint NOT NULL DEFAULT 0)`
 
 func expiringOptions(e Expiry) Options {
@@ -73,6 +75,8 @@ func TestExpiredAreDeleted(t *testing.T) {
 	composite := mutation.Composite(mutation.String("c"), one)
 	a.put(set("docs", composite, fields{}, a.until(time.Hour)), must(mutation.AppendEvents("docs", composite, []map[string]any{{}})),
 		set("coloured", mutation.String("red"), fields{}, a.until(time.Hour)),
+		set("timed", mutation.String("2026-02-03T04:05:06Z"), fields{}, a.until(time.Hour)),
+		must(mutation.AppendEvents("timed", mutation.String("2026-02-03T04:05:06Z"), []map[string]any{{}})),
 		set("numbers", one, fields{}, a.until(time.Hour)), must(mutation.AppendEvents("numbers", one, []map[string]any{{}})),
 		set("bytes", mutation.Bytes([]byte{0}), fields{}, a.until(time.Hour)), must(mutation.AppendEvents("bytes", mutation.Bytes([]byte{0}), []map[string]any{{}})))
 	a.later(59 * time.Minute)
@@ -90,7 +94,7 @@ func TestExpiredAreDeleted(t *testing.T) {
 	for collection := range keys {
 		rows(collection, "4") // longer, kept, never, again
 	}
-	for _, collection := range []string{"coloured", "numbers", "bytes"} {
+	for _, collection := range []string{"coloured", "timed", "numbers", "bytes"} {
 		rows(collection, "0")
 	}
 	rows("walproxy.event", "0")

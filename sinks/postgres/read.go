@@ -3,6 +3,7 @@ package postgres
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strings"
 	"time"
 
@@ -85,8 +86,45 @@ func (s *Sink) reading(ctx context.Context, collection string, key *walproxyv1.K
 		if err != nil {
 			return mutation.ErrNotFound
 		}
-		return f(ctx, pc, &row{m: m, key: values, stream: stream, id: mutation.AppendKey(nil, collection, key)[m.prefix:]})
+		r := &row{m: m, key: values, stream: stream, id: mutation.AppendKey(nil, collection, key)[m.prefix:]}
+		err = f(ctx, pc, r)
+		if dataException(err) && m.noKey(ctx, pc, r, "") {
+			return mutation.ErrNotFound
+		}
+		return err
 	})
+}
+
+// dataException reports that a value was refused: one of a key, or one that a row
+// holds, which the server cannot give.
+func dataException(err error) bool { return strings.HasPrefix(codeOf(err), "22") }
+
+// noKey reports whether a read has failed because the key of r, or the beginning of
+// one, is no value of its columns, so that no row has it: the server refuses these by
+// themselves, too. What a row holds is no reason to say that it is not there.
+func (m *mapping) noKey(ctx context.Context, pc *pgconn.PgConn, r *row, prefix string) bool {
+	commands := []command{{sql: "ROLLBACK"}, { // it has failed, if there was a transaction
+		sql: "SELECT $1", types: []uint32{oidText}, params: [][]byte{[]byte(prefix)}, formats: binaryParams,
+	}}
+	add := func(inputs []input, key [][]byte) {
+		c := command{formats: binaryParams}
+		values := make([]string, len(inputs))
+		for i, in := range inputs {
+			a := newArray(in.element, 1)
+			a.element(key[i])
+			values[i], c.types, c.params = in.value(), append(c.types, in.array), append(c.params, a.bytes())
+		}
+		c.sql = fmt.Sprintf("SELECT %s FROM %s", strings.Join(values, ", "), source(inputs))
+		commands = append(commands, c)
+	}
+	if r.key != nil {
+		add(m.keyInputs(), r.key)
+	}
+	if r.stream != nil {
+		add(m.events.stream.keyInputs(), r.stream)
+	}
+	_, err := runPipeline(ctx, pc, commands)
+	return dataException(err)
 }
 
 // mapped runs f on a connection of the read pool; the collection's table is
@@ -134,8 +172,8 @@ func (s *Sink) readConn(ctx context.Context, f func(*pgx.Conn) error) error {
 		s.readPool.Reset()
 		err = s.onConn(ctx, s.readPool, read)
 	}
-	if errors.Is(err, mutation.ErrNotFound) || strings.HasPrefix(codeOf(err), "22") {
-		return mutation.ErrNotFound // 22: a key that is no value of its column
+	if errors.Is(err, mutation.ErrNotFound) {
+		return mutation.ErrNotFound
 	}
 	return s.classify(err, false)
 }

@@ -270,6 +270,8 @@ func documentKeys(value *walproxyv1.Value) (keys []*walproxyv1.Key) {
 		return []*walproxyv1.Key{mutation.Int64(v.Int64), mutation.String(strconv.FormatInt(v.Int64, 10))}
 	case *walproxyv1.Value_Bytes:
 		return []*walproxyv1.Key{mutation.Bytes(v.Bytes)}
+	case *walproxyv1.Value_Timestamp:
+		return []*walproxyv1.Key{mutation.String(string(jsonform.AppendTime(nil, v.Timestamp.AsTime())))}
 	case *walproxyv1.Value_String_:
 		keys = append(keys, mutation.String(v.String_))
 		if n, err := strconv.ParseInt(v.String_, 10, 64); err == nil && strconv.FormatInt(n, 10) == v.String_ {

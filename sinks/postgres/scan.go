@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/jackc/pgx/v5"
@@ -39,6 +40,9 @@ func (s *Sink) Scan(ctx context.Context, collection, prefix string, after *walpr
 		}
 		for len(entries) < limit { // expired ones are left out
 			page, last, err := m.page(ctx, pc, s.o.Schema, prefix, from, limit-len(entries))
+			if dataException(err) && m.noKey(ctx, pc, &row{key: from}, prefix) {
+				return mutation.ErrNotFound
+			}
 			if err != nil {
 				return err
 			}
@@ -79,20 +83,30 @@ func (m *mapping) page(ctx context.Context, pc *pgconn.PgConn, schema, prefix st
 		}
 		rows[i] = r
 	}
-	commands := []command{{sql: "COMMIT"}}
+	commands := []command{}
 	if len(rows) > 0 {
-		commands = append([]command{m.selection(schema, rows, false)}, commands...)
+		commands = append(commands, m.selection(schema, rows, false))
 	}
+	if texts := m.textKeys(rows); len(texts) > 0 {
+		commands = append(commands, m.selection(schema, texts, false))
+	}
+	commands = append(commands, command{sql: "COMMIT"})
 	if answers, err = runPipeline(ctx, pc, commands); err != nil || len(rows) == 0 {
 		return nil, nil, err
 	}
-	if err := m.check(&answers[0]); err != nil {
-		return nil, nil, err
-	}
 	documents := make([]*mutation.Document, len(rows)) // a join says nothing of the order
-	for _, raw := range answers[0].rows {
-		if documents[readInteger(raw[0])-1], err = m.decode(raw, true); err != nil {
+	for i := range answers[:len(answers)-1] {
+		if err := m.check(&answers[i]); err != nil {
 			return nil, nil, err
+		}
+		for _, raw := range answers[i].rows {
+			d, err := m.decode(raw, true)
+			if err != nil {
+				return nil, nil, err
+			}
+			if at := &documents[readInteger(raw[0])-1]; *at == nil || fuller(d, *at) {
+				*at = d
+			}
 		}
 	}
 	for i, d := range documents {
@@ -104,6 +118,26 @@ func (m *mapping) page(ctx context.Context, pc *pgconn.PgConn, schema, prefix st
 		last = rows[limit-1].key
 	}
 	return entries, last, nil
+}
+
+// textKeys are rows of whole numbers by the keys that these have in a collection with
+// keys of text (work.keyValues takes both), by which table record may know them; nil:
+// it has nothing to say of them.
+func (m *mapping) textKeys(rows []*row) []*row {
+	if m.document || len(m.key) != 1 || !m.key[0].isInteger() || m.version != nil && m.flags != nil && !m.beside() {
+		return nil
+	}
+	texts := make([]*row, len(rows))
+	for i, r := range rows {
+		key := mutation.String(strconv.FormatInt(readInteger(r.key[0]), 10))
+		texts[i] = &row{m: m, key: r.key, id: mutation.AppendKey(nil, m.collection, key)[m.prefix:]}
+	}
+	return texts
+}
+
+// fuller reports whether d, of one row as e, is by the key that table record has it by.
+func fuller(d, e *mutation.Document) bool {
+	return d.Version > e.Version || d.Version == e.Version && e.ExpiresAt.IsZero() && e.EventCount == 0
 }
 
 // keysBehind selects the keys of a page.

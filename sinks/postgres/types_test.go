@@ -57,7 +57,7 @@ func TestTypes(t *testing.T) {
 		{"v_bit", "101", same}, {"v_bit", "1011", nil}, {"v_varbit", "1011", same},
 		{"v_mood", "happy", same}, {"v_mood", "angry", nil}, {"v_short", "abc", same}, {"v_short", "abcd", nil}, {"v_short", "bad", nil},
 		{"v_money2", mutation.Decimal("1.239"), mutation.Decimal("1.24")}, {"v_money2", mutation.Decimal("123456"), nil},
-		{"v_ints", list{int64(1), nil, int64(-3)}, same}, {"v_ints", list{list{int64(1), int64(2)}, list{int64(3), int64(4)}}, same}, {"v_ints", list{}, same}, {"v_ints", list{"1"}, nil}, {"v_ints", int64(1), nil},
+		{"v_ints", list{int64(1), nil, int64(-3)}, same}, {"v_ints", list{list{int64(1), int64(2)}, list{int64(3), int64(4)}}, same}, {"v_ints", list{}, same}, {"v_ints", list{list{}}, nil}, {"v_ints", list{list{}, list{}}, nil}, {"v_ints", list{"1"}, nil}, {"v_ints", int64(1), nil},
 		{"v_texts", list{"", "NULL", nil, "a,b", `"q\`, "{}", "ä b"}, same}, {"v_moods", list{"sad", "happy"}, same}, {"v_moods", list{"angry"}, nil},
 		{"v_times", list{at, nil}, same}, {"v_jsons", list{fields{"a": int64(1)}, list{int64(1)}, "x"}, same},
 		{"v_numerics", list{mutation.Decimal("1.10"), mutation.Decimal("2")}, same}, {"v_bytes", list{[]byte{1, 2}, []byte{}}, same},
