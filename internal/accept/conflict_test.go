@@ -134,6 +134,21 @@ func TestPreconditions(t *testing.T) {
 	}
 }
 
+// A record that somebody else wrote to the store exists, and has no version: version 0,
+// which is that it must not exist, is not its own. The sink would reject it.
+func TestForeignRecord(t *testing.T) {
+	r := newRig(t, t.TempDir(), nil)
+	id := string(mutation.AppendKey(nil, "c", mutation.String("k")))
+	r.store.set(func() { r.store.mu.docs[id] = &mutation.Document{} })
+	for _, p := range []mutation.Option{mutation.IfVersion(0), mutation.IfAbsent(), mutation.IfVersion(1)} {
+		if res, err := r.do(t.Context(), record(set("k", p))); !errors.Is(err, ErrConflict) {
+			t.Errorf("%v: %v, %v", set("k", p).GetPrecondition(), res, err)
+		}
+	}
+	first := r.must(set("k"))
+	r.must(set("k", mutation.IfVersion(first.LSN)))
+}
+
 // A conflict is not told before the version it names is durable.
 func TestConflictWaitsForDurable(t *testing.T) {
 	gate := &gateFS{FS: vfs.OS()}

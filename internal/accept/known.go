@@ -91,7 +91,8 @@ func (k known) judge(p *walproxyv1.Precondition, t time.Time) judgement {
 	j := judgement{decided: k.exists != unsure, found: k}
 	switch c := p.GetKind().(type) {
 	case *walproxyv1.Precondition_IfVersion:
-		j.holds = wal.LSN(c.IfVersion) == k.version
+		// A record that was not written through walproxy has no version, and exists.
+		j.holds = wal.LSN(c.IfVersion) == k.version && (c.IfVersion != 0 || k.exists == absent)
 	case *walproxyv1.Precondition_IfAbsent:
 		j.holds = k.exists == absent
 	case *walproxyv1.Precondition_IfEventCount:
