@@ -102,8 +102,8 @@ func TestBatchOfMany(t *testing.T) {
 
 func TestScanAndTruncate(t *testing.T) {
 	c := client(t)
-	const n = 700
-	for set, count := range map[string]int{"s": n, "other": 20, "": 10} {
+	const n, others = 700, 300
+	for set, count := range map[string]int{"s": n, "other": others, "": 10} {
 		var rows []as.BatchRecordIfc
 		for i := range count {
 			rows = append(rows, as.NewBatchWrite(nil, key(t, set, i), as.PutOp(as.NewBin("n", i)), as.PutOp(as.NewBin("set", set))))
@@ -148,7 +148,7 @@ func TestScanAndTruncate(t *testing.T) {
 	}
 	p := as.NewScanPolicy()
 	check("a set", scan("a set", p, nil, "s"), n)
-	check("all sets", scan("all sets", p, nil, ""), n+30)
+	check("all sets", scan("all sets", p, nil, ""), n+others+10)
 	check("a bin that is not there", scan("a bin", p, nil, "s", "x"), 0)
 	p.FilterExpression = as.ExpLess(as.ExpIntBin("n"), as.ExpIntVal(50))
 	check("a filter", scan("a filter", p, nil, "s"), 50)
@@ -166,6 +166,25 @@ func TestScanAndTruncate(t *testing.T) {
 		pages += scan("page", p, filter, "s")
 	}
 	check("page by page", pages, n)
+	seen := map[string]int{} // all sets go on behind one digest a partition
+	for filter = as.NewPartitionFilterAll(); !filter.IsDone(); {
+		results, err := c.ScanPartitions(p, filter, namespace, "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for res := range results.Results() {
+			if res.Err != nil {
+				t.Fatal(res.Err)
+			}
+			seen[string(res.Record.Key.Digest())]++
+		}
+	}
+	check("all sets page by page", len(seen), n+others+10)
+	for digest, times := range seen {
+		if times != 1 {
+			t.Errorf("a record of all sets, %x, came %d times", digest, times)
+		}
+	}
 
 	patient := as.NewInfoPolicy() // by default the client waits for 2 s
 	patient.Timeout = 30 * time.Second
@@ -175,7 +194,7 @@ func TestScanAndTruncate(t *testing.T) {
 	p = as.NewScanPolicy()
 	check("what is later", scan("later", p, nil, "s"), 1)
 	want(t, "truncate a set", c.Truncate(patient, namespace, "s", nil), types.OK)
-	check("the others", scan("others", p, nil, ""), 30)
+	check("the others", scan("others", p, nil, ""), others+10)
 	want(t, "truncate all", c.Truncate(patient, namespace, "", nil), types.OK)
 	check("nothing", scan("nothing", p, nil, ""), 0)
 }

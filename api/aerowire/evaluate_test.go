@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math"
 	"os"
+	"runtime"
 	"slices"
 	"testing"
 	"time"
@@ -312,8 +313,8 @@ func drawEvaluation(t *rapid.T) evaluation {
 }
 
 // run evaluates as a write or a read would, with nothing in front of it or behind.
-// What it leaves in the record must be readable again.
-func (e evaluation) run(t interface{ Fatalf(string, ...any) }) {
+// What it leaves in the record must be readable again. It returns how many ops were done.
+func (e evaluation) run(t interface{ Fatalf(string, ...any) }) (done int) {
 	const limit = 1 << 20
 	o := &operation{Message: &codec.Message{Header: codec.Header{Info1: codec.Info1Read, Info2: e.info2}, Ops: e.ops}, namespace: "test", set: "s", room: 1 << 40}
 	before := &record{bins: e.bins, generation: 3, updated: time.UnixMilli(1_700_000_000_000), key: value.OfString("k").Particle()}
@@ -330,6 +331,7 @@ func (e evaluation) run(t interface{ Fatalf(string, ...any) }) {
 		if err := w.op(&o.Ops[i]); err != nil {
 			break
 		}
+		done++
 	}
 	for _, op := range w.results {
 		if _, err := (value.Particle{Type: op.Particle, Data: op.Value}).Value(); err != nil {
@@ -351,6 +353,7 @@ func (e evaluation) run(t interface{ Fatalf(string, ...any) }) {
 			t.Fatalf("bin %s holds particle %d, %x: %v", b.name, b.particle.Type, cut(b.particle.Data), err)
 		}
 	}
+	return done
 }
 
 func cut(b []byte) []byte { return b[:min(len(b), 200)] }
@@ -444,6 +447,83 @@ func TestHostile(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			evaluation{bins: []bin{{"v", list}}, ops: []codec.Op{{Type: h.kind, Particle: value.ParticleBlob, Name: []byte(h.name), Value: h.value()}},
 				info2: codec.Info2Write}.run(t)
+		})
+	}
+}
+
+// greedy are messages that are small beside what they would have made.
+var greedy = map[string]func() evaluation{
+	// Many bins, each as large as a record may be.
+	"blobs": func() (e evaluation) {
+		resize := value.Append(nil, value.OfList([]value.Value{value.OfInt(0), value.OfInt(1<<20 - 100)}, 0))
+		for i := range 400 {
+			e.ops = append(e.ops, codec.Op{Type: codec.OpBitsModify, Particle: value.ParticleBlob, Name: fmt.Append(nil, "b", i), Value: resize})
+		}
+		return e
+	},
+	// Expressions that each take as long as one may.
+	"expressions": func() (e evaluation) {
+		e.bins = []bin{{"b", value.OfBytes(make([]byte, 1<<20-1000)).Particle()}}
+		first := form(127, value.OfInt(anyInt), value.OfInt(1), form(54, value.OfInt(0), value.OfInt(8)), form(81, value.OfInt(anyBlob), drawn{}.name("b")))
+		sum := form(20, slices.Repeat([]value.Value{first}, 18)...)
+		for range 40 {
+			e.ops = append(e.ops, codec.Op{Type: codec.OpExpRead, Particle: value.ParticleBlob, Name: []byte("x"),
+				Value: value.Append(nil, value.OfList([]value.Value{sum, value.OfInt(0)}, 0))})
+		}
+		return e
+	},
+	// Variables of an expression, each a blob of a megabyte made of a byte.
+	"variables": func() (e evaluation) {
+		args := []value.Value{value.OfInt(125)}
+		for i := range 300 {
+			args = append(args, drawn{}.name(fmt.Sprintf("v%d", i)),
+				form(127, value.OfInt(anyBlob), value.OfInt(0x41), form(0, value.OfInt(1<<20)), value.OfBytes("a")))
+		}
+		e.ops = []codec.Op{{Type: codec.OpExpRead, Particle: value.ParticleBlob, Name: []byte("x"),
+			Value: value.Append(nil, value.OfList([]value.Value{value.OfList(append(args, value.OfInt(1)), 0), value.OfInt(0)}, 0))}}
+		return e
+	},
+	// Each of many equal entries of an ordered list, as often.
+	"repeated": func() (e evaluation) {
+		same := slices.Repeat([]value.Value{value.OfInt(5)}, 5000)
+		e.bins = []bin{{"l", value.OfList(same, value.Ordered).Particle()}}
+		e.ops = []codec.Op{{Type: codec.OpCDTRead, Particle: value.ParticleBlob, Name: []byte("l"),
+			Value: value.Append(nil, value.OfList([]value.Value{value.OfInt(23), value.OfInt(7), value.OfList(same, 0)}, 0))}}
+		return e
+	},
+	// Many wanted values that have to be held against every entry. It takes time, not room.
+	"wildcards": func() (e evaluation) {
+		entries, wanted := make([]value.Value, 100_000), make([]value.Value, 100_000)
+		for i := range wanted {
+			entries[i] = value.OfList([]value.Value{value.OfInt(1)}, 0)
+			wanted[i] = value.OfList([]value.Value{value.OfInt(2), value.OfList(nil, 0)}, 0)
+		}
+		e.bins = []bin{{"l", value.OfList(entries, 0).Particle()}}
+		b := value.Append(nil, value.OfList([]value.Value{value.OfInt(23), value.OfInt(7), value.OfList(wanted, 0)}, 0))
+		return e.with(append(b[:len(b)-1], 0xd4, 0xff, 0)) // the last is [2, *]
+	},
+}
+
+func (e evaluation) with(op []byte) evaluation {
+	e.ops = []codec.Op{{Type: codec.OpCDTRead, Particle: value.ParticleBlob, Name: []byte("l"), Value: op}}
+	return e
+}
+
+// TestGreedy: what a message makes is bounded, and how often it goes through a list.
+func TestGreedy(t *testing.T) { // not parallel: it counts what is allocated
+	for name, e := range greedy {
+		t.Run(name, func(t *testing.T) {
+			e := e()
+			e.info2 = codec.Info2Write
+			var before, after runtime.MemStats
+			runtime.ReadMemStats(&before)
+			if done := e.run(t); done == len(e.ops) {
+				t.Errorf("%d ops were done, all of them", done)
+			}
+			runtime.ReadMemStats(&after)
+			if mb := (after.TotalAlloc - before.TotalAlloc) >> 20; mb > 200 {
+				t.Errorf("%d MB were allocated", mb)
+			}
 		})
 	}
 }

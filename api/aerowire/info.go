@@ -30,6 +30,12 @@ func nodeName(a net.Addr) string {
 	return fmt.Sprintf("%016X", h.Sum64()|1)
 }
 
+// infoBytesMax bounds the answer to an info request, which may name the same a million
+// times: a function's source is the longest that one name has.
+const infoBytesMax = 4 << 20
+
+var errInfoTooLong = fmt.Errorf("%w: an info request whose answer is longer than %d bytes", codec.ErrMalformed, infoBytesMax)
+
 // info answers an info request: a line per name, in the order asked for.
 func (c *conn) info(ctx context.Context, body []byte) error {
 	began := time.Now()
@@ -47,6 +53,9 @@ func (c *conn) info(ctx context.Context, body []byte) error {
 			return c.sent(kindInfo, unanswered, began, err)
 		}
 		out = codec.AppendInfo(out, name, answer)
+		if len(out) > infoBytesMax {
+			return c.sent(kindInfo, unanswered, began, errInfoTooLong)
+		}
 	}
 	codec.SetProto(out, codec.TypeInfo)
 	return c.sent(kindInfo, codec.OK, began, c.write(out))

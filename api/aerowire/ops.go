@@ -27,13 +27,24 @@ type work struct {
 	answer  int // bytes of results
 }
 
-// answerFactor bounds an answer, in records of the largest size: a small message can
-// ask for one bin thousands of times.
+// answerFactor bounds an answer, and what a record may grow by before its size is
+// looked at, in records of the largest size: a small message can ask for one bin
+// thousands of times, or have thousands of bins made that large.
 const answerFactor = 16
+
+// binsMax is how many bins a record may have, and resultsMax what the head of an answer
+// can count.
+const (
+	binsMax    = 0x7fff
+	resultsMax = 0xffff
+)
 
 // spentMax bounds what one message can have computed under its key's lock: a
 // thousand operations on bins of the largest size.
 const spentMax = 1 << 30
+
+// stepBytes is what a step of an expression counts for.
+const stepBytes = 16
 
 // spend counts n bytes that an operation goes through.
 func (w *work) spend(n int) error {
@@ -71,7 +82,7 @@ func (w *work) op(op *codec.Op) error {
 	if err := w.apply(op); err != nil {
 		return err
 	}
-	if w.answer > answerFactor*w.limit {
+	if w.answer > answerFactor*w.limit || w.r.grown > answerFactor*w.limit || len(w.results) > resultsMax {
 		return codec.RecordTooBig
 	}
 	return nil
@@ -222,7 +233,7 @@ func (w *work) readCDT(op *codec.Op) error {
 	if !ok {
 		return w.done(op)
 	}
-	if err := w.spend(len(p.Data)); err != nil {
+	if err := w.spend(len(p.Data) * operation.Passes()); err != nil {
 		return err
 	}
 	bin, err := p.Value()
@@ -256,7 +267,7 @@ func (w *work) modifyCDT(op *codec.Op) error {
 	} else if err := w.o.need(value.Room(op.Value) + particleRoom(p) + n*roomPerByte); err != nil {
 		return err
 	}
-	if err := w.spend(len(p.Data)); err != nil {
+	if err := w.spend(len(p.Data) * operation.Passes()); err != nil {
 		return err
 	}
 	bin, err := p.Value()
@@ -271,6 +282,9 @@ func (w *work) modifyCDT(op *codec.Op) error {
 		p := after.Bin.Particle()
 		if len(p.Data) > w.limit {
 			return codec.RecordTooBig
+		}
+		if err := w.spend(len(p.Data)); err != nil {
+			return err
 		}
 		w.r.set(name, p)
 	}
@@ -326,6 +340,9 @@ func (w *work) modifyBits(op *codec.Op) error {
 	if err != nil {
 		return err
 	}
+	if err := w.spend(len(after)); err != nil {
+		return err
+	}
 	if exists {
 		w.r.set(name, value.Particle{Type: value.ParticleBlob, Data: after})
 	}
@@ -355,7 +372,11 @@ func (w *work) parseExpression(op *codec.Op) (*expression.Expression, int64, err
 }
 
 func (w *work) eval(e *expression.Expression) (value.Value, error) {
-	v, err := e.Eval(w.o.subject(w.r, w.now))
+	s := w.o.subject(w.r, w.now)
+	v, err := e.Eval(s)
+	if short := w.spend(stepBytes * s.Steps); short != nil {
+		return v, short
+	}
 	if err == nil && (!v.Storable() || v.Kind() == value.Ext) {
 		err = expression.ErrUnknown
 	}

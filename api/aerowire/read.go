@@ -41,6 +41,8 @@ func (s *Server) read(ctx context.Context, o *operation) *answer {
 	switch {
 	case o.Info1&codec.Info1NoBins != 0:
 		return a
+	case o.Info1&codec.Info1GetAll != 0 && len(r.bins) > resultsMax: // written otherwise than here
+		return failed(codec.RecordTooBig).of(r)
 	case o.Info1&codec.Info1GetAll != 0:
 		a.ops = allBins(r)
 		return a

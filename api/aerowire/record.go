@@ -57,6 +57,7 @@ type record struct {
 	// already.
 	beside []string
 	stored map[string]*walproxyv1.Value // the document's fields; nil: a new record
+	grown  int                          // bytes that set and remove have added
 }
 
 // fromDocument reads a stored record; nil stays nil.
@@ -175,7 +176,9 @@ func (r *record) get(name string) (value.Particle, bool) {
 
 func (r *record) set(name string, p value.Particle) {
 	at, ok := r.find(name)
+	r.grown += len(p.Data)
 	if ok {
+		r.grown -= len(r.bins[at].particle.Data)
 		r.bins[at].particle = p
 	} else {
 		r.bins = slices.Insert(r.bins, at, bin{name, p})
@@ -184,6 +187,7 @@ func (r *record) set(name string, p value.Particle) {
 
 func (r *record) remove(name string) {
 	if at, ok := r.find(name); ok {
+		r.grown -= len(r.bins[at].particle.Data)
 		r.bins = slices.Delete(r.bins, at, at+1)
 	}
 }

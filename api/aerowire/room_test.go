@@ -2,6 +2,7 @@ package aerowire_test
 
 import (
 	"slices"
+	"strconv"
 	"testing"
 
 	as "github.com/aerospike/aerospike-client-go/v7"
@@ -9,6 +10,8 @@ import (
 
 	"github.com/walproxy/walproxy/api/aerowire/codec"
 	"github.com/walproxy/walproxy/api/aerowire/value"
+	walproxyv1 "github.com/walproxy/walproxy/api/proto/walproxy/v1"
+	"github.com/walproxy/walproxy/mutation"
 )
 
 // What is decoded is bounded: without room a large list is not touched, a filter
@@ -109,5 +112,31 @@ func TestMoreThanAnAnswerHolds(t *testing.T) {
 	m.Ops = m.Ops[:16]
 	if got := ask(); got != codec.OK {
 		t.Errorf("a bin sixteen times: %v", got)
+	}
+
+	// More bins than the head of an answer can count, as others may have written them.
+	var ops []*walproxyv1.Op
+	for i := range 17 {
+		fields := map[string]*walproxyv1.Value{}
+		for j := range 4096 {
+			fields[strconv.FormatInt(int64(i*4096+j), 36)] = mutation.BoolValue(true)
+		}
+		ops = append(ops, mutation.MergeOp(fields))
+	}
+	if _, err := r.proxy.Append(t.Context(), mutation.New(namespace+".w", mutation.Bytes(m.Fields[2].Data), ops)); err != nil {
+		t.Fatal(err)
+	}
+	m.Info1, m.Ops = codec.Info1Read|codec.Info1GetAll, nil
+	if got := ask(); got != codec.RecordTooBig {
+		t.Errorf("all of 69,633 bins: %v", got)
+	}
+	scan := &codec.Message{Header: codec.Header{Info1: codec.Info1Read | codec.Info1GetAll}, Fields: m.Fields[:2]}
+	w.send(framed(codec.TypeMessage, codec.AppendMessage(nil, scan)))
+	if got := w.message().Result; got != codec.RecordTooBig {
+		t.Errorf("a scan of 69,633 bins: %v", got)
+	}
+	m.Info1, m.Info2, m.Ops = 0, codec.Info2Write, []codec.Op{{Type: codec.OpWrite, Particle: value.ParticleBool, Name: []byte("x"), Value: []byte{1}}}
+	if got := ask(); got != codec.Parameter {
+		t.Errorf("one more bin: %v", got)
 	}
 }

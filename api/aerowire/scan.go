@@ -1,6 +1,8 @@
 package aerowire
 
 import (
+	"bytes"
+	"container/heap"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -163,17 +165,28 @@ func (s *Server) newScan(m *codec.Message) (*scan, error) {
 }
 
 // sendScan sends every record that sc asks for. Errors of the store are coreError.
+//
+// Records of all sets together come in the order of their digests: a client goes on, on
+// its next page or after a break, behind the last digest that it has of each partition,
+// whatever set that was of.
 func (s *Server) sendScan(ctx context.Context, sc *scan, out *stream) error {
+	page, next := sc.asked()
+	var walks []*walk
 	err := s.eachCollection(ctx, sc.namespace, sc.set, func(collection string) error {
-		return s.eachAsked(ctx, sc, collection, func(e sinks.Entry) error {
-			if sc.left == 0 {
-				return errStop
-			}
-			return s.sendEntry(ctx, sc, collection, e, out)
-		})
+		walks = append(walks, &walk{collection: collection, next: next})
+		return nil
 	})
-	if errors.Is(err, errStop) {
-		err = nil
+	for _, w := range walks {
+		w.page = max(1, page/len(walks))
+		w.bytes = scanPageBytes / len(walks)
+	}
+	if err == nil {
+		err = s.merge(ctx, walks, func(collection string, e sinks.Entry) (more bool, err error) {
+			if sc.left == 0 {
+				return false, nil
+			}
+			return true, s.sendEntry(ctx, sc, collection, e, out)
+		})
 	}
 	if err == nil && sc.Info3&codec.Info3PartitionDone == 0 {
 		err = sc.done(out)
@@ -181,8 +194,54 @@ func (s *Server) sendScan(ctx context.Context, sc *scan, out *stream) error {
 	return err
 }
 
-// errStop ends a walk early.
-var errStop = errors.New("enough")
+// merge calls f with the records of all walks in the order of their keys, until f says
+// that it wants no more.
+func (s *Server) merge(ctx context.Context, walks []*walk, f func(collection string, e sinks.Entry) (more bool, err error)) error {
+	h := make(walkHeap, 0, len(walks))
+	for _, w := range walks {
+		ok, err := s.advance(ctx, w)
+		if err != nil {
+			return err
+		}
+		if ok {
+			h = append(h, w)
+		}
+	}
+	heap.Init(&h)
+	for len(h) > 0 {
+		w := h[0]
+		if more, err := f(w.collection, w.entry); err != nil || !more {
+			return err
+		}
+		ok, err := s.advance(ctx, w)
+		switch {
+		case err != nil:
+			return err
+		case ok:
+			heap.Fix(&h, 0)
+		default:
+			heap.Pop(&h)
+		}
+	}
+	return nil
+}
+
+// walkHeap has the walk with the least key in front.
+type walkHeap []*walk
+
+func (h walkHeap) Len() int { return len(h) }
+func (h walkHeap) Less(i, j int) bool {
+	return bytes.Compare(h[i].entry.Key.GetBytes(), h[j].entry.Key.GetBytes()) < 0
+}
+func (h walkHeap) Swap(i, j int) { h[i], h[j] = h[j], h[i] }
+func (h *walkHeap) Push(x any)   { *h = append(*h, x.(*walk)) }
+func (h *walkHeap) Pop() any {
+	last := len(*h) - 1
+	w := (*h)[last]
+	(*h)[last] = nil
+	*h = (*h)[:last]
+	return w
+}
 
 // done tells clients that ask for it that every partition is.
 func (sc *scan) done(out *stream) error {
@@ -230,35 +289,63 @@ func (s *Server) eachCollection(ctx context.Context, namespace, set string, f fu
 
 // eachRecord calls f with every record of a collection.
 func (s *Server) eachRecord(ctx context.Context, collection string, f func(e sinks.Entry) error) error {
-	return s.walk(ctx, collection, scanPage, func(last *walproxyv1.Key) *walproxyv1.Key { return last }, f)
-}
-
-// walk calls f with the records of a collection, in the order of their keys. After
-// each page next says where to go on, by the last key: behind it or further on;
-// nil: nowhere.
-func (s *Server) walk(ctx context.Context, collection string, page int, next func(last *walproxyv1.Key) *walproxyv1.Key, f func(e sinks.Entry) error) error {
-	read := min(page, 16) // until it is known how large records are
-	for after := (*walproxyv1.Key)(nil); ; {
-		entries, err := s.scanPage(ctx, collection, after, read)
-		if err != nil {
-			return coreError{err}
+	for w := (&walk{collection: collection, page: scanPage, bytes: scanPageBytes, next: behind}); ; {
+		if ok, err := s.advance(ctx, w); !ok || err != nil {
+			return err
 		}
-		size := 1
-		for _, e := range entries {
-			size += sizeOf(e.Document)
-			if err := f(e); err != nil {
-				return err
-			}
-		}
-		if len(entries) < read {
-			return nil
-		}
-		read = min(page, max(1, len(entries)*scanPageBytes/size))
-		if after = next(entries[len(entries)-1].Key); after == nil {
-			return nil
+		if err := f(w.entry); err != nil {
+			return err
 		}
 	}
 }
+
+// walk goes through the records of a collection, in the order of their keys.
+type walk struct {
+	collection string
+	page       int // records that are read at once, less if they are large:
+	bytes      int // about so many
+	// next says after each page where to go on, by the last key: behind it or further
+	// on; nil: nowhere.
+	next func(last *walproxyv1.Key) *walproxyv1.Key
+
+	entry   sinks.Entry   // where it is
+	entries []sinks.Entry // read, and behind entry
+	read    int           // of the next page; 0: nothing is read yet
+	after   *walproxyv1.Key
+	end     bool // nothing is behind entries
+}
+
+// advance goes to the next record; ok is false if there is none. Errors are coreError.
+func (s *Server) advance(ctx context.Context, w *walk) (ok bool, err error) {
+	if w.read == 0 {
+		w.read = min(w.page, 16) // until it is known how large records are
+	}
+	for len(w.entries) == 0 {
+		if w.end {
+			w.entry = sinks.Entry{}
+			return false, nil
+		}
+		if w.entries, err = s.scanPage(ctx, w.collection, w.after, w.read); err != nil {
+			return false, coreError{err}
+		}
+		if len(w.entries) < w.read {
+			w.end = true
+			continue
+		}
+		size := 1
+		for _, e := range w.entries {
+			size += sizeOf(e.Document)
+		}
+		w.read = min(w.page, max(1, len(w.entries)*w.bytes/size))
+		w.after = w.next(w.entries[len(w.entries)-1].Key)
+		w.end = w.after == nil
+	}
+	w.entry, w.entries = w.entries[0], w.entries[1:]
+	return true, nil
+}
+
+// behind is where to go on if every record is asked for.
+func behind(last *walproxyv1.Key) *walproxyv1.Key { return last }
 
 // scanPage does not wait for a store that is away: it looks whether that is there, as a
 // read does, before the first page and whenever one takes long. All that was logged has
@@ -308,11 +395,11 @@ func sizeOf(d *mutation.Document) int {
 	return n
 }
 
-// eachAsked calls f with every record of the partitions that are asked for, and
-// with some others: those of one partition come in the order of their digests.
-func (s *Server) eachAsked(ctx context.Context, sc *scan, collection string, f func(e sinks.Entry) error) error {
+// asked is how many records to read at once, and where to go on after them: to
+// every record of the partitions that are asked for, with some others between.
+func (sc *scan) asked() (page int, next func(last *walproxyv1.Key) *walproxyv1.Key) {
 	if len(sc.after) == partitions {
-		return s.eachRecord(ctx, collection, f)
+		return scanPage, behind
 	}
 	// A partition is twelve bits of a digest's first two bytes, so its records lie
 	// in ranges, and what lies between them is jumped over.
@@ -322,8 +409,7 @@ func (s *Server) eachAsked(ctx context.Context, sc *scan, collection string, f f
 			asked[(id&0xff)<<8|high<<4|id>>8] = true
 		}
 	}
-	page := max(16, scanPage*len(sc.after)/partitions)
-	return s.walk(ctx, collection, page, func(last *walproxyv1.Key) *walproxyv1.Key {
+	return max(16, scanPage*len(sc.after)/partitions), func(last *walproxyv1.Key) *walproxyv1.Key {
 		digest := last.GetBytes()
 		if len(digest) < 2 {
 			return last
@@ -339,7 +425,7 @@ func (s *Server) eachAsked(ctx context.Context, sc *scan, collection string, f f
 			return last
 		}
 		return nil
-	}, f)
+	}
 }
 
 // sendEntry sends one stored record if it is asked for.
@@ -373,6 +459,9 @@ func (s *Server) sendEntry(ctx context.Context, sc *scan, collection string, e s
 	ops, ok := sc.project(r)
 	if !ok {
 		return nil
+	}
+	if len(ops) > resultsMax { // written otherwise than through here
+		return coreError{codec.RecordTooBig}
 	}
 	if sc.left > 0 {
 		sc.left--

@@ -167,6 +167,7 @@ func TestMalformed(t *testing.T) {
 		"no header":       framed(codec.TypeMessage, []byte("x")),
 		"a lying count":   framed(codec.TypeMessage, codec.AppendHeader(nil, &codec.Header{}, 0xffff, 0xffff)),
 		"a bomb":          bomb,
+		"a long answer":   framed(codec.TypeInfo, bytes.Repeat([]byte("replicas\n"), 7000)),
 		"http":            []byte("GET / HTTP/1.1\r\nHost: x\r\n\r\n"),
 	} {
 		w := r.wire()

@@ -235,6 +235,9 @@ func (w *work) write(p policy) (*walproxyv1.Mutation, error) {
 	default:
 		w.r.expires = expiry(w.now, o.TTL)
 	}
+	if len(w.r.bins) > binsMax {
+		return nil, codec.Parameter // as servers say
+	}
 	if w.r.size() > w.limit {
 		return nil, codec.RecordTooBig
 	}

@@ -103,7 +103,7 @@ func (w *work) listSelect() (kind int64, s selection, err error) {
 			return 0, s, codec.Parameter
 		}
 		if w.v.IsOrdered() && kind&returnInverted == 0 {
-			s = membersInOrder(items, o.Args[1].Items())
+			s, err = membersInOrder(items, o.Args[1].Items())
 		} else {
 			s = members(items, o.Args[1].Items())
 		}

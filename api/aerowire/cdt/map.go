@@ -74,7 +74,7 @@ func (w *work) mapSelect(pairs []value.Pair, values []value.Value) (s selection,
 		switch o.int(0, 0) {
 		case returnIndex, returnRevIndex:
 			if w.v.IsOrdered() {
-				s = membersInOrder(keysOf(pairs), o.Args[1].Items())
+				s, err = membersInOrder(keysOf(pairs), o.Args[1].Items())
 			}
 		case returnRank, returnRevRank, returnRank | returnInverted, returnRevRank | returnInverted:
 			return s, codec.NotApplicable

@@ -93,15 +93,39 @@ func rankRange(values []value.Value, index, count int64, multi bool) (selection,
 	return s, err
 }
 
+// repeatedMax bounds an answer with entries that are wanted more than once.
+const repeatedMax = 1 << 20
+
 // membersInOrder is members of an ordered list, which answers with the entries of
 // one wanted value after the other, and with those that are wanted twice twice.
-func membersInOrder(values, wanted []value.Value) selection {
+func membersInOrder(values, wanted []value.Value) (selection, error) {
 	s := selection{multi: true, groups: true}
+	most := max(repeatedMax, len(values), len(wanted))
 	for _, w := range wanted {
-		found := interval(values, w, w, true, true)
-		s.at = append(s.at, found.at...)
+		if !w.Storable() { // a wildcard is equal to values in any place
+			s.at = append(s.at, interval(values, w, w, true, true).at...)
+		} else {
+			for at, _ := slices.BinarySearchFunc(values, w, value.Compare); at < len(values) && value.Equal(values[at], w) && len(s.at) <= most; at++ {
+				s.at = append(s.at, at)
+			}
+		}
+		if len(s.at) > most {
+			return s, codec.RecordTooBig
+		}
 	}
-	return s
+	return s, nil
+}
+
+// Passes is how often o goes through the list or map that it works on: once for each of
+// many wanted values, if a wildcard among them keeps them from being looked up.
+func (o *Op) Passes() int {
+	switch o.Code {
+	case listGetByValueList, listRemoveByValueList, mapGetByValueList, mapRemoveByValueList, mapGetByKeyList, mapRemoveByKeyList:
+		if len(o.Args) > 1 && !o.Args[1].Storable() {
+			return max(1, o.Args[1].Len())
+		}
+	}
+	return 1
 }
 
 // interval selects the values of [begin, end), or those equal to begin. What it
@@ -212,10 +236,12 @@ func (s *selection) ranks(values []value.Value) []int {
 	ranks := make([]int, len(s.at))
 	order := ranked(values)
 	if s.stable {
+		rankOf := make([]int, len(values))
 		for rank, at := range order {
-			if i := slices.Index(s.at, at); i >= 0 {
-				ranks[i] = rank
-			}
+			rankOf[at] = rank
+		}
+		for i, at := range s.at {
+			ranks[i] = rankOf[at]
 		}
 		return ranks
 	}

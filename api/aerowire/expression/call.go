@@ -43,15 +43,12 @@ func (w *work) call(args []value.Value) (value.Value, error) {
 	if err != nil {
 		return on, err
 	}
-	if err := w.step(max(on.Len(), len(on.Text()))); err != nil {
-		return on, err
-	}
 	system := args[1].Int64()
 	switch system &^ callModify {
 	case callCDT:
 		return w.callOnCDT(operation, on, system&callModify != 0, args[0].Int64())
 	case callBits:
-		return callOnBits(operation, on, system&callModify != 0, args[0].Int64())
+		return w.callOnBits(operation, on, system&callModify != 0, args[0].Int64())
 	}
 	return on, codec.Unsupported
 }
@@ -94,6 +91,9 @@ func (w *work) callOnCDT(operation []value.Value, on value.Value, modify bool, k
 	if op.IsModify() != modify {
 		return on, codec.Parameter
 	}
+	if err := w.step(max(on.Len(), len(on.Text())) * op.Passes()); err != nil {
+		return on, err
+	}
 	if modify {
 		if err := w.make(int(op.Padding())); err != nil {
 			return on, err
@@ -111,10 +111,13 @@ func (w *work) callOnCDT(operation []value.Value, on value.Value, modify bool, k
 	if err != nil || !ok {
 		return v, ErrUnknown
 	}
+	if err := w.make(v.Len()); err != nil {
+		return v, err
+	}
 	return typed(v, kind)
 }
 
-func callOnBits(operation []value.Value, on value.Value, modify bool, kind int64) (value.Value, error) {
+func (w *work) callOnBits(operation []value.Value, on value.Value, modify bool, kind int64) (value.Value, error) {
 	op, err := bits.FromList(operation)
 	if err != nil {
 		return on, err
@@ -122,10 +125,16 @@ func callOnBits(operation []value.Value, on value.Value, modify bool, kind int64
 	if op.IsModify() != modify || on.Kind() != value.Bytes {
 		return on, codec.Parameter
 	}
+	if err := w.step(len(on.Text())); err != nil {
+		return on, err
+	}
 	if modify {
 		after, _, err := op.Modify([]byte(on.Text()), true, BytesMax)
 		if err != nil {
 			return on, ErrUnknown
+		}
+		if err := w.step(len(after)); err != nil { // it may be longer than what it is made of
+			return on, err
 		}
 		return typed(value.OfBytes(after), kind)
 	}

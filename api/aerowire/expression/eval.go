@@ -195,7 +195,8 @@ func (w *work) inList(args []value.Value) (value.Value, error) {
 	if values[1].Kind() != value.List {
 		return value.Value{}, codec.Parameter
 	}
-	if err := w.step(values[1].Len()); err != nil {
+	inList, _ := value.Weigh(values[1], w.left)
+	if err := w.step(inList + len(values[0].Text())); err != nil {
 		return value.Value{}, err
 	}
 	return value.OfBool(slices.ContainsFunc(values[1].Items(), func(v value.Value) bool { return value.Equal(v, values[0]) })), nil
@@ -352,7 +353,7 @@ func (w *work) parts(code int64, arg value.Value) (value.Value, error) {
 	if v.Kind() != value.Map {
 		return v, codec.Parameter
 	}
-	if err := w.step(v.Len()); err != nil {
+	if err := w.make(v.Len()); err != nil {
 		return v, err
 	}
 	var items []value.Value

@@ -112,6 +112,8 @@ type Record struct {
 	Expires time.Time // zero: never
 	Now     time.Time
 	Size    int
+
+	Steps int // that evaluations have taken: they are counted here
 }
 
 // Expression is a parsed expression.
@@ -245,6 +247,7 @@ func (e *Expression) Filter(r *Record) (bool, error) {
 // Eval returns the value of e for a record; ErrUnknown if it has none.
 func (e *Expression) Eval(r *Record) (value.Value, error) {
 	w := &work{e: e, r: r, left: stepsMax, room: madeMax}
+	defer func() { r.Steps += stepsMax - w.left }()
 	return w.eval(e.root)
 }
 
