@@ -218,7 +218,7 @@ func (c *connection) try(ctx context.Context, write bool, attempt func(context.C
 		if failed.Retryable && c.wait(ctx, failed.pause(pause), until) {
 			continue
 		}
-		if unknown != nil && (failed.Retryable || failed.Code == codeCanceled || failed.Code == codeDenied || failed.Code == codeUntrusted) {
+		if unknown != nil && (failed.Retryable || failed.Code == codeCanceled || failed.Code == codeDenied || failed.Code == codeUntrusted || failed.Code == codeOther) {
 			failed.Code = codeUnknown // whatever the last attempt says, an earlier one may have written
 		}
 		if ctx.Err() != nil && !errors.Is(failed, ctx.Err()) {

@@ -4,7 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
+	"net/http"
+	"net/http/httptest"
 	"path/filepath"
 	"sync/atomic"
 	"testing"
@@ -259,5 +262,34 @@ func TestAway(t *testing.T) {
 		if _, err := client.New(address, client.Options{}); err == nil {
 			t.Errorf("New(%q) takes it", address)
 		}
+	}
+}
+
+// TestSomethingElseAnswers: behind an attempt that may have been done, what somebody else
+// at the address says of the next one, as while a proxy is replaced, is not its outcome.
+func TestSomethingElseAnswers(t *testing.T) {
+	var calls atomic.Int32
+	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if calls.Add(1) == 1 {
+			_, _ = io.Copy(io.Discard, r.Body)
+			panic(http.ErrAbortHandler)
+		}
+		http.NotFound(w, r)
+	}))
+	server.Config.Protocols = &http.Protocols{}
+	server.Config.Protocols.SetUnencryptedHTTP2(true)
+	server.Start()
+	defer server.Close()
+	c, err := client.New(server.URL, client.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	_, err = c.Put(t.Context(), "orders", mutation.String("1"), map[string]any{"n": 1})
+	if !errors.Is(err, client.ErrUnknownOutcome) || calls.Load() != 2 {
+		t.Errorf("after %d calls: %v", calls.Load(), err)
+	}
+	if _, err = c.Put(t.Context(), "orders", mutation.String("1"), map[string]any{"n": 1}); err == nil || errors.Is(err, client.ErrUnknownOutcome) {
+		t.Errorf("what was never taken: %v", err)
 	}
 }
