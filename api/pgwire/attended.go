@@ -29,6 +29,8 @@ type attended struct {
 	plans    plans
 	tx       *transaction // that PostgreSQL does not know of; nil: none
 	task     task
+	alone    int // writes in a row behind which nobody else wrote, up to aloneMin
+	vigil    *vigil
 	atDisk   atomic.Uint64 // the round of task in which it waits for an fsync, maybe its own
 	list     []message     // of messages
 
@@ -64,6 +66,7 @@ func newAttended(s *session, t *tables) *attended {
 func (x *attended) run(fromClient, fromServer []byte) error {
 	var up sync.WaitGroup
 	x.in = newInlet(x.client, fromClient)
+	x.vigil = newVigil(x.client)
 	up.Go(func() { x.unheard(x.serve()) })
 	x.down(fromServer, x.pass)
 	_ = x.upstream.Close() // all of it was read, or nobody is there to tell
@@ -74,6 +77,7 @@ func (x *attended) run(fromClient, fromServer []byte) error {
 	x.mu.Unlock()
 	x.give(net.ErrClosed)
 	up.Wait()
+	x.t.latest.CompareAndSwap(x, nil)
 	if x.underWay() {
 		x.s.joined.Go(x.outlast)
 	} else {
@@ -106,6 +110,9 @@ func (x *attended) fill(n int) error {
 	for !x.in.has(n) {
 		if err := x.flush(); err != nil {
 			return err
+		}
+		if x.isAlone() && !x.in.has(1) { // else the rest of a message is on its way
+			x.vigil.keep()
 		}
 		if err := x.in.read(n); err != nil {
 			return err

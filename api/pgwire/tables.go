@@ -79,7 +79,8 @@ type tables struct {
 
 	sequences *sequences
 	gates     *gates
-	named     atomic.Pointer[string] // the database, as storeSQL names it
+	latest    atomic.Pointer[attended] // wrote behind last; nil: nobody that is still here
+	named     atomic.Pointer[string]   // the database, as storeSQL names it
 }
 
 func newTables(s *Server, o WriteBehind, m *behindMetrics) *tables {

@@ -161,6 +161,7 @@ func (x *attended) acknowledge(b *batch, before, behind []byte) (done bool, err 
 	x.settings.last, x.settings.requestID, x.settings.why = lsn, "", "written behind"
 	x.unseen.add(lsn, b.tables)
 	x.t.m.logged.Add(1)
+	x.countAlone()
 	var warning []byte
 	if x.settings.ack == ackApplied {
 		failed, late := b.applied(lsn)
@@ -174,6 +175,23 @@ func (x *attended) acknowledge(b *batch, before, behind []byte) (done bool, err 
 	x.in.drop()
 	return true, x.say(appendReady(append(append(before, warning...), behind...), txIdle))
 }
+
+// aloneMin is after how many writes in a row, between which nobody else wrote behind, a
+// session counts as being alone. As many as make a writer of the log its own leader.
+const aloneMin = 8
+
+// countAlone takes note of a write.
+func (x *attended) countAlone() {
+	if x.t.latest.Load() == x {
+		x.alone = min(x.alone+1, aloneMin)
+		return
+	}
+	x.t.latest.Store(x)
+	x.alone = 0
+}
+
+// isAlone reports that nobody else writes behind. At most one session is.
+func (x *attended) isAlone() bool { return x.alone >= aloneMin && x.t.latest.Load() == x }
 
 // submit gives b its LSN; nothing: it has to be passed through.
 func (b *batch) submit() (api.Pending, *failure, error) {
