@@ -79,11 +79,11 @@ func mutationRecord(m *walproxyv1.Mutation) *walproxyv1.Record {
 }
 
 func (p *Proxy) submit(ctx context.Context, rec *walproxyv1.Record) (*Pending, error) {
-	return p.submitBy(ctx, rec, p.acceptor.Submit)
+	return p.submitBy(ctx, rec, (*accept.Acceptor).Submit)
 }
 
 // submitBy is submit by a way of the acceptor's.
-func (p *Proxy) submitBy(ctx context.Context, rec *walproxyv1.Record, way func(context.Context, *walproxyv1.Record) (*accept.Pending, error)) (*Pending, error) {
+func (p *Proxy) submitBy(ctx context.Context, rec *walproxyv1.Record, way func(*accept.Acceptor, context.Context, *walproxyv1.Record) (*accept.Pending, error)) (*Pending, error) {
 	if p.closing.Load() {
 		return nil, ErrClosed
 	}
@@ -91,7 +91,7 @@ func (p *Proxy) submitBy(ctx context.Context, rec *walproxyv1.Record, way func(c
 		return nil, err
 	}
 	defer p.intake.leave()
-	w, err := way(ctx, rec)
+	w, err := way(p.acceptor, ctx, rec)
 	if err != nil {
 		return nil, closedError(err)
 	}

@@ -82,5 +82,5 @@ func (p *Proxy) AppendRecord(ctx context.Context, rec *walproxyv1.Record) (*Pend
 // makes the write durable, and then lasts as long as the disk does, whatever becomes of its
 // ctx.
 func (p *Proxy) AppendNow(ctx context.Context, rec *walproxyv1.Record) (*Pending, error) {
-	return p.submitBy(ctx, &walproxyv1.Record{Body: rec.GetBody(), Principal: rec.GetPrincipal()}, p.acceptor.SubmitNow)
+	return p.submitBy(ctx, &walproxyv1.Record{Body: rec.GetBody(), Principal: rec.GetPrincipal()}, (*accept.Acceptor).SubmitNow)
 }

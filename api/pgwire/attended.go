@@ -31,8 +31,13 @@ type attended struct {
 	task     task
 	alone    int // writes in a row behind which nobody else wrote, up to aloneMin
 	vigil    *vigil
-	atDisk   atomic.Uint64 // the round of task in which it waits for an fsync, maybe its own
-	list     []message     // of messages
+	// Made once, for what is made for each write costs it as much as its values do.
+	ending, cancelling context.CancelCauseFunc // task's endNow, and cancelWork
+	worked             func()                  // endWork
+	cancellable        atomic.Uint64           // the last round of task that the client may cancel
+
+	atDisk atomic.Uint64 // the round of task in which it waits for an fsync, maybe its own
+	list   []message     // of messages
 
 	// own writes that were acknowledged from the log, until a read has found them
 	// applied.
@@ -60,6 +65,7 @@ func newAttended(s *session, t *tables) *attended {
 	x.guarded.ends.x = x
 	x.guarded.backslashes = s.reported(conforming) != "on"
 	x.task.expired = x.ackLate
+	x.ending, x.cancelling, x.worked = x.task.endNow, x.cancelWork, x.endWork
 	return x
 }
 
@@ -77,6 +83,7 @@ func (x *attended) run(fromClient, fromServer []byte) error {
 	x.mu.Unlock()
 	x.give(net.ErrClosed)
 	up.Wait()
+	x.task.quit()
 	x.t.latest.CompareAndSwap(x, nil)
 	if x.underWay() {
 		x.s.joined.Go(x.outlast)
@@ -173,29 +180,49 @@ func (x *attended) say(b []byte) error {
 // ends ctx, and so does the client's cancel request if it is cancellable. One thing at
 // a time.
 func (x *attended) work(limit time.Duration, late error, cancellable bool) (ctx context.Context, done func()) {
-	k := &x.task
-	ctx, round := k.begin(limit, late)
-	cancel := context.CancelCauseFunc(func(cause error) { k.end(round, cause) })
-	x.interrupt.Store(&cancel)
+	ctx, round := x.task.begin(limit, late)
+	x.interrupt.Store(&x.ending)
 	if cancellable {
-		x.session.waiting.Store(&cancel)
+		x.cancellable.Store(round)
+		x.session.waiting.Store(&x.cancelling)
 	}
 	x.mu.Lock()
 	x.mu.busy = true
 	over := x.mu.over
 	x.mu.Unlock()
 	if over {
-		cancel(net.ErrClosed)
+		x.ending(net.ErrClosed)
 	}
-	return ctx, func() {
-		x.session.waiting.Store(nil)
-		x.interrupt.Store(nil)
-		x.mu.Lock()
-		x.mu.busy = false
-		x.mu.moves++
-		x.mu.Unlock()
-		k.finish()
+	return ctx, x.worked
+}
+
+// workOn is work, before done, at what can no longer be cancelled.
+func (x *attended) workOn(limit time.Duration, late error) context.Context {
+	x.session.waiting.Store(nil)
+	ctx, _ := x.task.begin(limit, late) // which a cancel request that comes now is not about
+	x.mu.Lock()
+	over := x.mu.over
+	x.mu.Unlock()
+	if over {
+		x.ending(net.ErrClosed)
 	}
+	return ctx
+}
+
+// cancelWork is for the client's cancel request: it ends the last that can be cancelled, if
+// that goes on.
+func (x *attended) cancelWork(cause error) {
+	x.task.end(x.cancellable.Load(), cause)
+}
+
+func (x *attended) endWork() {
+	x.session.waiting.Store(nil)
+	x.interrupt.Store(nil)
+	x.mu.Lock()
+	x.mu.busy = false
+	x.mu.moves++
+	x.mu.Unlock()
+	x.task.finish()
 }
 
 // backslashes: a backslash escapes in plain strings, too.

@@ -14,7 +14,9 @@ import (
 // an invalid one if there is none. Behind the last "/*" of a text that ends with "*/" all
 // is comment: no literal can end so.
 func commented(sql string) trace.SpanContext {
-	sql = strings.TrimRight(sql, " \t\r\n;")
+	for n := len(sql); n > 0 && strings.IndexByte(" \t\r\n;", sql[n-1]) >= 0; n-- {
+		sql = sql[:n-1]
+	}
 	if !strings.HasSuffix(sql, "*/") {
 		return trace.SpanContext{}
 	}

@@ -84,11 +84,11 @@ var errAway = errors.New("pgwire: PostgreSQL is away")
 // unlessAway ends what work began when PostgreSQL is away, or is so already, until stop
 // is called: nothing is applied meanwhile, and what is waited for could not be passed on.
 func (x *attended) unlessAway() (stop func() bool) {
-	end := x.interrupt.Load()
-	if x.link.Load() == nil || end == nil {
+	if x.link.Load() == nil {
 		return func() bool { return true } // the session ends with PostgreSQL
 	}
-	return context.AfterFunc(x.s.whileUpstream(), func() { (*end)(errAway) })
+	round := x.task.round
+	return context.AfterFunc(x.s.whileUpstream(), func() { x.task.end(round, errAway) })
 }
 
 // withoutUpstream refuses a statement that needs PostgreSQL, of which nothing was done.

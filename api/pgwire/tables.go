@@ -78,6 +78,7 @@ type tables struct {
 	m     *behindMetrics
 
 	sequences *sequences
+	next      func(*catalogue.Sequence) (int64, bool) // sequences'
 	gates     *gates
 	latest    atomic.Pointer[attended] // wrote behind last; nil: nobody that is still here
 	named     atomic.Pointer[string]   // the database, as storeSQL names it
@@ -93,6 +94,7 @@ func newTables(s *Server, o WriteBehind, m *behindMetrics) *tables {
 	}
 	t.watch = catalogue.NewWatch(o.Query, declared, o.Interval, s.log.Named("catalogue"))
 	t.sequences = newSequences(s, t.watch.Ask, o)
+	t.next = t.sequences.next
 	t.gates = &gates{s: s, t: t, in: map[*attended]struct{}{}}
 	return t
 }

@@ -8,7 +8,8 @@ import (
 
 // task is what a session has the client wait for, one time after the other: a context
 // that is made again only when it was ended, for making one costs as much as
-// everything else about an acknowledgement.
+// everything else about an acknowledgement. For the same reason the timer of a round that
+// is over is left as it is: when it looks it goes on for the round under way, if there is one.
 type task struct {
 	parent  context.Context // whose end ends it, too; nil: none
 	mu      sync.Mutex
@@ -17,10 +18,10 @@ type task struct {
 	busy    bool
 	ctx     context.Context
 	cancel  context.CancelCauseFunc
-	timer   *time.Timer // ends the round with late, at until
-	until   time.Time
+	until   time.Time // then the round ends with late
 	late    error
-	expires uint64             // the round that the timer is for
+	timer   *time.Timer        // looks for that; nil: it was never set
+	looks   time.Time          // when it does; zero: it is not set
 	expired func(round uint64) // is called when one was ended because it was late; nil: nothing is
 }
 
@@ -39,11 +40,10 @@ func (k *task) begin(limit time.Duration, late error) (ctx context.Context, roun
 		}
 	}
 	k.round++
-	k.expires, k.late, k.until = k.round, late, time.Now().Add(limit)
-	if k.timer == nil {
-		k.timer = time.AfterFunc(limit, k.expire)
-	} else {
-		k.timer.Reset(limit)
+	now := time.Now()
+	k.late, k.until = late, now.Add(limit)
+	if k.looks.IsZero() || k.looks.After(k.until) {
+		k.lookLocked(now)
 	}
 	return k.ctx, k.round
 }
@@ -54,15 +54,41 @@ func (k *task) expire() {
 	}
 }
 
-// endLate ends the round if its time is up: else the timer was stopped too late.
+// lookLocked has the timer look at the end of the round.
+func (k *task) lookLocked(now time.Time) {
+	k.looks = k.until
+	if k.timer == nil {
+		k.timer = time.AfterFunc(k.until.Sub(now), k.expire)
+	} else {
+		k.timer.Reset(k.until.Sub(now))
+	}
+}
+
+// endLate ends the round if its time is up.
 func (k *task) endLate() (round uint64, late bool) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	late = k.busy && k.expires == k.round && !time.Now().Before(k.until)
-	if late {
+	now := time.Now()
+	switch {
+	case !k.busy:
+		k.looks = time.Time{}
+	case now.Before(k.until): // it was set for an earlier one
+		k.lookLocked(now)
+	default:
+		k.looks = time.Time{}
 		k.cancel(k.late)
+		return k.round, true
 	}
-	return k.round, late
+	return k.round, false
+}
+
+// endNow ends the context of the round under way, if one is.
+func (k *task) endNow(cause error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.busy {
+		k.cancel(cause)
+	}
 }
 
 // end ends a round's context, unless the round is over.
@@ -81,6 +107,22 @@ func (k *task) stop(cause error) {
 	if k.stopped = cause; k.cancel != nil {
 		k.cancel(cause)
 	}
+	k.quitLocked()
+}
+
+// quit is called when no more rounds are to come: the timer, if it is still set, would keep
+// what belongs to them.
+func (k *task) quit() {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.quitLocked()
+}
+
+func (k *task) quitLocked() {
+	if k.timer != nil {
+		k.timer.Stop()
+		k.looks = time.Time{}
+	}
 }
 
 // finish is called when the round is over.
@@ -88,5 +130,4 @@ func (k *task) finish() {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.busy = false
-	k.timer.Stop()
 }

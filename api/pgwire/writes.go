@@ -1,6 +1,7 @@
 package pgwire
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"strconv"
@@ -32,6 +33,12 @@ type batch struct {
 	members []*walproxyv1.Statement
 	tables  []string          // collections
 	trace   trace.SpanContext // of the first statement whose comment names one
+
+	execution behind.Execution // of bind
+
+	// Of a batch of one row, in the same allocation.
+	oneMember [1]*walproxyv1.Statement
+	oneTable  [1]string
 }
 
 // portal is a bound statement of a query that is answered here.
@@ -45,11 +52,16 @@ type portal struct {
 	failed    *failure // what PostgreSQL would say of the values
 	stage     behind.Stage
 	done      bool
+
+	oneMember [1]*walproxyv1.Statement // of one row, in the same allocation
 }
 
 // bind judges one execution of a plan; nil: it has to be passed through.
-func (b *batch) bind(plan *behind.Plan, e *behind.Execution) *portal {
-	e.Now, e.Started, e.Clock, e.UUID, e.Next = b.now, b.now, time.Now, uuid.NewRandom, b.x.t.sequences.next
+func (b *batch) bind(plan *behind.Plan, text statement.Text, sql string, formats []int16, values [][]byte) *portal {
+	e := &b.execution
+	*e = behind.Execution{Text: text, SQL: sql, Formats: formats, Values: values,
+		Now: b.now, Started: b.now, Clock: time.Now, UUID: uuid.NewRandom, Next: b.x.t.next}
+	defer func() { *e = behind.Execution{} }()
 	if b.x.tx != nil {
 		e.Started = time.Now()
 	}
@@ -67,24 +79,37 @@ func (b *batch) bind(plan *behind.Plan, e *behind.Execution) *portal {
 	if !b.trace.IsValid() {
 		b.trace = commented(e.SQL)
 	}
-	p.members = make([]*walproxyv1.Statement, 0, len(rows))
+	if p.members = p.oneMember[:0]; len(rows) > 1 {
+		p.members = make([]*walproxyv1.Statement, 0, len(rows))
+	}
 	for _, row := range rows {
 		p.members = append(p.members, plan.Record(row, session))
 	}
-	verb := "DELETE"
-	switch plan.Kind {
-	case statement.Insert:
-		verb = "INSERT 0"
-	case statement.Update:
-		verb = "UPDATE"
-	}
-	p.tag = verb + " " + strconv.Itoa(len(rows))
+	p.tag = writeTag(plan.Kind, len(rows))
 	return p
+}
+
+// writeTag is what PostgreSQL says of a write of n rows.
+func writeTag(kind statement.Kind, n int) string {
+	verb, one := "DELETE ", "DELETE 1"
+	switch kind {
+	case statement.Insert:
+		verb, one = "INSERT 0 ", "INSERT 0 1"
+	case statement.Update:
+		verb, one = "UPDATE ", "UPDATE 1"
+	}
+	if n == 1 {
+		return one
+	}
+	return verb + strconv.Itoa(n)
 }
 
 // execute adds what a portal writes.
 func (b *batch) execute(p *portal) {
 	p.done = true
+	if b.members == nil {
+		b.members, b.tables = b.oneMember[:0], b.oneTable[:0]
+	}
 	b.members = append(b.members, p.members...)
 	b.tables = append(b.tables, p.table)
 }
@@ -100,7 +125,7 @@ func (x *attended) answerWrite(sql string, text statement.Text) (done bool, err 
 		return false, nil
 	}
 	b := x.batch()
-	p := b.bind(plan, &behind.Execution{Text: text, SQL: sql})
+	p := b.bind(plan, text, sql, nil, nil)
 	switch {
 	case p == nil || !x.plannedWith(known):
 		return false, nil
@@ -145,18 +170,14 @@ func (x *attended) plannedWith(known *catalogue.Snapshot) bool {
 // completed command, behind it the rest. It reports false if nothing was done.
 func (x *attended) acknowledge(b *batch, before, behind []byte) (done bool, err error) {
 	b.tables = unique(b.tables)
-	pending, failed, err := b.submit()
+	lsn, failed, err := b.log()
 	switch {
 	case err != nil:
-		return false, err
+		return true, err
 	case failed != nil:
 		return true, x.fail(before, failed)
-	case pending == nil:
+	case lsn == 0:
 		return false, nil
-	}
-	lsn := pending.LSN()
-	if err := b.durable(pending); err != nil {
-		return true, err
 	}
 	x.settings.last, x.settings.requestID, x.settings.why = lsn, "", "written behind"
 	x.unseen.add(lsn, b.tables)
@@ -193,8 +214,9 @@ func (x *attended) countAlone() {
 // isAlone reports that nobody else writes behind. At most one session is.
 func (x *attended) isAlone() bool { return x.alone >= aloneMin && x.t.latest.Load() == x }
 
-// submit gives b its LSN; nothing: it has to be passed through.
-func (b *batch) submit() (api.Pending, *failure, error) {
+// log gives b its LSN and waits until it is durable; nothing: it has to be passed through.
+// An error ends the session: what became of b is unknown.
+func (b *batch) log() (wal.LSN, *failure, error) {
 	x := b.x
 	limit, late := x.t.o.AckTimeout, errAckLate
 	if x.settings.requestID != "" { // it must not be done directly
@@ -202,23 +224,33 @@ func (b *batch) submit() (api.Pending, *failure, error) {
 	}
 	ctx, done := x.work(limit, late, true)
 	defer done()
+	pending, failed := b.submit(ctx, limit)
+	if pending == nil {
+		return 0, failed, nil
+	}
+	return pending.LSN(), nil, b.durable(pending)
+}
+
+// submit gives b its LSN; nothing: it has to be passed through.
+func (b *batch) submit(ctx context.Context, limit time.Duration) (api.Pending, *failure) {
+	x := b.x
 	if b.trace.IsValid() {
 		ctx = trace.ContextWithRemoteSpanContext(ctx, b.trace)
 	}
 	pending, err := x.t.gates.append(ctx, b)
 	if err == nil {
-		return pending, nil, nil
+		return pending, nil
 	}
 	_, invalid := errors.AsType[*mutation.InvalidError](err)
 	switch {
-	case errors.Is(err, walproxy.ErrDirect) && b.x.settings.requestID == "":
+	case errors.Is(err, walproxy.ErrDirect) && x.settings.requestID == "":
 		x.passes("gate", "a transaction writes the table directly")
-		return nil, nil, nil
+		return nil, nil
 	case invalid, errors.Is(err, walproxy.ErrUnroutable), errors.Is(err, wal.ErrTooLarge):
 		x.passes("log", err.Error())
-		return nil, nil, nil
+		return nil, nil
 	}
-	return nil, unlogged(err, limit), nil
+	return nil, unlogged(err, limit)
 }
 
 func (b *batch) record() *walproxyv1.Record {
@@ -238,8 +270,7 @@ func (b *batch) record() *walproxyv1.Record {
 
 // durable waits for the fsync. A client cannot cancel that: the write has its place.
 func (b *batch) durable(pending api.Pending) error {
-	ctx, done := b.x.work(b.x.t.o.AckTimeout, errAckLate, false)
-	defer done()
+	ctx := b.x.workOn(b.x.t.o.AckTimeout, errAckLate)
 	b.x.atDisk.Store(b.x.task.round)
 	defer b.x.atDisk.Store(0)
 	if _, err := pending.Wait(ctx); err != nil {

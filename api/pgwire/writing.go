@@ -15,7 +15,7 @@ type writing struct {
 	x        *attended
 	known    *catalogue.Snapshot // nil: nothing was planned yet
 	b        *batch
-	portals  map[string]*portal
+	portals  portals
 	reply    []byte
 	first    int     // where the first CommandComplete stands in reply; -1: there is none
 	ended    *portal // COMMIT or ROLLBACK; its CommandComplete is to come at first
@@ -23,11 +23,40 @@ type writing struct {
 	failed   *failure
 }
 
+// portals by name: most have none.
+type portals struct {
+	unnamed *portal
+	named   map[string]*portal
+}
+
+// get returns nil for a name that there is no portal of.
+func (p *portals) get(name string) *portal {
+	if name == "" {
+		return p.unnamed
+	}
+	return p.named[name]
+}
+
+// set gives a name to a portal; nil: to none.
+func (p *portals) set(name string, to *portal) {
+	switch {
+	case name == "":
+		p.unnamed = to
+	case to == nil:
+		delete(p.named, name)
+	default:
+		if p.named == nil {
+			p.named = map[string]*portal{}
+		}
+		p.named[name] = to
+	}
+}
+
 // answerWrites answers an extended query if it can: nothing was done if it reports
 // false.
 func (x *attended) answerWrites(list []message) (done bool, err error) {
 	mark := x.mark()
-	w := &writing{x: x, portals: map[string]*portal{}, reply: make([]byte, 0, 128), first: -1}
+	w := &writing{x: x, reply: make([]byte, 0, 128), first: -1}
 	ok := true
 	for i := 0; i < len(list) && ok && err == nil && w.failed == nil; i++ {
 		ok, err = w.take(&list[i])
@@ -56,7 +85,7 @@ func (w *writing) finish() (done bool, err error) {
 	case w.first < 0 && w.literals: // which Parse looks at
 		return false, nil
 	case x.tx != nil:
-		if p := w.portals[""]; p != nil && !p.done {
+		if p := w.portals.unnamed; p != nil && !p.done {
 			return false, nil // it would still be there behind the Sync
 		}
 		x.in.drop()
@@ -100,13 +129,13 @@ func (w *writing) take(m *message) (ok bool, err error) {
 		w.reply = appendEmpty(w.reply, sNoData)
 	case cClose:
 		if m.object == 'P' {
-			delete(w.portals, m.portal)
+			w.portals.set(m.portal, nil)
 		}
 		w.reply = appendEmpty(w.reply, sCloseComplete)
 	case cBind:
 		return w.bind(m, plan), nil
 	case cExecute:
-		return w.execute(w.portals[m.portal]), nil
+		return w.execute(w.portals.get(m.portal)), nil
 	}
 	return true, nil
 }
@@ -133,7 +162,7 @@ func (w *writing) plan(m *message) (*behind.Plan, error) {
 // bind takes a Bind.
 func (w *writing) bind(m *message, plan *behind.Plan) bool {
 	x := w.x
-	if m.portal != "" && (x.tx != nil || w.portals[m.portal] != nil) {
+	if m.portal != "" && (x.tx != nil || w.portals.get(m.portal) != nil) {
 		return false // it outlives the Sync; PostgreSQL refuses to bind it again
 	}
 	p := &portal{}
@@ -150,7 +179,7 @@ func (w *writing) bind(m *message, plan *behind.Plan) bool {
 		if w.b == nil || x.tx != nil && w.b != &x.tx.batch {
 			w.b = x.batch()
 		}
-		p = w.b.bind(plan, &behind.Execution{Text: m.prepared.text, SQL: m.prepared.sql, Formats: m.formats, Values: m.values})
+		p = w.b.bind(plan, m.prepared.text, m.prepared.sql, m.formats, m.values)
 		switch {
 		case p == nil:
 			return false
@@ -165,7 +194,7 @@ func (w *writing) bind(m *message, plan *behind.Plan) bool {
 	}
 	p.b, p.statement = w.b, m.prepared.text.Statements[0]
 	p.held = heldStatement{sql: m.prepared.sql, types: m.prepared.types, formats: m.formats, values: m.values}
-	w.portals[m.portal] = p
+	w.portals.set(m.portal, p)
 	w.reply = appendEmpty(w.reply, sBindComplete)
 	return true
 }
@@ -233,7 +262,7 @@ func (x *attended) described() (done bool, err error) {
 		return false, nil
 	}
 	mark := x.mark()
-	w := &writing{x: x, portals: map[string]*portal{}, first: -1}
+	w := &writing{x: x, first: -1}
 	for i := range list {
 		list[i].prepared = p
 		if ok, err := w.take(&list[i]); !ok || err != nil {

@@ -152,6 +152,22 @@ func (a *Acceptor) pass(ctx context.Context, collections []string, wait bool) (l
 	return func() { leaveAll(gates) }, nil
 }
 
+// passOne is pass where the write has one key and enters at once, without an allocation:
+// leaveLog of the gate is called then. nil: pass says.
+func (a *Acceptor) passOne(w *write) *gate {
+	if len(w.keys) != 1 {
+		return nil
+	}
+	t := a.newest.find(w.keys[0].collection)
+	if t == nil {
+		return nil
+	}
+	if ok, _ := t.gate.enterLog(); !ok {
+		return nil
+	}
+	return &t.gate
+}
+
 // awaitGates enters gates of which one is held, once it is free.
 func (a *Acceptor) awaitGates(ctx context.Context, gates []*gate, names []string, held int, free <-chan struct{}) error {
 	ctx, done := a.bound(ctx)

@@ -49,11 +49,15 @@ func (a *Acceptor) submitEntered(ctx context.Context, w *walproxyv1.Record, to *
 	p.toLead = !wait
 	a.trace(ctx, p)
 	if a.newest.tracks() {
-		leave, err := a.pass(ctx, p.collections(), wait)
-		if err != nil {
-			return nil, err
+		if only := a.passOne(p); only != nil {
+			defer only.leaveLog()
+		} else {
+			leave, err := a.pass(ctx, p.collections(), wait)
+			if err != nil {
+				return nil, err
+			}
+			defer leave()
 		}
-		defer leave()
 	}
 	if mutation.RequestID(p.record) == "" || p.retry() {
 		return a.submit(ctx, p)

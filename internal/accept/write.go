@@ -163,7 +163,9 @@ func (a *Acceptor) canonicalMember(in *walproxyv1.Group_Member) (*walproxyv1.Gro
 
 // keepUnknown copies in's unknown fields, for Encode to refuse them.
 func keepUnknown(out, in proto.Message) {
-	out.ProtoReflect().SetUnknown(in.ProtoReflect().GetUnknown())
+	if unknown := in.ProtoReflect().GetUnknown(); len(unknown) > 0 {
+		out.ProtoReflect().SetUnknown(unknown)
+	}
 }
 
 func underMember(i int, member *walproxyv1.Group_Member, err error) error {
