@@ -53,6 +53,7 @@ type column struct {
 	typeName  string
 	exact     bool // see codec.exact
 	base      uint32
+	modifier  int // of base: varchar(3), timestamptz(0); -1: none
 	number    int
 	enums     uint32 // the type of its arrays, of an enum; else 0
 }
@@ -177,6 +178,10 @@ func (t *table) readColumns(rows [][][]byte, types pgTypes) error {
 		if err != nil {
 			return err
 		}
+		modifier, err := strconv.Atoi(row[3])
+		if err != nil {
+			return err
+		}
 		defaults := row[7]
 		c := &column{
 			number: number, name: row[1], notNull: row[4] == "true", typeName: row[9],
@@ -184,7 +189,7 @@ func (t *table) readColumns(rows [][][]byte, types pgTypes) error {
 			kept:     row[5] != "" || strings.Contains(defaults, "nextval("),
 			hasValue: row[6] == "" && defaults != "" && !strings.HasPrefix(defaults, "NULL") || row[5] != "",
 		}
-		types.describe(c, uint32(oid), row[3] != "-1")
+		types.describe(c, uint32(oid), modifier)
 		c.selects = quote(c.name)
 		if !c.codec.binary {
 			c.selects += "::pg_catalog.text"

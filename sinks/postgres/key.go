@@ -6,6 +6,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/google/uuid"
 
@@ -43,6 +44,9 @@ func (w *work) keyValues(m *mapping, key *walproxyv1.Key) ([][]byte, error) {
 	}
 	return values, nil
 }
+
+// varcharHead is what a varchar's modifier counts beside its characters (VARHDRSZ).
+const varcharHead = 4
 
 // keyValue encodes one column of a key, into the arena.
 func (w *work) keyValue(c *column, key *walproxyv1.Key, part bool) ([]byte, error) {
@@ -104,6 +108,11 @@ func appendKeyValue(dst []byte, c *column, key *walproxyv1.Key, part bool) ([]by
 		return nil, fmt.Errorf("contains a NUL, which PostgreSQL's text cannot hold")
 	}
 	switch c.base {
+	case oidVarchar:
+		// Spaces at its end would be cut.
+		if most := c.modifier - varcharHead; c.modifier >= 0 && utf8.RuneCountInString(s) > most {
+			return nil, fmt.Errorf("%.40q is longer than the column's %d characters", s, most)
+		}
 	case oidUUID:
 		id, err := uuid.Parse(s)
 		if err != nil || id.String() != s {
@@ -118,6 +127,9 @@ func appendKeyValue(dst []byte, c *column, key *walproxyv1.Key, part bool) ([]by
 		t, err := time.Parse(time.RFC3339Nano, s)
 		if err != nil || string(jsonform.AppendTime(nil, t)) != s || t.Nanosecond()%1000 != 0 {
 			return nil, fmt.Errorf("%.40q is not a time as 2006-01-02T15:04:05.123456Z, in UTC and without zeros at the end", s)
+		}
+		if p := c.modifier; p >= 0 && len(strings.TrimRight(fmt.Sprintf("%06d", t.Nanosecond()/1000), "0")) > p {
+			return nil, fmt.Errorf("%.40q is finer than the column's %d digits of a second, to which it would be rounded", s, p)
 		}
 		return binary.BigEndian.AppendUint64(dst, uint64(microseconds(t))), nil
 	}

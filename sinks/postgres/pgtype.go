@@ -8,7 +8,7 @@ type pgType struct {
 	kind         string // pg_type.typtype: b base, d domain, e enum, ...
 	category     string // pg_type.typcategory: S string, A array, ...
 	base         uint32 // of a domain
-	limited      bool   // the domain's base type has a modifier, numeric(10,2)
+	modifier     int    // of the domain's base type, numeric(10,2); -1: none
 	element      uint32 // of an array
 	delimiter    string
 	array        uint32 // of which it is the element
@@ -24,23 +24,24 @@ func readTypes(rows [][][]byte) pgTypes {
 	}
 	for _, raw := range rows {
 		row := texted(raw)
+		modifier, _ := strconv.Atoi(row[6]) // an int4
 		types[number(row[0])] = pgType{
 			schema: row[1], name: row[2], kind: row[3], category: row[4],
-			base: number(row[5]), limited: row[6] != "-1", element: number(row[7]), delimiter: row[8], array: number(row[9]),
+			base: number(row[5]), modifier: modifier, element: number(row[7]), delimiter: row[8], array: number(row[9]),
 		}
 	}
 	return types
 }
 
-// describe gives c its codec and casts. limited: the column's type has a
-// modifier, so that the store may round or cut.
-func (types pgTypes) describe(c *column, oid uint32, limited bool) {
+// describe gives c its codec and casts. modifier is that of the column's type, with
+// which the store may round or cut; -1: it has none.
+func (types pgTypes) describe(c *column, oid uint32, modifier int) {
 	t := types[oid]
 	for t.kind == "d" {
-		limited = limited || t.limited
+		modifier = max(modifier, t.modifier) // one has it at most
 		oid, t = t.base, types[t.base]
 	}
-	c.base = oid
+	c.base, c.modifier = oid, modifier
 	own, isBuiltin := builtin[oid]
 	switch {
 	case isBuiltin:
@@ -50,7 +51,7 @@ func (types pgTypes) describe(c *column, oid uint32, limited bool) {
 	default:
 		c.codec = otherCodec
 	}
-	c.exact = c.codec.exact && !limited
+	c.exact = c.codec.exact && modifier < 0
 	if t.kind == "e" {
 		c.enums = t.array
 	}
@@ -72,7 +73,7 @@ func (types pgTypes) elementCodec(oid uint32) *codec {
 	t := types[oid]
 	limited := false
 	for t.kind == "d" {
-		limited = limited || t.limited
+		limited = limited || t.modifier >= 0
 		oid, t = t.base, types[t.base]
 	}
 	c, ok := builtin[oid]

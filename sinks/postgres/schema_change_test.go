@@ -181,6 +181,7 @@ func TestKeys(t *testing.T) {
 		"CREATE TYPE mood AS ENUM ('sad', 'happy')",
 		"CREATE TABLE k_int (id int PRIMARY KEY, v int)", "CREATE TABLE k_uuid (id uuid PRIMARY KEY, v int)", "CREATE TABLE k_text (id varchar(8) PRIMARY KEY, v int)",
 		"CREATE TABLE k_bytes (id bytea PRIMARY KEY, v int)", "CREATE TABLE k_date (id date PRIMARY KEY, v int)", "CREATE TABLE k_mood (id mood PRIMARY KEY, v int)",
+		"CREATE DOMAIN short AS varchar(3)", "CREATE TABLE k_short (id short PRIMARY KEY, v int)", "CREATE TABLE k_tenths (id timestamptz(1) PRIMARY KEY, v int)",
 		"CREATE TABLE k_time (id timestamptz PRIMARY KEY, v int)", "CREATE TABLE k_many (a text, b bigint, c bytea, v int, PRIMARY KEY (b, a, c))")
 	s, n, b, c := mutation.String, mutation.Int64, mutation.Bytes, mutation.Composite
 	for _, k := range []struct {
@@ -190,7 +191,8 @@ func TestKeys(t *testing.T) {
 	}{
 		{"k_int", n(-7), true}, {"k_int", s("42"), true}, {"k_int", s("042"), false}, {"k_int", s("x"), false}, {"k_int", n(1 << 40), false}, {"k_int", b([]byte("1")), false},
 		{"k_uuid", s("0123e4d5-a6b7-4890-8abc-0123456789ab"), true}, {"k_uuid", s("0123E4D5-A6B7-4890-8ABC-0123456789AB"), false}, {"k_uuid", s("{0123e4d5-a6b7-4890-8abc-0123456789ab}"), false},
-		{"k_text", s("ä b"), true}, {"k_text", n(7), true}, {"k_text", s("a\x00b"), false}, {"k_text", s("123456789"), false}, {"k_text", b([]byte("x")), false},
+		{"k_text", s("ä b"), true}, {"k_text", n(7), true}, {"k_text", s("a\x00b"), false}, {"k_text", s("123456789"), false}, {"k_text", s("ä234567 "), true}, {"k_text", s("ä234567  "), false},
+		{"k_short", s("abc"), true}, {"k_short", s("abc "), false}, {"k_short", s("ab "), true}, {"k_tenths", s("2026-02-03T04:05:06.1Z"), true}, {"k_tenths", s("2026-02-03T04:05:06.12Z"), false}, {"k_text", b([]byte("x")), false},
 		{"k_bytes", b([]byte{0, 255}), true}, {"k_bytes", s("x"), false},
 		{"k_date", s("2026-02-03"), true}, {"k_date", s("2026-2-3"), false}, {"k_mood", s("happy"), true}, {"k_mood", s("angry"), false},
 		{"k_time", s("2026-02-03T04:05:06.5Z"), true}, {"k_time", s("2026-02-03T04:05:06.50Z"), false}, {"k_time", s("2026-02-03T05:05:06.5+01:00"), false},
