@@ -22,7 +22,8 @@ type throttle struct {
 func newThrottle(rate float64) *throttle {
 	t := &throttle{}
 	if rate > 0 {
-		t.every = max(time.Duration(float64(time.Second)/rate), 1)
+		const most = 1 << 62 // of what a Duration holds; more is none
+		t.every = max(time.Duration(min(float64(time.Second)/rate, most)), 1)
 	}
 	return t
 }

@@ -248,6 +248,9 @@ func TestThrottle(t *testing.T) {
 func TestRate(t *testing.T) {
 	r := newRig(t)
 	r.write(bumps(100, 10)...)
+	if every := newThrottle(1e-12).every; every < time.Hour {
+		t.Errorf("at a millionth of a millionth per second one each %v", every)
+	}
 	o := fast()
 	o.Rate, o.Until = 400, 100
 	began := time.Now()
