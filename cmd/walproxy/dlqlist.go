@@ -89,7 +89,7 @@ func (f *letterFlags) list(cmd *cobra.Command, box letterBox, s selection, limit
 		for from := s.from; from > 0; {
 			if len(list.DeadLetters) == limit {
 				list.Next = &letterNext{name, from}
-				if rest, _, err := box.page(cmd.Context(), name, &s.filter, from, 1); err == nil && len(rest) == 0 {
+				if rest, next, err := box.page(cmd.Context(), name, &s.filter, from, 1); err == nil && len(rest) == 0 && next == 0 {
 					list.Next = nil
 				}
 				break
