@@ -86,6 +86,9 @@ func startIn(ctx context.Context, c *config.Config, around surroundings, logger 
 	i := &instance{config: c, around: around, logger: logger, logs: logs, recent: last, registry: prometheus.NewRegistry(), sinks: map[string]sinks.Sink{},
 		apiAccess: access.New(c.APIAccess()), adminAccess: access.New(c.AdminAccess())}
 	i.reloader = &reloader{i: i, now: c}
+	if c.Log.RingBytes != 0 {
+		logger.Warn("log.ring_bytes does nothing any more: take it out of the configuration")
+	}
 	err := i.openCertificates()
 	if err == nil {
 		err = i.open(ctx)

@@ -39,6 +39,7 @@ type Log struct {
 	SegmentBytes   Size   `yaml:"segment_bytes"`    // where a segment is sealed
 	GroupBytes     Size   `yaml:"group_bytes"`      // cap of a group commit
 	MaxRecordBytes Size   `yaml:"max_record_bytes"` // largest record
+	RingBytes      Size   `yaml:"ring_bytes"`       // nothing any more: the newest records are read from the page cache, too
 }
 
 // API is the REST endpoint.
