@@ -80,6 +80,57 @@ func TestCluster(t *testing.T) {
 	soon(t, "all is settled", func() bool { return b.sink.Settled() == last })
 }
 
+// TestQueryGoesOn: of a query by an index that goes on, each node gets the digests of its
+// own partitions and the values that belong to these, or it refuses the message.
+func TestQueryGoesOn(t *testing.T) {
+	t.Parallel()
+	if realServers != nil {
+		t.Skip("a real cluster has its own partitions")
+	}
+	nodes := startNodes(t, common.at(t)[0], 3)
+	o := options(t)
+	o.Hosts, o.Services.SeedOnly = nodes.Addrs(), false
+	s := open(t, o)
+	client, err := s.connected(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := &codec.Message{Header: codec.Header{Info1: getAll}, Fields: []codec.Field{{Type: codec.FieldNamespace, Data: []byte(namespace)}}}
+	var digests, values []byte
+	for i := range byte(100) {
+		digest := append([]byte{i * 2, i % 16}, make([]byte, codec.DigestBytes-2)...)
+		digests, values = append(digests, digest...), append(values, i*2, i%16, 0, 0, 0, 0, 0, 0)
+	}
+	m.Fields = append(m.Fields, codec.Field{Type: codec.FieldDigests, Data: digests}, codec.Field{Type: codec.FieldBinValues, Data: values})
+	sc := &scan{sink: s, sent: m, left: -1}
+	if err := sc.plan(client); err != nil {
+		t.Fatal(err)
+	}
+	if len(sc.parts) != 3 {
+		t.Fatalf("%d nodes are asked", len(sc.parts))
+	}
+	for _, p := range sc.parts {
+		sent, err := codec.ParseMessage(sc.message(p)[codec.ProtoBytes:])
+		if err != nil {
+			t.Fatal(err)
+		}
+		digests, _ := sent.Field(codec.FieldDigests)
+		values, _ := sent.Field(codec.FieldBinValues)
+		if len(digests)/codec.DigestBytes != len(values)/8 {
+			t.Fatalf("%d digests with %d values", len(digests)/codec.DigestBytes, len(values)/8)
+		}
+		for i := range len(values) / 8 {
+			if string(digests[i*codec.DigestBytes:][:2]) != string(values[i*8:][:2]) {
+				t.Errorf("digest %d has the value of another", i)
+			}
+		}
+	}
+	m.Fields[2].Data = values[8:]
+	if err := sc.plan(client); err == nil {
+		t.Error("a value too few is taken")
+	}
+}
+
 // TestClusterForgets: a whole cluster is killed and has lost its last moments when its
 // nodes are back.
 func TestClusterForgets(t *testing.T) {

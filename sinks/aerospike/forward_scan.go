@@ -78,14 +78,20 @@ type part struct {
 	node    *as.Node
 	whole   []byte // partitions, as in FieldPartitions
 	resumed []byte // digests, as in FieldDigests
+	values  []byte // of these in the index, as in FieldBinValues
 }
+
+// binValueBytes is what a digest has in FieldBinValues.
+const binValueBytes = 8
 
 // plan shares the partitions out among their nodes.
 func (sc *scan) plan(client *as.Client) error {
 	namespace, _ := sc.sent.Field(codec.FieldNamespace)
 	whole, named := sc.sent.Field(codec.FieldPartitions)
 	digests, resumed := sc.sent.Field(codec.FieldDigests)
-	if len(whole)%2 != 0 || len(digests)%codec.DigestBytes != 0 || len(namespace) == 0 {
+	values, indexed := sc.sent.Field(codec.FieldBinValues)
+	if len(whole)%2 != 0 || len(digests)%codec.DigestBytes != 0 || len(namespace) == 0 ||
+		indexed && len(values) != len(digests)/codec.DigestBytes*binValueBytes {
 		return rejected(errNoScan)
 	}
 	if !named && !resumed {
@@ -131,6 +137,10 @@ func (sc *scan) plan(client *as.Client) error {
 			return err
 		}
 		p.resumed = append(p.resumed, digest...)
+		if indexed {
+			p.values = append(p.values, values[:binValueBytes]...)
+			values = values[binValueBytes:]
+		}
 	}
 	return nil
 }
@@ -140,13 +150,16 @@ func (sc *scan) message(p *part) []byte {
 	m := *sc.sent
 	m.Info1 &^= codec.Info1Compress
 	m.Fields = slices.DeleteFunc(slices.Clone(m.Fields), func(f codec.Field) bool {
-		return f.Type == codec.FieldPartitions || f.Type == codec.FieldDigests || f.Type == codec.FieldMaxRecords
+		return f.Type == codec.FieldPartitions || f.Type == codec.FieldDigests || f.Type == codec.FieldBinValues || f.Type == codec.FieldMaxRecords
 	})
 	if len(p.whole) > 0 {
 		m.Fields = append(m.Fields, codec.Field{Type: codec.FieldPartitions, Data: p.whole})
 	}
 	if len(p.resumed) > 0 {
 		m.Fields = append(m.Fields, codec.Field{Type: codec.FieldDigests, Data: p.resumed})
+	}
+	if len(p.values) > 0 {
+		m.Fields = append(m.Fields, codec.Field{Type: codec.FieldBinValues, Data: p.values})
 	}
 	if sc.left >= 0 {
 		m.Fields = append(m.Fields, codec.Field{Type: codec.FieldMaxRecords, Data: binary.BigEndian.AppendUint64(nil, uint64(sc.left))})

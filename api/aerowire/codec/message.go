@@ -52,6 +52,7 @@ const (
 	FieldPartitions    = 11
 	FieldDigests       = 12
 	FieldMaxRecords    = 13
+	FieldBinValues     = 15 // of a query by an index that goes on: 8 bytes for each digest
 	FieldIndexName     = 21
 	FieldIndexRange    = 22
 	FieldIndexContext  = 23
