@@ -101,8 +101,9 @@ func poolBeginsTLS(t *testing.T, c *pgtest.Cluster, cert *certificate, secret Se
 		o.Upstream.TLS, o.Upstream.TLSOptional = &tls.Config{RootCAs: cert.pool()}, true
 	})
 	dsn := s.dsn("app", "s3cret", "sslmode=disable")
-	a, b := pgtest.Connect(t, dsn), pgtest.Connect(t, dsn)
+	a := pgtest.Connect(t, dsn)
 	do(t, a, "BEGIN", "SELECT 1")
+	b := pgtest.Connect(t, dsn) // now that the first login is known: it brings no connection
 	asks("on")
 	if _, err := b.Exec(bounded(t), "SELECT 1"); code(err) != "08006" {
 		t.Errorf("a session in a loop is given a connection with TLS: %v", err)
