@@ -76,7 +76,8 @@ func (r *reports) with(name, value string) *reports {
 type request struct {
 	simple  bool
 	ops     []op
-	done    int // of ops, answered
+	done    int  // of ops, answered
+	does    bool // an Execute is among them, or was
 	effects []effect
 	failed  bool
 	rolled  bool // the last command tag was ROLLBACK
@@ -130,6 +131,8 @@ const (
 	settingsMax      = 200
 	requestsMax      = 10_000
 	portalsMax       = 1_000
+	// answeredMax bounds the messages of a request that are kept although they are answered.
+	answeredMax = 1_000
 )
 
 func newHeld(statements *statement.Cache, parameters []parameter) held {
@@ -305,12 +308,25 @@ func (h *held) had(r *request) {
 	for _, name := range r.frees {
 		h.settle(name)
 	}
-	for _, o := range r.ops {
-		if h.pending == nil || o.own || o.kind == cExecute {
-			continue
+	h.hadOps(r.ops)
+}
+
+func (h *held) hadOps(ops []op) {
+	for i := range ops {
+		if o := &ops[i]; h.pending != nil && !o.own && o.kind != cExecute {
+			h.settle(o.name)
 		}
-		h.settle(o.name)
 	}
+}
+
+// trim forgets the messages of a request that are answered, if they are many: a query may
+// have any number before its Sync.
+func (h *held) trim(r *request) {
+	if r.done < answeredMax {
+		return
+	}
+	h.hadOps(r.ops[:r.done])
+	r.ops, r.done, r.more = slices.Delete(r.ops, 0, r.done), 0, true
 }
 
 func (h *held) settle(name string) {
@@ -333,6 +349,9 @@ func (h *held) prepare(body []byte, whole bool) *remade {
 }
 
 func (h *held) execute(body []byte) {
+	if h.current.failed {
+		return // PostgreSQL skips it
+	}
 	portal, _, _ := bytes.Cut(body, []byte{0})
 	p := h.portals[string(portal)]
 	if p == nil {
@@ -340,6 +359,7 @@ func (h *held) execute(body []byte) {
 		p = &remade{}
 	}
 	h.current.add(op{kind: cExecute, of: p.effects, ends: p.traits.ends})
+	h.current.does = true
 	h.bears(p.traits)
 }
 
@@ -452,8 +472,22 @@ func (h *held) answered(r *request) verdict {
 	o := &r.ops[r.done]
 	r.done++
 	h.stock.answered(o)
+	became := passed
+	switch {
+	case o.own:
+		became = dropped
+	case o.faked:
+		became = asParsed
+	}
+	h.note(r, o)
+	h.trim(r)
+	return became
+}
+
+// note takes note of what a message has done that is answered.
+func (h *held) note(r *request, o *op) {
 	if o.own {
-		return dropped
+		return
 	}
 	switch o.kind {
 	case cParse:
@@ -464,17 +498,15 @@ func (h *held) answered(r *request) verdict {
 		for _, e := range o.of {
 			if e.kind == effectDeallocate { // which no transaction takes back
 				h.apply(e)
-			} else {
+			} else if n := len(r.effects); n > settingsMax {
+				h.lose("too many settings in a transaction")
+			} else if n == 0 || r.effects[n-1] != e {
 				r.effects = append(r.effects, e)
 			}
 		}
 		r.more = r.more || r.done > 1
 		r.amid, r.ended = r.amid || r.ended, r.ended || o.ends
 	}
-	if o.faked {
-		return asParsed
-	}
-	return passed
 }
 
 // keep takes note of a statement that is prepared; nil: it is not any more.

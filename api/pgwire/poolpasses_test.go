@@ -13,6 +13,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgproto3"
+	dto "github.com/prometheus/client_model/go"
 
 	"github.com/walproxy/walproxy/internal/pgtest"
 )
@@ -291,4 +292,71 @@ func TestPoolEndsWaiting(t *testing.T) {
 			t.Error(err)
 		}
 	})
+}
+
+// TestLongPipeline: a query of any number of messages without a Sync costs no memory for those
+// that are answered.
+func TestLongPipeline(t *testing.T) {
+	t.Parallel()
+	for name, change := range map[string]func(*Options){"pool": pooling(1), "away": func(o *Options) { o.Away = &Away{} }} {
+		s, dsn, _ := shared(t, change, relayed)
+		w := newWire(t, dsn)
+		passed := func() float64 {
+			var m dto.Metric
+			if err := s.metrics.up.Write(&m); err != nil {
+				t.Fatal(err)
+			}
+			return m.GetCounter().GetValue()
+		}
+		w.ask(prepares("set", "SET work_mem = '5MB'")...)
+		var some []pgproto3.FrontendMessage
+		for range 100 {
+			some = append(some, &pgproto3.Parse{Query: "SELECT 1"}, &pgproto3.Bind{}, &pgproto3.Execute{}, &pgproto3.Bind{PreparedStatement: "set"}, &pgproto3.Execute{})
+		}
+		some = append(some, &pgproto3.Flush{})
+		for range 12 {
+			w.send(some...)
+			for done := 0; done < 200; {
+				frame, err := w.m.next()
+				if err != nil {
+					t.Fatal(err)
+				}
+				if frame[0] == sCommandComplete {
+					done++
+				}
+			}
+		}
+		l := s.list()[0].link.Load()
+		l.mu.Lock()
+		r := l.mu.held.current
+		ops, effects := len(r.ops), len(r.effects)
+		l.mu.Unlock()
+		if ops > 2000 || effects > 2000 {
+			t.Errorf("%s: it keeps %d messages, and %d settings", name, ops, effects)
+		}
+		w.ask(&pgproto3.Sync{})
+		w.send(&pgproto3.Parse{Query: "SELEC"}, &pgproto3.Flush{})
+		if frame, err := w.m.next(); err != nil || frame[0] != sError {
+			t.Fatalf("%s: %q, %v", name, frame, err)
+		}
+		before := passed()
+		w.send(some...) // all of which is skipped
+		eventually(t, "it is passed on", func() bool { return passed() > before })
+		each := passed() - before
+		for range 12 {
+			w.send(some...)
+		}
+		eventually(t, "all of it is", func() bool { return passed()-before >= 12*each })
+		l.mu.Lock()
+		if r = l.mu.held.current; r == nil || len(r.ops) > 2000 {
+			t.Errorf("%s: behind an error it keeps messages, or none", name)
+		}
+		l.mu.Unlock()
+		if got := strings.Join(w.ask(&pgproto3.Sync{}), ""); got != `Z "I"` {
+			t.Errorf("%s: behind it: %s", name, got)
+		}
+		if got := strings.Join(w.ask(asks("SHOW work_mem")...), ""); !strings.Contains(got, "5MB") {
+			t.Errorf("%s: behind it work_mem is %s", name, got)
+		}
+	}
 }

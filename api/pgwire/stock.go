@@ -293,7 +293,7 @@ func (k *stock) gives(ours string, r *request) bool {
 // not refused because the transaction has failed, nor is it a transaction's first query.
 func (h *held) fakes() bool {
 	return h.tx == txIdle && !slices.ContainsFunc(h.queue, func(r *request) bool { return !r.own }) &&
-		!slices.ContainsFunc(h.current.ops, func(o op) bool { return o.kind == cExecute })
+		!h.current.does
 }
 
 // mark: it is being prepared.
