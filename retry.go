@@ -156,7 +156,8 @@ func (p *Proxy) ImportDeadLetter(ctx context.Context, sink string, in ImportedLe
 	if in.Stream == p.log.Stream().String() {
 		return p.retryOne(ctx, s, in.LSN, in.Record)
 	}
-	w, err := p.acceptor.SubmitTo(ctx, sink, in.Record)
+	// What a retry retries is of the log that it comes from.
+	w, err := p.acceptor.SubmitTo(ctx, sink, &walproxyv1.Record{Body: in.Record.GetBody(), Principal: in.Record.GetPrincipal()})
 	if err != nil {
 		return nil, closedError(err)
 	}

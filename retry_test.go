@@ -294,8 +294,13 @@ func importAll(t *testing.T, p *walproxy.Proxy, all []walproxy.ImportedLetter) (
 // as they are, and are dead letters no more.
 func TestImportDeadLetters(t *testing.T) {
 	here := open(t, options(t.TempDir(), sinktest.NewMemory()))
-	rejected(t, here, "a", "b")
+	bad := rejected(t, here, "a", "b")
 	appendOne(t, here, increment("a"))
+	again, err := here.RetryDeadLetter(t.Context(), "main", bad[1]) // its record says what it retries here
+	if err != nil {
+		t.Fatal(err)
+	}
+	awaitAll(t, here, again)
 	if err := here.Wait(t.Context(), appendOne(t, here, set("z", 1)), walproxy.Applied); err != nil {
 		t.Fatal(err)
 	}
