@@ -62,12 +62,12 @@ func TestTaskSooner(t *testing.T) {
 		k.finish()
 		for i, limit := range []time.Duration{time.Minute, time.Second, time.Hour} {
 			ctx, _ := k.begin(limit, errLate)
-			time.Sleep(limit - 1)
+			time.Sleep(limit - time.Nanosecond)
 			synctest.Wait()
 			if ctx.Err() != nil || int(late.Load()) != i {
 				t.Errorf("%v: ended before its time: %v, %d were late", limit, context.Cause(ctx), late.Load())
 			}
-			time.Sleep(1)
+			time.Sleep(time.Nanosecond)
 			synctest.Wait()
 			if context.Cause(ctx) != errLate || int(late.Load()) != i+1 {
 				t.Errorf("%v: not ended in its time: %v, %d were late", limit, context.Cause(ctx), late.Load())
