@@ -338,6 +338,7 @@ func lingering(s *statement.Statement) string {
 		case strings.HasPrefix(name, "pg_advisory_lock"), strings.HasPrefix(name, "pg_try_advisory_lock"):
 			return "an advisory lock"
 		case name == "set_config", name == "setseed", name == "currval", name == "lastval",
+			strings.HasPrefix(name, "query_to_xml"), name == "ts_stat", name == "ts_rewrite", // which run a text
 			strings.HasPrefix(name, "dblink"), strings.HasPrefix(name, "pg_create_"):
 			return name
 		}

@@ -226,6 +226,7 @@ func TestPoolTransactionEnds(t *testing.T) {
 		{true, [][]pgproto3.FrontendMessage{asks("BEGIN; SAVEPOINT a"), asks(set), asks("ROLLBACK TO a"), asks("COMMIT")}},
 		{true, [][]pgproto3.FrontendMessage{asks("UPDATE pg_settings SET setting = '5120' WHERE name = 'work_mem'")}},
 		{true, [][]pgproto3.FrontendMessage{asks("CREATE TABLE x (); LISTEN c; DROP TABLE x")}},
+		{true, [][]pgproto3.FrontendMessage{asks("SELECT query_to_xml($$SELECT set_config('work_mem', '5MB', false)$$, true, true, '')")}},
 		{true, [][]pgproto3.FrontendMessage{asks("CREATE FUNCTION f() RETURNS int LANGUAGE sql BEGIN ATOMIC SELECT 1; END; " + set + "; DROP FUNCTION f")}},
 	} {
 		const look = "SELECT current_user, current_setting('work_mem')"
