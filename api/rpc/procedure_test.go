@@ -6,10 +6,12 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"sync"
 	"testing"
 	"time"
 
 	"connectrpc.com/connect"
+	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/protobuf/proto"
 
 	walproxyv1 "github.com/walproxy/walproxy/api/proto/walproxy/v1"
@@ -314,4 +316,34 @@ func TestStreamWindow(t *testing.T) {
 	}
 	_ = stream.CloseRequest() // ended by the other side
 	_ = stream.CloseResponse()
+}
+
+// TestWaitEndsWithItsClient: a client that goes while its write waits for the sinks leaves
+// nothing behind that waits on, however long it would have waited. The write stands.
+func TestWaitEndsWithItsClient(t *testing.T) {
+	for name, wire := range map[string][]connect.ClientOption{"connect": wires["connect"], "grpc": wires["grpc"]} {
+		registry := prometheus.NewRegistry()
+		r := newProcedureRig(t, wire, func(o *rigOptions) { o.rest.Registerer = registry })
+		release := make(chan struct{})
+		r.sink.Add(sinktest.Rule{When: sinktest.NotEmpty, Do: sinktest.HoldBefore(release)})
+		ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
+		var calls sync.WaitGroup
+		for range 3 {
+			calls.Go(func() {
+				in := writeOf(setOf("c", "k", 1))
+				in.Msg.Ack = walproxyv1.Ack_ACK_APPLIED
+				if _, err := r.writes.Write(ctx, in); err == nil {
+					t.Error("a write was applied by a sink that hangs")
+				}
+			})
+		}
+		until(t, "they are logged", func() bool { return r.logged() == 3 })
+		cancel()
+		calls.Wait()
+		until(t, name+": nobody waits", func() bool { return value(t, registry, "walproxy_http_requests_in_flight", "") == 0 })
+		close(release)
+		if n := r.n("c", "k"); n != 1 {
+			t.Errorf("%s: %d", name, n)
+		}
+	}
 }

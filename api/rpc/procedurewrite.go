@@ -30,13 +30,14 @@ func (p procedures) Write(ctx context.Context, r *connect.Request[walproxyv1.Wri
 	if failed != nil {
 		return nil, failed.procedure()
 	}
+	call := ctx // ends with its client
 	ctx, cancel := bounded(ctx)
 	defer cancel()
 	pending, hasID, failed := p.submit(ctx, r.Msg)
 	messagesOf(ctx).done() // the log has its own copy
 	if failed == nil {
 		var answer written
-		if answer, failed = p.await(ctx, pending, level, hasID); failed == nil {
+		if answer, failed = p.await(ctx, call, pending, level, hasID); failed == nil {
 			return connect.NewResponse(answer.message()), nil
 		}
 	}

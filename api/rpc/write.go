@@ -154,7 +154,7 @@ func (s *Server) write(w http.ResponseWriter, r *http.Request, t target, fill fu
 		}
 		return failed
 	}
-	answer, failed := s.await(ctx, pending, wait.level, m.GetRequestId() != "")
+	answer, failed := s.await(ctx, ctx, pending, wait.level, m.GetRequestId() != "")
 	if failed != nil {
 		return failed
 	}
@@ -221,11 +221,12 @@ func (s *Server) awaitUntil(ctx context.Context, until time.Time, pending api.Pe
 		ctx, cancel = context.WithDeadline(ctx, until)
 		defer cancel()
 	}
-	return s.await(ctx, pending, level, hasID)
+	return s.await(ctx, ctx, pending, level, hasID)
 }
 
-// await waits for the ack, and for the sinks if asked to.
-func (s *Server) await(ctx context.Context, pending api.Pending, level walproxy.Level, hasID bool) (written, *Error) {
+// await waits for the ack, and for the sinks if asked to: for them no longer than client
+// lasts, for a call may come with any deadline.
+func (s *Server) await(ctx, client context.Context, pending api.Pending, level walproxy.Level, hasID bool) (written, *Error) {
 	result, err := pending.Wait(ctx)
 	if err != nil {
 		failed := translate(err, sent)
@@ -243,6 +244,7 @@ func (s *Server) await(ctx context.Context, pending api.Pending, level walproxy.
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(s.stopping, cancel)()
+	defer context.AfterFunc(client, cancel)()
 	if err := s.core.Wait(ctx, result.LSN, walproxy.Applied); err != nil {
 		answer.status = http.StatusAccepted
 		var dead *walproxy.DeadError
