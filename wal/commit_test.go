@@ -165,9 +165,13 @@ func TestPoison(t *testing.T) {
 			durable := l.Durable()
 			var acked atomic.Int64
 			var wg sync.WaitGroup
-			for range 16 {
+			for i := range 16 {
+				ctx := testContext(t)
+				if i%2 == 0 {
+					ctx = context.Background() // never ends
+				}
 				wg.Go(func() {
-					lsn, err := l.Append(testContext(t), payloadOf(durable+1, size))
+					lsn, err := l.Append(ctx, payloadOf(durable+1, size))
 					if err == nil {
 						acked.Add(1)
 					} else if !errors.Is(err, ErrPoisoned) || !errors.Is(err, errDisk) {

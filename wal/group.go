@@ -106,10 +106,15 @@ func (t Ticket) Wait(ctx context.Context) error {
 		return t.settlement.err
 	default:
 	}
+	ended := ctx.Done()
+	if ended == nil { // to wait for one channel alone costs half
+		<-t.settlement.done
+		return t.settlement.err
+	}
 	select {
 	case <-t.settlement.done:
 		return t.settlement.err
-	case <-ctx.Done():
+	case <-ended:
 		return context.Cause(ctx)
 	}
 }

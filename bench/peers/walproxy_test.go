@@ -42,7 +42,7 @@ func openLog(engine string) func(t testing.TB, dir string, _ int) *running {
 		})
 		return &running{
 			write: func(_ int, payload []byte) error {
-				_, err := l.Append(ctx, payload)
+				_, err := l.Append(context.Background(), payload) // the others take none
 				return err
 			},
 			groups: counted.take,
