@@ -237,12 +237,15 @@ func (q *queue) dismiss() {
 }
 
 // Append adds payload and returns its LSN once it is durable. If ctx ends first
-// it returns ctx's cause and the outcome is unknown unless the LSN is 0.
+// it returns ctx's cause and the outcome is unknown unless the LSN is 0. Where ctx never
+// ends, and nobody else writes, the fsync may be made on the caller's own goroutine.
 func (l *Log) Append(ctx context.Context, payload []byte) (LSN, error) {
-	t, err := l.Enqueue(ctx, payload)
+	// Nothing bounds the wait of who has no end to it: it may sync by itself.
+	t, err := l.enqueue(ctx, payload, ctx.Done() == nil)
 	if err != nil {
 		return 0, err
 	}
+	t.Lead()
 	return t.LSN, t.Wait(ctx)
 }
 

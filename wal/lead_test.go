@@ -251,3 +251,42 @@ func TestLeadRace(t *testing.T) {
 		mustClose(t, l)
 	}
 }
+
+// TestAppendLeads: an Append that is alone syncs by itself where its context does not
+// end. Where it does, its end ends the wait during an fsync, too.
+func TestAppendLeads(t *testing.T) {
+	for name, ends := range map[string]bool{"no end": false, "ends": true} {
+		t.Run(name, func(t *testing.T) {
+			l, hook := aloneWriter(t)
+			goOn, held := make(chan struct{}), make(chan struct{}, 100)
+			hook.arm(func(h *hookEngine) { h.hold, h.held = goOn, held })
+			ctx, cancel := context.Background(), func() {}
+			if ends {
+				ctx, cancel = context.WithCancel(ctx)
+			}
+			result := make(chan error, 1)
+			go func() {
+				_, err := l.Append(ctx, []byte("x"))
+				result <- err
+			}()
+			<-held
+			l.mu.Lock()
+			leading := l.mu.leading
+			l.mu.Unlock()
+			cancel()
+			var err error
+			if ends {
+				err = <-result
+			}
+			hook.arm(func(h *hookEngine) { h.hold = nil })
+			close(goOn)
+			if !ends {
+				err = <-result
+			}
+			if leading == ends || errors.Is(err, context.Canceled) != ends {
+				t.Errorf("it leads: %v; %v", leading, err)
+			}
+			mustClose(t, l)
+		})
+	}
+}
