@@ -50,12 +50,18 @@ func specificFirst(a, b string) int {
 	return cmp.Or(cmp.Compare(wildcards(a), wildcards(b)), cmp.Compare(len(b), len(a)), cmp.Compare(a, b))
 }
 
+// matches: "*" alone is every name, as in routes, those with a slash, too.
+func matches(pattern, collection string) bool {
+	ok, _ := path.Match(pattern, collection) // validated: no error
+	return ok || pattern == "*"
+}
+
 // OnReject returns the policy of a collection, as the most specific pattern that
 // matches says it; empty if none does.
 func (s Sink) OnReject(collection string) string {
 	for _, pattern := range s.Patterns() {
 		policy := s.Collections[pattern].OnReject
-		if ok, _ := path.Match(pattern, collection); ok && policy != "" { // validated: no error
+		if policy != "" && matches(pattern, collection) {
 			return policy
 		}
 	}
@@ -67,7 +73,7 @@ func (s Sink) OnReject(collection string) string {
 func (s Sink) LaneGroup(collection string) string {
 	for _, pattern := range s.Patterns() {
 		group := s.Collections[pattern].LaneGroup
-		if ok, _ := path.Match(pattern, collection); ok && group != "" { // validated: no error
+		if group != "" && matches(pattern, collection) {
 			return group
 		}
 	}
@@ -91,7 +97,7 @@ func (s Sink) Classes() map[string]int {
 func (s Sink) OwnLanes(collection string) (class string) {
 	for _, pattern := range s.Patterns() {
 		c := s.Collections[pattern]
-		if ok, _ := path.Match(pattern, collection); ok && c.OwnLanes > 0 { // validated: no error
+		if c.OwnLanes > 0 && matches(pattern, collection) {
 			return cmp.Or(c.LaneGroup, pattern)
 		}
 	}

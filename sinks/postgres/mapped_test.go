@@ -349,3 +349,34 @@ func TestSideEffects(t *testing.T) {
 		}
 	}
 }
+
+// TestPatterns: a pattern is one of path.Match, and the tables it fits have what it says.
+func TestPatterns(t *testing.T) {
+	for pattern, collection := range map[string]string{
+		"t": "t", "t*": "t", "*": "t", "a*": "a/b", "*_log": "t_log", "t?": "t1", "[st]2": "t2", `t\?`: "t?", "[x]": "[x]",
+	} {
+		if !matches(pattern, collection) {
+			t.Errorf("%q does not fit %q", pattern, collection)
+		}
+	}
+	for pattern, collection := range map[string]string{"t": "t1", "t?": "t", "*_log": "t_log2", "*b": "a/b", "[st]2": "u2"} {
+		if matches(pattern, collection) {
+			t.Errorf("%q fits %q", pattern, collection)
+		}
+	}
+	a := newApplier(t, Options{Collections: []Collection{{Pattern: "*_log", OverflowColumn: "rest"}}}, "CREATE TABLE t_log (id text PRIMARY KEY, rest jsonb)")
+	a.put(set("t_log", mutation.String("k"), fields{"n": int64(1)}))
+	if got := a.query("SELECT rest ->> 'n' FROM t_log"); got != "1" {
+		t.Errorf("%q", got)
+	}
+	for _, c := range []Collection{
+		{Pattern: "t?", Table: "x"}, {Pattern: "*_log", Table: "x"}, {Pattern: "[st]", Events: &Events{Table: "x"}}, {Pattern: "[st"},
+	} {
+		if _, err := newPlanner(Options{Collections: []Collection{c}}); err == nil {
+			t.Errorf("%q is accepted", c.Pattern)
+		}
+	}
+	if _, err := newPlanner(Options{Collections: []Collection{{Pattern: `t\?`, Table: "x"}}}); err != nil {
+		t.Error(err)
+	}
+}

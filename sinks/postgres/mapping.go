@@ -2,6 +2,7 @@ package postgres
 
 import (
 	"fmt"
+	"path"
 	"slices"
 	"strings"
 	"sync"
@@ -176,12 +177,27 @@ func (m *mapping) folds() bool {
 	return m.document && !m.table.ordered && !m.table.triggers && !m.table.unique
 }
 
-// matches reports whether a pattern, a name or a prefix and "*", fits.
+// matches reports whether a pattern fits. A prefix and "*" also fits names with a
+// slash, and every pattern itself.
 func matches(pattern, collection string) bool {
-	if prefix, ok := strings.CutSuffix(pattern, "*"); ok {
-		return strings.HasPrefix(collection, prefix)
+	if prefix, ok := strings.CutSuffix(pattern, "*"); ok && strings.HasPrefix(collection, prefix) {
+		return true
 	}
-	return pattern == collection
+	ok, _ := path.Match(pattern, collection) // an error: newPlanner refused it
+	return ok || pattern == collection
+}
+
+// several reports whether a pattern is one of many collections.
+func several(pattern string) bool {
+	for i := 0; i < len(pattern); i++ {
+		switch pattern[i] {
+		case '\\':
+			i++ // escaped
+		case '*', '?', '[':
+			return true
+		}
+	}
+	return false
 }
 
 // collection returns the first entry that fits the collection.

@@ -4,8 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path"
 	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 
@@ -45,6 +45,9 @@ type tablePlanner struct {
 func newPlanner(o Options) (planner, error) {
 	var errs []error
 	for i, c := range o.Collections {
+		if _, err := path.Match(c.Pattern, ""); err != nil {
+			errs = append(errs, fmt.Errorf("collections[%d]: %q: %w", i, c.Pattern, err))
+		}
 		errs = append(errs, c.checkEvents(i))
 		if c.Table == "" {
 			continue
@@ -52,7 +55,7 @@ func newPlanner(o Options) (planner, error) {
 		if _, _, err := parseName(c.Table); err != nil {
 			errs = append(errs, fmt.Errorf("collections[%d]: %w", i, err))
 		}
-		if len(c.Pattern) > 0 && c.Pattern[len(c.Pattern)-1] == '*' {
+		if several(c.Pattern) {
 			errs = append(errs, fmt.Errorf("collections[%d]: %q names many collections; each needs a table of its own", i, c.Pattern))
 		}
 	}
@@ -71,7 +74,7 @@ func (c Collection) checkEvents(i int) error {
 	if _, _, err := parseName(c.Events.Table); err != nil {
 		return fmt.Errorf("collections[%d].events: %w", i, err)
 	}
-	if strings.HasSuffix(c.Pattern, "*") {
+	if several(c.Pattern) {
 		return fmt.Errorf("collections[%d].events: %q names many collections; each needs a table of its own", i, c.Pattern)
 	}
 	return nil
