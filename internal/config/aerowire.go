@@ -122,12 +122,63 @@ func (c *checker) aerowireSink(cfg *Config, a *AeroWire) {
 	}
 }
 
+// exception is a route for some sets of a namespace.
+type exception struct {
+	Route
+	pattern string
+}
+
+// exceptions are the routes that some sets of a namespace may take and others not.
+func (c *Config) exceptions(ns string) (list []exception) {
+	for _, r := range c.Routes {
+		if len(r.Sinks) == 0 {
+			continue // said elsewhere
+		}
+		if slices.ContainsFunc(r.Collections, func(p string) bool { return takesNamespace(p, ns) }) {
+			return list
+		}
+		for _, p := range r.Collections {
+			if inNamespace(p, ns) {
+				list = append(list, exception{r, p})
+			}
+		}
+	}
+	return list
+}
+
+// takesNamespace reports whether a pattern matches the collections of all sets.
+func takesNamespace(pattern, ns string) bool {
+	prefix, open := strings.CutSuffix(pattern, "*")
+	return open && wildcards(prefix) == 0 && strings.HasPrefix(ns+".", prefix)
+}
+
+// inNamespace reports whether a pattern may match the collection of a set: up to its
+// first star or bracket exactly.
+func inNamespace(pattern, ns string) bool {
+	for i, prefix := 0, ns+"."; ; i, prefix = i+1, prefix[1:] {
+		switch {
+		case prefix == "":
+			return true
+		case i == len(pattern):
+			return false
+		case pattern[i] == '*', pattern[i] == '[', pattern[i] == '\\':
+			return true
+		case pattern[i] != '?' && pattern[i] != prefix[0]:
+			return false
+		}
+	}
+}
+
 // aerowireFront judges an endpoint in front of a cluster: its collections are the
 // cluster's sets, and all that is written to them goes there alone.
 func (c *checker) aerowireFront(cfg *Config, a *AeroWire, sink Sink) {
 	c.want(a.Deletes == askDeletes || a.Deletes == LogDeletes, "aerowire.deletes", "%q: want %s or %s", a.Deletes, askDeletes, LogDeletes)
 	c.want(a.Patience >= Duration(10*time.Millisecond) && a.Patience <= Duration(time.Minute), "aerowire.patience", "%s is out of range: 10ms to 1m", a.Patience)
 	for _, ns := range a.Namespaces {
+		for _, e := range cfg.exceptions(ns) {
+			c.want(len(e.Sinks) == 1 && e.Sinks[0] == a.Sink, "aerowire.sink", "the routes send collections %s to %s: what a client has the cluster answer is not in the log, "+
+				"so only %s can have it", e.pattern, strings.Join(e.Sinks, ", "), a.Sink)
+		}
 		for _, collection := range []string{ns, ns + ".set"} {
 			for _, r := range cfg.Routes {
 				if !r.takes(collection) {
@@ -139,8 +190,14 @@ func (c *checker) aerowireFront(cfg *Config, a *AeroWire, sink Sink) {
 			}
 			for pattern, col := range sink.Collections {
 				matches, _ := path.Match(pattern, collection) // validated elsewhere
+				which := collection
+				if collection != ns && inNamespace(pattern, ns) {
+					if matches = true; wildcards(pattern) == 0 {
+						which = pattern
+					}
+				}
 				c.want(!matches || col.Namespace == "" && col.Set == "" && !col.Digest && !col.SendKey && col.KeyType == "",
-					"sinks."+a.Sink+".collections."+pattern, "aerowire.namespaces says where collection %s is: leave namespace, set, key_type, digest and send_key out", collection)
+					"sinks."+a.Sink+".collections."+pattern, "aerowire.namespaces says where collection %s is: leave namespace, set, key_type, digest and send_key out", which)
 			}
 		}
 	}
