@@ -68,6 +68,23 @@ func TestDownSinkHoldsItsShare(t *testing.T) {
 			if err := p.Close(ctx); !errors.As(err, new(*walproxy.RemainingError)) {
 				t.Fatalf("Close = %v, want what remains", err)
 			}
+			without := o
+			without.Sinks, without.Routes = o.Sinks[:1], nil
+			var orphaned *walproxy.OrphanedSinkError
+			if _, err := walproxy.Open(t.Context(), without); !errors.As(err, &orphaned) {
+				t.Fatalf("Open without the sink = %v", err)
+			}
+			refused := orphaned.Sinks[0]
+			survey, err := walproxy.SurveyReplay(t.Context(), without, walproxy.SurveyOptions{})
+			if err != nil || !errors.As(survey.Orphans, &orphaned) {
+				t.Fatalf("SurveyReplay without the sink = %+v, %v", survey, err)
+			}
+			surveyed := orphaned.Sinks[0]
+			known, err := walproxy.KnownSinks(o.Dir)
+			if err != nil || known[0].HeldRecords == 0 || refused.Held != known[0].HeldRecords || surveyed.Held != refused.Held ||
+				refused.Records >= uint64(written/len(payload)) || surveyed.Records != refused.Records {
+				t.Errorf("to be lost: %+v, surveyed %+v; known %+v, %v", refused, surveyed, known, err)
+			}
 			p = open(t, o)
 		}
 	}

@@ -23,16 +23,18 @@ type OrphanedSink struct {
 	Name string
 	// Records and Bytes of the log above what is known to be applied: at most so
 	// much is the sink's and not in its store.
-	Records     uint64
-	Bytes       int64
+	Records uint64
+	Bytes   int64
+	// Held are those that were copied out of the log for it, and are not among Records.
+	Held        uint64
 	DeadLetters uint64
 }
 
 func (e *OrphanedSinkError) Error() string {
 	parts := make([]string, 0, len(e.Sinks))
 	for _, s := range e.Sinks {
-		parts = append(parts, fmt.Sprintf("%s: up to %d records (%d bytes of the log) and %d dead letters are not in its store; "+
-			"add it again, or give them up with `walproxy sink forget %s`", s.Name, s.Records, s.Bytes, s.DeadLetters, s.Name))
+		parts = append(parts, fmt.Sprintf("%s: up to %d records (%d bytes of the log), %d held outside the log and %d dead letters are not in its store; "+
+			"add it again, or give them up with `walproxy sink forget %s`", s.Name, s.Records, s.Bytes, s.Held, s.DeadLetters, s.Name))
 	}
 	return fmt.Sprintf("%v: %s", ErrOrphanedSink, strings.Join(parts, "; "))
 }
@@ -52,18 +54,32 @@ func (p *Proxy) checkOrphans() error {
 		if slices.ContainsFunc(p.options.Sinks, func(so SinkOptions) bool { return so.Name == c.Sink }) {
 			continue
 		}
-		totals, err := p.state.DeadLetters(c.Sink).Totals()
+		orphan, low, err := orphaned(p.state, c, p.log.First(), p.log.Durable())
 		if err != nil {
 			return err
 		}
-		low := min(max(c.From, c.Applied, p.log.First()-1), p.log.Durable())
-		refused.Sinks = append(refused.Sinks, OrphanedSink{Name: c.Sink, Records: uint64(p.log.Durable() - low),
-			Bytes: bytesAbove(p.log, low), DeadLetters: totals.Count})
+		orphan.Bytes = bytesAbove(p.log, low)
+		refused.Sinks = append(refused.Sinks, orphan)
 	}
 	if len(refused.Sinks) > 0 {
 		return refused
 	}
 	return nil
+}
+
+// orphaned counts what would be lost with a sink; of a log from first to last only
+// what is above low.
+func orphaned(st *state.Store, c state.Claim, first, last LSN) (o OrphanedSink, low LSN, err error) {
+	totals, err := st.DeadLetters(c.Sink).Totals()
+	if err != nil {
+		return o, 0, err
+	}
+	held, err := st.Held(c.Sink).Range()
+	if err != nil {
+		return o, 0, err
+	}
+	low = min(max(c.From, c.Applied, held.Through, first-1), last)
+	return OrphanedSink{Name: c.Sink, Records: uint64(last - low), Held: held.Records, DeadLetters: totals.Count}, low, nil
 }
 
 // KnownSink is what a data directory says of a sink.

@@ -140,12 +140,11 @@ func (sv *surveyor) orphans() error {
 		if slices.ContainsFunc(sv.o.Sinks, func(so SinkOptions) bool { return so.Name == c.Sink }) {
 			continue
 		}
-		totals, err := sv.state.DeadLetters(c.Sink).Totals()
+		orphan, _, err := orphaned(sv.state, c, sv.in.First, sv.in.Last)
 		if err != nil {
 			return err
 		}
-		low := min(max(c.From, c.Applied, sv.in.First-1), sv.in.Last)
-		refused.Sinks = append(refused.Sinks, OrphanedSink{Name: c.Sink, Records: uint64(sv.in.Last - low), DeadLetters: totals.Count})
+		refused.Sinks = append(refused.Sinks, orphan)
 	}
 	if len(refused.Sinks) > 0 {
 		sv.found.Orphans = refused
