@@ -6,6 +6,7 @@ import (
 	"os"
 	"runtime"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -472,6 +473,9 @@ var greedy = map[string]func() evaluation{
 		}
 		return e
 	},
+	// A pattern that repeats what repeats, and one that is many large classes.
+	"repeats": func() evaluation { return matching(strings.Repeat(`(a{0,30}){0,30}`, 20) + "b") },
+	"classes": func() evaluation { return matching(strings.Repeat(`[^\pL]`, 20_000)) },
 	// Variables of an expression, each a blob of a megabyte made of a byte.
 	"variables": func() (e evaluation) {
 		args := []value.Value{value.OfInt(125)}
@@ -502,6 +506,20 @@ var greedy = map[string]func() evaluation{
 		b := value.Append(nil, value.OfList([]value.Value{value.OfInt(23), value.OfInt(7), value.OfList(wanted, 0)}, 0))
 		return e.with(append(b[:len(b)-1], 0xd4, 0xff, 0)) // the last is [2, *]
 	},
+}
+
+// matching holds a text against a pattern.
+func matching(pattern string) (e evaluation) {
+	n := len(pattern)
+	name, err := value.Decode(append([]byte{0xdb, 0, byte(n >> 16), byte(n >> 8), byte(n)}, pattern...))
+	if err != nil {
+		panic(err)
+	}
+	e.bins = []bin{{"s", value.OfString(strings.Repeat("a", 100_000)).Particle()}}
+	match := form(7, value.OfInt(1), name, form(81, value.OfInt(anyText), drawn{}.name("s")))
+	e.ops = []codec.Op{{Type: codec.OpExpRead, Particle: value.ParticleBlob, Name: []byte("x"),
+		Value: value.Append(nil, value.OfList([]value.Value{match, value.OfInt(0)}, 0))}}
+	return e
 }
 
 func (e evaluation) with(op []byte) evaluation {

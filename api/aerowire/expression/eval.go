@@ -172,6 +172,9 @@ func hasUnordered(v value.Value) bool {
 		slices.ContainsFunc(v.Pairs(), func(p value.Pair) bool { return hasUnordered(p.Value) })
 }
 
+// instructionsAStep of a pattern are tried in about the time of a step.
+const instructionsAStep = 16
+
 func (w *work) regex(args []value.Value) (value.Value, error) {
 	text, _ := args[1].Raw()
 	v, err := w.eval(args[2])
@@ -181,10 +184,11 @@ func (w *work) regex(args []value.Value) (value.Value, error) {
 	if v.Kind() != value.String {
 		return v, codec.Parameter
 	}
-	if err := w.step(len(v.Text())); err != nil {
+	p := w.e.patterns[pattern{args[0].Int64(), text}]
+	if err := w.step(len(v.Text()) * (1 + p.size/instructionsAStep)); err != nil {
 		return v, err
 	}
-	return value.OfBool(w.e.patterns[pattern{args[0].Int64(), text}].MatchString(v.Text())), nil
+	return value.OfBool(p.MatchString(v.Text())), nil
 }
 
 func (w *work) inList(args []value.Value) (value.Value, error) {

@@ -10,6 +10,7 @@ package expression
 import (
 	"errors"
 	"regexp"
+	"regexp/syntax"
 	"time"
 
 	"github.com/walproxy/walproxy/api/aerowire/codec"
@@ -121,8 +122,25 @@ type Expression struct {
 	root value.Value
 	kind int64 // its type
 	// patterns are compiled once, by flags and text.
-	patterns map[pattern]*regexp.Regexp
+	patterns map[pattern]compiled
+	// patternBytes of all of them.
+	patternBytes int
 }
+
+// compiled is a pattern and how many instructions it has, each of which may be tried at
+// every byte.
+type compiled struct {
+	*regexp.Regexp
+	size int
+}
+
+// patternMax bounds the patterns of an expression, in bytes: a class of a few takes
+// some thousand. instructionsMax bounds what is made of one: a few bytes repeat another
+// one a thousand times.
+const (
+	patternMax      = 16 << 10
+	instructionsMax = 10_000
+)
 
 type pattern struct {
 	flags int64
@@ -147,7 +165,7 @@ func Parse(data []byte) (*Expression, error) {
 
 // New takes an expression of any type.
 func New(root value.Value) (*Expression, error) {
-	e := &Expression{root: root, patterns: map[pattern]*regexp.Regexp{}}
+	e := &Expression{root: root, patterns: map[pattern]compiled{}}
 	err := e.prepare(root)
 	if err == nil {
 		e.kind, err = new(typing).of(root)
@@ -258,11 +276,28 @@ func (e *Expression) compile(args []value.Value) error {
 		return codec.Parameter
 	}
 	flags := args[0].Int64()
-	compiled, err := regexp.Compile(translate(text, flags))
+	if e.patternBytes += len(text); e.patternBytes > patternMax {
+		return codec.Unsupported
+	}
+	if _, is := e.patterns[pattern{flags, text}]; is {
+		return nil
+	}
+	tree, err := syntax.Parse(translate(text, flags), syntax.Perl)
 	if err != nil {
 		return codec.Parameter
 	}
-	e.patterns[pattern{flags, text}] = compiled
+	program, err := syntax.Compile(tree.Simplify())
+	if err != nil {
+		return codec.Parameter
+	}
+	if len(program.Inst) > instructionsMax {
+		return codec.Unsupported
+	}
+	ready, err := regexp.Compile(translate(text, flags))
+	if err != nil {
+		return codec.Parameter
+	}
+	e.patterns[pattern{flags, text}] = compiled{ready, len(program.Inst)}
 	return nil
 }
 
