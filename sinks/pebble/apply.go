@@ -159,12 +159,25 @@ func (s *Sink) writeBatch(b *pebble.Batch, sync bool) (err error) {
 	return s.db.ApplyNoSyncWait(b, pebble.Sync)
 }
 
+// A batch is bounded in what its records say, not in what they are done to: a small
+// increment may be of a large document. documentsMax bounds the stored forms of the
+// documents that a batch reads and writes, so that it fits into memory, and into a Pebble
+// batch, which panics from 4 GiB on.
+var (
+	documentsMax = 256 << 20 // of several records; tests: less
+	recordMax    = 2 << 30   // of one, with many members; tests: less
+)
+
+// errDocuments is why a record is to be tried without those before it.
+var errDocuments = errors.New("the documents of the batch are too large together")
+
 // transaction collects what a batch of records does, as one Pebble batch.
 type transaction struct {
 	sink  *Sink
 	batch *pebble.Batch
 	rows  map[string]*row // by document key: what earlier records made of it
 	order []*row
+	bytes int // of documents, read and written
 }
 
 // row is a record that the transaction touched.
@@ -187,10 +200,10 @@ func (t *transaction) stage(ctx context.Context, b *sinks.Batch, next sinks.Chec
 		if ctx.Err() != nil {
 			return nil, notBegun(context.Cause(ctx))
 		}
-		err := t.record(&b.Records[i])
-		if rejected, ok := errors.AsType[*mutation.RejectedError](err); ok {
+		err := t.record(&b.Records[i], i > 0)
+		if errors.Is(err, errDocuments) || errors.As(err, new(*mutation.RejectedError)) {
 			results := sinks.Results(len(b.Records), sinks.Retry, errNeighbour)
-			results[i] = sinks.Result{Outcome: sinks.Rejected, Err: rejected}
+			results[i] = sinks.Result{Outcome: sinks.Rejected, Err: err}
 			return results, nil
 		}
 		if err != nil {
@@ -201,8 +214,8 @@ func (t *transaction) stage(ctx context.Context, b *sinks.Batch, next sinks.Chec
 }
 
 // record does one record, all of its mutations. The first error ends the
-// transaction, so a group needs no undo.
-func (t *transaction) record(r *sinks.Record) error {
+// transaction, so a group needs no undo. behind: behind others.
+func (t *transaction) record(r *sinks.Record, behind bool) error {
 	mutations, err := mutation.Mutations(r.Body)
 	if err != nil {
 		return sinks.WithOutcome(sinks.Halt, fmt.Errorf("sink pebble: LSN %v: %w", r.LSN, err))
@@ -222,8 +235,16 @@ func (t *transaction) record(r *sinks.Record) error {
 		if err := t.events(row, effect, r.LSN); err != nil {
 			return fmt.Errorf("sink pebble: LSN %v: %w", r.LSN, err)
 		}
+		t.bytes -= len(row.encoded)
 		if err := row.become(effect.Document); err != nil {
 			return err
+		}
+		t.bytes += len(row.encoded)
+		switch {
+		case behind && t.bytes > documentsMax: // the loop takes a rejection for true only of a record alone
+			return errDocuments
+		case t.bytes > recordMax:
+			return &mutation.RejectedError{Field: "group", Reason: fmt.Sprintf("its documents are more than %d bytes together", recordMax)}
 		}
 	}
 	return nil
@@ -244,10 +265,11 @@ func (t *transaction) row(key []byte) (*row, error) {
 	if r := t.rows[string(key)]; r != nil {
 		return r, nil
 	}
-	d, err := t.sink.document(key)
+	d, size, err := t.sink.document(key)
 	if err != nil {
 		return nil, t.sink.readFailed(err)
 	}
+	t.bytes += size
 	r := &row{key: key, stored: d, current: d}
 	t.rows[string(key)] = r
 	t.order = append(t.order, r)

@@ -178,7 +178,7 @@ func (s *Sink) removeExpired(b *pebble.Batch, entry []byte) error {
 	if err != nil {
 		return err
 	}
-	d, err := s.document(key)
+	d, _, err := s.document(key)
 	if err != nil {
 		return s.readFailed(err)
 	}

@@ -266,3 +266,68 @@ func TestTooLargeDocument(t *testing.T) {
 		t.Errorf("results %v, %v; want rejected, retry", results[0].Outcome, results[1].Outcome)
 	}
 }
+
+// TestDocumentsBound: small writes to large documents are not all done in one batch; one
+// alone is, unless its own are too many.
+func TestDocumentsBound(t *testing.T) {
+	many, one := documentsMax, recordMax
+	defer func() { documentsMax, recordMax = many, one }()
+	e := newExpiring(t)
+	const size = 10_000
+	touch := func(i int) *walproxyv1.Mutation {
+		return must[*walproxyv1.Mutation](t)(mutation.Increment("c", mutation.Int64(int64(i)), map[string]any{"n": int64(1)}))
+	}
+	for i := range 6 {
+		e.apply(0, start, must[*walproxyv1.Mutation](t)(mutation.Set("c", mutation.Int64(int64(i)), map[string]any{"v": strings.Repeat("x", size), "n": int64(0)})))
+	}
+	apply := func(list ...sinks.Record) []sinks.Result {
+		t.Helper()
+		for i := range list {
+			list[i].LSN = e.n + sinks.LSN(i+1)
+		}
+		to := point(e.n + sinks.LSN(len(list)))
+		results := must[[]sinks.Result](t)(e.s.Apply(t.Context(), &sinks.Batch{Epoch: e.cp.Epoch, Records: list, Moves: []sinks.Move{{From: e.cp.Lanes[0], To: to}}}))
+		if results[0].Outcome == sinks.Applied {
+			e.n, e.cp.Lanes[0] = to.LSN, to
+		}
+		return results
+	}
+	var list []sinks.Record
+	for i := range 4 {
+		list = append(list, record(0, start, touch(i)))
+	}
+	documentsMax = 2*2*size + size // each is read and written
+	results := apply(list...)
+	for i, want := range []sinks.Outcome{sinks.Retry, sinks.Retry, sinks.Rejected, sinks.Retry} {
+		if results[i].Outcome != want {
+			t.Fatalf("record %d: %v, want %v", i, results[i].Outcome, want)
+		}
+	}
+	if !errors.Is(results[2].Err, errDocuments) {
+		t.Error(results[2].Err)
+	}
+	for _, part := range [][]sinks.Record{list[:2], list[2:3], list[3:]} { // as the loop does
+		if results := apply(part...); results[0].Outcome != sinks.Applied {
+			t.Fatal(results)
+		}
+	}
+	documentsMax = size // one alone is done all the same
+	if results := apply(record(0, start, touch(0))); results[0].Outcome != sinks.Applied {
+		t.Error(results)
+	}
+	for i, want := range []int64{2, 1, 1, 1} {
+		if d := must[*mutation.Document](t)(e.s.Read(t.Context(), "c", mutation.Int64(int64(i)))); d.Fields["n"].GetInt64() != want {
+			t.Errorf("document %d: %v, want %d", i, d.Fields["n"], want)
+		}
+	}
+	documentsMax, recordMax = many, 2*2*size+size
+	group := record(0, start, touch(0))
+	members := &walproxyv1.Group{}
+	for i := range 3 {
+		members.Members = append(members.Members, &walproxyv1.Group_Member{Kind: &walproxyv1.Group_Member_Mutation{Mutation: touch(i)}})
+	}
+	group.Body = &walproxyv1.Record{Body: &walproxyv1.Record_Group{Group: members}}
+	if results := apply(group); results[0].Outcome != sinks.Rejected || !errors.As(results[0].Err, new(*mutation.RejectedError)) {
+		t.Errorf("a group of too many large documents: %v", results)
+	}
+}

@@ -107,13 +107,14 @@ func read[T any](ctx context.Context, s *Sink, f func() (T, error)) (T, error) {
 }
 
 // document returns the stored document, expired or not; nil: there is none.
-func (s *Sink) document(key []byte) (d *mutation.Document, err error) {
+func (s *Sink) document(key []byte) (d *mutation.Document, size int, err error) {
 	defer pebblekit.Catch(&err)
 	enc, found, err := s.get(key)
 	if err != nil || !found {
-		return nil, err
+		return nil, 0, err
 	}
-	return decodeDocument(enc)
+	d, err = decodeDocument(enc)
+	return d, len(enc), err
 }
 
 func decodeDocument(enc []byte) (*mutation.Document, error) {
@@ -126,7 +127,7 @@ func decodeDocument(enc []byte) (*mutation.Document, error) {
 
 // live returns a document that has not expired by the clock.
 func (s *Sink) live(key []byte) (*mutation.Document, error) {
-	d, err := s.document(key)
+	d, _, err := s.document(key)
 	if err != nil {
 		return nil, err
 	}
