@@ -215,8 +215,5 @@ func (c *Config) reads(collection string) string {
 
 // takes reports whether the route is one of a collection's.
 func (r Route) takes(collection string) bool {
-	return slices.ContainsFunc(r.Collections, func(pattern string) bool {
-		ok, _ := path.Match(pattern, collection) // validated elsewhere
-		return ok || pattern == "*"
-	})
+	return slices.ContainsFunc(r.Collections, func(pattern string) bool { return matches(pattern, collection) })
 }

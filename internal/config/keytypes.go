@@ -50,7 +50,7 @@ func specificFirst(a, b string) int {
 	return cmp.Or(cmp.Compare(wildcards(a), wildcards(b)), cmp.Compare(len(b), len(a)), cmp.Compare(a, b))
 }
 
-// matches: "*" alone is every name, as in routes, those with a slash, too.
+// matches: "*" alone is every name, those with a slash, too.
 func matches(pattern, collection string) bool {
 	ok, _ := path.Match(pattern, collection) // validated: no error
 	return ok || pattern == "*"

@@ -1,7 +1,6 @@
 package config
 
 import (
-	"path"
 	"reflect"
 	"slices"
 	"strings"
@@ -139,12 +138,7 @@ func unread(what string, was, is *Route) string {
 
 // routeOf is the first that takes a collection; nil: none.
 func routeOf(routes []Route, collection string) *Route {
-	i := slices.IndexFunc(routes, func(r Route) bool {
-		return slices.ContainsFunc(r.Collections, func(p string) bool {
-			ok, _ := path.Match(p, collection) // validated
-			return ok || p == "*"
-		})
-	})
+	i := slices.IndexFunc(routes, func(r Route) bool { return r.takes(collection) })
 	if i < 0 {
 		return nil
 	}

@@ -124,11 +124,6 @@ func (c *checker) behindTable(cfg *Config, table string) {
 		return
 	}
 	c.want(cfg.Sinks[p.Sink].Collections[collection].VersionColumn == "", key, "its collection %s has a version_column, which SQL does not move, so that versions would lie", collection)
-	at := slices.IndexFunc(cfg.Routes, func(r Route) bool {
-		return slices.ContainsFunc(r.Collections, func(pattern string) bool {
-			ok, _ := path.Match(pattern, collection) // judged elsewhere
-			return ok || pattern == "*"
-		})
-	})
-	c.want(at >= 0 && slices.Contains(cfg.Routes[max(at, 0)].Sinks, p.Sink), key, "routes do not send its collection %s to %s", collection, cmp.Or(p.Sink, "pgwire.sink"))
+	route := routeOf(cfg.Routes, collection)
+	c.want(route != nil && slices.Contains(route.Sinks, p.Sink), key, "routes do not send its collection %s to %s", collection, cmp.Or(p.Sink, "pgwire.sink"))
 }

@@ -106,7 +106,8 @@ func read[T any](ctx context.Context, s *Sink, f func() (T, error)) (T, error) {
 	})
 }
 
-// document returns the stored document, expired or not; nil: there is none.
+// document returns the stored document, expired or not, and the bytes of its stored form;
+// nil: there is none.
 func (s *Sink) document(key []byte) (d *mutation.Document, size int, err error) {
 	defer pebblekit.Catch(&err)
 	enc, found, err := s.get(key)
